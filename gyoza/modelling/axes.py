@@ -1,0 +1,125 @@
+"""How layers and masks address part of a tensor: `axes`, and the `shape` along them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from keras import ops
+
+__all__ = ["check_shape_and_axes", "read_shape", "to_vectors", "from_vectors", "align"]
+
+
+def _integers(name: str, values: Iterable[int]) -> list[int]:
+    """Turns a list, tuple, array or `TensorShape` into a list of integers."""
+    try:
+        numbers = list(values)
+        integers = [int(number) for number in numbers]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}") from error
+    if any(integer != number for integer, number in zip(integers, numbers, strict=True)):
+        raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}")
+    return integers
+
+
+def check_shape_and_axes(
+    shape: Iterable[int] | None, axes: Iterable[int] | None, first_axis: int = 1
+) -> tuple[list[int] | None, list[int] | None]:
+    """Checks that `shape` and `axes` can belong together.
+
+    Args:
+        shape: Lengths along `axes`, or `None` when they are to be read from the first input.
+        axes: Ascending axes, or `None` for all axes from `first_axis` on.
+        first_axis: The lowest axis allowed: 1 where axis 0 is the batch.
+
+    Returns:
+        Both as lists. `axes` is filled in when only `shape` is given.
+    """
+    if shape is not None:
+        shape = _integers("shape", shape)
+        if not shape or min(shape) < 1:
+            raise ValueError(f"`shape` should hold positive lengths. Received: shape={shape}")
+        if axes is None:
+            axes = range(first_axis, first_axis + len(shape))
+    if axes is not None:
+        axes = _integers("axes", axes)
+        if not axes or min(axes) < first_axis:
+            batch = ", and not contain the batch axis 0" if first_axis == 1 else ""
+            raise ValueError(
+                f"`axes` should hold indices that are at least {first_axis}{batch}. "
+                f"Received: axes={axes}"
+            )
+        if any(later <= earlier for earlier, later in zip(axes, axes[1:], strict=False)):
+            raise ValueError(f"`axes` should be strictly ascending. Received: axes={axes}")
+        if shape is not None and len(shape) != len(axes):
+            raise ValueError(
+                "`shape` and `axes` should have the same length. "
+                f"Received: shape={shape}, axes={axes}"
+            )
+    return shape, axes
+
+
+def read_shape(
+    input_shape: Sequence[int | None],
+    shape: list[int] | None,
+    axes: list[int] | None,
+    first_axis: int = 1,
+) -> tuple[list[int], list[int]]:
+    """Reads from `input_shape` what is not yet known of shape and axes, and checks the rest."""
+    if axes is None:
+        axes = list(range(first_axis, len(input_shape)))
+    if not axes or len(input_shape) <= axes[-1]:
+        raise ValueError(
+            f"The input should have the axes {axes or [first_axis]}. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    lengths = [input_shape[axis] for axis in axes]
+    if shape is None:
+        if None in lengths:
+            raise ValueError(
+                f"The length of the input along axes {axes} should be known. "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        shape = [int(length) for length in lengths if length is not None]
+    if any(length not in (None, size) for length, size in zip(lengths, shape, strict=True)):
+        raise ValueError(
+            f"The input should have shape {shape} along axes {axes}. "
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    return shape, axes
+
+
+def _reshape(x: Any, lead: tuple[Any, ...], tail: tuple[int, ...]) -> Any:
+    """Reshapes to `lead + tail`, where one length of `lead` may be unknown to the backend."""
+    if sum(not isinstance(length, int) for length in lead) == 1:
+        lead = tuple(length if isinstance(length, int) else -1 for length in lead)
+    return ops.reshape(x, lead + tail)
+
+
+def to_vectors(x: Any, axes: Sequence[int]) -> Any:
+    """Moves `axes` to the end and merges them: `[rest of the shape..., product of lengths]`."""
+    rest = [axis for axis in range(len(x.shape)) if axis not in axes]
+    order = rest + list(axes)
+    if order != sorted(order):
+        x = ops.transpose(x, order)
+    if len(axes) == 1:
+        return x
+    size = math.prod(x.shape[len(rest) :])
+    return _reshape(x, tuple(ops.shape(x)[: len(rest)]), (size,))
+
+
+def from_vectors(vectors: Any, axes: Sequence[int], shape: Sequence[int]) -> Any:
+    """The inverse of `to_vectors`, for a tensor that has `shape` along `axes`."""
+    rank = len(vectors.shape) - 1 + len(axes)
+    rest = [axis for axis in range(rank) if axis not in axes]
+    order = rest + list(axes)
+    if len(axes) > 1:
+        vectors = _reshape(vectors, tuple(ops.shape(vectors)[:-1]), tuple(shape))
+    if order == sorted(order):
+        return vectors
+    return ops.transpose(vectors, sorted(range(rank), key=order.__getitem__))
+
+
+def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> Any:
+    """Reshapes `values`, one per entry of `shape`, to broadcast along `axes` of a tensor of `rank`."""
+    lengths = dict(zip(axes, shape, strict=True))
+    return ops.reshape(values, [lengths.get(axis, 1) for axis in range(rank)])

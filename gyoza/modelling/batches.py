@@ -1,0 +1,54 @@
+"""Reading inputs from whatever Keras accepts as data."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = ["iterate_batches"]
+
+
+def iterate_batches(data: Any, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields the inputs in `data` as arrays.
+
+    Args:
+        data: A floating-point array, `[instances, ...]`, a pair of arrays, or an iterable of
+            batches, where a batch is an array, a pair of arrays, or `(x, y)` or
+            `(x, y, sample_weight)` with such an `x`.
+        batch_size: Number of instances in which arrays are cut.
+
+    Yields:
+        Batches of inputs, `[at most batch_size, ...]`. A pair gives one after the other.
+
+    Raises:
+        TypeError: If the inputs are not floating-point numbers.
+    """
+    if hasattr(data, "shape"):
+        yield from _cut(data, batch_size)
+    elif isinstance(data, tuple):
+        for part in data:
+            yield from _cut(part, batch_size)
+    elif isinstance(data, keras.utils.PyDataset):
+        for index in range(data.num_batches or 0):
+            yield from iterate_batches(_inputs_of(data[index]), batch_size)
+    elif isinstance(data, Iterable):
+        for batch in data:
+            yield from iterate_batches(_inputs_of(batch), batch_size)
+    else:
+        raise TypeError(
+            "`data` should be an array, or an iterable of batches such as a `tf.data.Dataset` or a "
+            f"`keras.utils.PyDataset`. Received: data={data} (of type {type(data)})"
+        )
+
+
+def _inputs_of(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def _cut(array: Any, batch_size: int) -> Iterator[np.ndarray]:
+    array = keras.ops.convert_to_numpy(array)
+    if not keras.backend.is_float_dtype(str(array.dtype)):
+        raise TypeError(f"`data` should be floating-point numbers. Received: dtype={array.dtype}")
+    for start in range(0, len(array), batch_size):
+        yield array[start : start + batch_size]

@@ -1,0 +1,216 @@
+"""The contract that every flow layer fulfils, and the work that layers share."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.modelling.axes import check_shape_and_axes, from_vectors, read_shape, to_vectors
+from gyoza.modelling.flow_layers.invertible import Invertible
+
+__all__ = ["FlowLayer"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class FlowLayer(Invertible, keras.Layer):
+    r"""Base class of all flow layers: an invertible map with a tractable Jacobian determinant.
+
+    Calling a layer gives the outputs and, for every instance of the batch, the logarithm of the
+    factor by which the volume around it is stretched:
+
+    .. math::
+        y = f(x), \qquad \log \left| \det \frac{\partial f(x)}{\partial x} \right|.
+
+    `invert` is the way back, :math:`x = f^{-1}(y)`.
+
+    A layer transforms the `axes` of its inputs, merged to one vector of `dimension_count` entries,
+    and does so at every position of the remaining axes. For images `[batch, height, width,
+    channels]`, a layer with `axes=[3]` transforms the channels of every pixel, and one with
+    `axes=[1, 2, 3]` transforms whole images.
+
+    Subclasses say what happens to a vector. They implement
+
+    - `transform(inputs)`, which maps vectors `[batch, ..., dimension_count]` to outputs of the same
+      shape and their log-determinants `[batch, ...]`, or `None` where the volume is preserved,
+    - `inverse_transform(outputs)`, which maps vectors back,
+    - `create_weights()`, if they have weights, which can rely on `dimension_count`,
+    - `get_config()`, if their constructors have further arguments,
+
+    and are registered with `keras.saving.register_keras_serializable`. A layer that does not fit
+    this form can override `call(inputs)` and `invert(outputs)` instead, as well as `build` and
+    `compute_output_shape`. :func:`gyoza.testing.check_flow_layer` checks the result.
+
+    Args:
+        shape: Lengths of the inputs along `axes`. If it is omitted it is read from the first
+            inputs. If it is given, the weights exist right after construction.
+        axes: Ascending axes to be transformed, counted from the batch axis 0, which is not allowed
+            here. They need not be contiguous. All axes but the batch axis if omitted.
+        **kwargs: Arguments of `keras.Layer`, such as `name`, `dtype` and `trainable`.
+
+    Raises:
+        TypeError: If `shape` or `axes` are not integers, or if inputs are not floating-point.
+        ValueError: If `shape` and `axes` differ in length, `axes` are not ascending and positive,
+            or the inputs do not have `shape` along `axes`.
+
+    Example:
+
+        >>> @keras.saving.register_keras_serializable(package="example")
+        ... class Double(gyoza.modelling.flow_layers.FlowLayer):
+        ...     def _prepare_inversion(self, outputs: Any) -> None:
+        if not self.built:
+            if self._shape_ is None:
+                raise ValueError(
+                    f"Layer '{self.name}' should be built before `invert` is called: pass `shape` "
+                    "to its constructor, or call it on inputs first. "
+                    f"Received: outputs.shape={tuple(outputs.shape)}"
+                )
+            self.build(tuple(outputs.shape))
+
+    def transform(self, inputs):
+        ...         log_det = self.dimension_count * np.log(2.0)
+        ...         return 2.0 * inputs, keras.ops.full(keras.ops.shape(inputs)[:-1], log_det)
+        ...
+        ...     def inverse_transform(self, outputs):
+        ...         return outputs / 2.0
+        >>> layer = Double()
+        >>> outputs, log_det = layer(np.ones([1, 3], "float32"))
+        >>> keras.ops.convert_to_numpy(log_det).round(4)
+        array([2.0794], dtype=float32)
+        >>> keras.ops.convert_to_numpy(layer.invert(outputs))
+        array([[1., 1., 1.]], dtype=float32)
+
+    References:
+        - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
+          estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
+        - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
+          `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
+    """
+
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self._shape_, self._axes_ = check_shape_and_axes(shape, axes)
+        self._has_weights = False
+        self._set_input_spec()
+
+    def _set_input_spec(self) -> None:
+        if self._axes_ is not None:
+            lengths = dict(zip(self._axes_, self._shape_, strict=True)) if self._shape_ else {}
+            self.input_spec = keras.InputSpec(min_ndim=self._axes_[-1] + 1, axes=lengths)
+
+    @property
+    def dimension_count(self) -> int:
+        """The number of entries of the vectors that are transformed: the product of `shape`."""
+        if self._shape_ is None:
+            raise ValueError(
+                f"The shape of layer '{self.name}' is not known yet: pass `shape` to its "
+                "constructor, or call or build the layer first."
+            )
+        return math.prod(self._shape_)
+
+    def create_weights(self) -> None:
+        """Creates the weights. It is called once, as soon as `dimension_count` is known."""
+
+    def _create_weights_once(self) -> None:
+        """Creates the weights if the shape is known; the last line of a weighty constructor."""
+        if self._shape_ is not None and not self._has_weights:
+            self.create_weights()
+            self._has_weights = True
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Reads what `shape` and `axes` left open from `input_shape`, and creates the weights.
+
+        Args:
+            input_shape: Shape of the inputs, `[batch, ...]`, where the batch size may be `None`.
+        """
+        self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_)
+        self._set_input_spec()
+        self._create_weights_once()
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Maps vectors forward.
+
+        Args:
+            inputs: Vectors, `[batch, ..., dimension_count]`.
+
+        Returns:
+            The pair of outputs, in the shape of `inputs`, and log-determinants, one per vector
+            (`[batch, ...]`), or `None` if the volume is preserved.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} should implement `transform` and `inverse_transform`, or "
+            "`call` and `invert`."
+        )
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Maps vectors back.
+
+        Args:
+            outputs: Vectors, `[batch, ..., dimension_count]`.
+
+        Returns:
+            The vectors that `transform` maps to `outputs`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} should implement `transform` and `inverse_transform`, or "
+            "`call` and `invert`."
+        )
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        """Transforms a batch.
+
+        Args:
+            inputs: Floating-point tensor `[batch, ...]` with `shape` along `axes`.
+
+        Returns:
+            The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
+        """
+        outputs, log_det = self.transform(to_vectors(inputs, self._axes_))
+        return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)
+
+    def invert(self, outputs: Any) -> Any:  # noqa: D102 - documented by `Invertible`
+        inputs = self.inverse_transform(to_vectors(outputs, self._axes_))
+        return from_vectors(inputs, self._axes_, self._shape_)
+
+    invert.__doc__ = Invertible.invert.__doc__
+
+    def sum_log_det(self, inputs: Any, log_det: Any) -> Any:
+        """Sums contributions to the log-determinant over all axes but the batch axis.
+
+        Args:
+            inputs: The inputs of `call`, `[batch, ...]`.
+            log_det: Contributions, `[batch, ...]`, or `None` for a volume-preserving map.
+
+        Returns:
+            The sums, `[batch]`, computed in `log_det_dtype`.
+        """
+        if log_det is None:
+            return ops.zeros(ops.shape(inputs)[:1], dtype=self.log_det_dtype)
+        log_det = ops.cast(log_det, self.log_det_dtype)
+        if len(log_det.shape) == 1:
+            return log_det
+        return ops.sum(log_det, axis=tuple(range(1, len(log_det.shape))))
+
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None]
+    ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
+        """Gives the shapes of the outputs (here that of the inputs) and log-determinants."""
+        return tuple(input_shape), (input_shape[0],)
+
+    def compute_output_spec(self, inputs: Any) -> tuple[Any, Any]:
+        """Describes what `call` returns for symbolic `inputs`."""
+        output_shape, log_det_shape = self.compute_output_shape(inputs.shape)
+        return (
+            keras.KerasTensor(output_shape, dtype=self.compute_dtype),
+            keras.KerasTensor(log_det_shape, dtype=self.log_det_dtype),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
+        config = super().get_config()
+        config["shape"] = None if self._shape_ is None else list(self._shape_)
+        config["axes"] = None if self._axes_ is None else list(self._axes_)
+        return config

@@ -1,0 +1,128 @@
+"""What flow layers and flow models have in common: a way back and a log-determinant."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+__all__ = ["Invertible", "Inversion"]
+
+
+def _run_like_call(invert: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Wraps an `invert` method, so that it is run through `Inversion`."""
+
+    @functools.wraps(invert)
+    def wrapper(self: Any, outputs: Any) -> Any:
+        _check_floating(outputs, self.name)
+        self._prepare_inversion(outputs)
+        return Inversion(self, invert)(outputs)
+
+    return wrapper
+
+
+def _check_floating(x: Any, name: str) -> None:
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not keras.backend.is_float_dtype(
+        keras.backend.standardize_dtype(dtype)
+    ):
+        raise TypeError(
+            f"The inputs of '{name}' should be floating-point numbers. "
+            f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
+        )
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Inversion(keras.Layer):
+    """Runs the `invert` of a flow layer or model as the `call` of a Keras layer.
+
+    Keras then converts and casts as it does for `call`, and a functional model that goes through
+    `invert` knows the weights that it uses.
+
+    Args:
+        layer: The flow layer or model.
+        invert: Its method, where that is not the one of its class but that of a base class.
+        **kwargs: Arguments of `keras.Layer`.
+    """
+
+    def __init__(
+        self, layer: Any, invert: Callable[[Any, Any], Any] | None = None, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("dtype", layer.dtype_policy)
+        super().__init__(**kwargs)
+        self.layer = layer
+        self.method = invert or type(layer).invert.__wrapped__
+        self.input_spec = layer.output_spec
+
+    def build(self, output_shape: Any) -> None:
+        pass
+
+    def call(self, outputs: Any) -> Any:
+        return self.method(self.layer, outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Inversion":
+        config = dict(config)
+        return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
+
+
+class Invertible:
+    """What `FlowLayer` and `FlowModel` have in common: a way back and a log-determinant.
+
+    It sees to it that `invert` is run as Keras runs `call`: arrays are converted, floating-point
+    inputs and weights are cast to the compute dtype, and symbolic tensors are traced.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "invert" in vars(cls):
+            cls.invert = _run_like_call(vars(cls)["invert"])  # type: ignore[method-assign]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        keras.tree.map_structure(lambda x: _check_floating(x, self.name), (args, kwargs))
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+    def invert(self, outputs: Any) -> Any:
+        """Maps outputs of `call` back to its inputs.
+
+        Args:
+            outputs: Floating-point tensor of the shape that `call` returns, `[batch, ...]`.
+
+        Returns:
+            The reconstructed inputs, `[batch, ...]`.
+
+        Raises:
+            ValueError: If the shape of the inputs is not known yet, because `shape` was not given
+                and `call` or `build` have not been called either.
+            TypeError: If `outputs` are not floating-point numbers.
+        """
+        raise NotImplementedError(f"{type(self).__name__} should implement `invert(outputs)`.")
+
+    def _prepare_inversion(self, outputs: Any) -> None:
+        """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""
+
+    def compute_jacobian_determinant(self, x: Any) -> Any:
+        """Computes the log-determinant alone.
+
+        Args:
+            x: The inputs of `call`, `[batch, ...]`.
+
+        Returns:
+            `log |det d outputs / d inputs|` of every instance, `[batch]`, in float32 or, if that
+            is the compute dtype, float64.
+        """
+        return self(x)[1]
+
+    @property
+    def output_spec(self) -> keras.InputSpec | None:
+        """What `invert` demands of its argument; like `input_spec` unless the shape changes."""
+        return self.input_spec  # type: ignore[attr-defined]
+
+    @property
+    def log_det_dtype(self) -> str:
+        """The dtype of log-determinants: that of the computation, but float32 at least."""
+        return keras.backend.result_type(self.compute_dtype, "float32")  # type: ignore[attr-defined]

@@ -1,0 +1,275 @@
+"""Chains of flow layers."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.invertible import Invertible
+
+__all__ = ["FlowModel", "DisentanglingFlowModel"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class FlowModel(Invertible, keras.Model):
+    r"""A chain of flow layers, executed one after the other.
+
+    .. math::
+        z = f_K(\cdots f_2(f_1(x))), \qquad
+        \log \left| \det \frac{\partial z}{\partial x} \right| =
+        \sum_k \log \left| \det \frac{\partial f_k}{\partial f_{k-1}} \right|.
+
+    It is a Keras model: `compile`, `fit`, `evaluate`, `predict`, `save` and callbacks work as usual.
+
+    Args:
+        flow_layers: The layers, in the order of execution. Models count as layers, too.
+        **kwargs: Arguments of `keras.Model`, such as `name`.
+
+    Raises:
+        TypeError: If one of `flow_layers` is no flow layer.
+
+    Attributes:
+        _flow_layers_: The list of layers.
+
+    Example:
+
+        >>> from gyoza.modelling import flow_layers
+        >>> model = flow_layers.FlowModel([
+        ...     flow_layers.ActivationNormalization(), flow_layers.Reflection(reflection_count=2)
+        ... ])
+        >>> x = np.random.default_rng(0).normal(size=[8, 2]).astype("float32")
+        >>> model.adapt(x)
+        >>> z, log_det = model(x)
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(model.invert(z)), x, atol=1e-5))
+        True
+    """
+
+    def __init__(self, flow_layers: Iterable[FlowLayer] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._flow_layers_: list[FlowLayer] = []
+        for layer in flow_layers:
+            self.add(layer)
+
+    def add(self, flow_layer: FlowLayer) -> None:
+        """Appends a layer. This is possible until the model is built.
+
+        Args:
+            flow_layer: The layer, or model.
+
+        Raises:
+            TypeError: If it is not a flow layer.
+            ValueError: If the model is built already.
+        """
+        if not isinstance(flow_layer, Invertible):
+            raise TypeError(
+                "`flow_layer` should be a `FlowLayer` or a `FlowModel`. "
+                f"Received: flow_layer={flow_layer} (of type {type(flow_layer)})"
+            )
+        if self.built:
+            raise ValueError(
+                f"Layers should be added before model '{self.name}' is built. "
+                f"Received: flow_layer={flow_layer}"
+            )
+        self._flow_layers_.append(flow_layer)
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Builds all layers.
+
+        Args:
+            input_shape: Shape of the inputs, `[batch, ...]`, where the batch size may be `None`.
+
+        Raises:
+            ValueError: If there are no layers, or the inputs of a layer do not suit it.
+        """
+        if not self._flow_layers_:
+            raise ValueError(
+                f"Model '{self.name}' should have at least one flow layer before it is built. "
+                "Received: flow_layers=[]"
+            )
+        x = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
+        for layer in self._flow_layers_:
+            x, _ = layer(x)
+
+    def call(self, inputs: Any) -> Any:
+        """Executes all layers.
+
+        Args:
+            inputs: Floating-point tensor, `[batch, ...]`.
+
+        Returns:
+            The pair of outputs and log-determinants, `[batch]`.
+        """
+        return self._run(inputs, self._flow_layers_)
+
+    def _run(self, x: Any, layers: Sequence[FlowLayer]) -> tuple[Any, Any]:
+        x, log_det = layers[0](x)
+        for layer in layers[1:]:
+            x, layer_log_det = layer(x)
+            log_det = log_det + layer_log_det
+        return x, log_det
+
+    def invert(self, outputs: Any) -> Any:
+        """Inverts all layers, from the last to the first.
+
+        Args:
+            outputs: Outputs of `call`, `[batch, ...]`.
+
+        Returns:
+            The inputs of `call`, `[batch, ...]`.
+        """
+        for layer in reversed(self._flow_layers_):
+            outputs = layer.invert(outputs)
+        return outputs
+
+    def adapt(self, data: Any, batch_size: int = 1024) -> None:
+        """Gives all layers that have an `adapt` method their data-dependent start.
+
+        Each layer is adapted to what the layers before it, already adapted, make of `data`. All
+        outputs of one layer are held in memory at a time.
+
+        Args:
+            data: The inputs: an array, a pair of arrays, or an iterable of batches, as `fit` takes
+                them. Only the inputs are used, not the targets.
+            batch_size: Number of instances in which an array is worked through.
+        """
+        batches = list(iterate_batches(data, batch_size))
+        if not batches:
+            raise ValueError("`data` should hold at least one instance. Received: no instance")
+        if not self.built:
+            self.build((None, *batches[0].shape[1:]))
+        last = max(
+            (i for i, layer in enumerate(self._flow_layers_) if hasattr(layer, "adapt")), default=-1
+        )
+        for layer in self._flow_layers_[: last + 1]:
+            if hasattr(layer, "adapt"):
+                layer.adapt(batches)
+            batches = [ops.convert_to_numpy(layer(batch)[0]) for batch in batches]
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal model."""
+        layers = [keras.saving.serialize_keras_object(layer) for layer in self._flow_layers_]
+        return {**super().get_config(), "flow_layers": layers}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FlowModel":
+        """Makes a model from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+            custom_objects: Classes that are not registered with Keras, by name.
+
+        Returns:
+            A model with the same configuration and weights of its own.
+        """
+        config = dict(config)
+        layers = [
+            keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects)
+            for layer in config.pop("flow_layers")
+        ]
+        return cls(flow_layers=layers, **config)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class DisentanglingFlowModel(FlowModel):
+    r"""A :class:`FlowModel` that learns from pairs which factors its latent vectors consist of.
+
+    It is compiled with a :class:`~gyoza.modelling.losses.SupervisedFactorLoss` and fitted to pairs
+    of instances, whose similarity in each factor is known:
+
+    .. code-block:: python
+
+        model.compile("adam", loss=SupervisedFactorLoss(dimensions_per_factor))
+        model.fit((a, b), y)
+
+    Called on one batch, `call(x)`, it gives outputs and log-determinants like any `FlowModel`.
+    Called on a pair of batches, `call((a, b))`, it gives what the loss needs, the concatenation
+    :math:`[T(a), T(b), j_a, j_b]` of latent vectors and log-determinants along the last axis,
+    `[batch, 2 * dimension count + 2]`. So `fit`, `evaluate`, `predict`, validation data, sample
+    weights and metrics work on pairs as Keras makes them work on any inputs.
+
+    Latent vectors of a pair must have the shape `[batch, dimension count]`.
+
+    Args:
+        flow_layers: See :class:`FlowModel`.
+        **kwargs: Arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If the two batches of a pair differ in shape, or outputs have several axes.
+
+    Example:
+
+        >>> from gyoza.modelling import flow_layers, losses
+        >>> model = flow_layers.DisentanglingFlowModel([
+        ...     flow_layers.ActivationNormalization(), flow_layers.Reflection(reflection_count=2)
+        ... ])
+        >>> model.compile("adam", loss=losses.SupervisedFactorLoss([1, 1]))
+        >>> random = np.random.default_rng(0)
+        >>> a, b = random.normal(size=[2, 64, 2]).astype("float32")
+        >>> history = model.fit((a, b), np.tile([0.0, 0.9], [64, 1]), verbose=0)
+        >>> z, log_det = model(a)
+        >>> z.shape == (64, 2)
+        True
+
+    References:
+        - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
+          network for explaining latent representations."
+          `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Builds all layers; see :meth:`FlowModel.build`.
+
+        Args:
+            input_shape: Shape of one batch, or a pair of shapes.
+        """
+        super().build(input_shape[0] if isinstance(input_shape[0], list | tuple) else input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        """Executes all layers on one batch or on a pair of batches.
+
+        Args:
+            inputs: Floating-point tensor, `[batch, ...]`, or a pair (tuple or list) of such.
+
+        Returns:
+            For one batch, the pair of outputs and log-determinants. For a pair, the tensor
+            `[batch, 2 * dimension count + 2]` that the loss is given as `y_pred`.
+        """
+        if not isinstance(inputs, list | tuple):
+            return super().call(inputs)
+        shapes = [tuple(x.shape) for x in inputs]
+        if len(shapes) != 2 or shapes[0] != shapes[1]:
+            raise ValueError(
+                "A pair should consist of two batches of the same shape. "
+                f"Received: {len(shapes)} batches of shapes {shapes}"
+            )
+        z, log_det = super().call(ops.concatenate(inputs, axis=0))
+        if len(z.shape) != 2:
+            raise ValueError(
+                "The outputs of a model for pairs should have shape [batch, dimension count]: "
+                f"flatten its inputs. Received: outputs of shape {tuple(z.shape)}"
+            )
+        z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
+        j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
+        return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`.
+
+        Args:
+            x: A pair `(a, b)` of arrays, or a data set that yields `((a, b), y)`, such as those of
+                :mod:`gyoza.data`.
+            y: Correlations per pair and factor, `[instances, factor count]`, if `x` is a pair.
+            *args: Further arguments of `keras.Model.fit`.
+            **kwargs: Likewise.
+
+        Returns:
+            The `keras.callbacks.History`.
+        """
+        check = getattr(self.loss, "check_correlations", None)
+        if check is not None and isinstance(y, np.ndarray):
+            check(y)
+        return super().fit(x, y, *args, **kwargs)

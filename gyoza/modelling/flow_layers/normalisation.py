@@ -1,0 +1,156 @@
+"""Trainable shifting and scaling."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.axes import align
+from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.flow_layers.base import FlowLayer
+
+__all__ = ["ActivationNormalization"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class ActivationNormalization(FlowLayer):
+    r"""Shifts and scales each dimension.
+
+    .. math::
+        y = \frac{x - l}{s}, \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = -n \sum_i \ln s_i,
+
+    with one location :math:`l_i` and one scale :math:`s_i > 0` for each entry along `axes`, which
+    are shared by the :math:`n` positions of the remaining axes. A new layer is the identity; call
+    :meth:`adapt` to let it start with normalised outputs.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`. With `axes=[3]`, images `[batch, height, width, channels]` are
+            normalised per channel, with `axes=[1, 2]` per pixel, with `axes=[1, 2, 3]` per number.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Attributes:
+        _location_: The weight :math:`l`, with `shape`.
+        _scale_: The weight :math:`s`, with `shape`, kept positive by a constraint.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.ActivationNormalization()
+        >>> data = np.array([[0.0, 10.0], [2.0, 50.0]], "float32")
+        >>> layer.adapt(data)
+        >>> outputs, log_det = layer(data)
+        >>> keras.ops.convert_to_numpy(outputs)
+        array([[-1., -1.],
+               [ 1.,  1.]], dtype=float32)
+        >>> keras.ops.convert_to_numpy(log_det).round(4)
+        array([-2.9957, -2.9957], dtype=float32)
+
+    References:
+        - Kingma, D. P. & Dhariwal, P. (2018). "Glow: Generative flow with invertible 1x1
+          convolutions." `arXiv:1807.03039 <https://arxiv.org/abs/1807.03039>`_
+        - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
+          network for explaining latent representations."
+          `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
+    """
+
+    @keras.saving.register_keras_serializable(package="gyoza")
+    class _PositiveConstraint_(keras.constraints.Constraint):
+        """Keeps the scale at or above the smallest number that is safe to divide by."""
+
+        MINIMUM = 1e-6
+
+        def __call__(self, w: Any) -> Any:
+            return ops.maximum(w, self.MINIMUM)
+
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates location and scale."""
+        self._location_ = self.add_weight(
+            shape=self._shape_, initializer="zeros", name="location"
+        )
+        self._scale_ = self.add_weight(
+            shape=self._shape_,
+            initializer="ones",
+            constraint=self._PositiveConstraint_(),
+            name="scale",
+        )
+
+    def adapt(self, data: Any, batch_size: int = 1024) -> None:
+        """Sets location and scale to mean and standard deviation of `data`.
+
+        Outputs for `data` then have mean 0 and variance 1 in every dimension. A dimension that is
+        constant in `data` keeps the scale 1. What was adapted is saved and loaded with the weights,
+        and happens again only if this method is called again.
+
+        Args:
+            data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or another iterable of batches, of which the inputs are
+                taken (a pair of inputs counts as two batches).
+            batch_size: Number of instances in which an array is worked through.
+
+        Raises:
+            TypeError: If `data` are not floating-point numbers.
+            ValueError: If `data` is empty, or not finite; the weights are unchanged then.
+        """
+        count, mean, squares = 0, 0.0, 0.0
+        for batch in iterate_batches(data, batch_size):
+            if not self.built:
+                self.build((None, *batch.shape[1:]))
+            rest = tuple(axis for axis in range(batch.ndim) if axis not in self._axes_)
+            batch = batch.astype("float64")
+            batch_count = math.prod(batch.shape[axis] for axis in rest)
+            batch_mean = batch.mean(axis=rest)
+            gap = batch_mean - mean
+            total = count + batch_count
+            squares = (
+                squares + batch.var(axis=rest) * batch_count + gap**2 * count * batch_count / total
+            )
+            mean = mean + gap * batch_count / total
+            count = total
+        if count == 0:
+            raise ValueError("`data` should hold at least one instance. Received: no instance")
+        if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(squares))):
+            raise ValueError("`data` should be finite. Received: data with NaN or infinity")
+        scale = np.sqrt(squares / count)
+        self._location_.assign(mean)
+        self._scale_.assign(np.where(scale > self._PositiveConstraint_.MINIMUM, scale, 1.0))
+
+    def _prepare_variables_for_computation_(self, x: Any) -> tuple[Any, Any]:
+        """Shapes location and scale such that they broadcast along `axes` of `x`.
+
+        Args:
+            x: The tensor that they shall be combined with, `[batch, ...]`.
+
+        Returns:
+            Location and scale, with as many axes as `x`.
+        """
+        rank = len(x.shape)
+        return (
+            align(self._location_, self._axes_, self._shape_, rank),
+            align(self._scale_, self._axes_, self._shape_, rank),
+        )
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        """See :meth:`FlowLayer.call`."""
+        location, scale = self._prepare_variables_for_computation_(inputs)
+        lengths = ops.shape(inputs)
+        positions = ops.cast(
+            math.prod(n for axis, n in enumerate(lengths) if axis not in (0, *self._axes_)),
+            self.log_det_dtype,
+        )
+        log_det = -positions * ops.sum(ops.log(ops.cast(scale, self.log_det_dtype)))
+        return (inputs - location) / scale, ops.broadcast_to(log_det, lengths[:1])
+
+    def invert(self, outputs: Any) -> Any:
+        """See :meth:`FlowLayer.invert`."""
+        location, scale = self._prepare_variables_for_computation_(outputs)
+        return outputs * scale + location

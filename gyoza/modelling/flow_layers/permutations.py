@@ -1,0 +1,276 @@
+"""Volume-preserving reorderings of the dimensions."""
+
+import random
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.flow_layers.base import FlowLayer
+
+__all__ = [
+    "Permutation",
+    "ShufflePermutation",
+    "HeavisidePermutation",
+    "CheckerBoardPermutation",
+]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Permutation(FlowLayer):
+    r"""Reorders the dimensions of its inputs.
+
+    .. math::
+        y_i = x_{\pi(i)}, \qquad \log \left| \det \frac{\partial y}{\partial x} \right| = 0,
+
+    where :math:`\pi` is the `permutation`. Inputs with several `axes` are merged along them first
+    (row-major order) and restored to their shape afterwards.
+
+    Args:
+        shape: See :class:`FlowLayer`. It is `[len(permutation)]` if both it and `axes` are omitted.
+        axes: See :class:`FlowLayer`.
+        permutation: The vector :math:`\pi`: every index from 0 to `dimension_count - 1` once.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `permutation` is not a permutation, or does not fit `shape`.
+
+    Attributes:
+        _forward_permutation_: The weight that holds :math:`\pi`, int32, `[dimension_count]`.
+        _inverse_permutation_: The weight that holds :math:`\pi^{-1}`, int32, `[dimension_count]`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Permutation(permutation=[2, 0, 1])
+        >>> outputs, log_det = layer(np.array([[1.0, 2.0, 3.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(outputs)
+        array([[3., 1., 2.]], dtype=float32)
+        >>> keras.ops.convert_to_numpy(layer.invert(outputs))
+        array([[1., 2., 3.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        permutation: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if permutation is not None:
+            permutation = _check_permutation(permutation)
+            if shape is None and axes is None:
+                shape = [len(permutation)]
+        elif type(self).make_permutation is Permutation.make_permutation:
+            raise ValueError("`permutation` should be a list of indices. Received: permutation=None")
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self.permutation = permutation
+        self._create_weights_once()
+
+    def make_permutation(self) -> Sequence[int] | None:
+        """Gives the permutation of `dimension_count` indices. Subclasses override it."""
+        return self.permutation
+
+    def create_weights(self) -> None:
+        """Stores the permutation and its inverse as weights that are not trained."""
+        forward = _check_permutation(self.make_permutation())
+        if len(forward) != self.dimension_count:
+            raise ValueError(
+                "`permutation` should have as many entries as the inputs have dimensions along "
+                f"`axes`. Received: permutation={forward}, shape={self._shape_}"
+            )
+        self._forward_permutation_ = self._add_indices("forward_permutation", forward)
+        self._inverse_permutation_ = self._add_indices("inverse_permutation", np.argsort(forward))
+
+    def _add_indices(self, name: str, indices: Sequence[int]) -> keras.Variable:
+        return self.add_weight(
+            shape=(self.dimension_count,),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(indices, dtype=dtype),
+            dtype="int32",
+            trainable=False,
+            name=name,
+        )
+
+    def transform(self, inputs: Any) -> tuple[Any, None]:
+        """Reorders vectors; see :meth:`FlowLayer.transform`."""
+        return ops.take(inputs, self._forward_permutation_, axis=-1), None
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Restores the order of vectors; see :meth:`FlowLayer.inverse_transform`."""
+        return ops.take(outputs, self._inverse_permutation_, axis=-1)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        config = super().get_config()
+        if self.permutation is not None:
+            config["permutation"] = list(self.permutation)
+        return config
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class ShufflePermutation(Permutation):
+    """A :class:`Permutation` drawn once, at random, and kept.
+
+    The permutation follows from `seed` and the number of dimensions, on every machine. It is saved
+    with the weights, and the seed with the configuration, so neither loading nor `from_config`
+    draws another one.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        seed: Integer from 0 to 2³² - 1. If omitted, it is drawn from Python's generator, which
+            `keras.utils.set_random_seed` seeds.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.ShufflePermutation(shape=[5], axes=[1], seed=3)
+        >>> keras.ops.convert_to_numpy(layer._forward_permutation_)
+        array([3, 4, 1, 0, 2], dtype=int32)
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.seed = random.randrange(2**32) if seed is None else seed
+        super().__init__(shape=shape, axes=axes, **kwargs)
+
+    def make_permutation(self) -> Sequence[int]:
+        """Draws the permutation; NumPy never changes the stream of `RandomState`."""
+        return np.random.RandomState(self.seed).permutation(self.dimension_count).tolist()
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {**super().get_config(), "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class HeavisidePermutation(Permutation):
+    """A :class:`Permutation` that swaps the two halves of its inputs.
+
+    It suits :class:`~gyoza.modelling.masks.HeavisideMask`. An odd number of dimensions is swapped
+    as `[0, 1, 2, 3, 4]` to `[2, 3, 4, 0, 1]`: the first half, without the middle, moves to the end.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.HeavisidePermutation()
+        >>> outputs, log_det = layer(np.array([[1.0, 2.0, 3.0, 4.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(outputs)
+        array([[3., 4., 1., 2.]], dtype=float32)
+    """
+
+    def make_permutation(self) -> Sequence[int]:
+        """Gives the indices of the second half, then those of the first."""
+        half = self.dimension_count // 2
+        return [*range(half, self.dimension_count), *range(half)]
+
+    def transform(self, inputs: Any) -> tuple[Any, None]:
+        """Swaps halves by slices, which are cheaper than lookups by index."""
+        return _rotate(inputs, self.dimension_count // 2), None
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Swaps the halves back."""
+        return _rotate(outputs, self.dimension_count - self.dimension_count // 2)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class CheckerBoardPermutation(Permutation):
+    """A :class:`Permutation` that swaps neighbours, as on a checkerboard.
+
+    It suits :class:`~gyoza.modelling.masks.CheckerBoardMask`: entries are paired along a rope that
+    is laid through the tensor (see :meth:`generate_rope_indices`), so that the two of a pair are
+    neighbours and lie on cells of different colour, and those two are swapped. The last entry of
+    an odd number stays where it is. Any number of axes is possible.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.CheckerBoardPermutation(shape=[2, 3], axes=[1, 2])
+        >>> keras.ops.convert_to_numpy(layer._forward_permutation_)
+        array([1, 0, 5, 4, 3, 2], dtype=int32)
+    """
+
+    def make_permutation(self) -> Sequence[int]:
+        """Swaps the 1st and 2nd index along the rope, the 3rd and 4th, and so on."""
+        rope = np.ravel_multi_index(list(zip(*self.generate_rope_indices(self._shape_))), self._shape_)
+        pairs = rope[: len(rope) // 2 * 2].reshape(-1, 2)
+        permutation = np.arange(len(rope))
+        permutation[pairs] = pairs[:, ::-1]
+        return permutation.tolist()
+
+    @staticmethod
+    def generate_rope_indices(shape: Sequence[int]) -> Generator[list[int], None, None]:
+        """Walks through all cells of a tensor without a jump, later axes first.
+
+        Args:
+            shape: Shape of the tensor.
+
+        Yields:
+            The indices of the current cell, one per axis. Each cell is a neighbour of the last.
+
+        Example:
+
+            >>> permutation = gyoza.modelling.flow_layers.CheckerBoardPermutation
+            >>> list(permutation.generate_rope_indices([2, 2]))
+            [[0, 0], [0, 1], [1, 1], [1, 0]]
+        """
+        indices = [0] * len(shape)
+        directions = [1] * len(shape)
+        while True:
+            yield list(indices)
+            axis = len(shape) - 1
+            while CheckerBoardPermutation.is_end_of_axis(
+                indices[axis], shape[axis], directions[axis]
+            ):
+                directions[axis] = -directions[axis]
+                axis -= 1
+                if axis < 0:
+                    return
+            indices[axis] += directions[axis]
+
+    @staticmethod
+    def is_end_of_axis(index: int, limit: int, direction: int) -> bool:
+        """Tells whether `index` cannot go further along an axis.
+
+        Args:
+            index: The current index.
+            limit: The number of entries along the axis.
+            direction: 1 for ascending indices, -1 for descending ones.
+
+        Returns:
+            Whether `index` is the last one in that direction.
+        """
+        return index == (limit - 1 if direction == 1 else 0)
+
+
+def _rotate(x: Any, count: int) -> Any:
+    """Moves the first `count` entries of the last axis to the end."""
+    return ops.concatenate([x[..., count:], x[..., :count]], axis=-1)
+
+
+def _check_permutation(permutation: Sequence[int]) -> list[int]:
+    indices = np.asarray(permutation)
+    if (
+        indices.ndim != 1
+        or indices.dtype.kind not in "iu"
+        or not np.array_equal(np.sort(indices), np.arange(len(indices)))
+    ):
+        raise ValueError(
+            "`permutation` should hold every index from 0 to its length minus 1 exactly once. "
+            f"Received: permutation={permutation}"
+        )
+    return indices.tolist()

@@ -1,0 +1,154 @@
+"""Orthogonal maps from Householder reflections."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.modelling.flow_layers.base import FlowLayer
+
+__all__ = ["Reflection", "reflect"]
+
+
+def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
+    r"""Reflects vectors at hyperplanes, one after the other, at the cost of two matrix products.
+
+    With the normals :math:`v_1, …, v_R` as rows of :math:`V`, the product of the Householder
+    matrices :math:`H_r = I - 2 v_r v_r^T / \lVert v_r \rVert^2` has the compact form
+
+    .. math::
+        H_1 H_2 \cdots H_R = I - V^T S^{-1} V, \qquad
+        S = \operatorname{striu}(V V^T) + \tfrac{1}{2} \operatorname{diag}(V V^T),
+
+    where striu is the part strictly above the diagonal. Row vectors are multiplied from the right,
+    so the first normal reflects first. In reverse order, :math:`S` is transposed.
+
+    Args:
+        x: Vectors, `[..., dimension_count]`.
+        normals: Normals of any length but zero, `[reflection_count, dimension_count]`. They are
+            normalised here.
+        reverse: Whether the last normal reflects first, which is the inverse.
+
+    Returns:
+        The reflected vectors, in the shape of `x`.
+
+    References:
+        - Joffrain, T., Low, T. M., Quintana-Ortí, E. S., van de Geijn, R. & Van Zee, F. G. (2006).
+          "Accumulating Householder transformations, revisited." ACM Transactions on Mathematical
+          Software 32(2), 169-179.
+    """
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    normals = ops.cast(normals, dtype)
+    normals = normals / ops.norm(normals, axis=-1, keepdims=True)
+    gram = ops.matmul(normals, ops.transpose(normals))
+    weights = ops.triu(gram, k=1) + 0.5 * ops.eye(normals.shape[0], dtype=dtype)
+    if reverse:
+        weights = ops.transpose(weights)
+    solved = ops.cast(ops.solve_triangular(weights, normals, lower=reverse), x.dtype)
+    projections = ops.matmul(x, ops.cast(ops.transpose(normals), x.dtype))
+    return x - ops.matmul(projections, solved)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Reflection(FlowLayer):
+    r"""Reflects its inputs at learnable hyperplanes, one after the other.
+
+    .. math::
+        y = H_R \cdots H_2 H_1 x, \qquad H_r = I - 2 v_r v_r^T, \quad \lVert v_r \rVert = 1, \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = 0.
+
+    This is an orthogonal map. With `reflection_count` equal to the number of dimensions, every
+    orthogonal map whose determinant is :math:`(-1)^R` can be learnt. The cost is that of two matrix
+    products of size `[batch, dimension_count] × [dimension_count, reflection_count]`, in both
+    directions, see :func:`reflect`.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`. These are axes of the tensor, not axes of reflection.
+        reflection_count: The number of reflections, :math:`R`, at least 1.
+        inverse_mode: Whether `call` reflects in reverse order, and `invert` in forward order.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `reflection_count` is below 1.
+
+    Attributes:
+        _reflection_normals_: The weight that holds the normals :math:`v_r` as rows,
+            `[reflection_count, dimension_count]`. They start with unit length. Training may change
+            their length, which has no effect: they are normalised wherever they are used.
+        _inverse_mode_: The value of `inverse_mode`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Reflection(shape=[2], reflection_count=1)
+        >>> layer._reflection_normals_.assign([[1.0, 0.0]])
+        <...>
+        >>> outputs, log_det = layer(np.array([[3.0, 4.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(outputs)
+        array([[-3.,  4.]], dtype=float32)
+
+    References:
+        - Meng, C., Song, Y., Song, J. & Ermon, S. (2020). "Gaussianization flows."
+          `arXiv:2003.01941 <https://arxiv.org/abs/2003.01941>`_
+        - Tomczak, J. M. & Welling, M. (2016). "Improving variational auto-encoders using
+          Householder flow." `arXiv:1611.09630 <https://arxiv.org/abs/1611.09630>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        reflection_count: int = 1,
+        inverse_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if int(reflection_count) != reflection_count or reflection_count < 1:
+            raise ValueError(
+                "`reflection_count` should be an integer of at least 1. "
+                f"Received: reflection_count={reflection_count}"
+            )
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self.reflection_count = int(reflection_count)
+        self._inverse_mode_ = inverse_mode
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates the normals, in random directions."""
+        self._reflection_normals_ = self.add_weight(
+            shape=(self.reflection_count, self.dimension_count),
+            initializer=_random_directions,
+            name="reflection_normals",
+        )
+
+    def _reflect_(self, x: Any) -> Any:
+        """Executes all reflections, in reverse order if `_inverse_mode_` is set.
+
+        Args:
+            x: Vectors, `[..., dimension_count]`.
+
+        Returns:
+            The reflected vectors, in the shape of `x`.
+        """
+        return reflect(x, self._reflection_normals_, reverse=self._inverse_mode_)
+
+    def transform(self, inputs: Any) -> tuple[Any, None]:
+        """Reflects vectors; see :meth:`FlowLayer.transform`."""
+        return self._reflect_(inputs), None
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Reflects vectors in the opposite order; see :meth:`FlowLayer.inverse_transform`."""
+        return reflect(outputs, self._reflection_normals_, reverse=not self._inverse_mode_)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {
+            **super().get_config(),
+            "reflection_count": self.reflection_count,
+            "inverse_mode": self._inverse_mode_,
+        }
+
+
+def _random_directions(shape: tuple[int, int], dtype: Any) -> Any:
+    normals = keras.random.normal(shape, dtype=dtype)
+    return normals / ops.norm(normals, axis=-1, keepdims=True)

@@ -1,0 +1,154 @@
+"""Losses that flow models are compiled with."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+__all__ = ["SupervisedFactorLoss"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class SupervisedFactorLoss(keras.losses.Loss):
+    r"""The negative log-likelihood of pairs whose factors correlate as much as they are said to.
+
+    A :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel` maps both instances of a pair to
+    latent vectors :math:`a` and :math:`b`, with the log-determinants :math:`j_a` and :math:`j_b`.
+    Their entries are divided among factors. If :math:`\rho_i` is the correlation of the factor to
+    which entry :math:`i` belongs, then :math:`a_i` is taken as standard normal, and :math:`b_i` as
+    normal with mean :math:`\rho_i a_i` and variance :math:`1 - \rho_i^2`:
+
+    .. math::
+        \ell = \frac{1}{2} \sum_i a_i^2
+        + \frac{1}{2} \sum_i \left( \frac{(b_i - \rho_i a_i)^2}{1 - \rho_i^2}
+        + \ln (1 - \rho_i^2) \right) - (j_a + j_b).
+
+    This is in nats, without the constant :math:`n \ln 2 \pi` for :math:`n` entries per instance.
+    What the two instances of a pair share is thereby drawn into the factor that is said to
+    correlate, and nothing else is. Correlations are clipped to :math:`\pm (1 - 10^{-6})`.
+
+    Args:
+        dimensions_per_factor: The number of latent entries of each factor, in their order. The
+            residual factor, which takes all variation that no other factor explains, comes first.
+        name: Name of the loss.
+        reduction: See `keras.losses.Loss`.
+        dtype: See `keras.losses.Loss`.
+
+    Raises:
+        TypeError: If `dimensions_per_factor` are not integers.
+        ValueError: If `dimensions_per_factor` is empty, negative or all zero, or if `y_true` or
+            `y_pred` do not fit it, or correlations are outside [-1, 1]. Inside compiled code,
+            where values cannot be checked, such correlations are clipped.
+
+    Example:
+
+        >>> loss = gyoza.modelling.losses.SupervisedFactorLoss([1, 1])
+        >>> y_true = np.array([[0.0, 0.5]])  # the second factor correlates
+        >>> y_pred = np.array([[1.0, 2.0, 0.0, 1.0, 0.25, 0.25]])  # a, b, their log-determinants
+        >>> float(keras.ops.round(loss(y_true, y_pred), 4))
+        1.8562
+
+    References:
+        - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
+          network for explaining latent representations."
+          `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
+    """
+
+    CORRELATION_MARGIN = 1e-6
+
+    def __init__(
+        self,
+        dimensions_per_factor: Iterable[int],
+        name: str = "supervised_factor_loss",
+        reduction: str | None = "sum_over_batch_size",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.dimensions_per_factor = _check_dimensions(dimensions_per_factor)
+        self._factor_of_dimension = np.repeat(
+            np.arange(len(self.dimensions_per_factor)), self.dimensions_per_factor
+        )
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Computes the reduced loss; see :meth:`call`."""
+        self.check_correlations(y_true)
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def check_correlations(self, y_true: Any) -> None:
+        """Checks correlations, as far as they are known outside compiled code.
+
+        Args:
+            y_true: Correlations per pair and factor, `[batch, factor count]`.
+
+        Raises:
+            ValueError: If the number of factors is wrong, or an array has values outside [-1, 1].
+        """
+        factor_count = len(self.dimensions_per_factor)
+        shape = tuple(np.shape(y_true) if isinstance(y_true, list) else y_true.shape)
+        if len(shape) != 2 or shape[1] != factor_count:
+            raise ValueError(
+                f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
+                f"each of `dimensions_per_factor`. Received: y_true.shape={shape}"
+            )
+        if isinstance(y_true, np.ndarray | list) and not np.all(np.abs(y_true) <= 1):
+            raise ValueError(
+                "`y_true` should hold correlations from -1 to 1. Received: values from "
+                f"{np.min(y_true)} to {np.max(y_true)}"
+            )
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Computes the loss of each pair.
+
+        Args:
+            y_true: Correlations in [-1, 1] per pair and factor, `[batch, factor count]`; usually 0
+                for the residual factor, at index 0.
+            y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
+                j_b]`, `[batch, 2 * dimension count + 2]`.
+
+        Returns:
+            The losses, `[batch]`.
+        """
+        d = len(self._factor_of_dimension)
+        if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
+            raise ValueError(
+                f"`y_pred` should have shape [batch, {2 * d + 2}]: two latent vectors of {d} "
+                f"entries, the sum of `dimensions_per_factor`, and their log-determinants. "
+                f"Received: y_pred.shape={tuple(y_pred.shape)}"
+            )
+        z_a, z_b = y_pred[:, :d], y_pred[:, d : 2 * d]
+        j_a, j_b = y_pred[:, 2 * d], y_pred[:, 2 * d + 1]
+
+        limit = 1.0 - self.CORRELATION_MARGIN
+        correlations = ops.take(y_true, self._factor_of_dimension, axis=1)
+        correlations = ops.clip(correlations, -limit, limit)
+        variances = 1.0 - ops.square(correlations)
+        prior_a = 0.5 * ops.sum(ops.square(z_a), axis=1)
+        prior_b = 0.5 * ops.sum(
+            ops.square(z_b - correlations * z_a) / variances + ops.log(variances), axis=1
+        )
+        return prior_a + prior_b - (j_a + j_b)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal loss."""
+        return {
+            **super().get_config(),
+            "dimensions_per_factor": list(self.dimensions_per_factor),
+            "dtype": self.dtype,
+        }
+
+
+def _check_dimensions(dimensions_per_factor: Iterable[int]) -> list[int]:
+    dimensions = list(dimensions_per_factor)
+    if any(int(dimension) != dimension for dimension in dimensions):
+        raise TypeError(
+            "`dimensions_per_factor` should be integers. "
+            f"Received: dimensions_per_factor={dimensions}"
+        )
+    if not dimensions or min(dimensions) < 0 or sum(dimensions) == 0:
+        raise ValueError(
+            "`dimensions_per_factor` should hold numbers that are not negative, nor all zero. "
+            f"Received: dimensions_per_factor={dimensions}"
+        )
+    return [int(dimension) for dimension in dimensions]

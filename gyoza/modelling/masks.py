@@ -1,0 +1,242 @@
+"""Binary masks, which say what a coupling keeps (1) and what it changes (0)."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.axes import (
+    align,
+    check_shape_and_axes,
+    from_vectors,
+    read_shape,
+    to_vectors,
+)
+
+__all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Mask(keras.Layer):
+    """Lets some entries of a tensor pass and sets the others to zero.
+
+    The mask applies to the `axes` of its inputs, merged in row-major order, and is the same at all
+    positions of the remaining axes. Any axis can be masked, the first included.
+
+    Args:
+        axes: Ascending axes to which the mask applies.
+        shape: Lengths of the inputs along `axes`.
+        mask: Vector of zeros and ones (or booleans) with `product(shape)` entries.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        TypeError: If `axes` or `shape` are not integers.
+        ValueError: If `axes` and `shape` differ in length, `axes` are not ascending, or `mask` is
+            not binary, does not fit `shape`, or is missing.
+
+    Attributes:
+        _mask_: The mask as a tensor, `[product(shape)]`.
+        _axes_: The list `axes`.
+        _shape_: The list `shape`.
+
+    Example:
+
+        >>> mask = gyoza.modelling.masks.Mask(axes=[1], shape=[3], mask=[1, 0, 1])
+        >>> x = np.array([[1.0, 2.0, 3.0]], "float32")
+        >>> keras.ops.convert_to_numpy(mask(x))
+        array([[1., 0., 3.]], dtype=float32)
+        >>> keras.ops.convert_to_numpy(mask(x, is_positive=False))
+        array([[0., 2., 0.]], dtype=float32)
+        >>> keras.ops.convert_to_numpy(mask.arrange(x))
+        array([[2., 1., 3.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | None = None,
+        mask: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._shape_, self._axes_ = check_shape_and_axes(shape, axes, first_axis=0)
+        self.pattern = mask
+        if mask is None and type(self).make_pattern is Mask.make_pattern:
+            raise ValueError("`mask` should be a vector of zeros and ones. Received: mask=None")
+        self._set_pattern()
+
+    def make_pattern(self) -> Any:
+        """Gives the mask for `self._shape_`, as a vector or in that shape. Subclasses override it."""
+        return self.pattern
+
+    def _set_pattern(self) -> None:
+        """Works out, once the shape is known, which entries are kept and which are changed."""
+        if self._shape_ is None:
+            return
+        pattern = np.asarray(keras.ops.convert_to_numpy(self.make_pattern()))
+        if pattern.size != math.prod(self._shape_) or not np.isin(pattern, (0, 1)).all():
+            raise ValueError(
+                f"`mask` should hold {math.prod(self._shape_)} zeros and ones, the product of "
+                f"`shape`. Received: mask={pattern.tolist()}, shape={list(self._shape_)}"
+            )
+        self._pattern = pattern.astype(bool).reshape(-1)
+        self.kept_indices = np.flatnonzero(self._pattern)
+        self.changed_indices = np.flatnonzero(~self._pattern)
+        self._starts_with_kept = bool(self._pattern[0])
+        parts = self._in_order(self.kept_indices, self.changed_indices)
+        self._order = np.argsort(np.concatenate(parts))
+
+    def _in_order(self, kept: Any, changed: Any) -> list[Any]:
+        """Puts that part first to which the first entry belongs, so that halves need no sorting."""
+        return [kept, changed] if self._starts_with_kept else [changed, kept]
+
+    @property
+    def _mask_(self) -> Any:
+        return ops.convert_to_tensor(self._pattern, dtype=self.compute_dtype)
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Reads `shape` and `axes` from `input_shape` where they were omitted."""
+        first_axis = 1 if self._axes_ is None else 0
+        self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_, first_axis)
+        self._set_pattern()
+
+    def call(self, inputs: Any, is_positive: bool = True) -> Any:
+        """Applies the mask.
+
+        Entries that do not pass become exactly zero, also where they were infinite or NaN.
+
+        Args:
+            inputs: Tensor with `shape` along `axes`.
+            is_positive: Whether ones let entries pass, and zeros do not. The other way round if not.
+
+        Returns:
+            The masked tensor, in the shape of `inputs`.
+        """
+        read_shape(inputs.shape, self._shape_, self._axes_, first_axis=0)
+        passes = self._pattern if is_positive else ~self._pattern
+        passes = align(passes, self._axes_, self._shape_, len(inputs.shape))
+        return ops.where(passes, inputs, ops.zeros_like(inputs))
+
+    def split(self, x: Any) -> tuple[Any, Any]:
+        """Separates the entries that are kept from those that are changed.
+
+        Args:
+            x: Tensor with `shape` along `axes`.
+
+        Returns:
+            The pair `(kept, changed)` of tensors `[rest of the shape..., number of entries]`.
+        """
+        vectors = to_vectors(x, self._axes_)
+        return _select(vectors, self.kept_indices), _select(vectors, self.changed_indices)
+
+    def join(self, kept: Any, changed: Any) -> Any:
+        """The inverse of :meth:`split`.
+
+        Args:
+            kept: Entries where the mask is 1, `[rest of the shape..., number of entries]`.
+            changed: Entries where the mask is 0, likewise.
+
+        Returns:
+            The tensor with `shape` along `axes`.
+        """
+        vectors = ops.concatenate(self._in_order(kept, changed), axis=-1)
+        return from_vectors(_select(vectors, self._order), self._axes_, self._shape_)
+
+    def arrange(self, x: Any) -> Any:
+        """Enumerates the entries where the mask is 0 first, and those where it is 1 last.
+
+        Args:
+            x: Tensor with `shape` along `axes`.
+
+        Returns:
+            The arranged tensor, with `axes` merged to one axis at the position of the first.
+        """
+        x = ops.convert_to_tensor(x)
+        if not self.built:
+            self.build(x.shape)
+        kept, changed = self.split(x)
+        return ops.moveaxis(ops.concatenate([changed, kept], axis=-1), -1, self._axes_[0])
+
+    def re_arrange(self, x_new: Any) -> Any:
+        """The inverse of :meth:`arrange`.
+
+        Args:
+            x_new: An output of `arrange`.
+
+        Returns:
+            The tensor that `arrange` was given.
+        """
+        vectors = ops.moveaxis(ops.convert_to_tensor(x_new), self._axes_[0], -1)
+        changed_count = len(self.changed_indices)
+        return self.join(vectors[..., changed_count:], vectors[..., :changed_count])
+
+    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Gives the shape of the outputs, which is that of the inputs."""
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal mask."""
+        config = super().get_config()
+        config["axes"] = None if self._axes_ is None else list(self._axes_)
+        config["shape"] = None if self._shape_ is None else list(self._shape_)
+        if self.pattern is not None:
+            config["mask"] = self._pattern.astype(int).tolist()
+        return config
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class HeavisideMask(Mask):
+    """A :class:`Mask` of zeros followed by as many ones, or one more: 0, 0, 0, 1, 1, 1, 1.
+
+    Args:
+        axes: Ascending axes to which the mask applies. All but the first axis if omitted.
+        shape: Lengths of the inputs along `axes`. Read from the first input if omitted.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Example:
+
+        >>> mask = gyoza.modelling.masks.HeavisideMask(axes=[1], shape=[5])
+        >>> keras.ops.convert_to_numpy(mask._mask_)
+        array([0., 0., 1., 1., 1.], dtype=float32)
+    """
+
+    def make_pattern(self) -> Any:
+        """Gives zeros up to the middle and ones after it."""
+        size = math.prod(self._shape_)
+        return np.arange(size) >= size // 2
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class CheckerBoardMask(Mask):
+    """A :class:`Mask` of alternating zeros and ones along each axis, zero in the first corner.
+
+    Args:
+        axes: Ascending axes to which the mask applies. All but the first axis if omitted.
+        shape: Lengths of the inputs along `axes`. Read from the first input if omitted.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Example:
+
+        >>> mask = gyoza.modelling.masks.CheckerBoardMask(axes=[1, 2], shape=[2, 3])
+        >>> keras.ops.convert_to_numpy(mask._mask_)
+        array([0., 1., 0., 1., 0., 1.], dtype=float32)
+    """
+
+    def make_pattern(self) -> Any:
+        """Gives the parity of the sum of indices."""
+        return np.indices(self._shape_).sum(axis=0) % 2
+
+
+def _select(vectors: Any, indices: np.ndarray) -> Any:
+    """Takes entries of the last axis: by a slice, which is cheaper, where indices are evenly spaced."""
+    if len(indices) == 0:
+        return vectors[..., :0]
+    step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
+    if step > 0 and np.all(np.diff(indices) == step):
+        if len(indices) == vectors.shape[-1]:
+            return vectors
+        return vectors[..., int(indices[0]) : int(indices[-1]) + 1 : step]
+    return ops.take(vectors, indices, axis=-1)
