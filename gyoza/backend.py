@@ -45,8 +45,8 @@ if _BACKEND == "tensorflow":
         return outputs, pullback
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
-        """Compiles `function`, by XLA when `xla` is set; PyTorch runs it as it is."""
-        return tf.function(function, jit_compile=xla)
+        """Compiles `function`: TensorFlow by XLA when `xla` is set, JAX always, PyTorch never."""
+        return tf.function(function, jit_compile=xla, autograph=False)
 
 elif _BACKEND == "jax":
     import jax

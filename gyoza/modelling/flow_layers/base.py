@@ -113,6 +113,7 @@ class FlowLayer(Invertible, keras.Layer):
 
     def create_weights(self) -> None:
         """Creates the weights. It is called once, as soon as `dimension_count` is known."""
+        return  # AutoGraph cannot convert a function without a statement
 
     def _create_weights_once(self) -> None:
         """Creates the weights if the shape is known; the last line of a weighty constructor."""

@@ -137,13 +137,13 @@ class Coupling(FlowLayer):
         if isinstance(network, Conditioner):
             network.set_output_size(changed_count * self.parameter_count)
         if isinstance(network, keras.Layer) and not network.built:
-            network(keras.KerasTensor(self._conditioner_input_shape(input_shape), self.compute_dtype))
+            network(keras.KerasTensor(self._network_input_shape(input_shape), self.compute_dtype))
 
-    def _conditioner_input_shape(self, input_shape: Sequence[int | None]) -> list[int | None]:
+    def _network_input_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         if not isinstance(self._compute_coupling_parameters_, Conditioner):
-            return list(input_shape)
+            return (None, *input_shape[1:])
         rest = [size for axis, size in enumerate(input_shape) if axis not in self._axes_]
-        return [*rest, len(self._mask_.kept_indices)]
+        return (None, *rest[1:], len(self._mask_.kept_indices))
 
     @property
     def parameter_count(self) -> int:
@@ -189,13 +189,19 @@ class Coupling(FlowLayer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
+    def _compute_parameters(self, kept: Any) -> Any:
+        """Runs the network, which may have another dtype policy, and casts what it returns."""
+        return keras.tree.map_structure(
+            lambda parameters: ops.cast(parameters, self.compute_dtype),
+            self._compute_coupling_parameters_(kept),
+        )
+
     def _compute_full_parameters(self, inputs: Any) -> Any:
         """Computes coupling parameters in full shape."""
-        network = self._compute_coupling_parameters_
-        if not isinstance(network, Conditioner):
-            return network(self._mask_(inputs))
+        if not isinstance(self._compute_coupling_parameters_, Conditioner):
+            return self._compute_parameters(self._mask_(inputs))
         kept, _ = self._mask_.split(inputs)
-        return self._mask_.join(ops.zeros_like(kept), network(kept))
+        return self._mask_.join(ops.zeros_like(kept), self._compute_parameters(kept))
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         """See :meth:`FlowLayer.call`."""
@@ -288,15 +294,14 @@ class ElementwiseCoupling(Coupling):
     def _split(self, x: Any) -> tuple[Any, Any, Any]:
         """Gives the kept entries, the changed entries and the parameters of the changed ones."""
         kept, changed = self._mask_.split(x)
-        network = self._compute_coupling_parameters_
-        if isinstance(network, Conditioner):
-            parameters = network(kept)
+        if isinstance(self._compute_coupling_parameters_, Conditioner):
+            parameters = self._compute_parameters(kept)
             if self.parameter_count > 1:
                 parameters = ops.reshape(
                     parameters, (*ops.shape(changed), self.parameter_count)
                 )
             return kept, changed, parameters
-        parameters = network(self._mask_(x))
+        parameters = self._compute_parameters(self._mask_(x))
         if tuple(parameters.shape[1:]) != tuple(x.shape[1:]):
             raise ValueError(
                 "`compute_coupling_parameters` should return a tensor of the shape of its input, "

@@ -104,6 +104,7 @@ class Invertible:
 
     def _prepare_inversion(self, outputs: Any) -> None:
         """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""
+        return  # AutoGraph cannot convert a function without a statement
 
     def compute_jacobian_determinant(self, x: Any) -> Any:
         """Computes the log-determinant alone.

@@ -90,7 +90,7 @@ class FlowModel(Invertible, keras.Model):
                 f"Model '{self.name}' should have at least one flow layer before it is built. "
                 "Received: flow_layers=[]"
             )
-        x = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
+        x = keras.KerasTensor((None, *input_shape[1:]), dtype=self.compute_dtype)
         for layer in self._flow_layers_:
             x, _ = layer(x)
 

@@ -39,8 +39,7 @@ def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
           Software 32(2), 169-179.
     """
     dtype = keras.backend.result_type(x.dtype, "float32")
-    normals = ops.cast(normals, dtype)
-    normals = normals / ops.norm(normals, axis=-1, keepdims=True)
+    normals = _normalise(ops.cast(normals, dtype))
     gram = ops.matmul(normals, ops.transpose(normals))
     weights = ops.triu(gram, k=1) + 0.5 * ops.eye(normals.shape[0], dtype=dtype)
     if reverse:
@@ -150,5 +149,9 @@ class Reflection(FlowLayer):
 
 
 def _random_directions(shape: tuple[int, int], dtype: Any) -> Any:
-    normals = keras.random.normal(shape, dtype=dtype)
-    return normals / ops.norm(normals, axis=-1, keepdims=True)
+    return _normalise(keras.random.normal(shape, dtype=dtype))
+
+
+def _normalise(normals: Any) -> Any:
+    """Gives rows unit length. `ops.norm` would compute float64 in float32 on some backends."""
+    return normals / ops.sqrt(ops.sum(ops.square(normals), axis=-1, keepdims=True))

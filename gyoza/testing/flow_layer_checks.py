@@ -1,0 +1,419 @@
+"""The contract of a flow layer, as a check that any layer can be put to."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.backend import jit, vjp
+from gyoza.modelling.flow_layers import FlowLayer, FlowModel
+from gyoza.testing.fresh_process import load_and_run
+
+__all__ = ["check_flow_layer"]
+
+_POLICIES = ("float32", "float64", "mixed_float16", "mixed_bfloat16")
+_TOLERANCES = {"float64": 1e-6, "float32": 2e-4, "float16": 3e-2, "bfloat16": 2e-1}
+
+
+def check_flow_layer(
+    layer: FlowLayer,
+    input_shape: Sequence[int],
+    *,
+    inputs: Any = None,
+    policies: Iterable[str] = _POLICIES,
+    tolerance: float = 1e-5,
+    fresh_process: bool = True,
+    seed: int = 0,
+) -> None:
+    """Checks that a layer fulfils the contract of flow layers.
+
+    All weights of a copy of the layer are moved away from their initial values, because many layers
+    start as the identity and show no error there. Then these are checked:
+
+    - shapes and dtypes of outputs and log-determinants, for batches of several sizes,
+    - that instances of a batch do not influence each other,
+    - the log-determinants against the Jacobian matrix by automatic differentiation,
+    - the round trip through `invert`, in both directions,
+    - that each trainable weight has a gradient, and all gradients are finite, also those of
+      `invert`,
+    - that eager, compiled (for TensorFlow by XLA, too) and symbolic execution agree,
+    - that `from_config(get_config())` and a saved model, loaded by another process without custom
+      objects, give an equal layer,
+    - that it works under other dtype policies,
+    - that integer inputs are refused.
+
+    Args:
+        layer: The layer, of a class registered with Keras. It is not changed, only copied.
+        input_shape: Shape of one instance, without the batch axis.
+        inputs: Inputs that the layer is defined for, `[batch, *input_shape]` with at least 2
+            instances. Standard normal if omitted.
+        policies: Names of the dtype policies under which the layer shall work. On JAX, float64 is
+            left out unless it is enabled.
+        tolerance: How far, relative to the largest absolute value, results in float32 that should
+            be equal may be apart.
+        fresh_process: Whether to load a saved model in another process. Classes must not be defined
+            in a script that is run itself (`__main__`) or in a function then.
+        seed: Seed for inputs and weights.
+
+    Raises:
+        AssertionError: If the layer breaks the contract. The message says in what way, with the
+            numbers, and where to look.
+
+    Example:
+
+        >>> from gyoza.modelling.flow_layers import ActivationNormalization
+        >>> gyoza.testing.check_flow_layer(
+        ...     ActivationNormalization(), input_shape=[3], fresh_process=False
+        ... )
+    """
+    random = np.random.default_rng(seed)
+    if inputs is None:
+        inputs = random.normal(size=(4, *input_shape))
+    inputs = np.asarray(inputs, "float32")
+    check = _Check(layer, inputs, tolerance, seed)
+    check.results()
+    check.batches()
+    check.log_determinant()
+    check.round_trip()
+    check.gradients()
+    check.compilation()
+    check.symbolic()
+    check.configuration()
+    if fresh_process:
+        check.saving()
+    for policy in policies:
+        check.policy(policy)
+    check.integer_inputs()
+
+
+class _Check:
+    """A layer with random weights, its inputs, and what it makes of them."""
+
+    def __init__(
+        self, layer: FlowLayer, inputs: np.ndarray, tolerance: float, seed: int
+    ) -> None:
+        self.name = type(layer).__name__
+        self.tolerance = tolerance
+        self.inputs = inputs
+        self.random = np.random.default_rng(seed)
+        self.layer = _copy(layer, "float32")
+        self.layer(keras.Input(inputs.shape[1:]))
+        _move_weights(self.layer, self.random)
+        self.outputs, self.log_det = map(_to_numpy, self.call(self.layer))
+        self.forward, self.inverse = jit(self.layer), jit(self.layer.invert)
+
+    def fail(self, message: str) -> None:
+        raise AssertionError(f"{self.name}: {message}")
+
+    def call(self, layer: Any) -> Sequence[Any]:
+        results = layer(self.inputs)
+        if not isinstance(results, tuple | list) or len(results) != 2:
+            self.fail(
+                "`call` should return the pair (outputs, log-determinants). "
+                f"Received: {type(results)}"
+            )
+        return results
+
+    def compare(self, what: str, expected: Any, received: Any, tolerance: float | None = None) -> None:
+        """Fails unless two arrays are equal up to the tolerance, relative to the largest entry."""
+        expected, received = _to_numpy(expected), _to_numpy(received)
+        if expected.shape != received.shape:
+            self.fail(f"{what}: expected shape {expected.shape}. Received: {received.shape}")
+        if not np.all(np.isfinite(received)):
+            self.fail(f"{what}: {np.sum(~np.isfinite(received))} entries are not finite.")
+        scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+        gap = float(np.max(np.abs(expected - received), initial=0.0)) / scale
+        if gap > (self.tolerance if tolerance is None else tolerance):
+            index = np.unravel_index(np.argmax(np.abs(expected - received)), expected.shape)
+            self.fail(
+                f"{what}: expected {expected[index]} at index {tuple(map(int, index))}. "
+                f"Received: {received[index]} (the relative error is {gap:.2g})."
+            )
+
+    def results(self) -> None:
+        outputs, log_det = self.call(self.layer)
+        for what, array, dtype in (
+            ("outputs", outputs, self.layer.compute_dtype),
+            ("log-determinants", log_det, self.layer.log_det_dtype),
+        ):
+            received = keras.backend.standardize_dtype(array.dtype)
+            if received != dtype:
+                self.fail(f"The {what} of `call` should have dtype {dtype}. Received: {received}")
+        if self.log_det.shape != self.inputs.shape[:1]:
+            self.fail(
+                "The log-determinants of `call` should have shape [batch], "
+                f"{self.inputs.shape[:1]}. Received: {self.log_det.shape}. Sum the contributions of "
+                "all axes but the first; `sum_log_det` does."
+            )
+        if self.outputs[0].size != self.inputs[0].size:
+            self.fail(
+                "The outputs should have as many entries as the inputs. Received: "
+                f"{self.outputs.shape} for inputs of shape {self.inputs.shape}"
+            )
+        if not np.any(np.abs(self.outputs.ravel() - self.inputs.ravel()) > self.tolerance):
+            self.fail(
+                "With random weights the layer should not be the identity: `call` does not use "
+                "what the constructor or `create_weights` made."
+            )
+        self.compare(
+            "`compute_jacobian_determinant` should return the log-determinants of `call`",
+            self.log_det,
+            self.layer.compute_jacobian_determinant(self.inputs),
+        )
+
+    def batches(self) -> None:
+        for size in (1, len(self.inputs) - 1):
+            outputs, log_det = self.forward(ops.convert_to_tensor(self.inputs[:size]))
+            what = f"for the first {size} of {len(self.inputs)} instances should not change"
+            self.compare(f"The outputs {what}", self.outputs[:size], outputs)
+            self.compare(f"The log-determinants {what}", self.log_det[:size], log_det)
+            inverse = self.inverse(ops.convert_to_tensor(self.outputs[:size]))
+            self.compare(f"The results of `invert` {what}", self.inputs[:size], inverse, 2e-4)
+
+    def log_determinant(self) -> None:
+        dtype = "float64" if _has_float64() else "float32"
+        layer = _copy(self.layer, dtype, like=self.inputs)
+        inputs = ops.convert_to_tensor(self.inputs, dtype=dtype)
+
+        @jit
+        def row(inputs: Any, unit: Any) -> Any:
+            _, pullback = vjp(lambda x: layer(x)[0], [inputs])
+            return pullback(ops.broadcast_to(unit, self.outputs.shape))[0]
+
+        count = self.inputs[0].size
+        units = np.eye(count).reshape(count, *self.outputs.shape[1:])
+        rows = [_to_numpy(row(inputs, ops.convert_to_tensor(unit, dtype))) for unit in units]
+        jacobian = np.stack(rows, axis=1).reshape(len(self.inputs), count, count)
+        self.compare(
+            "The log-determinants should be those of the Jacobian matrix by automatic "
+            "differentiation: check their formula in `transform` or `call`, and its sign",
+            np.linalg.slogdet(jacobian.astype("float64"))[1],
+            jit(layer)(inputs)[1],
+            _TOLERANCES[dtype],
+        )
+
+    def round_trip(self) -> None:
+        inverse = self.layer.invert(self.outputs)
+        self.compare("`invert(call(x)[0])` should be `x`", self.inputs, inverse)
+        outputs, log_det = self.layer(inverse)
+        self.compare("`call(invert(y))[0]` should be `y`", self.outputs, outputs)
+        self.compare(
+            "`call(invert(y))[1]` should be the log-determinants at `y`",
+            self.log_det,
+            log_det,
+            10 * self.tolerance,
+        )
+
+    def gradients(self) -> None:
+        weights = self.layer.trainable_weights
+
+        for method, function, inputs in (
+            ("call", self.layer, self.inputs),
+            ("invert", self.layer.invert, self.outputs),
+        ):
+            gradients = jit(self._differentiate(function))(
+                ops.convert_to_tensor(inputs), *(weight.value for weight in weights)
+            )
+            names = ["inputs", *(f"weight '{weight.path}'" for weight in weights)]
+            for name, gradient in zip(names, map(_to_numpy, gradients), strict=True):
+                if not np.all(np.isfinite(gradient)):
+                    self.fail(
+                        f"The gradient of `{method}` with respect to {name} should be finite. Look "
+                        "for a division, logarithm or root in a branch that is not selected."
+                    )
+                if method == "call" and gradient.size and not np.any(gradient):
+                    self.fail(
+                        f"The gradient of `call` with respect to {name} should not vanish: neither "
+                        "outputs nor log-determinants depend on it."
+                    )
+
+    def _differentiate(self, function: Callable[[Any], Any]) -> Callable[..., Any]:
+        """Gives a function of inputs and weights: the gradients of a random sum of outputs."""
+        weights = self.layer.trainable_weights
+        seed = int(self.random.integers(2**31))
+
+        def run(inputs: Any, *values: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
+                return function(inputs)
+
+        def gradients(*primals: Any) -> Any:
+            outputs, pullback = vjp(run, primals)
+            random = np.random.default_rng(seed)
+            return pullback(
+                keras.tree.map_structure(
+                    lambda x: ops.convert_to_tensor(random.normal(size=x.shape), dtype=x.dtype),
+                    outputs,
+                )
+            )
+
+        return gradients
+
+    def compilation(self) -> None:
+        compiled = {"when compiled": (self.forward, self.inverse)}
+        if keras.backend.backend() == "tensorflow":
+            compiled["under XLA"] = jit(self.layer, xla=True), jit(self.layer.invert, xla=True)
+        for how, (forward, inverse) in compiled.items():
+            outputs, log_det = forward(ops.convert_to_tensor(self.inputs))
+            self.compare(f"The outputs {how} should be as they are eagerly", self.outputs, outputs)
+            self.compare(f"The log-determinants {how} should be as eagerly", self.log_det, log_det)
+            inputs = inverse(ops.convert_to_tensor(self.outputs))
+            self.compare(f"`invert` {how} should be as it is eagerly", self.inputs, inputs)
+
+    def symbolic(self) -> None:
+        inputs = keras.Input(self.inputs.shape[1:])
+        outputs, log_det = self.layer(inputs)
+        specs = (outputs.shape, self.outputs.shape), (log_det.shape, self.log_det.shape)
+        for received, expected in specs:
+            if (received[0], *received[1:]) != (None, *expected[1:]):
+                self.fail(
+                    "Symbolic outputs and log-determinants should have the shapes of real ones: "
+                    f"check `compute_output_shape`. Expected {(None, *expected[1:])}. "
+                    f"Received: {received}"
+                )
+        model = keras.Model(inputs, [outputs, log_det, self.layer.invert(outputs)])
+        if len(model.weights) != len(self.layer.weights):
+            self.fail(
+                "A functional model of the layer should have its weights. Expected "
+                f"{len(self.layer.weights)} weights. Received: {len(model.weights)}"
+            )
+        for what, expected, received in zip(
+            ("The outputs", "The log-determinants", "The results of `invert`"),
+            (self.outputs, self.log_det, self.inputs),
+            model(self.inputs),
+            strict=True,
+        ):
+            self.compare(f"{what} in a functional model should be as outside", expected, received)
+
+    def configuration(self) -> None:
+        copy = _copy(self.layer, "float32", like=self.inputs)
+        expected, received = (_to_lists(layer.get_config()) for layer in (self.layer, copy))
+        if received != expected:
+            self.fail(
+                "`from_config(get_config())` should give a layer with the same configuration. "
+                f"Expected {expected}. Received: {received}"
+            )
+        self.compare(
+            "A copy by `from_config(get_config())` and `set_weights` should give equal outputs: "
+            "what is not a weight must stand in `get_config`",
+            self.outputs,
+            jit(copy)(ops.convert_to_tensor(self.inputs))[0],
+        )
+
+    def saving(self) -> None:
+        if type(self.layer).__module__ == "__main__" or "<locals>" in type(self.layer).__qualname__:
+            self.fail(
+                "The class should be defined at the top of a module, not in a script or function, "
+                "so that another process can import it. Or pass `fresh_process=False`."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            model, inputs, outputs = (
+                str(pathlib.Path(folder, name)) for name in ("model.keras", "in.npy", "out.npz")
+            )
+            flow_model = FlowModel([self.layer])
+            flow_model.build((None, *self.inputs.shape[1:]))
+            flow_model.save(model)
+            np.save(inputs, self.inputs)
+            problem = load_and_run(model, inputs, outputs)
+            if problem:
+                self.fail(
+                    "A saved model should load in another process: check `get_config`, and that "
+                    f"all classes are registered with Keras. Received:\n{problem}"
+                )
+            loaded = np.load(outputs)
+        for what, expected in (
+            ("outputs", self.outputs),
+            ("log_det", self.log_det),
+            ("reconstructed_inputs", self.inputs),
+        ):
+            self.compare(
+                f"The {what} of a model that another process loaded should be equal: what is "
+                "neither a weight nor in `get_config` is lost",
+                expected,
+                loaded[what],
+            )
+
+    def policy(self, policy: str) -> None:
+        if "float64" in policy and not _has_float64():
+            return
+        layer = _copy(self.layer, policy, like=self.inputs)
+        outputs, log_det = jit(layer)(ops.convert_to_tensor(self.inputs))
+        inverse = jit(layer.invert)(outputs)
+        for what, array, dtype in (
+            ("outputs", outputs, layer.compute_dtype),
+            ("log-determinants", log_det, layer.log_det_dtype),
+            ("results of `invert`", inverse, layer.compute_dtype),
+        ):
+            received = keras.backend.standardize_dtype(array.dtype)
+            if received != dtype:
+                self.fail(f"With policy {policy} the {what} should be {dtype}. Received: {received}")
+        tolerance = max(_TOLERANCES[layer.compute_dtype], self.tolerance)
+        for what, expected, received in (
+            ("outputs", self.outputs, outputs),
+            ("log-determinants", self.log_det, log_det),
+            ("round trip", self.inputs, inverse),
+        ):
+            self.compare(
+                f"With policy {policy} the {what} should be as in float32",
+                expected,
+                ops.cast(received, "float32"),
+                max(tolerance, _TOLERANCES["float32"]),
+            )
+
+    def integer_inputs(self) -> None:
+        for method in (self.layer, self.layer.invert):
+            try:
+                method(np.zeros(self.inputs.shape, "int32"))
+            except TypeError:
+                continue
+            self.fail("Integer inputs should raise a TypeError.")
+
+
+def _to_numpy(x: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def _to_lists(config: Any) -> Any:
+    """Turns tuples in a configuration into lists, as saving does."""
+    if isinstance(config, dict):
+        return {key: _to_lists(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_to_lists(value) for value in config]
+    return config
+
+
+def _has_float64() -> bool:
+    return keras.backend.standardize_dtype(ops.ones((), dtype="float64").dtype) == "float64"
+
+
+def _copy(layer: FlowLayer, policy: str, like: Any = None) -> FlowLayer:
+    """Copies a layer, with all its parts under another dtype policy.
+
+    With inputs `like` which its weights are built for, the weights are copied, too.
+    """
+
+    def replace(config: Any) -> Any:
+        if isinstance(config, dict):
+            if config.get("class_name") == "DTypePolicy":
+                return {**config, "config": {"name": policy}}
+            return {key: replace(value) for key, value in config.items()}
+        if isinstance(config, list | tuple):
+            return [replace(value) for value in config]
+        return config
+
+    copy = type(layer).from_config(replace(layer.get_config()))
+    if like is not None:
+        copy(keras.Input(like.shape[1:]))
+        copy.set_weights([_to_numpy(weight) for weight in layer.weights])
+    return copy
+
+
+def _move_weights(layer: FlowLayer, random: np.random.Generator) -> None:
+    for weight in layer.trainable_weights:
+        value = _to_numpy(weight) + 0.3 * random.normal(size=weight.shape)
+        if weight.constraint is not None:
+            value = weight.constraint(ops.convert_to_tensor(value, dtype=weight.dtype))
+        weight.assign(value)

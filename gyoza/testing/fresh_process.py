@@ -1,0 +1,98 @@
+"""A second Python process, in which saved models are loaded and run.
+
+Run as a module, it reads one request a line from standard input, as JSON, and answers each with one
+line on standard output.
+"""
+
+import atexit
+import functools
+import importlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from typing import Any
+
+__all__ = ["load_and_run"]
+
+_ANSWER = "gyoza-fresh-process:"
+
+
+@functools.cache
+def _start() -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gyoza.testing.fresh_process"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+    atexit.register(process.kill)
+    return process
+
+
+def load_and_run(model: str, inputs: str, outputs: str) -> str:
+    """Loads a saved flow model in another process, without custom objects, and runs it both ways.
+
+    The process knows the classes that are registered with Keras here, through their modules. It is
+    started at the first call and serves all later ones.
+
+    Args:
+        model: Path of the model, `.keras`.
+        inputs: Path of the model's inputs, `.npy`.
+        outputs: Path of the `.npz` file to be written, with `outputs`, `log_det` and
+            `reconstructed_inputs`.
+
+    Returns:
+        An empty string, or the traceback of what went wrong.
+    """
+    import keras
+
+    classes = keras.saving.get_custom_objects().values()
+    request = {
+        "model": model,
+        "inputs": inputs,
+        "outputs": outputs,
+        "modules": sorted({cls.__module__ for cls in classes} - {"__main__"}),
+    }
+    process = _start()
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("The second process should have pipes.")
+    process.stdin.write(json.dumps(request) + "\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if line.startswith(_ANSWER):
+            return json.loads(line[len(_ANSWER) :])
+    _start.cache_clear()
+    return f"The process ended with exit code {process.wait()}."
+
+
+def _answer(request: dict[str, Any]) -> str:
+    import keras
+    import numpy as np
+
+    try:
+        for module in request["modules"]:
+            importlib.import_module(module)
+        model = keras.saving.load_model(request["model"])
+        outputs, log_det = model(np.load(request["inputs"]))
+        arrays = {
+            "outputs": outputs,
+            "log_det": log_det,
+            "reconstructed_inputs": model.invert(outputs),
+        }
+        np.savez(
+            request["outputs"],
+            **{name: keras.ops.convert_to_numpy(array) for name, array in arrays.items()},
+        )
+    except Exception:  # whatever it is, the other process has to know
+        return traceback.format_exc()
+    return ""
+
+
+if __name__ == "__main__":
+    for request_line in sys.stdin:
+        print(_ANSWER + json.dumps(_answer(json.loads(request_line))), flush=True)
