@@ -1,5 +1,6 @@
 """How layers and masks address part of a tensor: `axes`, and the `shape` along them."""
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ def _integers(name: str, values: Iterable[int]) -> list[int]:
         numbers = list(values)
         integers = [int(number) for number in numbers]
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}") from error
+        raise TypeError(
+            f"`{name}` should be a list of integers. Received: {name}={values}"
+        ) from error
     if any(integer != number for integer, number in zip(integers, numbers, strict=True)):
         raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}")
     return integers
@@ -48,7 +51,7 @@ def check_shape_and_axes(
                 f"`axes` should hold indices that are at least {first_axis}{batch}. "
                 f"Received: axes={axes}"
             )
-        if any(later <= earlier for earlier, later in zip(axes, axes[1:], strict=False)):
+        if any(later <= earlier for earlier, later in itertools.pairwise(axes)):
             raise ValueError(f"`axes` should be strictly ascending. Received: axes={axes}")
         if shape is not None and len(shape) != len(axes):
             raise ValueError(
@@ -120,6 +123,6 @@ def from_vectors(vectors: Any, axes: Sequence[int], shape: Sequence[int]) -> Any
 
 
 def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> Any:
-    """Reshapes `values`, one per entry of `shape`, to broadcast along `axes` of a tensor of `rank`."""
+    """Reshapes values, one per entry of `shape`, to broadcast along `axes` of a tensor."""
     lengths = dict(zip(axes, shape, strict=True))
     return ops.reshape(values, [lengths.get(axis, 1) for axis in range(rank)])

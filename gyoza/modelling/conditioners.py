@@ -10,7 +10,7 @@ __all__ = ["Conditioner", "MLP"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Conditioner(keras.Layer):
-    """Base class of networks that a coupling gives only what it keeps, and asks only for what it needs.
+    """Base class of networks that are given only what a coupling keeps, for what it changes.
 
     Any Keras layer or model can compute coupling parameters. A plain one sees tensors in their full
     shape, with zeros where the coupling changes them, and also answers in full shape. A

@@ -62,6 +62,9 @@ class Mask(keras.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        # Lists of integers, or None until the first inputs are known.
+        self._shape_: Any
+        self._axes_: Any
         self._shape_, self._axes_ = check_shape_and_axes(shape, axes, first_axis=0)
         self.pattern = mask
         if mask is None and type(self).make_pattern is Mask.make_pattern:
@@ -69,7 +72,7 @@ class Mask(keras.Layer):
         self._set_pattern()
 
     def make_pattern(self) -> Any:
-        """Gives the mask for `self._shape_`, as a vector or in that shape. Subclasses override it."""
+        """Gives the mask for the shape, as a vector or in that shape. Subclasses override it."""
         return self.pattern
 
     def _set_pattern(self) -> None:
@@ -100,7 +103,25 @@ class Mask(keras.Layer):
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Reads `shape` and `axes` from `input_shape` where they were omitted."""
         first_axis = 1 if self._axes_ is None else 0
-        self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_, first_axis)
+        self.set_shape(*read_shape(input_shape, self._shape_, self._axes_, first_axis))
+
+    def set_shape(self, shape: list[int], axes: list[int]) -> None:
+        """Fixes shape and axes where they were omitted.
+
+        Args:
+            shape: Lengths of the inputs along `axes`.
+            axes: Ascending axes to which the mask applies.
+
+        Raises:
+            ValueError: If the mask has another shape or other axes already.
+        """
+        for expected, received in ((axes, self._axes_), (shape, self._shape_)):
+            if received is not None and list(received) != list(expected):
+                raise ValueError(
+                    f"`mask` should have shape={list(shape)} and axes={list(axes)}. Received: a "
+                    f"mask with shape={self._shape_} and axes={self._axes_}"
+                )
+        self._shape_, self._axes_ = list(shape), list(axes)
         self._set_pattern()
 
     def call(self, inputs: Any, is_positive: bool = True) -> Any:
@@ -110,7 +131,7 @@ class Mask(keras.Layer):
 
         Args:
             inputs: Tensor with `shape` along `axes`.
-            is_positive: Whether ones let entries pass, and zeros do not. The other way round if not.
+            is_positive: Whether ones let entries pass. If not, zeros do.
 
         Returns:
             The masked tensor, in the shape of `inputs`.
@@ -231,7 +252,7 @@ class CheckerBoardMask(Mask):
 
 
 def _select(vectors: Any, indices: np.ndarray) -> Any:
-    """Takes entries of the last axis: by a slice, which is cheaper, where indices are evenly spaced."""
+    """Takes entries of the last axis: by a slice, which is cheaper, where one will do."""
     if len(indices) == 0:
         return vectors[..., :0]
     step = int(indices[1] - indices[0]) if len(indices) > 1 else 1

@@ -1,5 +1,6 @@
 """The contract of a flow layer, as a check that any layer can be put to."""
 
+import inspect
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -75,6 +76,7 @@ def check_flow_layer(
         inputs = random.normal(size=(4, *input_shape))
     inputs = np.asarray(inputs, "float32")
     check = _Check(layer, inputs, tolerance, seed)
+    check.configuration()
     check.results()
     check.batches()
     check.log_determinant()
@@ -82,7 +84,6 @@ def check_flow_layer(
     check.gradients()
     check.compilation()
     check.symbolic()
-    check.configuration()
     if fresh_process:
         check.saving()
     for policy in policies:
@@ -93,9 +94,7 @@ def check_flow_layer(
 class _Check:
     """A layer with random weights, its inputs, and what it makes of them."""
 
-    def __init__(
-        self, layer: FlowLayer, inputs: np.ndarray, tolerance: float, seed: int
-    ) -> None:
+    def __init__(self, layer: FlowLayer, inputs: np.ndarray, tolerance: float, seed: int) -> None:
         self.name = type(layer).__name__
         self.tolerance = tolerance
         self.inputs = inputs
@@ -118,7 +117,9 @@ class _Check:
             )
         return results
 
-    def compare(self, what: str, expected: Any, received: Any, tolerance: float | None = None) -> None:
+    def compare(
+        self, what: str, expected: Any, received: Any, tolerance: float | None = None
+    ) -> None:
         """Fails unless two arrays are equal up to the tolerance, relative to the largest entry."""
         expected, received = _to_numpy(expected), _to_numpy(received)
         if expected.shape != received.shape:
@@ -146,8 +147,8 @@ class _Check:
         if self.log_det.shape != self.inputs.shape[:1]:
             self.fail(
                 "The log-determinants of `call` should have shape [batch], "
-                f"{self.inputs.shape[:1]}. Received: {self.log_det.shape}. Sum the contributions of "
-                "all axes but the first; `sum_log_det` does."
+                f"{self.inputs.shape[:1]}. Received: {self.log_det.shape}. Sum the contributions "
+                "of all axes but the first; `sum_log_det` does."
             )
         if self.outputs[0].size != self.inputs[0].size:
             self.fail(
@@ -266,29 +267,35 @@ class _Check:
     def symbolic(self) -> None:
         inputs = keras.Input(self.inputs.shape[1:])
         outputs, log_det = self.layer(inputs)
-        specs = (outputs.shape, self.outputs.shape), (log_det.shape, self.log_det.shape)
-        for received, expected in specs:
-            if (received[0], *received[1:]) != (None, *expected[1:]):
-                self.fail(
-                    "Symbolic outputs and log-determinants should have the shapes of real ones: "
-                    f"check `compute_output_shape`. Expected {(None, *expected[1:])}. "
-                    f"Received: {received}"
-                )
+        expected = [(None, *self.outputs.shape[1:]), (None,)]
+        received = [tuple(outputs.shape), tuple(log_det.shape)]
+        if received != expected:
+            self.fail(
+                "Symbolic outputs and log-determinants should have the shapes of real ones: check "
+                f"`compute_output_shape`. Expected {expected}. Received: {received}"
+            )
         model = keras.Model(inputs, [outputs, log_det, self.layer.invert(outputs)])
         if len(model.weights) != len(self.layer.weights):
             self.fail(
                 "A functional model of the layer should have its weights. Expected "
                 f"{len(self.layer.weights)} weights. Received: {len(model.weights)}"
             )
-        for what, expected, received in zip(
+        for what, outside, inside in zip(
             ("The outputs", "The log-determinants", "The results of `invert`"),
             (self.outputs, self.log_det, self.inputs),
             model(self.inputs),
             strict=True,
         ):
-            self.compare(f"{what} in a functional model should be as outside", expected, received)
+            self.compare(f"{what} in a functional model should be as outside", outside, inside)
 
     def configuration(self) -> None:
+        arguments = inspect.signature(type(self.layer).__init__).parameters.values()
+        named = {argument.name for argument in arguments if argument.kind != argument.VAR_KEYWORD}
+        missing = sorted(named - {"self"} - set(self.layer.get_config()))
+        if missing:
+            self.fail(
+                f"`get_config` should hold all of the constructor's arguments: {missing} not."
+            )
         copy = _copy(self.layer, "float32", like=self.inputs)
         expected, received = (_to_lists(layer.get_config()) for layer in (self.layer, copy))
         if received != expected:
@@ -349,7 +356,9 @@ class _Check:
         ):
             received = keras.backend.standardize_dtype(array.dtype)
             if received != dtype:
-                self.fail(f"With policy {policy} the {what} should be {dtype}. Received: {received}")
+                self.fail(
+                    f"With policy {policy} the {what} should be {dtype}. Received: {received}"
+                )
         tolerance = max(_TOLERANCES[layer.compute_dtype], self.tolerance)
         for what, expected, received in (
             ("outputs", self.outputs, outputs),

@@ -58,17 +58,7 @@ class FlowLayer(Invertible, keras.Layer):
 
         >>> @keras.saving.register_keras_serializable(package="example")
         ... class Double(gyoza.modelling.flow_layers.FlowLayer):
-        ...     def _prepare_inversion(self, outputs: Any) -> None:
-        if not self.built:
-            if self._shape_ is None:
-                raise ValueError(
-                    f"Layer '{self.name}' should be built before `invert` is called: pass `shape` "
-                    "to its constructor, or call it on inputs first. "
-                    f"Received: outputs.shape={tuple(outputs.shape)}"
-                )
-            self.build(tuple(outputs.shape))
-
-    def transform(self, inputs):
+        ...     def transform(self, inputs):
         ...         log_det = self.dimension_count * np.log(2.0)
         ...         return 2.0 * inputs, keras.ops.full(keras.ops.shape(inputs)[:-1], log_det)
         ...
@@ -92,6 +82,9 @@ class FlowLayer(Invertible, keras.Layer):
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
+        # Lists of integers, or None until the first inputs are known.
+        self._shape_: Any
+        self._axes_: Any
         self._shape_, self._axes_ = check_shape_and_axes(shape, axes)
         self._has_weights = False
         self._set_input_spec()
@@ -130,6 +123,16 @@ class FlowLayer(Invertible, keras.Layer):
         self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_)
         self._set_input_spec()
         self._create_weights_once()
+
+    def _prepare_inversion(self, outputs: Any) -> None:
+        if not self.built:
+            if self._shape_ is None:
+                raise ValueError(
+                    f"Layer '{self.name}' should be built before `invert` is called: pass `shape` "
+                    "to its constructor, or call it on inputs first. "
+                    f"Received: outputs.shape={tuple(outputs.shape)}"
+                )
+            self.build(tuple(outputs.shape))
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
         """Maps vectors forward.

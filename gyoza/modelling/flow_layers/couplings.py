@@ -101,7 +101,9 @@ class Coupling(FlowLayer):
         if mask is None:
             mask = HeavisideMask()
         if not isinstance(mask, Mask):
-            raise TypeError(f"`mask` should be a `Mask`. Received: mask={mask} (of type {type(mask)})")
+            raise TypeError(
+                f"`mask` should be a `Mask`. Received: mask={mask} (of type {type(mask)})"
+            )
         super().__init__(
             shape=mask._shape_ if shape is None else shape,
             axes=mask._axes_ if axes is None else axes,
@@ -109,24 +111,13 @@ class Coupling(FlowLayer):
         )
         self._compute_coupling_parameters_ = compute_coupling_parameters
         self._mask_ = mask
-        self._check_mask()
-
-    def _check_mask(self) -> None:
-        for name in ("_axes_", "_shape_"):
-            expected, received = getattr(self, name), getattr(self._mask_, name)
-            if None not in (expected, received) and list(expected) != list(received):
-                raise ValueError(
-                    "`mask` should have the shape and axes of the coupling, "
-                    f"shape={self._shape_} and axes={self._axes_}. Received: a mask with "
-                    f"shape={self._mask_._shape_} and axes={self._mask_._axes_}"
-                )
+        if self._shape_ is not None and self._axes_ is not None:
+            mask.set_shape(self._shape_, self._axes_)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Builds the mask and the network for inputs of `input_shape`."""
         super().build(input_shape)
-        if not self._mask_.built:
-            self._mask_.build(input_shape)
-        self._check_mask()
+        self._mask_.set_shape(self._shape_, self._axes_)
         changed_count = len(self._mask_.changed_indices)
         if changed_count == 0:
             raise ValueError(
@@ -297,9 +288,7 @@ class ElementwiseCoupling(Coupling):
         if isinstance(self._compute_coupling_parameters_, Conditioner):
             parameters = self._compute_parameters(kept)
             if self.parameter_count > 1:
-                parameters = ops.reshape(
-                    parameters, (*ops.shape(changed), self.parameter_count)
-                )
+                parameters = ops.reshape(parameters, (*ops.shape(changed), self.parameter_count))
             return kept, changed, parameters
         parameters = self._compute_parameters(self._mask_(x))
         if tuple(parameters.shape[1:]) != tuple(x.shape[1:]):

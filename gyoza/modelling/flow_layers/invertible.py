@@ -55,17 +55,21 @@ class Inversion(keras.Layer):
         self.input_spec = layer.output_spec
 
     def build(self, output_shape: Any) -> None:
-        pass
+        """Builds nothing: the layer has its weights."""
+        return  # AutoGraph cannot convert a function without a statement
 
     def call(self, outputs: Any) -> Any:
+        """Inverts the layer."""
         return self.method(self.layer, outputs)
 
     def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments."""
         layer = keras.saving.serialize_keras_object(self.layer)
         return {**super().get_config(), "layer": layer}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Inversion":
+        """Makes an equal layer from what `get_config` returned."""
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
 
@@ -77,12 +81,15 @@ class Invertible:
     inputs and weights are cast to the compute dtype, and symbolic tensors are traced.
     """
 
+    name: str
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "invert" in vars(cls):
-            cls.invert = _run_like_call(vars(cls)["invert"])  # type: ignore[method-assign]
+            setattr(cls, "invert", _run_like_call(vars(cls)["invert"]))  # noqa: B010 - for mypy
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs `call` as every Keras layer does, on floating-point inputs only."""
         keras.tree.map_structure(lambda x: _check_floating(x, self.name), (args, kwargs))
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 

@@ -23,7 +23,7 @@ class FlowModel(Invertible, keras.Model):
         \log \left| \det \frac{\partial z}{\partial x} \right| =
         \sum_k \log \left| \det \frac{\partial f_k}{\partial f_{k-1}} \right|.
 
-    It is a Keras model: `compile`, `fit`, `evaluate`, `predict`, `save` and callbacks work as usual.
+    It is a Keras model: `compile`, `fit`, `predict`, `save` and callbacks work as usual.
 
     Args:
         flow_layers: The layers, in the order of execution. Models count as layers, too.

@@ -74,9 +74,7 @@ class ActivationNormalization(FlowLayer):
 
     def create_weights(self) -> None:
         """Creates location and scale."""
-        self._location_ = self.add_weight(
-            shape=self._shape_, initializer="zeros", name="location"
-        )
+        self._location_ = self.add_weight(shape=self._shape_, initializer="zeros", name="location")
         self._scale_ = self.add_weight(
             shape=self._shape_,
             initializer="ones",

@@ -63,12 +63,14 @@ class Permutation(FlowLayer):
             if shape is None and axes is None:
                 shape = [len(permutation)]
         elif type(self).make_permutation is Permutation.make_permutation:
-            raise ValueError("`permutation` should be a list of indices. Received: permutation=None")
+            raise ValueError(
+                "`permutation` should be a list of indices. Received: permutation=None"
+            )
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.permutation = permutation
         self._create_weights_once()
 
-    def make_permutation(self) -> Sequence[int] | None:
+    def make_permutation(self) -> Any:
         """Gives the permutation of `dimension_count` indices. Subclasses override it."""
         return self.permutation
 
@@ -83,7 +85,7 @@ class Permutation(FlowLayer):
         self._forward_permutation_ = self._add_indices("forward_permutation", forward)
         self._inverse_permutation_ = self._add_indices("inverse_permutation", np.argsort(forward))
 
-    def _add_indices(self, name: str, indices: Sequence[int]) -> keras.Variable:
+    def _add_indices(self, name: str, indices: Any) -> keras.Variable:
         return self.add_weight(
             shape=(self.dimension_count,),
             initializer=lambda shape, dtype: ops.convert_to_tensor(indices, dtype=dtype),
@@ -206,7 +208,8 @@ class CheckerBoardPermutation(Permutation):
 
     def make_permutation(self) -> Sequence[int]:
         """Swaps the 1st and 2nd index along the rope, the 3rd and 4th, and so on."""
-        rope = np.ravel_multi_index(list(zip(*self.generate_rope_indices(self._shape_))), self._shape_)
+        cells = np.array(list(self.generate_rope_indices(self._shape_)))
+        rope = np.atleast_1d(np.ravel_multi_index(tuple(cells.T), tuple(self._shape_)))
         pairs = rope[: len(rope) // 2 * 2].reshape(-1, 2)
         permutation = np.arange(len(rope))
         permutation[pairs] = pairs[:, ::-1]
@@ -262,7 +265,7 @@ def _rotate(x: Any, count: int) -> Any:
     return ops.concatenate([x[..., count:], x[..., :count]], axis=-1)
 
 
-def _check_permutation(permutation: Sequence[int]) -> list[int]:
+def _check_permutation(permutation: Any) -> list[int]:
     indices = np.asarray(permutation)
     if (
         indices.ndim != 1

@@ -1,0 +1,85 @@
+# Needs Python 3.11 or newer, git and make. Each target creates .venv and installs what it needs
+# there, unless it is there already.
+
+PYTHON ?= python3
+WORKERS ?= 2
+# Further arguments for pytest, such as ARGS="-k coupling -x".
+ARGS ?=
+
+# One exact version, installed before the extra `torch` is resolved. It also matches a CPU build
+# (2.13.0+cpu), which pip prefers wherever it is offered one, whereas a plain `torch` takes the
+# newest version of all and gigabytes of CUDA libraries with it. TORCH_FLAGS passes options for this
+# one installation to pip, such as another index to take CPU builds from.
+TORCH ?= torch==2.13.0
+TORCH_FLAGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+BACKENDS := tensorflow jax torch
+
+export TF_CPP_MIN_LOG_LEVEL = 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test $(BACKENDS:%=test-%) lint format docs clean distclean
+
+help:  ## List the targets
+	@echo "Targets:"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: PYTHON ($(PYTHON)) makes .venv, WORKERS ($(WORKERS)) run the tests,"
+	@echo "  ARGS is passed to pytest, TORCH_FLAGS to pip when it installs $(TORCH)"
+
+demo: $(VENV)/.gyoza-examples  ## Disentangle images of coloured digits and draw figures
+	KERAS_BACKEND=tensorflow $(BIN)/python examples/colourful_digits.py
+
+test: $(BACKENDS:%=test-%)  ## Run the whole test suite on every backend
+
+test-tensorflow: $(VENV)/.gyoza-test  ## Run it on TensorFlow
+test-jax: $(VENV)/.gyoza-test $(VENV)/.gyoza-jax  ## Run it on JAX
+test-torch: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## Run it on PyTorch
+$(BACKENDS:%=test-%): test-%:
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+lint: $(VENV)/.gyoza-lint  ## Check style, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy gyoza
+
+format: $(VENV)/.gyoza-lint  ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in it
+	rm -rf docs/_build docs/api/generated
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b doctest -d docs/_build/doctrees docs docs/_build/doctest
+	@tail -n 6 docs/_build/doctest/output.txt
+	@echo "The documentation is in docs/_build/html/index.html"
+
+clean:  ## Remove what was built, all but .venv
+	rm -rf build dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove .venv, too
+	rm -rf $(VENV)
+
+$(VENV)/.created:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
+		echo "gyoza needs Python 3.11 or newer, which 'make PYTHON=...' can name." \
+			"Received: PYTHON=$(PYTHON)" >&2; exit 1; }
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.gyoza-%: pyproject.toml | $(VENV)/.created
+	@echo "Installing gyoza[$*] into $(VENV) (the first time this takes minutes)"
+	@$(PIP) install -q --editable ".[$*]"
+	@touch $@
+
+$(VENV)/.gyoza-torch: pyproject.toml | $(VENV)/.created
+	@echo "Installing $(TORCH) and gyoza[torch] into $(VENV) (the first time this takes minutes)"
+	@$(PIP) install -q $(TORCH_FLAGS) "$(TORCH)"
+	@$(PIP) install -q --editable ".[torch]"
+	@touch $@

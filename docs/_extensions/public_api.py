@@ -1,0 +1,209 @@
+"""Makes the API reference show the public API of gyoza and nothing else.
+
+The modules that `api/index.rst` lists are public, and so is what their `__all__` names. Within a
+class, a name with an underscore at either end, such as `_scale_`, is public as well. Members that a
+class inherits from a public class are listed with links, those that it inherits from a private
+class are documented with its own, and those that it inherits from other packages are left out.
+"""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
+
+PACKAGE = "gyoza"
+INDEX = Path(__file__).parents[1] / "api" / "index.rst"
+
+logger = logging.getLogger(__name__)
+
+
+def find_public_objects() -> dict[str, Any]:
+    """Imports the public classes and functions, and returns them by public name."""
+    names = re.findall(rf"^ +({PACKAGE}[\w.]*)$", INDEX.read_text("utf-8"), re.MULTILINE)
+    modules = {name: importlib.import_module(name) for name in names}
+    return {
+        f"{module_name}.{name}": getattr(module, name)
+        for module_name, module in modules.items()
+        for name in module.__all__
+        if inspect.isroutine(getattr(module, name)) or inspect.isclass(getattr(module, name))
+    }
+
+
+PUBLIC = find_public_objects()
+# From the place where something is defined to the name under which it is documented.
+PUBLIC_NAMES = {f"{obj.__module__}.{obj.__qualname__}": name for name, obj in PUBLIC.items()}
+
+
+def is_public(name: str) -> bool:
+    """Tells whether a member is public: `invert`, `_scale_` and `__call__`, but not `_helper`."""
+    return not name.startswith("_") or name.endswith("_")
+
+
+def get_defined_members(cls: type) -> list[str]:
+    """Lists the public members that `cls` itself defines and documents, attributes included."""
+    members = [
+        name
+        for name, value in vars(cls).items()
+        if value.__doc__ and (inspect.isroutine(value) or isinstance(value, property))
+    ]
+    members += re.findall(r"^    (\w+)(?: \(.*\))?:", get_section(cls, "Attributes"), re.MULTILINE)
+    comments = ModuleAnalyzer.for_module(cls.__module__).find_attr_docs()
+    members += [name for owner, name in comments if owner == cls.__qualname__]
+    return sorted({name for name in members if is_public(name) and not name.startswith("__")})
+
+
+def get_section(cls: type, title: str) -> str:
+    """Returns the text under a title in the docstring of `cls`."""
+    match = re.search(rf"^{title}:\n((?:\n|    .*\n?)*)", inspect.getdoc(cls) or "", re.MULTILINE)
+    return match[1] if match else ""
+
+
+def get_private_bases(cls: type) -> list[type]:
+    """Lists the classes of gyoza that have no page, nor a public subclass above `cls`."""
+    bases = [base for base in cls.__mro__[1:] if base.__module__.split(".")[0] == PACKAGE]
+    public = [base for base in bases if base in PUBLIC.values()]
+    return [base for base in bases if not any(issubclass(other, base) for other in public)]
+
+
+def get_left_out_bases(name: str) -> str:
+    """Names the base classes whose members the page of the class `name` leaves out."""
+    cls = PUBLIC[name]
+    nested = [value for value in vars(cls).values() if inspect.isclass(value)]
+    bases = [base for owner in [cls, *nested] for base in owner.__mro__[1:]]
+    private = get_private_bases(cls)
+    return ", ".join(sorted({base.__name__ for base in bases if base not in private}))
+
+
+def get_inherited_members(name: str) -> dict[str, list[str]]:
+    """Lists what the class `name` inherits from public classes, by the name of the class."""
+    cls = PUBLIC[name]
+    seen = {
+        member for base in [cls, *get_private_bases(cls)] for member in get_defined_members(base)
+    }
+    inherited = {}
+    for base in cls.__mro__[1:]:
+        if base in PUBLIC.values():
+            members = {
+                member
+                for owner in [base, *get_private_bases(base)]
+                for member in get_defined_members(owner)
+            }
+            inherited[f"{base.__module__}.{base.__qualname__}"] = sorted(members - seen)
+            seen |= members
+    return {base: members for base, members in inherited.items() if members}
+
+
+def show_constructors(app: Sphinx) -> None:
+    """Gives classes the signature of `__init__`; Keras's `__new__` would show `*args, **kwargs`.
+
+    Instances have the attribute as well, and Keras would take it for the signature of their `call`:
+    examples must run without it.
+    """
+    if app.builder.name == "doctest":
+        return
+    for cls in PUBLIC.values():
+        if inspect.isclass(cls):
+            signature = inspect.signature(cls.__init__)
+            parameters = list(signature.parameters.values())[1:]
+            cls.__signature__ = signature.replace(
+                parameters=parameters, return_annotation=inspect.Signature.empty
+            )
+
+
+def hide_private_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[Any]) -> None:
+    """Shows the bases of private base classes in their place."""
+    private = get_private_bases(obj)
+    while any(base in private for base in bases):
+        shown = [
+            other for base in bases for other in (base.__bases__ if base in private else [base])
+        ]
+        bases[:] = [base for base in dict.fromkeys(shown) if base is not object]
+
+
+def skip_member(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leaves private members out."""
+    return None if is_public(name) else True
+
+
+def keep_colons(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Gives properties an empty type, or napoleon would take what precedes a colon for it."""
+    if what == "property" and lines:
+        lines[0] = f": {lines[0]}"
+
+
+def resolve_reference(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
+) -> nodes.reference | None:
+    """Leads references to the module that defines something to where it is documented."""
+    target = node.get("reftarget", "")
+    for name, public_name in PUBLIC_NAMES.items():
+        if node.get("refdomain") == "py" and f"{target}.".startswith(f"{name}."):
+            return env.domains["py"].resolve_xref(
+                env,
+                node.get("refdoc"),
+                app.builder,
+                "obj",
+                public_name + target.removeprefix(name),
+                node,
+                contnode,
+            )
+    return None
+
+
+def check_examples(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warns of examples in docstrings that are not part of the reference, hence never run."""
+    documented = {*env.domaindata["py"]["objects"], *env.domaindata["py"]["modules"]}
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    package = importlib.import_module(PACKAGE)
+    for info in [None, *pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")]:
+        module = importlib.import_module(info.name) if info else package
+        for test in finder.find(module, module.__name__):
+            if test.examples and not documented.intersection(
+                get_documented_names(module, test.name)
+            ):
+                logger.warning(
+                    "The example in the docstring of %s is never run, because the API reference "
+                    "does not contain it.",
+                    test.name,
+                )
+
+
+def get_documented_names(module: Any, name: str) -> list[str]:
+    """Lists the names under which the docstring of `name` in `module` may be documented."""
+    owner, _, member = name.removeprefix(module.__name__).lstrip(".").partition(".")
+    if not owner:
+        return [module.__name__]
+    obj = getattr(module, owner)
+    names = [public_name for public_name, public in PUBLIC.items() if public is obj]
+    if not names and inspect.isclass(obj):
+        names = [name for name, public in PUBLIC.items() if obj in getattr(public, "__mro__", ())]
+    return [f"{name}.{member}".rstrip(".") for name in names]
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    classes = [name for name, obj in PUBLIC.items() if inspect.isclass(obj)]
+    app.config.autosummary_context |= {
+        "left_out_bases": {name: get_left_out_bases(name) for name in classes},
+        "links_to_inherited": {name: get_inherited_members(name) for name in classes},
+    }
+    app.connect("builder-inited", show_constructors, priority=0)
+    app.connect("autodoc-process-bases", hide_private_bases)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("missing-reference", resolve_reference)
+    app.connect("env-check-consistency", check_examples)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

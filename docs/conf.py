@@ -1,0 +1,77 @@
+"""Configuration of Sphinx."""
+
+import doctest
+import os
+import sys
+from pathlib import Path
+
+# Read when Keras and TensorFlow are imported; the kernels that execute pages inherit them.
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+
+from gyoza.version import __version__
+
+project = "gyoza"
+author = "The gyoza developers"
+copyright = f"2026, {author}"
+version = release = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.napoleon",
+    "public_api",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+# Docstrings write code in single backticks, as Keras does.
+default_role = "code"
+
+html_theme = "furo"
+html_title = f"gyoza {release}"
+html_copy_source = False
+html_theme_options = {"light_css_variables": {"sidebar-item-font-size": "82%"}}
+
+# Cross-references must lead somewhere, except into other packages.
+nitpicky = True
+nitpick_ignore_regex = [(r"py:.*", r"(?!gyoza\.)[a-z]\w*\..*")]
+
+# API reference
+autosummary_generate = True
+autosummary_ignore_module_all = False
+autodoc_inherit_docstrings = False
+autodoc_typehints_format = "short"
+add_module_names = False
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = False
+napoleon_custom_sections = ["Input shape", "Output shape"]
+
+# Examples in docstrings
+doctest_global_setup = """
+import keras
+import numpy as np
+
+import gyoza
+
+keras.utils.set_random_seed(0)
+"""
+doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+# Pages in Markdown, which are executed if their front matter makes them notebooks
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "force"
+# An error on a page is a warning with its traceback, which `-W` makes fatal. With
+# nb_execution_raise_on_error the build would stop without the traceback.
+nb_execution_show_tb = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+# TensorFlow and XLA write notices about the machine there.
+nb_output_stderr = "remove"

@@ -1,0 +1,15 @@
+"""Set-up of all tests."""
+
+import os
+
+# Before anything imports JAX, which computes in float32 at most otherwise.
+os.environ.setdefault("JAX_ENABLE_X64", "true")
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Starts every test from the same random state."""
+    keras.utils.set_random_seed(0)

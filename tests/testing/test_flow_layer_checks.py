@@ -1,0 +1,147 @@
+"""The contract checker finds what is wrong with a layer, and says so."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.modelling.flow_layers import FlowLayer
+from gyoza.testing import check_flow_layer
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class Scaling(FlowLayer):
+    """A correct layer, y = exp(a) x, of which the broken ones below are made."""
+
+    def create_weights(self):
+        self.a = self.add_weight(shape=(self.dimension_count,), initializer="zeros", name="a")
+
+    def transform(self, inputs):
+        return inputs * ops.exp(self.a), self.log_stretch(inputs)
+
+    def log_stretch(self, inputs):
+        return ops.sum(ops.zeros_like(inputs) + self.a, axis=-1)
+
+    def inverse_transform(self, outputs):
+        return outputs * ops.exp(-self.a)
+
+
+def register(cls):
+    return keras.saving.register_keras_serializable(package="gyoza_tests")(cls)
+
+
+@register
+class WrongSign(Scaling):
+    def log_stretch(self, inputs):
+        return -super().log_stretch(inputs)
+
+
+@register
+class NoSum(Scaling):
+    def call(self, inputs):
+        return inputs * ops.exp(self.a), ops.zeros_like(inputs) + self.a
+
+
+@register
+class WrongInverse(Scaling):
+    def inverse_transform(self, outputs):
+        return outputs * (1 - self.a)
+
+
+@register
+class UnusedWeight(Scaling):
+    def create_weights(self):
+        super().create_weights()
+        self.b = self.add_weight(shape=(), initializer="zeros", name="b")
+
+
+@register
+class MixesInstances(Scaling):
+    def transform(self, inputs):
+        return super().transform(inputs - ops.mean(inputs, axis=0))
+
+
+@register
+class NotInConfig(Scaling):
+    def __init__(self, factor=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def transform(self, inputs):
+        outputs, log_det = super().transform(inputs)
+        return self.factor * outputs, log_det + self.dimension_count * np.log(self.factor)
+
+    def inverse_transform(self, outputs):
+        return super().inverse_transform(outputs / self.factor)
+
+
+@register
+class Float32Only(Scaling):
+    def transform(self, inputs):
+        outputs, log_det = super().transform(inputs)
+        return ops.cast(outputs, "float32"), log_det
+
+
+@register
+class NaNGradient(Scaling):
+    def transform(self, inputs):
+        outputs, log_det = super().transform(inputs)
+        return outputs + ops.where(inputs > 1e3, ops.exp(1e4 * inputs**2), 0.0), log_det
+
+
+@register
+class Identity(FlowLayer):
+    def transform(self, inputs):
+        return inputs, None
+
+    def inverse_transform(self, outputs):
+        return outputs
+
+
+@register
+class OneOutput(Scaling):
+    def call(self, inputs):
+        return super().call(inputs)[0]
+
+
+def test_correct_layer_passes():
+    check_flow_layer(Scaling(), [3])
+    check_flow_layer(Scaling(axes=[2]), [2, 3], inputs=np.ones([2, 2, 3]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (WrongSign(), "check their formula in `transform` or `call`, and its sign"),
+        (NoSum(), r"should have shape \[batch\]"),
+        (WrongInverse(), "should"),
+        (UnusedWeight(), "weight '.*b' should not vanish"),
+        (MixesInstances(), "for the first 1 of 4 instances should not change"),
+        (NaNGradient(), "The gradient of `call` with respect to inputs should be finite"),
+        (Identity(), "should not be the identity"),
+        (NotInConfig(factor=2.0), r"should hold all .* \['factor'\]"),
+        (OneOutput(), "should return the pair"),
+        (Float32Only(), "With policy float64|With policy mixed_float16"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_broken_layers_are_found_out(layer, message):
+    with pytest.raises(AssertionError, match=f"{type(layer).__name__}: .*{message}"):
+        check_flow_layer(layer, [3], fresh_process=False)
+
+
+class NotRegistered(Scaling):
+    pass
+
+
+def test_class_that_is_not_registered_does_not_load_in_another_process():
+    with pytest.raises(AssertionError, match=r"(?s)should load in another process.*NotRegistered"):
+        check_flow_layer(NotRegistered(), [3], policies=())
+
+
+def test_class_defined_in_a_function_is_refused():
+    class Local(Scaling):
+        pass
+
+    with pytest.raises(AssertionError, match="at the top of a module"):
+        check_flow_layer(Local(), [3], policies=())
