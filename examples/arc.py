@@ -39,7 +39,7 @@ CORRELATION = 0.9
 """Of the positions in a pair. The residuals of a pair have nothing to do with each other."""
 
 TRAINING_COUNT = 100_000
-HELD_OUT_COUNT = 200_000
+HELD_OUT_COUNT = 100_000
 BLOCK_COUNT = 4
 HIDDEN_SIZES = [32, 32]
 BATCH_SIZE = 500
@@ -364,15 +364,15 @@ def draw_grid(axes: plt.Axes, place: Callable[[np.ndarray], np.ndarray]) -> None
         axes: What to draw on.
         place: Maps points of a line, given as (position, residual), to where they are drawn.
     """
-    levels, course = np.linspace(-3.0, 3.0, 13), np.linspace(-3.0, 3.0, 121)
+    levels, course = np.linspace(-3.0, 3.0, 9), np.linspace(-3.0, 3.0, 121)
     for i, level in enumerate(levels):
         constant = np.full_like(course, level)
         across = place(np.stack([constant, course], axis=-1))
         along = place(np.stack([course, constant], axis=-1))
         label = "residual changes" if i == 0 else None
-        axes.plot(*across.T, color=ACROSS_COLOUR, lw=0.8, label=label)
+        axes.plot(*across.T, color=ACROSS_COLOUR, lw=1.0, label=label)
         label = "position changes" if i == 0 else None
-        axes.plot(*along.T, color=ALONG_COLOUR, lw=0.8, label=label)
+        axes.plot(*along.T, color=ALONG_COLOUR, lw=1.0, label=label)
 
 
 def scatter(axes: plt.Axes, points: np.ndarray, positions: np.ndarray) -> plt.Artist:
@@ -397,7 +397,7 @@ def label_plane(axes: plt.Axes, title: str) -> None:
         ylabel="second coordinate",
         title=title,
         xlim=(-1.9, 1.9),
-        ylim=(-0.8, 3.0),
+        ylim=(-0.5, 2.3),
         aspect="equal",
     )
 
@@ -451,18 +451,18 @@ def draw_figures(
     draw_training(axes, history, optimum)
     save_figure(figure, output / "training.png")
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     artist = draw_input_space(axes[0], model, points, positions)
     draw_latent_space(axes[1], latent, positions)
-    figure.colorbar(artist, ax=axes, label="true position s", extend="both", shrink=0.8)
+    figure.colorbar(artist, ax=axes, label="true position s", extend="both", shrink=0.9)
     save_figure(figure, output / "spaces.png")
 
-    figure, axes = plt.subplots(figsize=(6, 5.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 4.8), layout="constrained")
     draw_paths(axes, model, chosen, points)
     save_figure(figure, output / "paths.png")
 
     if docs is not None:
-        figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), layout="constrained")
+        figure, axes = plt.subplots(1, 3, figsize=(14, 3.9), layout="constrained")
         artist = draw_input_space(axes[0], model, points, positions)
         draw_latent_space(axes[1], latent, positions)
         figure.colorbar(artist, ax=axes[1], label="true position s", extend="both", shrink=0.9)
@@ -476,7 +476,9 @@ def draw_figures(
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description="Disentangles the position of points on an arc.")
-    parser.add_argument("--output", type=Path, default=Path("output/arc"), help="folder of figures")
+    parser.add_argument(
+        "--output", type=Path, default=Path("arc_figures"), help="folder of figures"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of data and weights")
     parser.add_argument("--docs", type=Path, help="a further file, for all figures in one")
     return parser.parse_args()

@@ -30,6 +30,7 @@ import matplotlib
 import numpy as np
 from keras import layers, ops
 from matplotlib import colors
+from scipy import ndimage
 from sklearn.datasets import load_digits
 from sklearn.feature_selection import f_classif
 from sklearn.model_selection import train_test_split
@@ -44,6 +45,7 @@ import matplotlib.pyplot as plt
 # The data
 COPY_COUNT = 12  # of every training picture, each in another random colour
 COLOUR_CLASS_COUNT = 12  # colours are continuous; pairs share one of so many sections of the wheel
+DISTORTION = 0.04
 SATURATION = 0.85
 
 # The factors, in the order of their blocks, and how many of the code's entries each is given
@@ -95,6 +97,18 @@ def tint(ink: np.ndarray, digits: np.ndarray, hues: np.ndarray) -> Pictures:
     return Pictures(images.astype("float32"), digits, hues)
 
 
+def distort(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Turns, slants, scales and shifts grey pictures `[N, 8, 8]` a little, each in its own way."""
+    matrices = np.eye(2) + rng.normal(scale=DISTORTION, size=[len(ink), 2, 2])
+    centre = (np.array(ink.shape[1:]) - 1) / 2
+    offsets = centre - matrices @ centre + rng.normal(scale=2 * DISTORTION, size=[len(ink), 2])
+    warped = [
+        ndimage.affine_transform(picture, matrix, offset, mode="grid-constant")
+        for picture, matrix, offset in zip(ink, matrices, offsets, strict=True)
+    ]
+    return np.clip(warped, 0, 1)
+
+
 def make_data(seed: int) -> tuple[Pictures, Pictures, Pictures]:
     """Splits the handwriting in three and only then tints it: training, validation and test set."""
     rng = np.random.default_rng(seed)
@@ -106,8 +120,15 @@ def make_data(seed: int) -> tuple[Pictures, Pictures, Pictures]:
     train, validation = train_test_split(
         rest, test_size=0.1, stratify=data.target[rest], random_state=seed
     )
-    parts = np.repeat(train, COPY_COUNT), np.repeat(validation, COPY_COUNT), test
-    return tuple(tint(ink[i], data.target[i], rng.uniform(size=len(i))) for i in parts)
+    train, validation = (np.repeat(part, COPY_COUNT) for part in (train, validation))
+    return tuple(
+        tint(part_ink, data.target[part], rng.uniform(size=len(part)))
+        for part, part_ink in (
+            (train, distort(ink[train], rng)),
+            (validation, ink[validation]),
+            (test, ink[test]),
+        )
+    )
 
 
 # -------------------------------------------------------------------------------------- the models
@@ -126,6 +147,7 @@ class Sampling(layers.Layer):
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, inputs):
+        """Gives a sample of the code, and remembers the loss."""
         mean, log_variance = inputs
         kl = 0.5 * ops.sum(mean**2 + ops.exp(log_variance) - log_variance - 1.0, axis=-1)
         self.add_loss(self.kl_weight * ops.mean(kl))
@@ -193,16 +215,20 @@ class ProgressBar(keras.callbacks.Callback):
         self.title = title
 
     def on_train_begin(self, logs=None):
+        """Opens the bar."""
         total = self.params["epochs"] * self.params["steps"]
         self.bar = tqdm(total=total, desc=f"{self.title:12}", unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, batch, logs=None):
+        """Advances the bar."""
         self.bar.update()
 
     def on_epoch_end(self, epoch, logs=None):
+        """Shows the losses."""
         self.bar.set_postfix({name: f"{value:.4g}" for name, value in logs.items()})
 
     def on_train_end(self, logs=None):
+        """Closes the bar."""
         self.bar.close()
 
 
@@ -218,6 +244,11 @@ def prepare(model, loss, learning_rate: float, step_count: int, weight_decay: fl
 
 def count_steps(data: Pictures, epoch_count: int) -> int:
     return epoch_count * -(-len(data) // BATCH_SIZE)
+
+
+def predict(model: keras.Model, x: np.ndarray):
+    """Applies a model in large batches, silently."""
+    return model.predict(x, batch_size=2048, verbose=0)
 
 
 def train_classifier(train: Pictures, validation: Pictures) -> keras.Model:
@@ -291,9 +322,11 @@ class Editor:
         self.blocks = blocks
 
     def to_latent(self, codes: np.ndarray) -> np.ndarray:
+        """Gives the space in which blocks are swapped."""
         return codes if self.flow is None else ops.convert_to_numpy(self.flow(codes)[0])
 
     def to_images(self, latent: np.ndarray) -> np.ndarray:
+        """Maps back and decodes."""
         codes = latent if self.flow is None else self.flow.invert(latent)
         return predict(self.decoder, ops.convert_to_numpy(codes))
 
@@ -394,7 +427,7 @@ def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_re
         print(f"{title:20}{result:20}" + "".join(f"{cell:>9}" for cell in cells))
     print(
         "\nno flow: the same swap on the codes, of those entries that tell most about the factor"
-        "\nno swap: pictures that were only encoded and decoded; no swap can be expected to do better"
+        "\nno swap: pictures that were only encoded and decoded, which no swap is expected to surpass"
     )
 
 

@@ -11,7 +11,7 @@ def test_code_runs_and_finds_the_concepts():
     readme = pathlib.Path(__file__).parents[1] / "README.md"
     (code,) = re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
     names = {}
-    exec(code.replace("epochs=5", "epochs=5, verbose=0"), names)
+    exec(code.replace("epochs=30", "epochs=30, verbose=0"), names)
     again = ops.convert_to_numpy(names["model"].invert(names["z"]))
     np.testing.assert_allclose(again, names["x"], atol=1e-5)
     z, labels = ops.convert_to_numpy(names["z"]), names["labels"]

@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from gyoza.modelling.dtypes import at_least_float32
+
 __all__ = ["Invertible", "Inversion"]
 
 
@@ -133,4 +135,4 @@ class Invertible:
     @property
     def log_det_dtype(self) -> str:
         """The dtype of log-determinants: that of the computation, but float32 at least."""
-        return keras.backend.result_type(self.compute_dtype, "float32")  # type: ignore[attr-defined]
+        return at_least_float32(self.compute_dtype)  # type: ignore[attr-defined]

@@ -125,29 +125,31 @@ class FlowModel(Invertible, keras.Model):
             outputs = layer.invert(outputs)
         return outputs
 
-    def adapt(self, data: Any, batch_size: int = 1024) -> None:
+    def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Gives all layers that have an `adapt` method their data-dependent start.
 
         Each layer is adapted to what the layers before it, already adapted, make of `data`. All
-        outputs of one layer are held in memory at a time.
+        outputs of one layer are held in memory at a time: some thousand instances suffice.
 
         Args:
             data: The inputs: an array, a pair of arrays, or an iterable of batches, as `fit` takes
                 them. Only the inputs are used, not the targets.
-            batch_size: Number of instances in which an array is worked through.
+            batch_size: Number of instances that are worked through at a time.
         """
         batches = list(iterate_batches(data, batch_size))
         if not batches:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
+        x = np.concatenate(batches)
         if not self.built:
-            self.build((None, *batches[0].shape[1:]))
+            self.build((None, *x.shape[1:]))
         last = max(
             (i for i, layer in enumerate(self._flow_layers_) if hasattr(layer, "adapt")), default=-1
         )
         for layer in self._flow_layers_[: last + 1]:
             if hasattr(layer, "adapt"):
-                layer.adapt(batches)
-            batches = [ops.convert_to_numpy(layer(batch)[0]) for batch in batches]
+                layer.adapt(x, batch_size)
+            outputs = [layer(batch)[0] for batch in iterate_batches(x, batch_size)]
+            x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""

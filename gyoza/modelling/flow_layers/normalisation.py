@@ -82,7 +82,7 @@ class ActivationNormalization(FlowLayer):
             name="scale",
         )
 
-    def adapt(self, data: Any, batch_size: int = 1024) -> None:
+    def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Sets location and scale to mean and standard deviation of `data`.
 
         Outputs for `data` then have mean 0 and variance 1 in every dimension. A dimension that is

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.flow_layers.base import FlowLayer
 
 __all__ = ["Reflection", "reflect"]
@@ -38,15 +39,15 @@ def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
           "Accumulating Householder transformations, revisited." ACM Transactions on Mathematical
           Software 32(2), 169-179.
     """
-    dtype = keras.backend.result_type(x.dtype, "float32")
+    dtype = at_least_float32(x.dtype)
     normals = _normalise(ops.cast(normals, dtype))
-    gram = ops.matmul(normals, ops.transpose(normals))
+    # The operator keeps float64, which `ops.matmul` would round to float32 on PyTorch.
+    gram = normals @ ops.transpose(normals)
     weights = ops.triu(gram, k=1) + 0.5 * ops.eye(normals.shape[0], dtype=dtype)
     if reverse:
         weights = ops.transpose(weights)
     solved = ops.cast(ops.solve_triangular(weights, normals, lower=reverse), x.dtype)
-    projections = ops.matmul(x, ops.cast(ops.transpose(normals), x.dtype))
-    return x - ops.matmul(projections, solved)
+    return x - (x @ ops.cast(ops.transpose(normals), x.dtype)) @ solved
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -60,7 +61,7 @@ class Reflection(FlowLayer):
     This is an orthogonal map. With `reflection_count` equal to the number of dimensions, every
     orthogonal map whose determinant is :math:`(-1)^R` can be learnt. The cost is that of two matrix
     products of size `[batch, dimension_count] × [dimension_count, reflection_count]`, in both
-    directions, see :func:`reflect`.
+    directions.
 
     Args:
         shape: See :class:`FlowLayer`.
