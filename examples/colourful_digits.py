@@ -43,9 +43,9 @@ matplotlib.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
 # The data
-COPY_COUNT = 12  # of every training picture, each in another random colour
+COPY_COUNT = 12  # of every training picture, each in another colour and slightly distorted
 COLOUR_CLASS_COUNT = 12  # colours are continuous; pairs share one of so many sections of the wheel
-DISTORTION = 0.04
+DISTORTION = 0.06  # how much copies are turned, slanted, scaled and shifted
 SATURATION = 0.85
 
 # The factors, in the order of their blocks, and how many of the code's entries each is given
@@ -56,10 +56,9 @@ DIMENSION_COUNT = sum(DIMENSIONS_PER_FACTOR.values())
 CLASSIFIER_EPOCH_COUNT = 8
 AUTOENCODER_EPOCH_COUNT = 15
 KL_WEIGHT = 3e-5
-FLOW_EPOCH_COUNT = 25
-FLOW_BLOCK_COUNT = 8
+FLOW_EPOCH_COUNT = 20
+FLOW_BLOCK_COUNT = 6
 CORRELATION = 0.98  # of two pictures that share a digit or a colour, in that factor's block
-FLOW_WEIGHT_DECAY = 0.0
 BATCH_SIZE = 256
 
 # Evaluation and figures
@@ -232,10 +231,10 @@ class ProgressBar(keras.callbacks.Callback):
         self.bar.close()
 
 
-def prepare(model, loss, learning_rate: float, step_count: int, weight_decay: float = 0.0) -> None:
+def prepare(model, loss, learning_rate: float, step_count: int) -> None:
     """Compiles a model with a learning rate that decays to zero within `step_count` steps."""
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, step_count)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    optimizer = keras.optimizers.Adam(schedule)
     # On a CPU, compiling for XLA takes longer than it saves in trainings as short as these.
     model.compile(optimizer, loss=loss, jit_compile=False)
     # Otherwise the optimiser is built within the first step, which is then traced twice.
@@ -293,7 +292,7 @@ def train_flow(codes, classes, validation_codes, validation_classes, seed: int) 
         validation_codes, validation_classes, 1024, CORRELATION, shuffle=False, seed=seed
     )
     loss = losses.SupervisedFactorLoss(DIMENSIONS_PER_FACTOR.values())
-    prepare(flow, loss, 1e-3, FLOW_EPOCH_COUNT * len(pairs), FLOW_WEIGHT_DECAY)
+    prepare(flow, loss, 1e-3, FLOW_EPOCH_COUNT * len(pairs))
     history = flow.fit(
         pairs,
         epochs=FLOW_EPOCH_COUNT,
@@ -338,8 +337,23 @@ class Editor:
         """Goes only part of the way from `a` to `b`, in one factor."""
         latent, other = np.copy(self.to_latent(a)), self.to_latent(b)
         block = self.blocks[factor]
-        latent[:, block] += weight * (other[:, block] - latent[:, block])
+        latent[:, block] = interpolate(latent[:, block], other[:, block], weight)
         return self.to_images(latent)
+
+
+def interpolate(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
+    """Goes from vectors `a` to vectors `b` on an arc around the origin.
+
+    Most of a normal distribution in several dimensions lies in a shell around the origin. A
+    straight line would leave this shell; in between two colours, for instance, it would pass grey.
+    """
+    length_a, length_b = (np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    cosine = np.sum(a * b, axis=1, keepdims=True) / (length_a * length_b)
+    angle = np.arccos(np.clip(cosine, -1 + 1e-6, 1 - 1e-6))
+    direction = (
+        np.sin((1 - weight) * angle) * a / length_a + np.sin(weight * angle) * b / length_b
+    ) / np.sin(angle)
+    return ((1 - weight) * length_a + weight * length_b) * direction
 
 
 def find_flow_blocks() -> dict[str, np.ndarray]:
@@ -427,96 +441,112 @@ def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_re
         print(f"{title:20}{result:20}" + "".join(f"{cell:>9}" for cell in cells))
     print(
         "\nno flow: the same swap on the codes, of those entries that tell most about the factor"
-        "\nno swap: pictures that were only encoded and decoded, which no swap is expected to surpass"
+        "\nno swap: pictures that were only encoded and decoded, which bounds every swap"
     )
 
 
 # ----------------------------------------------------------------------------------------- figures
 
 
-def pick_examples(pictures: Pictures, digits, hues, rng) -> Pictures:
-    """Draws a picture for each of the digits, in the given colours."""
-    chosen = [rng.choice(np.flatnonzero(pictures.digits == digit)) for digit in digits]
-    ink = pictures.images[chosen].max(axis=-1)
-    return tint(ink, np.asarray(digits), np.asarray(hues))
+def pick_examples(pictures: Pictures, digits, hues, seed: int) -> Pictures:
+    """Draws one picture for each of the digits, in the given colours.
+
+    They are drawn from that quarter of a digit's pictures that are nearest to their mean, so that
+    readers can tell at a glance which digit it is.
+    """
+    rng = np.random.default_rng(seed)
+    ink = pictures.images.max(axis=-1)
+    chosen = []
+    for digit in digits:
+        candidates = np.flatnonzero(pictures.digits == digit)
+        distances = np.sum((ink[candidates] - ink[candidates].mean(axis=0)) ** 2, axis=(1, 2))
+        chosen.append(rng.choice(candidates[np.argsort(distances)[: len(candidates) // 4]]))
+    return tint(ink[chosen], np.asarray(digits), np.asarray(hues))
 
 
-def tile(images: np.ndarray, row_length: int) -> np.ndarray:
-    """Joins pictures `[N, 8, 8, 3]` to one, with a black pixel between them."""
-    padded = np.pad(images, [(0, 0), (0, 1), (0, 1), (0, 0)])
-    rows = [
-        np.concatenate(padded[start : start + row_length], axis=1)
-        for start in range(0, len(padded), row_length)
-    ]
-    return np.concatenate(rows, axis=0)[:-1, :-1]
-
-
-def show(axes, images: np.ndarray, row_length: int, title: str = "") -> None:
-    axes.imshow(np.clip(tile(images, row_length), 0, 1), interpolation="nearest")
-    axes.set_title(title, color=INK, fontsize=11)
+def show(axes, images: np.ndarray, row_length: int) -> None:
+    """Draws pictures `[N, 8, 8, 3]` side by side, smoothly enlarged, with a gap between them."""
+    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    rows = padded.reshape(-1, row_length, *padded.shape[1:])
+    mosaic = rows.transpose(0, 2, 1, 3, 4).reshape(
+        len(rows) * padded.shape[1], row_length * padded.shape[2], 3
+    )
+    axes.imshow(np.clip(mosaic, 0, 1), interpolation="lanczos", aspect="auto")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
 
 
+def label(axes, text: str, side: str) -> None:
+    """Writes beside a drawing: at its "top", or at its "left"."""
+    style = {"color": INK, "fontsize": 13}
+    if side == "top":
+        axes.set_title(text, pad=8, **style)
+    else:
+        axes.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8, **style)
+
+
 def plot_swaps(editor: Editor, encoder, test: Pictures, path: Path) -> None:
     """Draws two tables: rows are pictures a, columns pictures b, cells take one factor from b."""
-    rng = np.random.default_rng(4)
-    a_digits = [3, 8, 0, 5, 2, 7]
-    a = pick_examples(test, a_digits, np.array([0.0, 0.13, 0.33, 0.5, 0.62, 0.83]), rng)
-    b = pick_examples(test, range(10), (np.arange(10) / 10 + 0.05) % 1, rng)
+    a = pick_examples(test, [3, 7, 0, 5, 2, 4], np.array([0.0, 0.12, 0.32, 0.5, 0.62, 0.85]), 0)
+    b = pick_examples(test, range(10), np.linspace(0.04, 0.94, 10), 1)
     a_codes, b_codes = (predict(encoder, x.images)[0] for x in (a, b))
-    rows, columns = len(a), len(b)
-    pairs = np.repeat(a_codes, columns, axis=0), np.tile(b_codes, [rows, 1])
+    row_count, column_count = len(a), len(b)
+    pairs = np.repeat(a_codes, column_count, axis=0), np.tile(b_codes, [row_count, 1])
 
-    figure = plt.figure(figsize=(12, 4.6), dpi=100, facecolor=GROUND)
-    grid = figure.add_gridspec(
-        2,
-        5,
-        width_ratios=[1, columns, 1.2, 1, columns],
-        height_ratios=[1, rows],
-        left=0.035,
-        right=0.99,
-        bottom=0.02,
-        top=0.87,
-        wspace=0.04,
-        hspace=0.06,
-    )
-    for start, factor, title in (
-        (0, "digit", "Digit of b, in the colour and the style of a"),
-        (3, "colour", "Colour of b, with the digit and the style of a"),
+    figure = plt.figure(figsize=(12, 4.5), dpi=100, facecolor=GROUND)
+    halves = figure.subfigures(1, 2, facecolor=GROUND)
+    for half, factor, title in (
+        (halves[0], "digit", "digit of b, colour and style of a"),
+        (halves[1], "colour", "colour of b, digit and style of a"),
     ):
-        header, side, table = (
-            figure.add_subplot(grid[place])
-            for place in ((0, start + 1), (1, start), (1, start + 1))
+        half.set_facecolor(GROUND)
+        grid = half.add_gridspec(
+            2,
+            2,
+            width_ratios=[1, column_count],
+            height_ratios=[1, row_count],
+            left=0.06,
+            right=0.98,
+            bottom=0.03,
+            top=0.9,
+            wspace=0.05,
+            hspace=0.06,
         )
-        show(header, b.images, columns, title)
-        header.set_ylabel("b", color=INK, rotation=0, labelpad=22, va="center", fontsize=13)
+        header, side, table = (half.add_subplot(grid[place]) for place in ((0, 1), (1, 0), (1, 1)))
+        show(header, b.images, column_count)
+        label(header, title, "top")
+        label(header, "b", "left")
         show(side, a.images, 1)
-        side.set_ylabel("a", color=INK, rotation=0, labelpad=10, va="center", fontsize=13)
-        show(table, editor.swap(*pairs, factor), columns)
+        label(side, "a", "left")
+        show(table, editor.swap(*pairs, factor), column_count)
     figure.savefig(path, facecolor=GROUND)
     plt.close(figure)
 
 
 def plot_traversals(editor: Editor, encoder, test: Pictures, path: Path) -> None:
     """Draws what lies between pairs of pictures when only one factor moves from a to b."""
-    rng = np.random.default_rng(7)
-    a = pick_examples(test, [0, 3, 4, 8], np.array([0.0, 0.3, 0.55, 0.8]), rng)
-    b = pick_examples(test, [6, 5, 7, 1], np.array([0.6, 0.08, 0.85, 0.45]), rng)
+    a = pick_examples(test, [0, 3, 4, 8, 7], np.array([0.0, 0.3, 0.55, 0.8, 0.12]), 2)
+    b = pick_examples(test, [6, 5, 9, 2, 1], np.array([0.6, 0.08, 0.85, 0.45, 0.7]), 3)
     a_codes, b_codes = (predict(encoder, x.images)[0] for x in (a, b))
-    weights = np.linspace(0, 1, 9)
+    weights = np.linspace(0, 1, 8)
 
     figure, axes = plt.subplots(
-        1, 5, figsize=(12, 2.3), dpi=100, facecolor=GROUND, width_ratios=[1, 9, 9, 9, 1]
+        1,
+        5,
+        figsize=(12, 2.7),
+        dpi=100,
+        facecolor=GROUND,
+        width_ratios=[1, *[len(weights)] * 3, 1],
     )
-    show(axes[0], a.images, 1, "a")
-    show(axes[-1], b.images, 1, "b")
+    for panel, pictures, title in ((axes[0], a, "a"), (axes[-1], b, "b")):
+        show(panel, pictures.images, 1)
+        label(panel, title, "top")
     for panel, factor in zip(axes[1:-1], ("digit", "colour", "residual"), strict=True):
         steps = [editor.blend(a_codes, b_codes, factor, weight) for weight in weights]
-        images = np.stack(steps, axis=1).reshape(-1, 8, 8, 3)
-        show(panel, images, len(weights), f"only the {factor} from a to b")
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.86, wspace=0.06)
+        show(panel, np.stack(steps, axis=1).reshape(-1, 8, 8, 3), len(weights))
+        label(panel, f"only the {factor} moves from a to b", "top")
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.87, wspace=0.06)
     figure.savefig(path, facecolor=GROUND)
     plt.close(figure)
 
@@ -533,6 +563,7 @@ def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> 
         panel.plot(epochs, history["val_loss"], label="validation")
         panel.set_title(title)
         panel.set_xlabel("epoch")
+        panel.set_xlim(1, len(epochs))
         panel.grid(alpha=0.3)
         panel.legend()
     axes[0].set_yscale("log")

@@ -3,6 +3,7 @@
 This is the only module that imports TensorFlow, JAX or PyTorch.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ if _BACKEND == "tensorflow":
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         """Compiles `function`: TensorFlow by XLA when `xla` is set, JAX always, PyTorch never."""
-        return tf.function(function, jit_compile=xla, autograph=False)
+        # TensorFlow counts traces by code, and would warn of methods compiled for several objects.
+        return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
 
 elif _BACKEND == "jax":
     import jax

@@ -14,7 +14,6 @@ def test_code_runs_and_finds_the_concepts():
     exec(code.replace("epochs=30", "epochs=30, verbose=0"), names)
     again = ops.convert_to_numpy(names["model"].invert(names["z"]))
     np.testing.assert_allclose(again, names["x"], atol=1e-5)
-    z, labels = ops.convert_to_numpy(names["z"]), names["labels"]
-    correlations = np.abs(np.corrcoef(z.T, labels.T)[:6, 6:])
+    correlations = np.abs(np.corrcoef(names["z"].T, names["labels"].T)[:6, 6:])
     assert correlations.argmax(axis=0).tolist() == [4, 5]
     assert np.all(correlations.max(axis=0) > 0.8), correlations

@@ -182,8 +182,8 @@ class _Check:
 
         @jit
         def row(inputs: Any, unit: Any) -> Any:
-            _, pullback = vjp(lambda x: layer(x)[0], [inputs])
-            return pullback(ops.broadcast_to(unit, self.outputs.shape))[0]
+            outputs, pullback = vjp(lambda x: layer(x)[0], [inputs])
+            return pullback(ops.cast(ops.broadcast_to(unit, outputs.shape), outputs.dtype))[0]
 
         count = self.inputs[0].size
         units = np.eye(count).reshape(count, *self.outputs.shape[1:])

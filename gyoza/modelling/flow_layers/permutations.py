@@ -58,14 +58,16 @@ class Permutation(FlowLayer):
         permutation: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        makes_its_own = type(self).make_permutation is not Permutation.make_permutation
+        if (permutation is None) != makes_its_own:
+            expected = "not be given, as the layer makes its own" if makes_its_own else "be given"
+            raise ValueError(
+                f"`permutation` should {expected}. Received: permutation={permutation}"
+            )
         if permutation is not None:
             permutation = _check_permutation(permutation)
             if shape is None and axes is None:
                 shape = [len(permutation)]
-        elif type(self).make_permutation is Permutation.make_permutation:
-            raise ValueError(
-                "`permutation` should be a list of indices. Received: permutation=None"
-            )
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.permutation = permutation
         self._create_weights_once()
@@ -171,6 +173,11 @@ class HeavisidePermutation(Permutation):
         array([[3., 4., 1., 2.]], dtype=float32)
     """
 
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+
     def make_permutation(self) -> Sequence[int]:
         """Gives the indices of the second half, then those of the first."""
         half = self.dimension_count // 2
@@ -205,6 +212,11 @@ class CheckerBoardPermutation(Permutation):
         >>> keras.ops.convert_to_numpy(layer._forward_permutation_)
         array([1, 0, 5, 4, 3, 2], dtype=int32)
     """
+
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
 
     def make_permutation(self) -> Sequence[int]:
         """Swaps the 1st and 2nd index along the rope, the 3rd and 4th, and so on."""

@@ -113,5 +113,7 @@ def test_what_is_not_a_permutation_is_refused(permutation):
 def test_permutation_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="as many entries"):
         Permutation([4], [1], [1, 0, 2])
-    with pytest.raises(ValueError, match="`permutation` should be a list of indices"):
+    with pytest.raises(ValueError, match="`permutation` should be given"):
         Permutation([4], [1])
+    with pytest.raises(ValueError, match="`permutation` should not be given"):
+        HeavisidePermutation([2], [1], permutation=[0, 1])
