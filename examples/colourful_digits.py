@@ -41,6 +41,7 @@ from gyoza.modelling import conditioners, flow_layers, losses
 
 matplotlib.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 # The data
 COPY_COUNT = 12  # of every training picture, each in another colour and slightly distorted
@@ -242,12 +243,13 @@ def prepare(model, loss, learning_rate: float, step_count: int) -> None:
 
 
 def count_steps(data: Pictures, epoch_count: int) -> int:
+    """Gives the number of batches in so many epochs."""
     return epoch_count * -(-len(data) // BATCH_SIZE)
 
 
 def predict(model: keras.Model, x: np.ndarray):
-    """Applies a model in large batches, silently."""
-    return model.predict(x, batch_size=2048, verbose=0)
+    """Applies a model to all instances at once, which for small pictures is quickest."""
+    return keras.tree.map_structure(ops.convert_to_numpy, model(x))
 
 
 def train_classifier(train: Pictures, validation: Pictures) -> keras.Model:
@@ -399,16 +401,17 @@ def evaluate(editor: Editor, classifier, codes, pictures: Pictures, seed: int) -
     """
     rng = np.random.default_rng(seed)
     a, b = rng.integers(len(pictures), size=[2, PAIR_COUNT])
-    a, b = (indices[pictures.digits[a] != pictures.digits[b]] for indices in (a, b))
+    different = pictures.digits[a] != pictures.digits[b]
+    a, b = a[different], b[different]
     results = {}
-    for factor, digit_from, colour_from in (("digit", b, a), ("colour", a, b)):
+    for factor, digit_source, colour_source in (("digit", b, a), ("colour", a, b)):
         images = editor.swap(codes[a], codes[b], factor)
         digits = read_digits(classifier, images)
-        digit_not_from = a if digit_from is b else b
+        # Each picture gives either its digit or its colour, so the source of one lacks the other.
         results[factor] = (
-            np.mean(digits == pictures.digits[digit_from]),
-            np.mean(digits == pictures.digits[digit_not_from]),
-            compute_colour_error(images, pictures.hues[colour_from]),
+            np.mean(digits == pictures.digits[digit_source]),
+            np.mean(digits == pictures.digits[colour_source]),
+            compute_colour_error(images, pictures.hues[colour_source]),
         )
     return results
 
@@ -416,7 +419,7 @@ def evaluate(editor: Editor, classifier, codes, pictures: Pictures, seed: int) -
 def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_results) -> None:
     """Prints what swaps achieve, next to what they cannot exceed and what chance would give."""
     decoded = predict(decoder, codes)
-    photo_accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
+    test_accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
     ceiling = np.mean(read_digits(classifier, decoded) == test.digits)
     ceiling_error = compute_colour_error(decoded, test.hues)
 
@@ -432,7 +435,7 @@ def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_re
             ("", f"reads {old}'s digit", flow_old, raw_old, 0.1, None, "%"),
             ("", f"off {colour}'s colour", flow_error, raw_error, 90.0, ceiling_error, "°"),
         ]
-    print(f"\nHeld-out pictures: {len(test)}, of which the classifier reads {photo_accuracy:.1%}\n")
+    print(f"\nHeld-out pictures: {len(test)}, of which the classifier reads {test_accuracy:.1%}\n")
     print(f"{'Swap':20}{'Result':20}{'flow':>9}{'no flow':>9}{'chance':>9}{'no swap':>9}")
     for title, result, *values, unit in rows:
         cells = [
@@ -441,7 +444,7 @@ def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_re
         print(f"{title:20}{result:20}" + "".join(f"{cell:>9}" for cell in cells))
     print(
         "\nno flow: the same swap on the codes, of those entries that tell most about the factor"
-        "\nno swap: pictures that were only encoded and decoded, which bounds every swap"
+        "\nno swap: pictures that were only encoded and decoded, the best to be hoped for"
     )
 
 
@@ -486,6 +489,14 @@ def label(axes, text: str, side: str) -> None:
         axes.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8, **style)
 
 
+def save(figure, path: Path) -> None:
+    """Saves a figure in 6 bits per colour, which look the same and take half the space."""
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] & 0b11111100
+    plt.imsave(path, pixels, pil_kwargs={"optimize": True})
+    plt.close(figure)
+
+
 def plot_swaps(editor: Editor, encoder, test: Pictures, path: Path) -> None:
     """Draws two tables: rows are pictures a, columns pictures b, cells take one factor from b."""
     a = pick_examples(test, [3, 7, 0, 5, 2, 4], np.array([0.0, 0.12, 0.32, 0.5, 0.62, 0.85]), 0)
@@ -520,8 +531,7 @@ def plot_swaps(editor: Editor, encoder, test: Pictures, path: Path) -> None:
         show(side, a.images, 1)
         label(side, "a", "left")
         show(table, editor.swap(*pairs, factor), column_count)
-    figure.savefig(path, facecolor=GROUND)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_traversals(editor: Editor, encoder, test: Pictures, path: Path) -> None:
@@ -547,8 +557,7 @@ def plot_traversals(editor: Editor, encoder, test: Pictures, path: Path) -> None
         show(panel, np.stack(steps, axis=1).reshape(-1, 8, 8, 3), len(weights))
         label(panel, f"only the {factor} moves from a to b", "top")
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.87, wspace=0.06)
-    figure.savefig(path, facecolor=GROUND)
-    plt.close(figure)
+    save(figure, path)
 
 
 def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> None:
@@ -564,6 +573,7 @@ def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> 
         panel.set_title(title)
         panel.set_xlabel("epoch")
         panel.set_xlim(1, len(epochs))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
         panel.legend()
     axes[0].set_yscale("log")
