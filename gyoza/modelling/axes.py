@@ -5,12 +5,26 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from keras import ops
 
-__all__ = ["check_shape_and_axes", "read_shape", "to_vectors", "from_vectors", "align"]
+__all__ = [
+    "is_integer",
+    "check_integers",
+    "check_shape_and_axes",
+    "read_shape",
+    "to_vectors",
+    "from_vectors",
+    "align",
+]
 
 
-def _integers(name: str, values: Iterable[int]) -> list[int]:
+def is_integer(value: Any) -> bool:
+    """Tells whether a value is an integer of Python or NumPy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_integers(name: str, values: Iterable[int]) -> list[int]:
     """Turns a list, tuple, array or `TensorShape` into a list of integers."""
     try:
         numbers = list(values)
@@ -38,13 +52,13 @@ def check_shape_and_axes(
         Both as lists. `axes` is filled in when only `shape` is given.
     """
     if shape is not None:
-        shape = _integers("shape", shape)
+        shape = check_integers("shape", shape)
         if not shape or min(shape) < 1:
             raise ValueError(f"`shape` should hold positive lengths. Received: shape={shape}")
         if axes is None:
             axes = range(first_axis, first_axis + len(shape))
     if axes is not None:
-        axes = _integers("axes", axes)
+        axes = check_integers("axes", axes)
         if not axes or min(axes) < first_axis:
             batch = ", and not contain the batch axis 0" if first_axis == 1 else ""
             raise ValueError(

@@ -14,8 +14,8 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[np.ndarray]:
 
     Args:
         data: A floating-point array, `[instances, ...]`, a pair of arrays, or an iterable of
-            batches, where a batch is an array, a pair of arrays, or `(x, y)` or
-            `(x, y, sample_weight)` with such an `x`.
+            batches, where a batch is an array, or `(x, y)` or `(x, y, sample_weight)` with an array
+            or a pair of arrays `x`.
         batch_size: Number of instances in which arrays are cut.
 
     Yields:
@@ -24,6 +24,8 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[np.ndarray]:
     Raises:
         TypeError: If the inputs are not floating-point numbers.
     """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
     if hasattr(data, "shape"):
         yield from _cut(data, batch_size)
     elif isinstance(data, tuple):

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from gyoza.modelling.axes import check_integers
+
 __all__ = ["Conditioner", "MLP"]
 
 
@@ -87,7 +89,7 @@ class MLP(Conditioner):
         **kwargs: Any,
     ) -> None:
         super().__init__(output_size=output_size, **kwargs)
-        self.hidden_sizes = list(hidden_sizes)
+        self.hidden_sizes = check_integers("hidden_sizes", hidden_sizes)
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(
                 "`hidden_sizes` should be positive integers. "
@@ -97,6 +99,7 @@ class MLP(Conditioner):
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Creates the dense layers."""
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         if self.output_size is None:
             raise ValueError(
                 f"Conditioner '{self.name}' should be given `output_size` by its constructor or "

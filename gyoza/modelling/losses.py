@@ -1,11 +1,14 @@
 """Losses that flow models are compiled with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from gyoza.modelling.axes import check_integers
+from gyoza.modelling.dtypes import at_least_float32
 
 __all__ = ["SupervisedFactorLoss"]
 
@@ -40,7 +43,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
         TypeError: If `dimensions_per_factor` are not integers.
         ValueError: If `dimensions_per_factor` is empty, negative or all zero, or if `y_true` or
             `y_pred` do not fit it, or correlations are outside [-1, 1]. Inside compiled code,
-            where values cannot be checked, such correlations are clipped.
+            where nothing can be raised, the loss of such correlations is NaN.
 
     Example:
 
@@ -73,29 +76,33 @@ class SupervisedFactorLoss(keras.losses.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Computes the reduced loss; see :meth:`call`."""
-        self.check_correlations(y_true)
+        if isinstance(y_true, np.ndarray | list | tuple):
+            self.check_correlations(y_true)
         return super().__call__(y_true, y_pred, sample_weight)
 
     def check_correlations(self, y_true: Any) -> None:
-        """Checks correlations, as far as they are known outside compiled code.
+        """Checks correlations before they enter compiled code.
 
         Args:
-            y_true: Correlations per pair and factor, `[batch, factor count]`.
+            y_true: Correlations per pair and factor, `[batch, factor count]`, as an array.
 
         Raises:
-            ValueError: If the number of factors is wrong, or an array has values outside [-1, 1].
+            ValueError: If the number of factors is wrong, or values are outside [-1, 1].
         """
+        correlations = np.asarray(y_true)
+        self._check_factor_count(correlations.shape)
+        if not np.all(np.abs(correlations) <= 1):
+            raise ValueError(
+                "`y_true` should hold correlations from -1 to 1. Received: values from "
+                f"{np.min(correlations)} to {np.max(correlations)}"
+            )
+
+    def _check_factor_count(self, shape: Sequence[int | None]) -> None:
         factor_count = len(self.dimensions_per_factor)
-        shape = tuple(np.shape(y_true) if isinstance(y_true, list) else y_true.shape)
         if len(shape) != 2 or shape[1] != factor_count:
             raise ValueError(
                 f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
-                f"each of `dimensions_per_factor`. Received: y_true.shape={shape}"
-            )
-        if isinstance(y_true, np.ndarray | list) and not np.all(np.abs(y_true) <= 1):
-            raise ValueError(
-                "`y_true` should hold correlations from -1 to 1. Received: values from "
-                f"{np.min(y_true)} to {np.max(y_true)}"
+                f"each of `dimensions_per_factor`. Received: y_true.shape={tuple(shape)}"
             )
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
@@ -110,6 +117,10 @@ class SupervisedFactorLoss(keras.losses.Loss):
         Returns:
             The losses, `[batch]`.
         """
+        y_pred = ops.convert_to_tensor(y_pred)
+        y_pred = ops.cast(y_pred, at_least_float32(y_pred.dtype))
+        y_true = ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
+        self._check_factor_count(y_true.shape)
         d = len(self._factor_of_dimension)
         if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
             raise ValueError(
@@ -117,12 +128,18 @@ class SupervisedFactorLoss(keras.losses.Loss):
                 f"entries, the sum of `dimensions_per_factor`, and their log-determinants. "
                 f"Received: y_pred.shape={tuple(y_pred.shape)}"
             )
+        if None not in (y_true.shape[0], y_pred.shape[0]) and y_true.shape[0] != y_pred.shape[0]:
+            raise ValueError(
+                "`y_true` and `y_pred` should have the same number of instances. Received: "
+                f"y_true.shape={tuple(y_true.shape)}, y_pred.shape={tuple(y_pred.shape)}"
+            )
         z_a, z_b = y_pred[:, :d], y_pred[:, d : 2 * d]
         j_a, j_b = y_pred[:, 2 * d], y_pred[:, 2 * d + 1]
 
         limit = 1.0 - self.CORRELATION_MARGIN
         correlations = ops.take(y_true, self._factor_of_dimension, axis=1)
-        correlations = ops.clip(correlations, -limit, limit)
+        valid = ops.abs(correlations) <= 1.0 + self.CORRELATION_MARGIN
+        correlations = ops.where(valid, ops.clip(correlations, -limit, limit), np.nan)
         variances = 1.0 - ops.square(correlations)
         prior_a = 0.5 * ops.sum(ops.square(z_a), axis=1)
         prior_b = 0.5 * ops.sum(
@@ -140,15 +157,10 @@ class SupervisedFactorLoss(keras.losses.Loss):
 
 
 def _check_dimensions(dimensions_per_factor: Iterable[int]) -> list[int]:
-    dimensions = list(dimensions_per_factor)
-    if any(int(dimension) != dimension for dimension in dimensions):
-        raise TypeError(
-            "`dimensions_per_factor` should be integers. "
-            f"Received: dimensions_per_factor={dimensions}"
-        )
+    dimensions = check_integers("dimensions_per_factor", dimensions_per_factor)
     if not dimensions or min(dimensions) < 0 or sum(dimensions) == 0:
         raise ValueError(
             "`dimensions_per_factor` should hold numbers that are not negative, nor all zero. "
             f"Received: dimensions_per_factor={dimensions}"
         )
-    return [int(dimension) for dimension in dimensions]
+    return dimensions

@@ -61,6 +61,8 @@ class Mask(keras.Layer):
         mask: Any = None,
         **kwargs: Any,
     ) -> None:
+        # A mask has no precision of its own: it leaves the dtype of its inputs as it is.
+        kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         # Lists of integers, or None until the first inputs are known.
         self._shape_: Any
@@ -79,7 +81,12 @@ class Mask(keras.Layer):
         """Works out, once the shape is known, which entries are kept and which are changed."""
         if self._shape_ is None:
             return
-        pattern = np.asarray(keras.ops.convert_to_numpy(self.make_pattern()))
+        try:
+            pattern = np.asarray(ops.convert_to_numpy(self.make_pattern()))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`mask` should be a vector of zeros and ones. Received: mask={self.pattern}"
+            ) from error
         if pattern.size != math.prod(self._shape_) or not np.isin(pattern, (0, 1)).all():
             raise ValueError(
                 f"`mask` should hold {math.prod(self._shape_)} zeros and ones, the product of "
@@ -150,6 +157,7 @@ class Mask(keras.Layer):
         Returns:
             The pair `(kept, changed)` of tensors `[rest of the shape..., number of entries]`.
         """
+        read_shape(x.shape, self._shape_, self._axes_, first_axis=0)
         vectors = to_vectors(x, self._axes_)
         return _select(vectors, self.kept_indices), _select(vectors, self.changed_indices)
 
@@ -190,7 +198,13 @@ class Mask(keras.Layer):
         Returns:
             The tensor that `arrange` was given.
         """
-        vectors = ops.moveaxis(ops.convert_to_tensor(x_new), self._axes_[0], -1)
+        if self._shape_ is None:
+            raise ValueError(
+                f"Mask '{self.name}' should be given `shape`, or be called, before `re_arrange`."
+            )
+        x_new = ops.convert_to_tensor(x_new)
+        read_shape(x_new.shape, [math.prod(self._shape_)], self._axes_[:1], first_axis=0)
+        vectors = ops.moveaxis(x_new, self._axes_[0], -1)
         changed_count = len(self.changed_indices)
         return self.join(vectors[..., changed_count:], vectors[..., :changed_count])
 

@@ -48,6 +48,18 @@ def test_mean_loss_of_pairs_of_the_assumed_density_is_its_entropy():
     assert float(loss) == pytest.approx(2 + 0.5 * np.log(1 - 0.25), abs=0.01)
 
 
+def test_correlations_that_cannot_be_give_nan_where_nothing_can_be_raised():
+    y_true, y_pred = pairs(2)
+    losses = SupervisedFactorLoss(DIMENSIONS).call(ops.convert_to_tensor(y_true * 1.5), y_pred)
+    assert np.all(np.isnan(ops.convert_to_numpy(losses)))
+
+
+def test_half_precision_is_not_enough_for_full_correlation():
+    y_true, y_pred = pairs()
+    loss = SupervisedFactorLoss(DIMENSIONS, dtype="float16")
+    assert np.isfinite(float(loss(y_true, y_pred / 1e3)))
+
+
 def test_reductions_and_sample_weights():
     y_true, y_pred = pairs()
     expected = formula(y_true, y_pred)
@@ -94,6 +106,7 @@ def test_bad_dimensions(dimensions, error):
         (lambda y, z: (y + 0.1, z), "correlations from -1 to 1"),
         (lambda y, z: (np.full_like(y, np.nan), z), "correlations from -1 to 1"),
         (lambda y, z: (y, z[:, :-1]), r"`y_pred` should have shape \[batch, 14\]"),
+        (lambda y, z: (y[:1], z), "same number of instances"),
         (lambda y, z: (y, z[:, None]), r"`y_pred` should have shape \[batch, 14\]"),
     ],
 )

@@ -130,6 +130,13 @@ def test_mask_in_a_functional_model_is_saved(tmp_path, x):
         (lambda: HeavisideMask([1.5], [3]), TypeError, "list of integers"),
         (lambda: HeavisideMask([1], [3])(np.ones([2, 4])), ValueError, r"shape \[3\]"),
         (lambda: HeavisideMask([2], [3])(np.ones([2, 3])), ValueError, r"axes \[2\]"),
+        (lambda: HeavisideMask([1], [4]).re_arrange(np.ones([2, 9])), ValueError, r"shape \[4\]"),
+        (lambda: HeavisideMask([1], [4]).arrange(np.ones([2, 9])), ValueError, r"shape \[4\]"),
+        (
+            lambda: HeavisideMask().re_arrange(np.ones([2, 4])),
+            ValueError,
+            "should be given `shape`",
+        ),
     ],
 )
 def test_bad_input(make, error, message):

@@ -163,6 +163,19 @@ class FlowLayer(Invertible, keras.Layer):
             "`call` and `invert`."
         )
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs `call`, and sees to it that log-determinants are one number per instance."""
+        results = super().__call__(*args, **kwargs)
+        if isinstance(results, tuple | list) and len(results) == 2:
+            shape = tuple(results[1].shape)
+            if len(shape) != 1:
+                raise ValueError(
+                    f"The log-determinants of layer '{self.name}' should have shape [batch]: sum "
+                    "the contributions of all axes but the first, as `sum_log_det` does. Received: "
+                    f"log-determinants of shape {shape}"
+                )
+        return results
+
     def call(self, inputs: Any) -> tuple[Any, Any]:
         """Transforms a batch.
 

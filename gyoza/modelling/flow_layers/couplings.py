@@ -34,7 +34,8 @@ class Coupling(FlowLayer):
 
     - `_couple_(inputs, coupling_parameters)`, the law :math:`f`, in full shape,
     - `_decouple_(outputs, coupling_parameters)`, its inverse in the first argument,
-    - `compute_jacobian_determinant(x)`, the logarithm of its Jacobian determinant, `[batch]`.
+    - `compute_jacobian_determinant(x)`, the logarithm of its Jacobian determinant, `[batch]`;
+      `compute_parameters(x)` gives the coupling parameters that it needs.
 
     A law that acts on each entry by itself is simpler, and faster, as a subclass of
     :class:`ElementwiseCoupling`.
@@ -47,7 +48,8 @@ class Coupling(FlowLayer):
             the law expects, a tensor or a list of tensors. A
             :class:`~gyoza.modelling.conditioners.Conditioner`, such as
             :class:`~gyoza.modelling.conditioners.MLP`, computes only what is needed.
-        mask: The mask :math:`w`, with the same shape and axes, or with both omitted. A
+        mask: The mask :math:`w`, with the same shape and axes, or with both omitted: then it takes
+            those of the first coupling that it is given to. A
             :class:`~gyoza.modelling.masks.HeavisideMask` if omitted.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -71,7 +73,7 @@ class Coupling(FlowLayer):
         ...         return outputs * keras.ops.exp(-coupling_parameters)
         ...
         ...     def compute_jacobian_determinant(self, x):
-        ...         log_scales = self._compute_coupling_parameters_(self._mask_(x))
+        ...         log_scales = self.compute_parameters(x)
         ...         return keras.ops.sum(self._mask_(log_scales, is_positive=False), axis=-1)
         >>> layer = ScalingCoupling(compute_coupling_parameters=keras.layers.Dense(4))
         >>> outputs, log_det = layer(np.ones([1, 4], "float32"))
@@ -93,7 +95,8 @@ class Coupling(FlowLayer):
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
-        if not callable(compute_coupling_parameters):
+        is_class = isinstance(compute_coupling_parameters, type)
+        if is_class or not callable(compute_coupling_parameters):
             raise TypeError(
                 "`compute_coupling_parameters` should be a Keras layer or another callable. "
                 f"Received: compute_coupling_parameters={compute_coupling_parameters}"
@@ -180,29 +183,37 @@ class Coupling(FlowLayer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
-    def _compute_parameters(self, kept: Any) -> Any:
+    def _run_network(self, kept: Any) -> Any:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         return keras.tree.map_structure(
             lambda parameters: ops.cast(parameters, self.compute_dtype),
             self._compute_coupling_parameters_(kept),
         )
 
-    def _compute_full_parameters(self, inputs: Any) -> Any:
-        """Computes coupling parameters in full shape."""
+    def compute_parameters(self, x: Any) -> Any:
+        """Computes the coupling parameters in full shape, whatever the network is.
+
+        Args:
+            x: Inputs or outputs of `call`, `[batch, ...]`; they have :math:`x_1` in common.
+
+        Returns:
+            What the network returns; of a :class:`~gyoza.modelling.conditioners.Conditioner`, its
+            parameters in the shape of `x`, with zeros where the mask is one.
+        """
         if not isinstance(self._compute_coupling_parameters_, Conditioner):
-            return self._compute_parameters(self._mask_(inputs))
-        kept, _ = self._mask_.split(inputs)
-        return self._mask_.join(ops.zeros_like(kept), self._compute_parameters(kept))
+            return self._run_network(self._mask_(x))
+        kept, _ = self._mask_.split(x)
+        return self._mask_.join(ops.zeros_like(kept), self._run_network(kept))
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         """See :meth:`FlowLayer.call`."""
-        coupled = self._couple_(inputs, self._compute_full_parameters(inputs))
+        coupled = self._couple_(inputs, self.compute_parameters(inputs))
         log_det = ops.cast(self.compute_jacobian_determinant(inputs), self.log_det_dtype)
         return self._put_back(inputs, coupled), log_det
 
     def invert(self, outputs: Any) -> Any:
         """See :meth:`FlowLayer.invert`."""
-        decoupled = self._decouple_(outputs, self._compute_full_parameters(outputs))
+        decoupled = self._decouple_(outputs, self.compute_parameters(outputs))
         return self._put_back(outputs, decoupled)
 
     def _put_back(self, unchanged: Any, changed: Any) -> Any:
@@ -218,6 +229,9 @@ class Coupling(FlowLayer):
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
         serialize = keras.saving.serialize_keras_object
+        # Keras marks an object as shared only after it copied its first configuration. The second
+        # has the mark, by which couplings that share a network still do so after loading.
+        serialize(self._compute_coupling_parameters_)
         return {
             **super().get_config(),
             "compute_coupling_parameters": serialize(self._compute_coupling_parameters_),
@@ -244,7 +258,9 @@ class ElementwiseCoupling(Coupling):
     r"""Base class of couplings whose law acts on each entry by itself.
 
     The law is evaluated only for the entries that change. Its methods are given those entries and
-    their parameters, and need no regard for masks, axes and shapes. A subclass implements
+    their parameters, and need no regard for masks, axes and shapes. (A subclass that overrides
+    `compute_jacobian_determinant` is run in full shape instead, like any :class:`Coupling`.) A
+    subclass implements
 
     - `_couple_(inputs, coupling_parameters)`,
     - `_decouple_(outputs, coupling_parameters)`,
@@ -258,7 +274,7 @@ class ElementwiseCoupling(Coupling):
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         compute_coupling_parameters: See :class:`Coupling`. A network that answers in full shape
-            returns a tensor of the shape of the inputs.
+            returns a tensor of the shape of the inputs, with the further axis if there is one.
         mask: See :class:`Coupling`.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -282,30 +298,58 @@ class ElementwiseCoupling(Coupling):
         """See :meth:`FlowLayer.compute_jacobian_determinant`."""
         return self(x)[1]
 
+    @property
+    def _is_in_full_shape(self) -> bool:
+        """Whether a subclass has replaced the log-determinant, as laws in full shape do."""
+        own = type(self).compute_jacobian_determinant
+        return own is not ElementwiseCoupling.compute_jacobian_determinant
+
     def _split(self, x: Any) -> tuple[Any, Any, Any]:
         """Gives the kept entries, the changed entries and the parameters of the changed ones."""
         kept, changed = self._mask_.split(x)
+        per_entry = (self.parameter_count,) if self.parameter_count > 1 else ()
         if isinstance(self._compute_coupling_parameters_, Conditioner):
-            parameters = self._compute_parameters(kept)
-            if self.parameter_count > 1:
-                parameters = ops.reshape(parameters, (*ops.shape(changed), self.parameter_count))
+            parameters = self._run_network(kept)
+            expected = (*changed.shape[:-1], changed.shape[-1] * self.parameter_count)
+            self._check_parameters(parameters, expected)
+            if per_entry:
+                parameters = ops.reshape(parameters, (*ops.shape(changed), *per_entry))
             return kept, changed, parameters
-        parameters = self._compute_parameters(self._mask_(x))
-        if tuple(parameters.shape[1:]) != tuple(x.shape[1:]):
-            raise ValueError(
-                "`compute_coupling_parameters` should return a tensor of the shape of its input, "
-                f"{tuple(x.shape)}. Received: a tensor of shape={tuple(parameters.shape)}"
-            )
+        parameters = self._run_network(self._mask_(x))
+        self._check_parameters(parameters, (*x.shape, *per_entry))
+        if per_entry:
+            parts = ops.unstack(parameters, axis=-1)
+            return kept, changed, ops.stack([self._mask_.split(p)[1] for p in parts], axis=-1)
         return kept, changed, self._mask_.split(parameters)[1]
+
+    def _check_parameters(self, parameters: Any, expected: Sequence[int | None]) -> None:
+        received = getattr(parameters, "shape", None)
+        if (
+            received is None
+            or len(received) != len(expected)
+            or any(
+                None not in sizes and sizes[0] != sizes[1]
+                for sizes in zip(received, expected, strict=True)
+            )
+        ):
+            raise ValueError(
+                "`compute_coupling_parameters` should return a tensor of shape "
+                f"{tuple(expected)} here. Received: "
+                + (f"{parameters}" if received is None else f"a tensor of shape {tuple(received)}")
+            )
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         """See :meth:`FlowLayer.call`."""
+        if self._is_in_full_shape:
+            return super().call(inputs)
         kept, changed, parameters = self._split(inputs)
         outputs = self._mask_.join(kept, self._couple_(changed, parameters))
         return outputs, self.sum_log_det(inputs, self.compute_log_stretch(changed, parameters))
 
     def invert(self, outputs: Any) -> Any:
         """See :meth:`FlowLayer.invert`."""
+        if self._is_in_full_shape:
+            return super().invert(outputs)
         kept, changed, parameters = self._split(outputs)
         return self._mask_.join(kept, self._decouple_(changed, parameters))
 

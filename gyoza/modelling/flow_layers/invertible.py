@@ -1,6 +1,7 @@
 """What flow layers and flow models have in common: a way back and a log-determinant."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,20 @@ from gyoza.modelling.dtypes import at_least_float32
 __all__ = ["Invertible", "Inversion"]
 
 
-def _run_like_call(invert: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps an `invert` method, so that it is run through `Inversion`."""
+    signature = inspect.signature(invert)
 
     @functools.wraps(invert)
-    def wrapper(self: Any, outputs: Any) -> Any:
-        _check_floating(outputs, self.name)
-        self._prepare_inversion(outputs)
-        return Inversion(self, invert)(outputs)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        _, *arguments = signature.bind(*args, **kwargs).arguments.items()
+        layer = args[0]
+        (_, outputs), *others = arguments
+        if not hasattr(outputs, "shape"):
+            outputs = keras.ops.convert_to_tensor(outputs)
+        _check_floating(outputs, layer.name)
+        layer._prepare_inversion(outputs)
+        return Inversion(layer, invert)(outputs, **dict(others))
 
     return wrapper
 
@@ -47,9 +54,7 @@ class Inversion(keras.Layer):
         **kwargs: Arguments of `keras.Layer`.
     """
 
-    def __init__(
-        self, layer: Any, invert: Callable[[Any, Any], Any] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, layer: Any, invert: Callable[..., Any] | None = None, **kwargs: Any) -> None:
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(**kwargs)
         self.layer = layer
@@ -60,9 +65,9 @@ class Inversion(keras.Layer):
         """Builds nothing: the layer has its weights."""
         return  # AutoGraph cannot convert a function without a statement
 
-    def call(self, outputs: Any) -> Any:
+    def call(self, outputs: Any, **kwargs: Any) -> Any:
         """Inverts the layer."""
-        return self.method(self.layer, outputs)
+        return self.method(self.layer, outputs, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""

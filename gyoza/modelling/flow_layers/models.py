@@ -69,6 +69,8 @@ class FlowModel(Invertible, keras.Model):
                 "`flow_layer` should be a `FlowLayer` or a `FlowModel`. "
                 f"Received: flow_layer={flow_layer} (of type {type(flow_layer)})"
             )
+        if flow_layer is self:
+            raise ValueError(f"A model should not be a layer of itself. Received: {flow_layer}")
         if self.built:
             raise ValueError(
                 f"Layers should be added before model '{self.name}' is built. "
@@ -111,6 +113,10 @@ class FlowModel(Invertible, keras.Model):
             x, layer_log_det = layer(x)
             log_det = log_det + layer_log_det
         return x, log_det
+
+    def _prepare_inversion(self, outputs: Any) -> None:
+        for layer in self._flow_layers_:
+            layer._prepare_inversion(outputs)
 
     def invert(self, outputs: Any) -> Any:
         """Inverts all layers, from the last to the first.
@@ -228,7 +234,12 @@ class DisentanglingFlowModel(FlowModel):
         Args:
             input_shape: Shape of one batch, or a pair of shapes.
         """
-        super().build(input_shape[0] if isinstance(input_shape[0], list | tuple) else input_shape)
+        if isinstance(input_shape[0], int | None):
+            super().build(input_shape)
+        else:
+            first, second = (tuple(shape) for shape in input_shape)
+            _check_pair([first, second])
+            super().build(first)
 
     def call(self, inputs: Any) -> Any:
         """Executes all layers on one batch or on a pair of batches.
@@ -242,12 +253,7 @@ class DisentanglingFlowModel(FlowModel):
         """
         if not isinstance(inputs, list | tuple):
             return super().call(inputs)
-        shapes = [tuple(x.shape) for x in inputs]
-        if len(shapes) != 2 or shapes[0] != shapes[1]:
-            raise ValueError(
-                "A pair should consist of two batches of the same shape. "
-                f"Received: {len(shapes)} batches of shapes {shapes}"
-            )
+        _check_pair([tuple(x.shape) for x in inputs])
         z, log_det = super().call(ops.concatenate(inputs, axis=0))
         if len(z.shape) != 2:
             raise ValueError(
@@ -257,6 +263,27 @@ class DisentanglingFlowModel(FlowModel):
         z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
         j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
         return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""
+        if isinstance(y_pred, tuple | list):
+            raise ValueError(
+                f"Model '{self.name}' should be fitted to pairs `(a, b)`. Received: a single array"
+            )
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _check_targets(self, y: Any) -> None:
+        """Checks correlations that are given as one array, before compiled code meets them."""
+        check = getattr(self.loss, "check_correlations", None)
+        if check is not None and hasattr(y, "shape"):
+            check(ops.convert_to_numpy(y))
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
@@ -271,7 +298,31 @@ class DisentanglingFlowModel(FlowModel):
         Returns:
             The `keras.callbacks.History`.
         """
-        check = getattr(self.loss, "check_correlations", None)
-        if check is not None and isinstance(y, np.ndarray):
-            check(y)
+        self._check_targets(y)
+        validation_data = kwargs.get("validation_data")
+        if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
+            self._check_targets(validation_data[1])
         return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes loss and metrics; see `keras.Model.evaluate`, and :meth:`fit` for the data."""
+        self._check_targets(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains on one batch; see `keras.Model.train_on_batch`."""
+        self._check_targets(y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch; see `keras.Model.test_on_batch`."""
+        self._check_targets(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+
+def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
+        raise ValueError(
+            "A pair should consist of two batches of the same shape. "
+            f"Received: {len(shapes)} batches of shapes {list(shapes)}"
+        )

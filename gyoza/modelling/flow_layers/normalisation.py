@@ -140,13 +140,17 @@ class ActivationNormalization(FlowLayer):
     def call(self, inputs: Any) -> tuple[Any, Any]:
         """See :meth:`FlowLayer.call`."""
         location, scale = self._prepare_variables_for_computation_(inputs)
-        lengths = ops.shape(inputs)
+        return (inputs - location) / scale, self.compute_jacobian_determinant(inputs)
+
+    def compute_jacobian_determinant(self, x: Any) -> Any:
+        """See :meth:`FlowLayer.compute_jacobian_determinant`."""
+        lengths = ops.shape(x)
         positions = ops.cast(
             math.prod(n for axis, n in enumerate(lengths) if axis not in (0, *self._axes_)),
             self.log_det_dtype,
         )
-        log_det = -positions * ops.sum(ops.log(ops.cast(scale, self.log_det_dtype)))
-        return (inputs - location) / scale, ops.broadcast_to(log_det, lengths[:1])
+        scale = ops.cast(self._scale_, self.log_det_dtype)
+        return ops.broadcast_to(-positions * ops.sum(ops.log(scale)), lengths[:1])
 
     def invert(self, outputs: Any) -> Any:
         """See :meth:`FlowLayer.invert`."""

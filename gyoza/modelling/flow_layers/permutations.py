@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.base import FlowLayer
 
 __all__ = [
@@ -141,7 +142,11 @@ class ShufflePermutation(Permutation):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.seed = random.randrange(2**32) if seed is None else seed
+        if seed is not None and not (is_integer(seed) and 0 <= seed < 2**32):
+            raise ValueError(
+                f"`seed` should be an integer from 0 to 2**32 - 1. Received: seed={seed}"
+            )
+        self.seed = random.randrange(2**32) if seed is None else int(seed)
         super().__init__(shape=shape, axes=axes, **kwargs)
 
     def make_permutation(self) -> Sequence[int]:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.axes import is_integer
 from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.flow_layers.base import FlowLayer
 
@@ -39,6 +40,7 @@ def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
           "Accumulating Householder transformations, revisited." ACM Transactions on Mathematical
           Software 32(2), 169-179.
     """
+    x = ops.convert_to_tensor(x)
     dtype = at_least_float32(x.dtype)
     normals = _normalise(ops.cast(normals, dtype))
     # The operator keeps float64, which `ops.matmul` would round to float32 on PyTorch.
@@ -103,7 +105,7 @@ class Reflection(FlowLayer):
         inverse_mode: bool = False,
         **kwargs: Any,
     ) -> None:
-        if int(reflection_count) != reflection_count or reflection_count < 1:
+        if not is_integer(reflection_count) or reflection_count < 1:
             raise ValueError(
                 "`reflection_count` should be an integer of at least 1. "
                 f"Received: reflection_count={reflection_count}"
@@ -150,7 +152,7 @@ class Reflection(FlowLayer):
 
 
 def _random_directions(shape: tuple[int, int], dtype: Any) -> Any:
-    return _normalise(keras.random.normal(shape, dtype=dtype))
+    return _normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype))
 
 
 def _normalise(normals: Any) -> Any:

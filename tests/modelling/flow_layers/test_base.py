@@ -95,6 +95,17 @@ def test_invert_may_call_that_of_the_base_class():
     np.testing.assert_array_equal(to_numpy(layer.invert(np.ones([1, 2], "float32"))), [[-1, -1]])
 
 
+class OldName(Counting):
+    def invert(self, y_hat, factor=1.0):
+        return -factor * y_hat
+
+
+def test_invert_of_a_user_may_have_other_arguments():
+    layer, x = OldName([2], [1]), np.ones([1, 2], "float32")
+    np.testing.assert_array_equal(to_numpy(layer.invert(y_hat=x)), -x)
+    np.testing.assert_array_equal(to_numpy(layer.invert(x, factor=3.0)), -3 * x)
+
+
 def test_inputs_of_other_libraries():
     tf, torch = pytest.importorskip("tensorflow"), pytest.importorskip("torch")
     layer = ActivationNormalization()

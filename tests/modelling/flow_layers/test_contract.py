@@ -54,7 +54,7 @@ class AffineLaw(Coupling):
         return (outputs - coupling_parameters) * ops.exp(-coupling_parameters)
 
     def compute_jacobian_determinant(self, x):
-        log_scales = self._mask_(self._compute_full_parameters(x), is_positive=False)
+        log_scales = self._mask_(self.compute_parameters(x), is_positive=False)
         return ops.sum(log_scales, axis=tuple(range(1, len(x.shape))))
 
 

@@ -92,6 +92,44 @@ def test_coupling_parameters_may_be_a_list():
     np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, rtol=1e-6)
 
 
+class OverriddenLaw(AdditiveCoupling):
+    """A built-in law of which a user overrides the documented methods, in full shape."""
+
+    def _couple_(self, inputs, coupling_parameters):
+        return inputs * np.array([1.0, 2.0, 3.0, 4.0], "float32") + coupling_parameters
+
+    def _decouple_(self, outputs, coupling_parameters):
+        return (outputs - coupling_parameters) / np.array([1.0, 2.0, 3.0, 4.0], "float32")
+
+    def compute_jacobian_determinant(self, x):
+        return ops.full(ops.shape(x)[:1], np.log(2.0))
+
+
+def test_documented_methods_of_a_built_in_law_can_be_overridden():
+    layer = OverriddenLaw(compute_coupling_parameters=MLP([4]))
+    x = np.ones([1, 4], "float32")
+    outputs, log_det = layer(x)
+    np.testing.assert_allclose(to_numpy(outputs), [[1, 2, 1, 1]])
+    np.testing.assert_allclose(to_numpy(log_det), [np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
+
+
+def test_precision_is_that_of_the_layer_whatever_that_of_its_mask():
+    law = AdditiveCoupling(compute_coupling_parameters=keras.layers.Dense(4), dtype="float64")
+    x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(3, 4)), dtype="float64")
+    outputs, _ = law(x)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
+    np.testing.assert_allclose(to_numpy(law.invert(outputs)), to_numpy(x), atol=1e-14)
+
+
+class MatrixOfLogDeterminants(Coupling):
+    def _couple_(self, inputs, coupling_parameters):
+        return inputs
+
+    def compute_jacobian_determinant(self, x):
+        return x[:, :1]
+
+
 def test_training_flag_reaches_the_conditioner():
     layer = AdditiveCoupling(
         compute_coupling_parameters=keras.Sequential(
@@ -138,7 +176,23 @@ class _First(keras.layers.Layer):
         (
             lambda: AdditiveCoupling([4], [1], keras.layers.Dense(3))(np.ones([2, 4])),
             ValueError,
-            "should return a tensor of the shape of its input",
+            r"should return a tensor of shape \(2, 4\)",
+        ),
+        (
+            lambda: AdditiveCoupling([4], [1], lambda x: x[:1])(np.ones([2, 4])),
+            ValueError,
+            r"should return a tensor of shape \(2, 4\)",
+        ),
+        (
+            lambda: AdditiveCoupling([4], [1], lambda x: [x])(np.ones([2, 4])),
+            ValueError,
+            r"should return a tensor of shape \(2, 4\)",
+        ),
+        (lambda: AdditiveCoupling([4], [1], keras.layers.Dense), TypeError, "another callable"),
+        (
+            lambda: MatrixOfLogDeterminants([4], [1], keras.layers.Dense(4))(np.ones([2, 4])),
+            ValueError,
+            r"should have shape \[batch\]",
         ),
         (lambda: Coupling([4], [1], MLP())(np.ones([2, 4])), NotImplementedError, "_couple_"),
     ],

@@ -213,6 +213,28 @@ def test_trained_model_goes_on_in_another_process_as_it_does_here(pairs, tmp_pat
     np.testing.assert_allclose(received, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("jit_compile", [True, False, "auto"])
+def test_model_that_is_not_built_is_fitted(pairs, jit_compile):
+    if keras.backend.backend() == "torch" and jit_compile is True:
+        jit_compile = "auto"  # PyTorch compiles by a C++ compiler, which need not be there
+    model = DisentanglingFlowModel(layers())
+    model.compile("adam", loss=SupervisedFactorLoss([2, 2]), jit_compile=jit_compile)
+    assert np.all(np.isfinite(model.fit(*pairs, epochs=1, verbose=0).history["loss"]))
+
+
+def test_network_shared_by_couplings_is_shared_after_loading(tmp_path):
+    network = MLP([8])
+    couplings = [AdditiveCoupling(compute_coupling_parameters=network) for _ in range(2)]
+    model = FlowModel([couplings[0], HeavisidePermutation(), couplings[1]])
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    model(x)
+    network.set_weights([weight + 0.5 for weight in network.get_weights()])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert len(loaded.trainable_weights) == len(model.trainable_weights) == 4
+    np.testing.assert_array_equal(to_numpy(loaded(x)[0]), to_numpy(model(x)[0]))
+
+
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class UserLaw(Coupling):
     """A law as the documentation asks for it."""
@@ -285,8 +307,23 @@ def test_bad_input(pairs):
     for pair in ((a, b[:5]), (a, b[:, :3]), (a, b, a)):
         with pytest.raises(ValueError, match="two batches of the same shape"):
             model(pair)
-    with pytest.raises(ValueError, match="correlations from -1 to 1"):
-        model.fit((a, b), y + 1.0, verbose=0)
+    wrong = ops.convert_to_tensor(y + 1.0)
+    for run in (
+        lambda: model.fit((a, b), y + 1.0, verbose=0),
+        lambda: model.fit((a, b), wrong, verbose=0),
+        lambda: model.fit((a, b), y, validation_data=((a, b), y + 1.0), verbose=0),
+        lambda: model.evaluate((a, b), y + 1.0, verbose=0),
+        lambda: model.train_on_batch((a, b), wrong),
+        lambda: model.test_on_batch((a, b), wrong),
+    ):
+        with pytest.raises(ValueError, match="correlations from -1 to 1"):
+            run()
+    with pytest.raises(ValueError, match=r"should be fitted to pairs"):
+        model.train_on_batch(a, y)
+    with pytest.raises(ValueError, match="two batches of the same shape"):
+        DisentanglingFlowModel(layers()).build([(None, 4), (None, 5)])
+    with pytest.raises(ValueError, match="layer of itself"):
+        model.add(model)
     with pytest.raises(ValueError, match="one correlation for each"):
         model.fit((a, b), y[:, :1], verbose=0)
     # On JAX, Keras wraps what goes wrong when it builds a model.

@@ -62,7 +62,7 @@ def test_map_is_orthogonal_with_determinant_given_by_the_count():
         assert np.linalg.det(matrix) == pytest.approx((-1) ** count, abs=1e-5)
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5])
+@pytest.mark.parametrize("count", [0, -1, 1.5, "a", None])
 def test_bad_count(count):
     with pytest.raises(ValueError, match="`reflection_count` should be an integer of at least 1"):
         Reflection([4], [1], reflection_count=count)
