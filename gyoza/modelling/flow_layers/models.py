@@ -1,5 +1,6 @@
 """Chains of flow layers."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
 
@@ -23,14 +25,25 @@ class FlowModel(Invertible, keras.Model):
         \log \left| \det \frac{\partial z}{\partial x} \right| =
         \sum_k \log \left| \det \frac{\partial f_k}{\partial f_{k-1}} \right|.
 
-    It is a Keras model: `compile`, `fit`, `predict`, `save` and callbacks work as usual.
+    With a base distribution :math:`p_Z` of the latent :math:`z`, it is a density of the data,
+
+    .. math::
+        \log p(x) = \log p_Z(z) + \log \left| \det \frac{\partial z}{\partial x} \right|.
+
+    It is a Keras model: `compile`, `fit`, `predict`, `save` and callbacks work as usual. Compiled
+    without a loss, `fit(x)` maximises the likelihood; the loss shown is the mean of
+    :math:`-\log p(x)`, in nats.
 
     Args:
         flow_layers: The layers, in the order of execution. Models count as layers, too.
+        base_distribution: The distribution of the latent: a
+            :class:`~gyoza.modelling.distributions.Distribution`. A
+            :class:`~gyoza.modelling.distributions.StandardNormal` if omitted. If it has weights,
+            they are trained with the flow.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
-        TypeError: If one of `flow_layers` is no flow layer.
+        TypeError: If one of `flow_layers` is no flow layer, or `base_distribution` no distribution.
 
     Attributes:
         _flow_layers_: The list of layers.
@@ -46,10 +59,28 @@ class FlowModel(Invertible, keras.Model):
         >>> z, log_det = model(x)
         >>> bool(np.allclose(keras.ops.convert_to_numpy(model.invert(z)), x, atol=1e-5))
         True
+        >>> model.compile("adam")
+        >>> history = model.fit(x, epochs=2, verbose=0)
+        >>> model.log_prob(x).shape == (8,) and model.sample(3, seed=0).shape == (3, 2)
+        True
     """
 
-    def __init__(self, flow_layers: Iterable[FlowLayer] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        flow_layers: Iterable[FlowLayer] = (),
+        base_distribution: Distribution | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        if base_distribution is None:
+            base_distribution = StandardNormal()
+        if not isinstance(base_distribution, Distribution):
+            raise TypeError(
+                "`base_distribution` should be a `Distribution`. "
+                f"Received: base_distribution={base_distribution} (of type "
+                f"{type(base_distribution)})"
+            )
+        self.base_distribution = base_distribution
         self._flow_layers_: list[FlowLayer] = []
         for layer in flow_layers:
             self.add(layer)
@@ -95,6 +126,8 @@ class FlowModel(Invertible, keras.Model):
         x = keras.KerasTensor((None, *input_shape[1:]), dtype=self.compute_dtype)
         for layer in self._flow_layers_:
             x, _ = layer(x)
+        if not self.base_distribution.built:
+            self.base_distribution.build(x.shape)
 
     def call(self, inputs: Any) -> Any:
         """Executes all layers.
@@ -131,6 +164,95 @@ class FlowModel(Invertible, keras.Model):
             outputs = layer.invert(outputs)
         return outputs
 
+    def log_prob(self, x: Any) -> Any:
+        """Computes the logarithm of the density of data.
+
+        Args:
+            x: Floating-point tensor, `[batch, ...]`.
+
+        Returns:
+            The log-densities in nats, `[batch]`. They are differentiable.
+        """
+        return self._add_up(*self(x))
+
+    def _add_up(self, z: Any, log_det: Any) -> Any:
+        return self.base_distribution.log_prob(z) + log_det
+
+    def sample(self, sample_count: int, seed: Any = None) -> Any:
+        """Draws new data: latents from the base distribution, mapped back.
+
+        Args:
+            sample_count: The number of instances.
+            seed: Integer for the same samples every time. Other ones at each call if omitted.
+
+        Returns:
+            The samples, `[sample_count, ...]`.
+
+        Raises:
+            ValueError: If the model is not built, so that the shape of the latent is not known.
+        """
+        if not self.built:
+            raise ValueError(
+                f"Model '{self.name}' should be built before `sample`: call or fit it on data, or "
+                "call `build` with their shape."
+            )
+        return self.invert(self.base_distribution.sample(sample_count, seed=seed))
+
+    def sample_and_log_prob(self, sample_count: int, seed: Any = None) -> tuple[Any, Any]:
+        """Draws new data, together with the logarithm of their density.
+
+        Args:
+            sample_count: The number of instances.
+            seed: See :meth:`sample`.
+
+        Returns:
+            The samples, `[sample_count, ...]`, and their log-densities, `[sample_count]`.
+        """
+        x = self.sample(sample_count, seed=seed)
+        return x, self.log_prob(x)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Computes the compiled loss, or without one, the mean negative log-likelihood in nats.
+
+        See `keras.Model.compute_loss`.
+        """
+        if self._compile_loss is not None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not isinstance(y_pred, tuple | list):
+            raise ValueError(
+                f"Model '{self.name}' should be compiled with a loss before it is fitted to pairs. "
+                "Received: loss=None"
+            )
+        losses = -self._add_up(*y_pred)
+        if sample_weight is not None:
+            losses = losses * ops.cast(sample_weight, losses.dtype)
+        return ops.mean(losses) + sum(self.losses)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`.
+
+        Args:
+            x: The inputs, or a data set that yields them.
+            y: What the compiled loss compares outputs with; `None` to maximise the likelihood.
+            *args: Further arguments of `keras.Model.fit`.
+            **kwargs: Likewise.
+
+        Returns:
+            The `keras.callbacks.History`.
+        """
+        return super().fit(x, _stand_in(x, y, kwargs), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
+        return super().evaluate(x, _stand_in(x, y, kwargs), *args, **kwargs)
+
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Gives all layers that have an `adapt` method their data-dependent start.
 
@@ -160,7 +282,8 @@ class FlowModel(Invertible, keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
         layers = [keras.saving.serialize_keras_object(layer) for layer in self._flow_layers_]
-        return {**super().get_config(), "flow_layers": layers}
+        distribution = keras.saving.serialize_keras_object(self.base_distribution)
+        return {**super().get_config(), "flow_layers": layers, "base_distribution": distribution}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FlowModel":
@@ -174,11 +297,12 @@ class FlowModel(Invertible, keras.Model):
             A model with the same configuration and weights of its own.
         """
         config = dict(config)
-        layers = [
-            keras.saving.deserialize_keras_object(layer, custom_objects=custom_objects)
-            for layer in config.pop("flow_layers")
-        ]
-        return cls(flow_layers=layers, **config)
+        deserialize = functools.partial(
+            keras.saving.deserialize_keras_object, custom_objects=custom_objects
+        )
+        layers = [deserialize(layer) for layer in config.pop("flow_layers")]
+        distribution = deserialize(config.pop("base_distribution"))
+        return cls(flow_layers=layers, base_distribution=distribution, **config)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -203,6 +327,8 @@ class DisentanglingFlowModel(FlowModel):
 
     Args:
         flow_layers: See :class:`FlowModel`.
+        base_distribution: See :class:`FlowModel`. The factor loss takes a standard normal for
+            granted, whatever this is.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
@@ -273,7 +399,7 @@ class DisentanglingFlowModel(FlowModel):
         training: bool = True,
     ) -> Any:
         """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""
-        if isinstance(y_pred, tuple | list):
+        if self._compile_loss is not None and isinstance(y_pred, tuple | list):
             raise ValueError(
                 f"Model '{self.name}' should be fitted to pairs `(a, b)`. Received: a single array"
             )
@@ -318,6 +444,13 @@ class DisentanglingFlowModel(FlowModel):
         """Evaluates one batch; see `keras.Model.test_on_batch`."""
         self._check_targets(y)
         return super().test_on_batch(x, y, *args, **kwargs)
+
+
+def _stand_in(x: Any, y: Any, arguments: dict[str, Any]) -> Any:
+    """Gives targets that nobody uses to weighted arrays: without any, Keras drops the weights."""
+    if y is None and arguments.get("sample_weight") is not None and hasattr(x, "shape"):
+        return np.zeros([x.shape[0], 1], "float32")
+    return y
 
 
 def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:

@@ -1,0 +1,199 @@
+"""Normal distributions."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.distributions.base import Distribution
+from gyoza.modelling.distributions.location_scale import LocationScale
+from gyoza.modelling.distributions.tools import (
+    LOG_2_PI,
+    check_covariance,
+    check_finite,
+    draw_normal,
+    make_constant,
+)
+
+__all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class StandardNormal(Distribution):
+    r"""The normal distribution with mean 0 and covariance :math:`I`, which has no parameters.
+
+    .. math::
+        \ln p(x) = -\frac{1}{2} \sum_{i=1}^n x_i^2 - \frac{n}{2} \ln 2 \pi.
+
+    Args:
+        shape: See :class:`Distribution`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Example:
+
+        >>> distribution = gyoza.modelling.distributions.StandardNormal(shape=[2])
+        >>> keras.ops.convert_to_numpy(distribution.log_prob([[0.0, 0.0], [1.0, 2.0]])).round(4)
+        array([-1.8379, -4.3379], dtype=float32)
+        >>> tuple(distribution.sample(3, seed=0).shape)
+        (3, 2)
+    """
+
+    def compute_log_prob(self, x: Any) -> Any:
+        """See :meth:`Distribution.compute_log_prob`."""
+        return -0.5 * ops.sum(ops.square(x) + LOG_2_PI, axis=-1)
+
+    def draw(self, sample_count: Any, seed: Any) -> Any:
+        """See :meth:`Distribution.draw`."""
+        return draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class DiagonalNormal(LocationScale):
+    r"""A normal distribution of independent entries, with learnt locations and scales.
+
+    .. math::
+        \ln p(x) = -\frac{1}{2} \sum_{i=1}^n \left( \frac{x_i - l_i}{s_i} \right)^2
+        - \sum_{i=1}^n \ln s_i - \frac{n}{2} \ln 2 \pi.
+
+    Args:
+        shape: See :class:`Distribution`.
+        location: Initial means :math:`l_i`, a number or an array that broadcasts to `shape`.
+        scale: Initial standard deviations :math:`s_i`, positive, likewise.
+        **kwargs: Arguments of `keras.Layer`. With `trainable=False`, location and scale stay fixed.
+
+    Raises:
+        ValueError: If `location` or `scale` are not finite, do not broadcast to `shape`, or `scale`
+            is not positive.
+
+    Attributes:
+        location: The weight :math:`l`, with `event_shape`.
+        log_scale: The weight :math:`\ln s`, with `event_shape`.
+
+    Example:
+
+        >>> distribution = gyoza.modelling.distributions.DiagonalNormal([2], scale=[1.0, 10.0])
+        >>> keras.ops.convert_to_numpy(distribution.log_prob([[1.0, 10.0]])).round(4)
+        array([-5.1405], dtype=float32)
+        >>> len(distribution.trainable_weights)
+        2
+    """
+
+    def standard_log_prob(self, z: Any) -> Any:
+        """Computes log-densities of the standard normal distribution, entry by entry."""
+        return -0.5 * (ops.square(z) + LOG_2_PI)
+
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
+        """Draws standard normal entries."""
+        return draw_normal(shape, self.log_prob_dtype, seed)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class MultivariateNormal(Distribution):
+    r"""A normal distribution with learnt mean :math:`l` and covariance :math:`L L^T`.
+
+    .. math::
+        \ln p(x) = -\frac{1}{2} \left\lVert L^{-1} (x - l) \right\rVert^2
+        - \sum_{i=1}^n \ln L_{ii} - \frac{n}{2} \ln 2 \pi.
+
+    The factor :math:`L` is lower triangular, and its diagonal is positive by construction. The
+    covariance is that of events as vectors, with all axes merged. Densities and samples cost as
+    much as a product with a matrix of :math:`n^2` entries.
+
+    Args:
+        shape: See :class:`Distribution`.
+        location: Initial mean, a number or an array that broadcasts to `shape`.
+        covariance: Initial covariance, `[dimension_count, dimension_count]`, symmetric and positive
+            definite. The identity if omitted.
+        **kwargs: Arguments of `keras.Layer`. With `trainable=False`, mean and covariance stay
+            fixed.
+
+    Raises:
+        ValueError: If `location` is not finite or does not broadcast to `shape`, or `covariance` is
+            not symmetric and positive definite or does not fit `shape`.
+
+    Attributes:
+        location: The weight :math:`l`, with `event_shape`.
+        lower: The weight whose entries below the diagonal are those of :math:`L`,
+            `[dimension_count, dimension_count]`. Its other entries are not used.
+        log_diagonal: The weight :math:`\ln L_{ii}`, `[dimension_count]`.
+
+    Example:
+
+        >>> distribution = gyoza.modelling.distributions.MultivariateNormal(
+        ...     shape=[2], covariance=[[1.0, 0.5], [0.5, 1.0]]
+        ... )
+        >>> keras.ops.convert_to_numpy(distribution.log_prob([[1.0, 1.0], [1.0, -1.0]])).round(4)
+        array([-2.3607, -3.694 ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        location: Any = 0.0,
+        covariance: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shape=shape, **kwargs)
+        self._initial_location = check_finite("location", location)
+        self._initial_covariance = None if covariance is None else check_covariance(covariance)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates the mean and the triangular factor of the covariance."""
+        count = self.dimension_count
+        covariance = np.eye(count) if self._initial_covariance is None else self._initial_covariance
+        if covariance.shape != (count, count):
+            raise ValueError(
+                f"`covariance` should have shape {(count, count)} for events of shape "
+                f"{self._event_shape}. Received: covariance.shape={covariance.shape}"
+            )
+        cholesky = np.linalg.cholesky(covariance)
+        self.location = self._add_parameter("location", (), self._initial_location)
+        self.lower = self.add_weight(
+            shape=(count, count),
+            initializer=make_constant("covariance", np.tril(cholesky, -1), (count, count)),
+            name="lower",
+            autocast=False,
+        )
+        self.log_diagonal = self.add_weight(
+            shape=(count,),
+            initializer=make_constant("covariance", np.log(np.diagonal(cholesky)), (count,)),
+            name="log_diagonal",
+            autocast=False,
+        )
+
+    @property
+    def cholesky(self) -> Any:
+        """The factor :math:`L`, `[dimension_count, dimension_count]`."""
+        diagonal = ops.exp(ops.cast(self.log_diagonal, self.log_prob_dtype))
+        lower = ops.tril(ops.cast(self.lower, self.log_prob_dtype), k=-1)
+        return lower + ops.eye(self.dimension_count, dtype=self.log_prob_dtype) * diagonal
+
+    @property
+    def covariance(self) -> Any:
+        """The covariance :math:`L L^T`, `[dimension_count, dimension_count]`."""
+        cholesky = self.cholesky
+        return cholesky @ ops.transpose(cholesky)
+
+    def compute_log_prob(self, x: Any) -> Any:
+        """See :meth:`Distribution.compute_log_prob`."""
+        centred = x - self._parameter(self.location)
+        z = ops.solve_triangular(self.cholesky, ops.transpose(centred), lower=True)
+        log_det = ops.sum(ops.cast(self.log_diagonal, self.log_prob_dtype))
+        return -0.5 * ops.sum(ops.square(z) + LOG_2_PI, axis=0) - log_det
+
+    def draw(self, sample_count: Any, seed: Any) -> Any:
+        """See :meth:`Distribution.draw`."""
+        z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
+        return self._parameter(self.location) + z @ ops.transpose(self.cholesky)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`Distribution.get_config`."""
+        covariance = self._initial_covariance
+        return {
+            **super().get_config(),
+            "location": self._initial_location.tolist(),
+            "covariance": None if covariance is None else covariance.tolist(),
+        }

@@ -1,0 +1,125 @@
+"""Formulas, random numbers and checks that several distributions need."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+__all__ = [
+    "LOG_2_PI",
+    "log_gamma_step",
+    "log1p_square",
+    "draw_normal",
+    "draw_open_uniform",
+    "split_seed",
+    "make_constant",
+    "check_natural",
+    "check_finite",
+    "check_positive",
+    "check_covariance",
+]
+
+LOG_2_PI = math.log(2.0 * math.pi)
+
+
+def log_gamma_step(x: Any) -> Any:
+    r"""Computes :math:`\ln \Gamma(x + \frac{1}{2}) - \ln \Gamma(x)` for :math:`x > 0`.
+
+    The difference of two values of the log-gamma function, which `keras.ops` does not offer, would
+    lose all digits for large :math:`x`. Instead, the recurrence :math:`\Gamma(x + 1) = x \Gamma(x)`
+    raises :math:`x` by 10, where the difference of two Stirling series is evaluated.
+
+    Args:
+        x: Positive floating-point tensor.
+
+    Returns:
+        A tensor of the shape of `x`, as exact as its dtype.
+    """
+    shift = 10
+    raised = x[..., None] + ops.arange(shift, dtype=x.dtype)
+    recurrence = ops.sum(ops.log1p(0.5 / raised), axis=-1)
+    x = x + shift
+    inverse_square = ops.square(1.0 / x)
+    series = 0.0
+    # B_{2m} (2^{1-2m} - 2) / (2m (2m - 1)) with Bernoulli numbers B, for m = 6, ..., 1.
+    for coefficient in (691 / 180224, -31 / 18432, 17 / 14336, -1 / 640, 1 / 192, -1 / 8):
+        series = series * inverse_square + coefficient
+    return 0.5 * ops.log(x) + series / x - recurrence
+
+
+def log1p_square(x: Any) -> Any:
+    """Computes ln(1 + x²) without overflow."""
+    x = ops.abs(x)
+    # `ops.maximum` and `ops.minimum` would round float64 to float32 on PyTorch.
+    large, small = ops.where(x > 1.0, x, ops.ones_like(x)), ops.where(x > 1.0, ops.ones_like(x), x)
+    return 2.0 * ops.log(large) + ops.log1p(ops.square(small / large))
+
+
+def draw_normal(shape: tuple[Any, ...], dtype: str, seed: Any) -> Any:
+    """Draws standard normal numbers."""
+    return keras.random.normal(shape, dtype=dtype, seed=seed)
+
+
+def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Any:
+    """Draws from the interval between 0 and 1, of which neither can be drawn."""
+    margin = float(np.finfo(dtype).epsneg)
+    uniform = keras.random.uniform(shape, dtype=dtype, seed=seed)
+    return ops.clip(uniform, margin, 1.0 - margin)
+
+
+def split_seed(seed: Any) -> list[Any]:
+    """Makes two independent seeds out of one. A generator gives another at every use."""
+    if isinstance(seed, keras.random.SeedGenerator):
+        return [seed, seed]
+    return [int(state) for state in np.random.SeedSequence(seed).generate_state(2)]
+
+
+def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Any:
+    """Makes an initializer of values that broadcast to `shape`."""
+    try:
+        values = np.broadcast_to(values, shape)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` should broadcast to shape {tuple(shape)}. "
+            f"Received: {name}.shape={np.shape(values)}"
+        ) from error
+    return lambda shape, dtype: ops.convert_to_tensor(values, dtype=dtype)
+
+
+def check_natural(name: str, value: Any, minimum: int = 0) -> int:
+    """Refuses what is no integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+        raise ValueError(
+            f"`{name}` should be an integer of at least {minimum}. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def check_finite(name: str, values: Any) -> np.ndarray:
+    """Turns numbers into an array, and refuses NaN and infinity."""
+    array = np.asarray(values, "float64")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"`{name}` should be finite. Received: {name}={values}")
+    return array
+
+
+def check_positive(name: str, values: Any) -> np.ndarray:
+    """Refuses what is not positive and finite."""
+    array = check_finite(name, values)
+    if not np.all(array > 0.0):
+        raise ValueError(f"`{name}` should be positive. Received: {name}={values}")
+    return array
+
+
+def check_covariance(covariance: Any) -> np.ndarray:
+    """Refuses what is no symmetric and positive definite matrix."""
+    array = check_finite("covariance", covariance)
+    square = array.ndim == 2 and array.shape[0] == array.shape[1]
+    if not (square and np.allclose(array, array.T) and np.all(np.linalg.eigvalsh(array) > 0.0)):
+        raise ValueError(
+            "`covariance` should be a symmetric and positive definite matrix. "
+            f"Received: covariance={covariance}"
+        )
+    return array

@@ -1,0 +1,151 @@
+"""Training by likelihood, densities and samples of models."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from gyoza.backend import vjp
+from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.distributions import DiagonalNormal
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AdditiveCoupling,
+    DisentanglingFlowModel,
+    FlowModel,
+    HeavisidePermutation,
+    Reflection,
+)
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+@pytest.fixture(scope="module")
+def x():
+    """A correlated normal distribution of three dimensions."""
+    random = np.random.default_rng(0)
+    return (random.normal(size=(500, 3)) @ random.normal(size=(3, 3)) + 2.0).astype("float32")
+
+
+def make_model(**kwargs):
+    return FlowModel(
+        [
+            ActivationNormalization(),
+            AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+            HeavisidePermutation(),
+            Reflection(reflection_count=2),
+            ActivationNormalization(),
+        ],
+        **kwargs,
+    )
+
+
+def test_density_of_a_normalisation_is_that_of_the_normal_distribution(x):
+    model = FlowModel([ActivationNormalization()])
+    model.adapt(x)
+    expected = stats.norm(x.mean(axis=0), x.std(axis=0)).logpdf(x).sum(axis=1)
+    np.testing.assert_allclose(to_numpy(model.log_prob(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_density_integrates_to_one():
+    model = FlowModel(
+        [
+            AdditiveCoupling(compute_coupling_parameters=MLP([8], activation="tanh")),
+            HeavisidePermutation(),
+            ActivationNormalization(),
+        ]
+    )
+    model.build((None, 2))
+    random = np.random.default_rng(0)
+    model.set_weights(
+        [
+            weight if weight.dtype == "int32" else weight + 0.3 * random.normal(size=weight.shape)
+            for weight in model.get_weights()
+        ]
+    )
+    grid = np.linspace(-10, 10, 201)
+    points = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2).astype("float32")
+    mass = np.exp(to_numpy(model.log_prob(points))).sum() * (grid[1] - grid[0]) ** 2
+    assert mass == pytest.approx(1, abs=1e-3)
+
+
+def test_fit_without_a_loss_lowers_the_negative_log_likelihood(x):
+    model = make_model()
+    model.adapt(x)
+    model.compile(keras.optimizers.Adam(1e-2))
+    before = -to_numpy(model.log_prob(x)).mean()
+    assert model.evaluate(x, verbose=0) == pytest.approx(before, rel=1e-4)
+    history = model.fit(x, epochs=10, validation_data=(x[:100],), verbose=0).history
+    after = -to_numpy(model.log_prob(x)).mean()
+    assert after < before - 0.02
+    assert history["loss"][-1] < history["loss"][0]
+    assert history["val_loss"][-1] == pytest.approx(
+        -to_numpy(model.log_prob(x[:100])).mean(), rel=1e-4
+    )
+
+
+def test_sample_weights_weigh_instances(x):
+    model = make_model()
+    model.build((None, 3))
+    model.compile("adam")
+    weights = (np.arange(500) % 2).astype("float32")
+    expected = -np.sum(weights * to_numpy(model.log_prob(x))) / 500
+    received = model.evaluate(x, sample_weight=weights, batch_size=500, verbose=0)
+    assert received == pytest.approx(expected, rel=1e-4)
+
+
+def test_data_sets_of_inputs_alone_are_fitted(x):
+    tf = pytest.importorskip("tensorflow")
+    model = make_model()
+    model.compile("adam")
+    data_set = tf.data.Dataset.from_tensor_slices(x).batch(100)
+    assert np.isfinite(model.fit(data_set, epochs=1, verbose=0).history["loss"][0])
+
+
+def test_samples_follow_the_density(x):
+    model = FlowModel([ActivationNormalization()])
+    model.adapt(x)
+    samples = to_numpy(model.sample(20_000, seed=1))
+    np.testing.assert_allclose(samples.mean(axis=0), x.mean(axis=0), atol=0.1)
+    np.testing.assert_allclose(samples.std(axis=0), x.std(axis=0), rtol=0.03)
+    np.testing.assert_array_equal(to_numpy(model.sample(20_000, seed=1)), samples)
+    assert not np.array_equal(to_numpy(model.sample(5)), to_numpy(model.sample(5)))
+    again, log_prob = model.sample_and_log_prob(10, seed=2)
+    np.testing.assert_allclose(to_numpy(log_prob), to_numpy(model.log_prob(again)), rtol=1e-6)
+
+
+def test_density_is_differentiable(x):
+    model = FlowModel([ActivationNormalization()])
+    model.adapt(x)
+    log_prob, pullback = vjp(model.log_prob, [ops.convert_to_tensor(x)])
+    (gradient,) = pullback(ops.ones_like(log_prob))
+    expected = (x.mean(axis=0) - x) / x.var(axis=0)
+    np.testing.assert_allclose(to_numpy(gradient), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_base_distribution_is_trained_saved_and_loaded(x, tmp_path):
+    model = make_model(base_distribution=DiagonalNormal(trainable=True))
+    model.build((None, 3))
+    model.compile(keras.optimizers.Adam(1e-2))
+    before = model.base_distribution.get_weights()
+    model.fit(x, epochs=2, verbose=0)
+    for old, new in zip(before, model.base_distribution.get_weights(), strict=True):
+        assert not np.allclose(old, new)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(to_numpy(loaded.log_prob(x)), to_numpy(model.log_prob(x)), rtol=1e-6)
+    assert loaded.evaluate(x, verbose=0) == pytest.approx(model.evaluate(x, verbose=0), rel=1e-6)
+
+
+def test_bad_input(x):
+    with pytest.raises(TypeError, match="`base_distribution` should be a `Distribution`"):
+        FlowModel([ActivationNormalization()], base_distribution="normal")
+    with pytest.raises(ValueError, match="should be built before `sample`"):
+        FlowModel([ActivationNormalization()]).sample(3)
+    model = DisentanglingFlowModel([ActivationNormalization()])
+    model.compile("adam")
+    with pytest.raises(ValueError, match="should be compiled with a loss"):
+        model.fit((x, x), np.zeros([500, 2]), verbose=0)
