@@ -2,6 +2,28 @@
 
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.couplings import AdditiveCoupling, Coupling, ElementwiseCoupling
+from gyoza.modelling.flow_layers.elementwise import (
+    Affine,
+    Arctanh,
+    Logit,
+    Sigmoid,
+    Softplus,
+    Standardize,
+    Tanh,
+    YeoJohnson,
+)
+from gyoza.modelling.flow_layers.images import (
+    Flatten,
+    HaarDownsampling,
+    Reshape,
+    Squeeze,
+    Unsqueeze,
+)
+from gyoza.modelling.flow_layers.linear import (
+    InvertibleConvolution,
+    LULinear,
+    TriangularAffine,
+)
 from gyoza.modelling.flow_layers.models import DisentanglingFlowModel, FlowModel
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.flow_layers.permutations import (
@@ -25,4 +47,20 @@ __all__ = [
     "ShufflePermutation",
     "HeavisidePermutation",
     "CheckerBoardPermutation",
+    "LULinear",
+    "InvertibleConvolution",
+    "TriangularAffine",
+    "Affine",
+    "Standardize",
+    "YeoJohnson",
+    "Softplus",
+    "Sigmoid",
+    "Logit",
+    "Tanh",
+    "Arctanh",
+    "Flatten",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "HaarDownsampling",
 ]

@@ -120,6 +120,14 @@ class Invertible:
         """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""
         return  # AutoGraph cannot convert a function without a statement
 
+    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+        """Gives the shape of the inputs that have outputs of `output_shape`: the same here.
+
+        Args:
+            output_shape: Shape of outputs, `[batch, ...]`.
+        """
+        return tuple(output_shape)
+
     def compute_jacobian_determinant(self, x: Any) -> Any:
         """Computes the log-determinant alone.
 

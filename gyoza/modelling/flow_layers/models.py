@@ -148,8 +148,15 @@ class FlowModel(Invertible, keras.Model):
         return x, log_det
 
     def _prepare_inversion(self, outputs: Any) -> None:
-        for layer in self._flow_layers_:
-            layer._prepare_inversion(outputs)
+        if not self.built:
+            self.compute_input_shape(tuple(outputs.shape))
+
+    def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Gives the shape of the inputs that have outputs of `output_shape`, and builds layers."""
+        for layer in reversed(self._flow_layers_):
+            layer._prepare_inversion(keras.KerasTensor(output_shape, dtype=self.compute_dtype))
+            output_shape = layer.compute_input_shape(output_shape)
+        return tuple(output_shape)
 
     def invert(self, outputs: Any) -> Any:
         """Inverts all layers, from the last to the first.

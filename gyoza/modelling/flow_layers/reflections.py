@@ -84,8 +84,7 @@ class Reflection(FlowLayer):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.Reflection(shape=[2], reflection_count=1)
-        >>> layer._reflection_normals_.assign([[1.0, 0.0]])
-        <...>
+        >>> _ = layer._reflection_normals_.assign([[1.0, 0.0]])
         >>> outputs, log_det = layer(np.array([[3.0, 4.0]], "float32"))
         >>> keras.ops.convert_to_numpy(outputs)
         array([[-3.,  4.]], dtype=float32)

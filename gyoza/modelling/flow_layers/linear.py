@@ -1,0 +1,318 @@
+"""Invertible linear maps, whose determinants can be read off triangular matrices."""
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.flow_layers.base import FlowLayer
+
+__all__ = ["LULinear", "InvertibleConvolution", "TriangularAffine"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class LULinear(FlowLayer):
+    r"""Multiplies its inputs by a learnable matrix, which is kept as its LU decomposition.
+
+    .. math::
+        y = x W + b, \qquad W = P L (U + \operatorname{diag}(s)), \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = \sum_i \ln |s_i|,
+
+    for row vectors :math:`x`, with a fixed permutation matrix :math:`P`, a lower triangular
+    :math:`L` with ones on its diagonal, and a strictly upper triangular :math:`U`. :math:`L`,
+    :math:`U` and :math:`\ln |s|` are learnt, the signs of :math:`s` are fixed, so that the matrix
+    stays invertible whatever the training does.
+
+    A new layer is a random orthogonal map, without shift. The cost is that of one matrix product
+    `[batch, dimension_count] × [dimension_count, dimension_count]` forward, and of two triangular
+    systems backward, which are solved in at least float32.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        use_bias: Whether there is a shift :math:`b`.
+        seed: Integer from 0 to 2³² - 1, from which the orthogonal map is drawn. If omitted, it is
+            drawn from Python's generator, which `keras.utils.set_random_seed` seeds.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Attributes:
+        factors: The weight `[dimension_count, dimension_count]` that holds :math:`L` below its
+            diagonal, :math:`\ln |s|` on it, and :math:`U` above.
+        signs: The signs of :math:`s`, `[dimension_count]`, not trained.
+        permutation: The indices :math:`\pi` with :math:`P_{i, \pi(i)} = 1`, int32,
+            `[dimension_count]`, not trained.
+        bias: The weight :math:`b`, `[dimension_count]`, or `None`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.LULinear(shape=[3])
+        >>> x = np.array([[1.0, 2.0, 2.0]], "float32")
+        >>> outputs, log_det = layer(x)
+        >>> round(float(keras.ops.sum(outputs**2)), 3)  # a new layer keeps lengths
+        9.0
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.invert(outputs)), x, atol=1e-5))
+        True
+
+    References:
+        - Kingma, D. P. & Dhariwal, P. (2018). "Glow: Generative flow with invertible 1x1
+          convolutions." `arXiv:1807.03039 <https://arxiv.org/abs/1807.03039>`_
+        - Oliva, J. B. et al. (2018). "Transformation autoregressive networks."
+          `arXiv:1801.09819 <https://arxiv.org/abs/1801.09819>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        use_bias: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self.use_bias = use_bias
+        self.seed = random.randrange(2**32) if seed is None else seed
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Decomposes a random orthogonal matrix into the weights."""
+        size = self.dimension_count
+        packed, order = _decompose(_draw_orthogonal(size, self.seed))
+        scales = np.diag(packed).copy()
+        np.fill_diagonal(packed, np.log(np.abs(scales)))
+        self.factors = self.add_weight(
+            shape=(size, size), initializer=_values(packed), autocast=False, name="factors"
+        )
+        self.signs = self.add_weight(
+            shape=(size,),
+            initializer=_values(np.sign(scales)),
+            autocast=False,
+            trainable=False,
+            name="signs",
+        )
+        self.permutation = self.add_weight(
+            shape=(size,),
+            initializer=_values(np.argsort(order)),
+            dtype="int32",
+            trainable=False,
+            name="permutation",
+        )
+        self.bias = _add_bias(self) if self.use_bias else None
+
+    def _triangles(self) -> tuple[Any, Any]:
+        """Gives the triangular matrices L and U + diag(s), in `log_det_dtype`."""
+        factors = ops.cast(self.factors, self.log_det_dtype)
+        signs = ops.cast(self.signs, self.log_det_dtype)
+        lower = ops.tril(factors, k=-1) + ops.eye(self.dimension_count, dtype=self.log_det_dtype)
+        upper = ops.triu(factors, k=1) + ops.diag(signs * ops.exp(ops.diagonal(factors)))
+        return lower, upper
+
+    @property
+    def matrix(self) -> Any:
+        """The matrix :math:`W`, `[dimension_count, dimension_count]`."""
+        lower, upper = self._triangles()
+        # The operator keeps float64, which `ops.matmul` would round to float32 on PyTorch.
+        return ops.take(lower @ upper, self.permutation, axis=0)
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Multiplies vectors by the matrix; see :meth:`FlowLayer.transform`."""
+        outputs = inputs @ ops.cast(self.matrix, inputs.dtype)
+        if self.bias is not None:
+            outputs = outputs + ops.cast(self.bias, inputs.dtype)
+        return outputs, _sum_diagonal(self.factors, inputs, self.log_det_dtype)
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Solves for the vectors; see :meth:`FlowLayer.inverse_transform`."""
+        lower, upper = self._triangles()
+        vectors = ops.cast(outputs, self.log_det_dtype)
+        if self.bias is not None:
+            vectors = vectors - ops.cast(self.bias, self.log_det_dtype)
+        vectors = _solve(lower, _solve(upper, vectors, lower=False), lower=True)
+        return ops.cast(ops.take(vectors, self.permutation, axis=-1), outputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {**super().get_config(), "use_bias": self.use_bias, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class InvertibleConvolution(LULinear):
+    r"""Mixes the channels of images at every pixel by the same learnable matrix.
+
+    This is the invertible 1×1 convolution of Glow, :class:`LULinear` along the last axis:
+
+    .. math::
+        y_{hw} = x_{hw} W + b, \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = H W \sum_i \ln |s_i|
+
+    for images of :math:`H \times W` pixels.
+
+    Args:
+        shape: The number of channels, `[channels]`, read from the first inputs if omitted.
+        axes: See :class:`FlowLayer`. The last axis of the inputs if omitted.
+        use_bias: See :class:`LULinear`.
+        seed: See :class:`LULinear`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `shape` has several entries while `axes` are omitted.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.InvertibleConvolution()
+        >>> outputs, log_det = layer(np.ones([1, 4, 4, 3], "float32"))
+        >>> tuple(outputs.shape), tuple(layer.matrix.shape)
+        ((1, 4, 4, 3), (3, 3))
+
+    References:
+        - Kingma, D. P. & Dhariwal, P. (2018). "Glow: Generative flow with invertible 1x1
+          convolutions." `arXiv:1807.03039 <https://arxiv.org/abs/1807.03039>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        use_bias: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, use_bias=use_bias, seed=seed, **kwargs)
+        if axes is None and self._shape_ is not None:
+            if len(self._shape_) != 1:
+                raise ValueError(
+                    "`shape` should hold the number of channels alone where `axes` are omitted. "
+                    f"Received: shape={self._shape_}"
+                )
+            # Which axis is the last one is known only when the inputs are.
+            self._axes_, self.input_spec = None, None
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Takes the last axis unless `axes` are given; see :meth:`FlowLayer.build`."""
+        if self._axes_ is None:
+            self._axes_ = [max(len(input_shape) - 1, 1)]
+        super().build(input_shape)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class TriangularAffine(FlowLayer):
+    r"""Multiplies its inputs by a learnable triangular matrix with a positive diagonal, and shifts.
+
+    .. math::
+        y = x L^T + b, \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = \sum_i \ln L_{ii},
+
+    for row vectors :math:`x` and a lower triangular matrix :math:`L`, so that :math:`y_i` depends
+    on :math:`x_1, …, x_i`. A new layer is the identity. Before a standard normal distribution this
+    is a normal distribution with any mean and covariance: the density of :math:`x` has the
+    precision matrix :math:`L^T L`.
+
+    The cost is that of one matrix product forward, and of one triangular system backward, which is
+    solved in at least float32.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Attributes:
+        factors: The weight `[dimension_count, dimension_count]` that holds :math:`L` below its
+            diagonal and :math:`\ln L_{ii}` on it. What is above is not used.
+        bias: The weight :math:`b`, `[dimension_count]`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.TriangularAffine(shape=[2])
+        >>> _ = layer.factors.assign([[np.log(2.0), 0.0], [3.0, np.log(4.0)]])
+        >>> outputs, log_det = layer(np.array([[1.0, 1.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(outputs).round(4)
+        array([[2., 7.]], dtype=float32)
+        >>> keras.ops.convert_to_numpy(log_det).round(4)
+        array([2.0794], dtype=float32)
+    """
+
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates the triangular matrix and the shift."""
+        self.factors = self.add_weight(
+            shape=(self.dimension_count, self.dimension_count),
+            initializer="zeros",
+            autocast=False,
+            name="factors",
+        )
+        self.bias = _add_bias(self)
+
+    @property
+    def matrix(self) -> Any:
+        """The matrix :math:`L`, `[dimension_count, dimension_count]`."""
+        factors = ops.cast(self.factors, self.log_det_dtype)
+        return ops.tril(factors, k=-1) + ops.diag(ops.exp(ops.diagonal(factors)))
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Multiplies vectors by the matrix; see :meth:`FlowLayer.transform`."""
+        matrix, bias = (ops.cast(weight, inputs.dtype) for weight in (self.matrix, self.bias))
+        outputs = inputs @ ops.transpose(matrix) + bias
+        return outputs, _sum_diagonal(self.factors, inputs, self.log_det_dtype)
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Solves for the vectors; see :meth:`FlowLayer.inverse_transform`."""
+        dtype = self.log_det_dtype
+        vectors = ops.cast(outputs, dtype) - ops.cast(self.bias, dtype)
+        return ops.cast(_solve(ops.transpose(self.matrix), vectors, lower=False), outputs.dtype)
+
+
+def _add_bias(layer: FlowLayer) -> keras.Variable:
+    return layer.add_weight(
+        shape=(layer.dimension_count,), initializer="zeros", autocast=False, name="bias"
+    )
+
+
+def _values(array: np.ndarray) -> Any:
+    """Gives an initialiser that ignores the shape it is asked for."""
+    return lambda shape, dtype: ops.convert_to_tensor(array, dtype=dtype)
+
+
+def _sum_diagonal(factors: Any, inputs: Any, dtype: str) -> Any:
+    """Gives the log-determinant, which is the same for all vectors in `inputs`."""
+    log_det = ops.sum(ops.diagonal(ops.cast(factors, dtype)))
+    return ops.broadcast_to(log_det, ops.shape(inputs)[:-1])
+
+
+def _solve(matrix: Any, vectors: Any, lower: bool) -> Any:
+    """Solves `x @ matrix = vectors` for row vectors `x`, `[..., dimension_count]`."""
+    columns = ops.transpose(ops.reshape(vectors, (-1, matrix.shape[0])))
+    solved = ops.solve_triangular(ops.transpose(matrix), columns, lower=not lower)
+    return ops.reshape(ops.transpose(solved), ops.shape(vectors))
+
+
+def _draw_orthogonal(size: int, seed: int) -> np.ndarray:
+    """Draws an orthogonal matrix, all being equally likely."""
+    # NumPy never changes the stream of `RandomState`.
+    q, r = np.linalg.qr(np.random.RandomState(seed).normal(size=(size, size)))
+    return q * np.sign(np.diag(r))
+
+
+def _decompose(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Decomposes `matrix[order]` into L U by Gaussian elimination with partial pivoting.
+
+    Args:
+        matrix: A square matrix that is not singular.
+
+    Returns:
+        L below the diagonal and U from the diagonal on, in one matrix, and `order`.
+    """
+    packed, order = matrix.copy(), np.arange(len(matrix))
+    for k in range(len(matrix)):
+        pivot = k + int(np.argmax(np.abs(packed[k:, k])))
+        packed[[k, pivot]] = packed[[pivot, k]]
+        order[[k, pivot]] = order[[pivot, k]]
+        packed[k + 1 :, k] /= packed[k, k]
+        packed[k + 1 :, k + 1 :] -= np.outer(packed[k + 1 :, k], packed[k, k + 1 :])
+    return packed, order
