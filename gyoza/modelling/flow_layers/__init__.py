@@ -1,5 +1,6 @@
 """Flow layers, and the models that chain them."""
 
+from gyoza.modelling.flow_layers.affine_couplings import AffineCoupling, VolumePreservingCoupling
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.couplings import AdditiveCoupling, Coupling, ElementwiseCoupling
 from gyoza.modelling.flow_layers.elementwise import (
@@ -33,6 +34,10 @@ from gyoza.modelling.flow_layers.permutations import (
     ShufflePermutation,
 )
 from gyoza.modelling.flow_layers.reflections import Reflection
+from gyoza.modelling.flow_layers.spline_couplings import (
+    CircularSplineCoupling,
+    RationalQuadraticSplineCoupling,
+)
 
 __all__ = [
     "FlowLayer",
@@ -41,6 +46,10 @@ __all__ = [
     "Coupling",
     "ElementwiseCoupling",
     "AdditiveCoupling",
+    "AffineCoupling",
+    "VolumePreservingCoupling",
+    "RationalQuadraticSplineCoupling",
+    "CircularSplineCoupling",
     "ActivationNormalization",
     "Reflection",
     "Permutation",

@@ -129,6 +129,11 @@ class Coupling(FlowLayer):
             )
         network = self._compute_coupling_parameters_
         if isinstance(network, Conditioner):
+            if len(self._mask_.kept_indices) == 0:
+                raise ValueError(
+                    "`mask` should keep at least one entry for the conditioner to see. Received: a "
+                    f"mask of zeros only, for shape={self._shape_}"
+                )
             network.set_output_size(changed_count * self.parameter_count)
         if isinstance(network, keras.Layer) and not network.built:
             network(keras.KerasTensor(self._network_input_shape(input_shape), self.compute_dtype))

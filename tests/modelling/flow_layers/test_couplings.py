@@ -188,6 +188,11 @@ class _First(keras.layers.Layer):
             ValueError,
             r"should return a tensor of shape \(2, 4\)",
         ),
+        (
+            lambda: AdditiveCoupling(None, None, MLP([4]), Mask([1], [2], [0, 0]))(np.ones([2, 2])),
+            ValueError,
+            "keep at least one entry",
+        ),
         (lambda: AdditiveCoupling([4], [1], keras.layers.Dense), TypeError, "another callable"),
         (
             lambda: MatrixOfLogDeterminants([4], [1], keras.layers.Dense(4))(np.ones([2, 4])),

@@ -1,0 +1,224 @@
+"""Spline couplings: which entries they map by which parameters, and how exactly."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.backend import vjp
+from gyoza.modelling.conditioners import MLP, Conditioner
+from gyoza.modelling.flow_layers import FlowModel, HeavisidePermutation
+from gyoza.modelling.flow_layers.spline_couplings import (
+    CircularSplineCoupling,
+    RationalQuadraticSplineCoupling,
+)
+from gyoza.modelling.masks import CheckerBoardMask, Mask
+from gyoza.modelling.splines import circular_spline, rational_quadratic_spline
+from gyoza.testing import check_flow_layer
+
+SPLINES = {
+    RationalQuadraticSplineCoupling: rational_quadratic_spline,
+    CircularSplineCoupling: circular_spline,
+}
+BOTH = pytest.mark.parametrize("layer_class", SPLINES)
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def randomise(layer, scale=1.0):
+    random = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(scale * random.normal(size=weight.shape) / np.sqrt(weight.shape[0]))
+
+
+CASES = {
+    "vector": ({"bound": 4.0}, [5]),
+    "channels": ({"axes": [3], "bin_count": 4}, [2, 2, 4]),
+    "checkerboard": ({"mask": CheckerBoardMask(axes=[1, 2])}, [2, 3, 2]),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("case", CASES)
+def test_contract(layer_class, case):
+    arguments, input_shape = CASES[case]
+    layer = layer_class(compute_coupling_parameters=MLP([8]), **arguments)
+    # Neither dtypes nor saving depend on the axes: one case is enough.
+    options = {} if case == "vector" else {"policies": (), "fresh_process": False}
+    check_flow_layer(layer, input_shape, tolerance=1e-4, **options)
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_new_layer_is_exactly_the_identity(layer_class, dtype):
+    x = np.random.default_rng(0).uniform(-7, 7, size=(100, 6)).astype(dtype)
+    layer = layer_class(compute_coupling_parameters=MLP([8], dtype=dtype), dtype=dtype)
+    outputs, log_det = layer(x)
+    np.testing.assert_array_equal(to_numpy(outputs), x)
+    np.testing.assert_array_equal(to_numpy(log_det), 0.0)
+    np.testing.assert_array_equal(to_numpy(layer.invert(x)), x)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class Enumerating(Conditioner):
+    """A conditioner that returns 0, 0.01, 0.02, ..., plus the sum of what it is given."""
+
+    def call(self, inputs):
+        numbers = 0.01 * ops.arange(self.output_size, dtype=self.compute_dtype)
+        return ops.sum(inputs, axis=-1, keepdims=True) + numbers
+
+
+@BOTH
+def test_changed_entries_are_mapped_by_their_own_parameters_and_options(layer_class):
+    options = {
+        "bound": 3.0,
+        "minimum_bin_width": 0.02,
+        "minimum_bin_height": 0.01,
+        "minimum_slope": 0.1,
+    }
+    layer = layer_class(compute_coupling_parameters=Enumerating(), bin_count=4, **options)
+    x = np.array([[0.3, -1.2, 2.0, 0.5, 0.7]], "float32")  # the last three are kept
+    kept = x[0, 2:]
+    if layer_class is CircularSplineCoupling:
+        kept = np.concatenate([np.cos(kept * np.pi / 3.0), np.sin(kept * np.pi / 3.0)])
+    count = layer.parameter_count
+    numbers = (kept.sum() + 0.01 * np.arange(2 * count)).reshape(2, count).astype("float32")
+    expected, log_slopes = SPLINES[layer_class](
+        ops.convert_to_tensor(x[0, :2]),
+        *(ops.convert_to_tensor(part) for part in np.split(numbers, [4, 8], axis=1)),
+        **options,
+    )
+    outputs, log_det = layer(x)
+    np.testing.assert_allclose(to_numpy(outputs)[0, :2], to_numpy(expected), rtol=1e-5)
+    np.testing.assert_array_equal(to_numpy(outputs)[0, 2:], x[0, 2:])
+    np.testing.assert_allclose(to_numpy(log_det), [to_numpy(log_slopes).sum()], rtol=1e-4)
+
+
+@BOTH
+def test_documented_methods_agree_with_call(layer_class):
+    layer = layer_class(compute_coupling_parameters=MLP([8]))
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    layer(x)
+    randomise(layer)
+    _, changed, parameters = layer._split(ops.convert_to_tensor(x))
+    outputs, log_det = layer(x)
+    np.testing.assert_array_equal(
+        to_numpy(layer._couple_(changed, parameters)), to_numpy(outputs)[:, :2]
+    )
+    log_stretch = layer.compute_log_stretch(changed, parameters)
+    np.testing.assert_allclose(to_numpy(log_stretch).sum(axis=1), to_numpy(log_det), atol=1e-6)
+
+
+@BOTH
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float64", 1e-10)])
+def test_round_trip_of_eight_layers(layer_class, dtype, tolerance):
+    layers = []
+    for _ in range(8):
+        conditioner = MLP([16], dtype=dtype)
+        layers.append(layer_class(compute_coupling_parameters=conditioner, dtype=dtype))
+        layers.append(HeavisidePermutation(dtype=dtype))
+    model = FlowModel(layers, dtype=dtype)
+    x = np.random.default_rng(0).normal(size=(1000, 6)).astype(dtype)
+    model.build(x.shape)
+    # Larger weights make chaos: then even a perfect inverse could not undo the rounding of outputs.
+    randomise(model, scale=0.4)
+    outputs, log_det = model(x)
+    assert np.mean(np.abs(to_numpy(outputs) - x)) > 0.1
+    assert np.std(to_numpy(log_det)) > 0.5
+    np.testing.assert_allclose(to_numpy(model.invert(outputs)), x, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_batch_in_the_tails(dtype):
+    layer = RationalQuadraticSplineCoupling(
+        compute_coupling_parameters=MLP([8], dtype=dtype), dtype=dtype
+    )
+    x = np.array([[1000.0, -1000.0, 0.1, 0.2], [-5.0, 5.0, 0.3, -0.4]], dtype)
+    layer(x)
+    randomise(layer)
+
+    def run(x, *values):
+        with keras.StatelessScope(state_mapping=list(zip(layer.weights, values, strict=True))):
+            return layer(x)
+
+    primals = [ops.convert_to_tensor(x, dtype=dtype), *(weight.value for weight in layer.weights)]
+    (outputs, log_det), pullback = vjp(run, primals)
+    np.testing.assert_array_equal(to_numpy(outputs), x)
+    np.testing.assert_array_equal(to_numpy(log_det), 0.0)
+    gradients = pullback((ops.ones_like(outputs), ops.ones_like(log_det)))
+    np.testing.assert_array_equal(to_numpy(gradients[0]), 1.0)
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(to_numpy(gradient), 0.0)
+
+
+def test_circular_coupling_does_not_tell_coordinates_of_the_same_point_apart():
+    layer = CircularSplineCoupling(compute_coupling_parameters=MLP([8]), bound=2.0)
+    x = np.random.default_rng(0).uniform(-2, 2, size=(50, 4)).astype("float32")
+    layer(x)
+    randomise(layer)
+    outputs, log_det = layer(x)
+    turns = np.array([1.0, 0.0, -1.0, 2.0], "float32") * 4.0
+    outputs_there, log_det_there = layer(x + turns)
+    assert np.std(to_numpy(log_det)) > 0.1
+    np.testing.assert_allclose(to_numpy(outputs_there), to_numpy(outputs) + turns, atol=1e-4)
+    np.testing.assert_allclose(to_numpy(log_det_there), to_numpy(log_det), atol=1e-4)
+
+
+def test_volume_over_the_interval_is_kept():
+    # A density on the interval stays one: the slopes integrate to the interval's length.
+    layer = RationalQuadraticSplineCoupling(
+        compute_coupling_parameters=MLP([8]), mask=Mask(axes=[1], shape=[2], mask=[0, 1]), bound=2.0
+    )
+    x = np.stack([np.linspace(-2, 2, 40001), np.full(40001, 0.7)], axis=1).astype("float32")
+    layer(x[:1])
+    randomise(layer)
+    slopes = np.exp(to_numpy(layer(x)[1]))
+    assert np.max(np.abs(slopes - 1.0)) > 0.5
+    np.testing.assert_allclose(np.trapezoid(slopes, x[:, 0]), 4.0, rtol=1e-3)
+
+
+@BOTH
+def test_network_in_full_shape_returns_parameters_along_a_last_axis(layer_class):
+    def network(x):
+        return ops.stack([0.1 * (i + 1) * ops.flip(x, axis=-1) for i in range(count)], axis=-1)
+
+    mask = Mask(axes=[1], shape=[2], mask=[0, 1])
+    layer = layer_class(compute_coupling_parameters=network, mask=mask, bin_count=2)
+    count = layer.parameter_count
+    numbers = (0.1 * (np.arange(count) + 1) * 3.0).reshape(1, count).astype("float32")
+    expected, _ = SPLINES[layer_class](
+        ops.convert_to_tensor(np.array([0.5], "float32")),
+        *(ops.convert_to_tensor(part) for part in np.split(numbers, [2, 4], axis=1)),
+        bound=layer.bound,
+    )
+    outputs, _ = layer(np.array([[0.5, 3.0]], "float32"))
+    np.testing.assert_allclose(to_numpy(outputs)[0, 0], to_numpy(expected)[0], rtol=1e-5)
+
+
+@BOTH
+def test_any_batch_size(layer_class):
+    inputs = keras.Input([4])
+    outputs, log_det = layer_class(compute_coupling_parameters=MLP([8]))(inputs)
+    model = keras.Model(inputs, [outputs, log_det])
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
+    outputs, log_det = model.predict(x, batch_size=3, verbose=0)
+    np.testing.assert_array_equal(outputs, x)
+    assert log_det.shape == (7,)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"bin_count": 1}, "Received: bin_count=1"),
+        ({"bound": -1.0}, "Received: bound=-1.0"),
+        ({"minimum_bin_width": 0.5}, "`minimum_bin_width`"),
+        ({"minimum_bin_height": 0.5}, "`minimum_bin_height`"),
+        ({"minimum_slope": 0.0}, "`minimum_slope`"),
+    ],
+)
+def test_bad_options(layer_class, option, message):
+    with pytest.raises(ValueError, match=message):
+        layer_class(compute_coupling_parameters=MLP([8]), **option)

@@ -1,0 +1,309 @@
+"""Rational-quadratic splines: their formula, autodiff, and the places where they break."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.special import log_softmax
+
+from gyoza.backend import jit, vjp
+from gyoza.modelling.splines import check_spline, circular_spline, rational_quadratic_spline
+
+BOUND = 5.0
+SLOPE_COUNTS = {rational_quadratic_spline: -1, circular_spline: 0}
+BOTH = pytest.mark.parametrize("spline", SLOPE_COUNTS, ids=lambda spline: spline.__name__)
+DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def tensor(x, dtype="float64"):
+    return ops.convert_to_tensor(x, dtype=dtype)
+
+
+def parameters(spline, size, bin_count=8, scale=1.0, dtype="float64", seed=0):
+    random = np.random.default_rng(seed)
+    counts = bin_count, bin_count, bin_count + SLOPE_COUNTS[spline]
+    return [tensor(scale * random.normal(size=(size, count)), dtype) for count in counts]
+
+
+def knots_of(parameters, minimum=1e-3):
+    """The knots by the paper's text: fractions of the interval by a softmax, with a least one."""
+    fractions = np.exp(log_softmax(to_numpy(parameters).astype("float64"), axis=-1))
+    fractions = minimum + (1 - minimum * fractions.shape[-1]) * fractions
+    return BOUND * (2 * np.insert(np.cumsum(fractions, axis=-1), 0, 0, axis=-1) - 1)
+
+
+def slopes_of(parameters, minimum=1e-3):
+    offset = np.log(np.exp(1 - minimum) - 1)
+    return minimum + np.log1p(np.exp(to_numpy(parameters).astype("float64") + offset))
+
+
+def paper_spline(x, x_knots, y_knots, slopes):
+    """Equations (4) and (5) of Durkan et al. (2019), for one number."""
+    k = np.searchsorted(x_knots, x, side="right") - 1
+    s = (y_knots[k + 1] - y_knots[k]) / (x_knots[k + 1] - x_knots[k])
+    xi = (x - x_knots[k]) / (x_knots[k + 1] - x_knots[k])
+    denominator = s + (slopes[k + 1] + slopes[k] - 2 * s) * xi * (1 - xi)
+    y = y_knots[k] + (y_knots[k + 1] - y_knots[k]) * (s * xi**2 + slopes[k] * xi * (1 - xi)) / (
+        denominator
+    )
+    slope = (
+        s**2
+        * (slopes[k + 1] * xi**2 + 2 * s * xi * (1 - xi) + slopes[k] * (1 - xi) ** 2)
+        / (denominator**2)
+    )
+    return y, np.log(slope)
+
+
+@BOTH
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_values_and_slopes_are_those_of_the_paper(spline, dtype, tolerance):
+    x = np.random.default_rng(1).uniform(-BOUND, BOUND, 500).astype(dtype)
+    widths, heights, slopes = parameters(spline, 500, dtype=dtype)
+    y, log_slope = spline(tensor(x, dtype), widths, heights, slopes, bound=BOUND)
+    inner = slopes_of(slopes)
+    if spline is circular_spline:
+        knot_slopes = np.concatenate([inner, inner[:, :1]], axis=1)
+    else:
+        knot_slopes = np.pad(inner, ((0, 0), (1, 1)), constant_values=1.0)
+    expected = [
+        paper_spline(*row)
+        for row in zip(x, knots_of(widths), knots_of(heights), knot_slopes, strict=True)
+    ]
+    expected_y, expected_log_slope = np.transpose(expected)
+    assert np.ptp(expected_log_slope) > 3.0
+    np.testing.assert_allclose(to_numpy(y), expected_y, rtol=0, atol=5 * tolerance)
+    np.testing.assert_allclose(to_numpy(log_slope), expected_log_slope, rtol=0, atol=50 * tolerance)
+
+
+@BOTH
+@pytest.mark.parametrize("inverse", [False, True])
+def test_log_slopes_are_those_of_autodiff(spline, inverse):
+    x = tensor(np.random.default_rng(1).uniform(-6, 6, 300))
+    arguments = parameters(spline, 300)
+    y, pullback = vjp(
+        lambda x: spline(x, *arguments, bound=BOUND, inverse=inverse)[0],
+        [x],
+    )
+    log_slope = spline(x, *arguments, bound=BOUND, inverse=inverse)[1]
+    gradient = to_numpy(pullback(ops.ones_like(y))[0])
+    np.testing.assert_allclose(to_numpy(log_slope), np.log(gradient), atol=1e-10)
+
+
+@BOTH
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_round_trip(spline, scale):
+    x = tensor(np.random.default_rng(1).uniform(-8, 8, 2000))
+    arguments = parameters(spline, 2000, scale=scale)
+    y, log_slope = spline(x, *arguments, bound=BOUND)
+    inverse, log_slope_back = spline(y, *arguments, bound=BOUND, inverse=True)
+    np.testing.assert_allclose(to_numpy(inverse), to_numpy(x), atol=1e-10)
+    np.testing.assert_allclose(to_numpy(log_slope_back), -to_numpy(log_slope), atol=1e-7)
+
+
+@BOTH
+def test_inverse_in_float32_is_as_good_as_its_rounding(spline):
+    # With scale 4 there are bins a thousand times as steep as others, in which the textbook root
+    # cancels. What remains is the rounding of coordinates, times the slope.
+    y = np.random.default_rng(1).uniform(-BOUND, BOUND, 5000).astype("float32")
+    exact = [to_numpy(v) for v in parameters(spline, 5000, scale=4.0, dtype="float32")]
+    x, log_slope = spline(tensor(y, "float32"), *exact, bound=BOUND, inverse=True)
+    expected, expected_log_slope = spline(
+        tensor(y), *(tensor(v) for v in exact), bound=BOUND, inverse=True
+    )
+    rounding = 2e-6 * (1.0 + np.exp(to_numpy(expected_log_slope)))
+    error = np.abs(to_numpy(x) - to_numpy(expected))
+    assert np.all(error < np.maximum(rounding, 1e-5)), np.max(error / rounding)
+    assert np.all(np.isfinite(to_numpy(log_slope)))
+
+
+@BOTH
+def test_spline_is_strictly_monotonic(spline):
+    size = 20001
+    x = np.linspace(-6.0, 6.0, size)
+    for seed in range(3):
+        arguments = [
+            ops.repeat(v, size, axis=0) for v in parameters(spline, 1, scale=3.0, seed=seed)
+        ]
+        y = to_numpy(spline(tensor(x), *arguments, bound=BOUND)[0])
+        assert np.all(np.diff(y) > 0.0)
+        # Nor does it jump at knots or ends: no step is longer than the largest slope allows.
+        log_slopes = to_numpy(spline(tensor(x), *arguments, bound=BOUND)[1])
+        assert np.max(np.diff(y)) < 1.5 * np.exp(np.max(log_slopes)) * (x[1] - x[0])
+
+
+@BOTH
+@DTYPES
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_zero_parameters_give_exactly_the_identity(spline, dtype, compiled):
+    x = np.concatenate([np.random.default_rng(1).uniform(-20, 20, 5000), np.linspace(-5, 5, 17)])
+    x = tensor(x, dtype)
+    arguments = parameters(spline, len(x), scale=0.0, dtype=dtype)
+    for inverse in (False, True):
+
+        def run(x, inverse=inverse):
+            return spline(x, *arguments, bound=BOUND, inverse=inverse)
+
+        y, log_slope = (jit(run, xla=True) if compiled else run)(x)
+        np.testing.assert_array_equal(to_numpy(y), to_numpy(x))
+        np.testing.assert_array_equal(to_numpy(log_slope), 0.0)
+
+
+@BOTH
+def test_training_can_start_from_the_identity(spline):
+    arguments = parameters(spline, 50, scale=0.0)
+    x = tensor(np.random.default_rng(1).uniform(-5, 5, 50))
+    _, pullback = vjp(lambda *v: spline(x, *v, bound=BOUND)[0], arguments)
+    for gradient in pullback(ops.ones_like(x)):
+        assert np.all(np.any(to_numpy(gradient) != 0.0, axis=0))
+
+
+@DTYPES
+@pytest.mark.parametrize("inverse", [False, True])
+def test_batch_in_the_tails_passes_unchanged_with_finite_gradients(dtype, inverse):
+    x = tensor([-1000.0, -5.0, 5.0, 1000.0, -1e30, 1e30], dtype)
+    arguments = parameters(rational_quadratic_spline, 6, scale=3.0, dtype=dtype)
+
+    def run(x, *arguments):
+        return rational_quadratic_spline(x, *arguments, bound=BOUND, inverse=inverse)
+
+    (y, log_slope), pullback = vjp(run, [x, *arguments])
+    np.testing.assert_array_equal(to_numpy(y), to_numpy(x))
+    np.testing.assert_array_equal(to_numpy(log_slope), 0.0)
+    gradients = [to_numpy(g) for g in pullback((ops.ones_like(y), ops.ones_like(log_slope)))]
+    np.testing.assert_array_equal(gradients[0], 1.0)
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_infinite_inputs_stay_and_nan_is_not_hidden():
+    x = tensor([np.inf, -np.inf, np.nan], "float32")
+    arguments = parameters(rational_quadratic_spline, 3, dtype="float32")
+    y, _ = rational_quadratic_spline(x, *arguments, bound=BOUND)
+    np.testing.assert_array_equal(to_numpy(y), [np.inf, -np.inf, np.nan])
+
+
+@BOTH
+@DTYPES
+@pytest.mark.parametrize("inverse", [False, True])
+def test_on_knots_slopes_are_those_of_the_parameters_and_gradients_are_finite(
+    spline, dtype, inverse
+):
+    one = parameters(spline, 1, scale=2.0, dtype=dtype)
+    x_knots, y_knots = knots_of(one[0])[0], knots_of(one[1])[0]
+    start, stop = (y_knots, x_knots) if inverse else (x_knots, y_knots)
+    arguments = [ops.repeat(v, len(start), axis=0) for v in one]
+
+    def run(x, *arguments):
+        return spline(x, *arguments, bound=BOUND, inverse=inverse)
+
+    (y, log_slope), pullback = vjp(run, [tensor(start, dtype), *arguments])
+    tolerance = 1e-4 if dtype == "float32" else 1e-10
+    np.testing.assert_allclose(to_numpy(y), stop, atol=tolerance)
+    expected = np.log(slopes_of(one[2])[0])
+    if spline is circular_spline:
+        expected = np.append(expected, expected[0])
+    else:
+        expected = np.pad(expected, 1)
+    expected = -expected if inverse else expected
+    np.testing.assert_allclose(to_numpy(log_slope), expected, atol=20 * tolerance)
+    for gradient in pullback((ops.ones_like(y), ops.ones_like(log_slope))):
+        assert np.all(np.isfinite(to_numpy(gradient)))
+
+
+@BOTH
+@DTYPES
+@pytest.mark.parametrize("inverse", [False, True])
+def test_huge_parameters_give_finite_values_and_gradients(spline, dtype, inverse):
+    x = tensor(np.linspace(-5.5, 5.5, 400), dtype)
+    arguments = parameters(spline, 400, scale=1000.0, dtype=dtype)
+
+    def run(x, *arguments):
+        return spline(x, *arguments, bound=BOUND, inverse=inverse)
+
+    results, pullback = vjp(run, [x, *arguments])
+    for array in (*results, *pullback(tuple(map(ops.ones_like, results)))):
+        assert np.all(np.isfinite(to_numpy(array)))
+
+
+@pytest.mark.parametrize(
+    ("parameter", "slope"), [(-1e4, 1e-3), (0.0, 1.0), (1e4, 1e4 + 1e-3 + np.log(np.e**0.999 - 1))]
+)
+def test_slope_goes_from_its_minimum_through_one_to_a_linear_function(parameter, slope):
+    arguments = parameters(rational_quadratic_spline, 1, bin_count=2, scale=0.0)
+    arguments[2] = ops.full_like(arguments[2], parameter)
+    log_slope = rational_quadratic_spline(tensor([0.0]), *arguments, bound=BOUND)[1]
+    np.testing.assert_allclose(np.exp(to_numpy(log_slope)), [slope], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_is_computed_in_float32(name):
+    x = ops.cast(tensor(np.linspace(-4, 4, 50), "float32"), name)
+    arguments = [ops.cast(v, name) for v in parameters(rational_quadratic_spline, 50)]
+    y, log_slope = rational_quadratic_spline(x, *arguments, bound=BOUND)
+    expected, expected_log_slope = rational_quadratic_spline(
+        ops.cast(x, "float32"), *(ops.cast(v, "float32") for v in arguments), bound=BOUND
+    )
+    assert keras.backend.standardize_dtype(y.dtype) == name
+    np.testing.assert_array_equal(
+        to_numpy(ops.cast(y, "float32")), to_numpy(ops.cast(ops.cast(expected, name), "float32"))
+    )
+    np.testing.assert_array_equal(to_numpy(log_slope), to_numpy(expected_log_slope))
+
+
+def test_circular_spline_maps_the_circle_to_itself():
+    arguments = parameters(circular_spline, 100, scale=2.0)
+    x = np.random.default_rng(1).uniform(-BOUND, BOUND, 100)
+    y, log_slope = circular_spline(tensor(x), *arguments, bound=BOUND)
+    for turns in (-3, 1):
+        y_there, log_slope_there = circular_spline(
+            tensor(x + 2 * BOUND * turns), *arguments, bound=BOUND
+        )
+        np.testing.assert_allclose(to_numpy(y_there), to_numpy(y) + 2 * BOUND * turns, atol=1e-9)
+        np.testing.assert_allclose(to_numpy(log_slope_there), to_numpy(log_slope), atol=1e-9)
+    # Smooth where the ends meet, and not with slope 1 there, as with linear tails.
+    ends = np.stack([np.full(100, BOUND - 1e-12), np.full(100, -BOUND)])
+    end_slopes = [to_numpy(circular_spline(tensor(x), *arguments, bound=BOUND)[1]) for x in ends]
+    np.testing.assert_allclose(*end_slopes, atol=1e-5)
+    assert np.std(end_slopes[0]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bin_count": 1}, "`bin_count`.*Received: bin_count=1"),
+        ({"bin_count": 2.5}, "`bin_count`.*Received: bin_count=2.5"),
+        ({"bound": 0.0}, "`bound`.*Received: bound=0.0"),
+        ({"bound": np.inf}, "`bound`.*Received: bound=inf"),
+        ({"minimum_bin_width": 0.125}, "`minimum_bin_width`.*bin_count=8"),
+        ({"minimum_bin_height": 0.0}, "`minimum_bin_height`.*bin_count=8"),
+        ({"minimum_slope": 1.0}, "`minimum_slope`.*Received: minimum_slope=1.0"),
+    ],
+)
+def test_bad_options(change, message):
+    options = {
+        "bin_count": 8,
+        "bound": 5.0,
+        "minimum_bin_width": 1e-3,
+        "minimum_bin_height": 1e-3,
+        "minimum_slope": 1e-3,
+    }
+    check_spline(**options)
+    with pytest.raises(ValueError, match=message):
+        check_spline(**{**options, **change})
+
+
+@pytest.mark.parametrize(
+    ("spline", "counts"),
+    [
+        (rational_quadratic_spline, (8, 8, 8)),
+        (rational_quadratic_spline, (8, 7, 7)),
+        (circular_spline, (8, 8, 7)),
+    ],
+)
+def test_bad_numbers_of_parameters(spline, counts):
+    with pytest.raises(ValueError, match="`heights` and `slopes` should have 8 and"):
+        spline(tensor([0.0]), *(tensor(np.zeros([1, count])) for count in counts))
