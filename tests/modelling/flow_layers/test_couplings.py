@@ -96,10 +96,10 @@ class OverriddenLaw(AdditiveCoupling):
     """A built-in law of which a user overrides the documented methods, in full shape."""
 
     def _couple_(self, inputs, coupling_parameters):
-        return inputs * np.array([1.0, 2.0, 3.0, 4.0], "float32") + coupling_parameters
+        return inputs * ops.arange(1, 5, dtype="float32") + coupling_parameters
 
     def _decouple_(self, outputs, coupling_parameters):
-        return (outputs - coupling_parameters) / np.array([1.0, 2.0, 3.0, 4.0], "float32")
+        return (outputs - coupling_parameters) / ops.arange(1, 5, dtype="float32")
 
     def compute_jacobian_determinant(self, x):
         return ops.full(ops.shape(x)[:1], np.log(2.0))
