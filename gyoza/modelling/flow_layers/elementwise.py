@@ -154,7 +154,7 @@ class Standardize(ActivationNormalization):
 
     with one location :math:`l_i` and one scale :math:`s_i > 0` for each entry along `axes`, which
     are shared by the :math:`n` positions of the remaining axes. They are given, or measured by
-    :meth:`adapt`; otherwise the layer is the identity.
+    :meth:`ActivationNormalization.adapt`; otherwise the layer is the identity.
 
     Unlike :class:`ActivationNormalization`, which starts like this and is then trained, it leaves
     the units of the data what they are, so that models of the same data can be compared.
