@@ -3,13 +3,15 @@
 This is the only module that imports TensorFlow, JAX or PyTorch.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
-__all__ = ["vjp", "jit"]
+__all__ = ["vjp", "jit", "jit_batches", "is_traced", "forget_gradients"]
 
 _BACKEND = keras.backend.backend()
 
@@ -50,6 +52,36 @@ if _BACKEND == "tensorflow":
         # TensorFlow counts traces by code, and would warn of methods compiled for several objects.
         return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
 
+    def is_traced(tensors: Sequence[Any]) -> bool:
+        """Tells whether a function of `tensors` is being compiled or differentiated right now."""
+        return not tf.executing_eagerly()
+
+    def jit_batches(
+        function: Callable[..., Any], variables: Callable[[], Sequence[Any]]
+    ) -> Callable[..., Any]:
+        """Compiles a function of batches once for all batch sizes (on PyTorch, never).
+
+        Args:
+            function: A callable of tensors with a common first axis, that returns tensors with this
+                axis, row by row. It can use and change Keras variables.
+            variables: A callable that returns these variables.
+
+        Returns:
+            The compiled function. On JAX it is compiled once for each power of two, from 64 on,
+            that batch sizes are rounded up to.
+        """
+        compiled = tf.function(functools.partial(function), autograph=False)
+
+        def run(*tensors: Any) -> Any:
+            signature = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors]
+            return compiled.get_concrete_function(*signature)(*tensors)
+
+        return run
+
+    def forget_gradients() -> contextlib.AbstractContextManager:
+        """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
+        return contextlib.nullcontext()
+
 elif _BACKEND == "jax":
     import jax
 
@@ -60,6 +92,35 @@ elif _BACKEND == "jax":
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return jax.jit(function)
+
+    def is_traced(tensors: Sequence[Any]) -> bool:
+        return any(isinstance(tensor, jax.core.Tracer) for tensor in tensors)
+
+    def jit_batches(
+        function: Callable[..., Any], variables: Callable[[], Sequence[Any]]
+    ) -> Callable[..., Any]:
+        @jax.jit
+        def compiled(values: Sequence[Any], *tensors: Any) -> Any:
+            mapping = list(zip(variables(), values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                outputs = function(*tensors)
+            return outputs, [scope.get_current_value(v) for v in variables() if not v.trainable]
+
+        def run(*tensors: Any) -> Any:
+            count = tensors[0].shape[0]
+            # Compiled code has one batch size: repeat the last instance up to one of a few.
+            indices = np.minimum(np.arange(max(64, 1 << (count - 1).bit_length())), count - 1)
+            padded = tensors if len(indices) == count else [tensor[indices] for tensor in tensors]
+            outputs, state = compiled([variable.value for variable in variables()], *padded)
+            changing = [variable for variable in variables() if not variable.trainable]
+            for variable, value in zip(changing, state, strict=True):
+                variable.assign(value)
+            return keras.tree.map_structure(lambda output: output[:count], outputs)
+
+        return run
+
+    def forget_gradients() -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
 
 elif _BACKEND == "torch":
     import torch
@@ -94,6 +155,17 @@ elif _BACKEND == "torch":
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return function
+
+    def is_traced(tensors: Sequence[Any]) -> bool:
+        return False
+
+    def jit_batches(
+        function: Callable[..., Any], variables: Callable[[], Sequence[Any]]
+    ) -> Callable[..., Any]:
+        return function
+
+    def forget_gradients() -> contextlib.AbstractContextManager:
+        return torch.no_grad()
 
 else:
     raise ValueError(

@@ -9,17 +9,18 @@ import numpy as np
 __all__ = ["iterate_batches"]
 
 
-def iterate_batches(data: Any, batch_size: int) -> Iterator[np.ndarray]:
+def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
     """Yields the inputs in `data` as arrays.
 
     Args:
-        data: A floating-point array, `[instances, ...]`, a pair of arrays, or an iterable of
-            batches, where a batch is an array, or `(x, y)` or `(x, y, sample_weight)` with an array
-            or a pair of arrays `x`.
+        data: A floating-point array, `[instances, ...]`, a pair of arrays, or a dictionary of
+            `inputs`, which are such, and a `context`. Or an iterable of batches, where a batch is
+            of this kind, or `(x, y)` or `(x, y, sample_weight)` with an `x` of this kind.
         batch_size: Number of instances in which arrays are cut.
 
     Yields:
-        Batches of inputs, `[at most batch_size, ...]`. A pair gives one after the other.
+        Batches of inputs, `[at most batch_size, ...]`. A pair gives one after the other. A
+        dictionary gives dictionaries.
 
     Raises:
         TypeError: If the inputs are not floating-point numbers.
@@ -31,6 +32,8 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[np.ndarray]:
     elif isinstance(data, tuple):
         for part in data:
             yield from _cut(part, batch_size)
+    elif isinstance(data, dict):
+        yield from _cut_dictionary(data, batch_size)
     elif isinstance(data, keras.utils.PyDataset):
         for index in range(data.num_batches or 0):
             yield from iterate_batches(_inputs_of(data[index]), batch_size)
@@ -46,6 +49,20 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[np.ndarray]:
 
 def _inputs_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple) else batch
+
+
+def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    inputs = data["inputs"]
+    inputs = inputs if isinstance(inputs, tuple | list) else [inputs]
+    others = {name: value for name, value in data.items() if name != "inputs"}
+    for index, array in enumerate(inputs):
+        parts = {
+            name: keras.ops.convert_to_numpy(value[index] if isinstance(value, tuple) else value)
+            for name, value in others.items()
+        }
+        for number, batch in enumerate(_cut(array, batch_size)):
+            rows = slice(number * batch_size, (number + 1) * batch_size)
+            yield {"inputs": batch, **{name: part[rows] for name, part in parts.items()}}
 
 
 def _cut(array: Any, batch_size: int) -> Iterator[np.ndarray]:

@@ -25,6 +25,7 @@ def check_flow_layer(
     input_shape: Sequence[int],
     *,
     inputs: Any = None,
+    context: Any = None,
     policies: Iterable[str] = _POLICIES,
     tolerance: float = 1e-5,
     fresh_process: bool = True,
@@ -38,9 +39,9 @@ def check_flow_layer(
     - shapes and dtypes of outputs and log-determinants, for batches of several sizes,
     - that instances of a batch do not influence each other,
     - the log-determinants against the Jacobian matrix by automatic differentiation,
-    - the round trip through `invert`, in both directions,
-    - that each trainable weight has a gradient, and all gradients are finite, also those of
-      `invert`,
+    - the round trip through `invert`, in both directions, and `invert_and_log_det`,
+    - that each trainable weight, and a context, has a gradient, and all gradients are finite, also
+      those of `invert`,
     - that eager, compiled (for TensorFlow by XLA, too) and symbolic execution agree,
     - that `from_config(get_config())` and a saved model, loaded by another process without custom
       objects, give an equal layer,
@@ -52,6 +53,8 @@ def check_flow_layer(
         input_shape: Shape of one instance, without the batch axis.
         inputs: Inputs that the layer is defined for, `[batch, *input_shape]` with at least 2
             instances. Standard normal if omitted.
+        context: A context for each of the inputs, `[batch, ...]`, to check that a layer can be
+            conditional. None if omitted.
         policies: Names of the dtype policies under which the layer shall work. On JAX, float64 is
             left out unless it is enabled.
         tolerance: How far, relative to the largest absolute value, results in float32 that should
@@ -75,7 +78,8 @@ def check_flow_layer(
     if inputs is None:
         inputs = random.normal(size=(4, *input_shape))
     inputs = np.asarray(inputs, "float32")
-    check = _Check(layer, inputs, tolerance, seed)
+    contexts = [] if context is None else [np.asarray(context, "float32")]
+    check = _Check(layer, inputs, contexts, tolerance, seed)
     check.configuration()
     check.results()
     check.batches()
@@ -92,24 +96,40 @@ def check_flow_layer(
 
 
 class _Check:
-    """A layer with random weights, its inputs, and what it makes of them."""
+    """A layer with random weights, its inputs and contexts, and what it makes of them."""
 
-    def __init__(self, layer: FlowLayer, inputs: np.ndarray, tolerance: float, seed: int) -> None:
+    def __init__(
+        self,
+        layer: FlowLayer,
+        inputs: np.ndarray,
+        contexts: Sequence[np.ndarray],
+        tolerance: float,
+        seed: int,
+    ) -> None:
         self.name = type(layer).__name__
         self.tolerance = tolerance
         self.inputs = inputs
+        self.contexts = contexts
         self.random = np.random.default_rng(seed)
         self.layer = _copy(layer, "float32")
-        self.layer(keras.Input(inputs.shape[1:]))
+        self.layer(*_symbolic(inputs, *contexts))
         _move_weights(self.layer, self.random)
         self.outputs, self.log_det = map(_to_numpy, self.call(self.layer))
-        self.forward, self.inverse = jit(self.layer), jit(self.layer.invert)
+        self.compiled = jit(_there_and_back(self.layer))
+        self.copies: dict[str, tuple[FlowLayer, Callable[..., Any]]] = {}
+
+    def copy(self, policy: str) -> tuple[FlowLayer, Callable[..., Any]]:
+        """Gives the copy under a dtype policy, and what it does there and back, compiled."""
+        if policy not in self.copies:  # compiling it again would cost more than all else
+            layer = _copy(self.layer, policy, like=(self.inputs, *self.contexts))
+            self.copies[policy] = layer, jit(_there_and_back(layer))
+        return self.copies[policy]
 
     def fail(self, message: str) -> None:
         raise AssertionError(f"{self.name}: {message}")
 
     def call(self, layer: Any) -> Sequence[Any]:
-        results = layer(self.inputs)
+        results = layer(self.inputs, *self.contexts)
         if not isinstance(results, tuple | list) or len(results) != 2:
             self.fail(
                 "`call` should return the pair (outputs, log-determinants). "
@@ -164,47 +184,64 @@ class _Check:
         self.compare(
             "`compute_jacobian_determinant` should return the log-determinants of `call`",
             self.log_det,
-            self.layer.compute_jacobian_determinant(self.inputs),
+            self.layer.compute_jacobian_determinant(self.inputs, *self.contexts),
         )
 
+    def tensors(self, x: np.ndarray, chosen: slice = slice(None)) -> list[Any]:
+        """Gives inputs or outputs, with their contexts, as tensors of the backend."""
+        return [ops.convert_to_tensor(array[chosen]) for array in (x, *self.contexts)]
+
     def batches(self) -> None:
-        for size in (1, len(self.inputs) - 1):
-            outputs, log_det = self.forward(ops.convert_to_tensor(self.inputs[:size]))
-            what = f"for the first {size} of {len(self.inputs)} instances should not change"
-            self.compare(f"The outputs {what}", self.outputs[:size], outputs)
-            self.compare(f"The log-determinants {what}", self.log_det[:size], log_det)
-            inverse = self.inverse(ops.convert_to_tensor(self.outputs[:size]))
-            self.compare(f"The results of `invert` {what}", self.inputs[:size], inverse, 2e-4)
+        for what, chosen in (
+            ("of a single instance", slice(1, 2)),
+            ("of a batch in reverse order", slice(None, None, -1)),
+        ):
+            outputs, log_det, inverse = self.compiled(*self.tensors(self.inputs, chosen))
+            what = f"{what} should be as in the batch of {len(self.inputs)} instances"
+            self.compare(f"The outputs {what}", self.outputs[chosen], outputs)
+            self.compare(f"The log-determinants {what}", self.log_det[chosen], log_det)
+            self.compare(f"The results of `invert` {what}", self.inputs[chosen], inverse, 2e-4)
 
     def log_determinant(self) -> None:
         dtype = "float64" if _has_float64() else "float32"
-        layer = _copy(self.layer, dtype, like=self.inputs)
+        layer, _ = self.copy(dtype)
         inputs = ops.convert_to_tensor(self.inputs, dtype=dtype)
+        contexts = [ops.convert_to_tensor(context, dtype=dtype) for context in self.contexts]
 
         @jit
         def row(inputs: Any, unit: Any) -> Any:
-            outputs, pullback = vjp(lambda x: layer(x)[0], [inputs])
-            return pullback(ops.cast(ops.broadcast_to(unit, outputs.shape), outputs.dtype))[0]
+            outputs, pullback = vjp(lambda x: layer(x, *contexts)[0], [inputs])
+            unit = ops.cast(ops.broadcast_to(unit, outputs.shape), outputs.dtype)
+            return pullback(unit)[0], layer(inputs, *contexts)[1]
 
         count = self.inputs[0].size
         units = np.eye(count).reshape(count, *self.outputs.shape[1:])
-        rows = [_to_numpy(row(inputs, ops.convert_to_tensor(unit, dtype))) for unit in units]
-        jacobian = np.stack(rows, axis=1).reshape(len(self.inputs), count, count)
+        results = [row(inputs, ops.convert_to_tensor(unit, dtype)) for unit in units]
+        rows = np.stack([_to_numpy(gradient) for gradient, _ in results], axis=1)
+        jacobian = rows.reshape(len(self.inputs), count, count)
         self.compare(
             "The log-determinants should be those of the Jacobian matrix by automatic "
             "differentiation: check their formula in `transform` or `call`, and its sign",
             np.linalg.slogdet(jacobian.astype("float64"))[1],
-            jit(layer)(inputs)[1],
+            results[0][1],
             _TOLERANCES[dtype],
         )
 
     def round_trip(self) -> None:
-        inverse = self.layer.invert(self.outputs)
+        inverse = self.layer.invert(self.outputs, *self.contexts)
         self.compare("`invert(call(x)[0])` should be `x`", self.inputs, inverse)
-        outputs, log_det = self.layer(inverse)
+        outputs, log_det = self.layer(inverse, *self.contexts)
         self.compare("`call(invert(y))[0]` should be `y`", self.outputs, outputs)
         self.compare(
             "`call(invert(y))[1]` should be the log-determinants at `y`",
+            self.log_det,
+            log_det,
+            10 * self.tolerance,
+        )
+        inverse, log_det = jit(self.layer.invert_and_log_det)(*self.tensors(self.outputs))
+        self.compare("`invert_and_log_det(y)[0]` should be `invert(y)`", self.inputs, inverse)
+        self.compare(
+            "`invert_and_log_det(y)[1]` should be the log-determinants of `call`",
             self.log_det,
             log_det,
             10 * self.tolerance,
@@ -218,9 +255,10 @@ class _Check:
             ("invert", self.layer.invert, self.outputs),
         ):
             gradients = jit(self._differentiate(function))(
-                ops.convert_to_tensor(inputs), *(weight.value for weight in weights)
+                *self.tensors(inputs), *(weight.value for weight in weights)
             )
-            names = ["inputs", *(f"weight '{weight.path}'" for weight in weights)]
+            names = ["inputs", *("the context" for _ in self.contexts)]
+            names = [*names, *(f"weight '{weight.path}'" for weight in weights)]
             for name, gradient in zip(names, map(_to_numpy, gradients), strict=True):
                 if not np.all(np.isfinite(gradient)):
                     self.fail(
@@ -238,9 +276,11 @@ class _Check:
         weights = self.layer.trainable_weights
         seed = int(self.random.integers(2**31))
 
-        def run(inputs: Any, *values: Any) -> Any:
-            with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
-                return function(inputs)
+        def run(*primals: Any) -> Any:
+            count = len(primals) - len(weights)
+            mapping = list(zip(weights, primals[count:], strict=True))
+            with keras.StatelessScope(state_mapping=mapping):
+                return function(*primals[:count])
 
         def gradients(*primals: Any) -> Any:
             outputs, pullback = vjp(run, primals)
@@ -255,19 +295,18 @@ class _Check:
         return gradients
 
     def compilation(self) -> None:
-        compiled = {"when compiled": (self.forward, self.inverse)}
+        compiled = {"when compiled": self.compiled}
         if keras.backend.backend() == "tensorflow":
-            compiled["under XLA"] = jit(self.layer, xla=True), jit(self.layer.invert, xla=True)
-        for how, (forward, inverse) in compiled.items():
-            outputs, log_det = forward(ops.convert_to_tensor(self.inputs))
+            compiled["under XLA"] = jit(_there_and_back(self.layer), xla=True)
+        for how, run in compiled.items():
+            outputs, log_det, inputs = run(*self.tensors(self.inputs))
             self.compare(f"The outputs {how} should be as they are eagerly", self.outputs, outputs)
             self.compare(f"The log-determinants {how} should be as eagerly", self.log_det, log_det)
-            inputs = inverse(ops.convert_to_tensor(self.outputs))
             self.compare(f"`invert` {how} should be as it is eagerly", self.inputs, inputs)
 
     def symbolic(self) -> None:
-        inputs = keras.Input(self.inputs.shape[1:])
-        outputs, log_det = self.layer(inputs)
+        inputs, *contexts = _symbolic(self.inputs, *self.contexts)
+        outputs, log_det = self.layer(inputs, *contexts)
         expected = [(None, *self.outputs.shape[1:]), (None,)]
         received = [tuple(outputs.shape), tuple(log_det.shape)]
         if received != expected:
@@ -275,7 +314,8 @@ class _Check:
                 "Symbolic outputs and log-determinants should have the shapes of real ones: check "
                 f"`compute_output_shape`. Expected {expected}. Received: {received}"
             )
-        model = keras.Model(inputs, [outputs, log_det, self.layer.invert(outputs)])
+        results = [outputs, log_det, self.layer.invert(outputs, *contexts)]
+        model = keras.Model([inputs, *contexts], results)
         if len(model.weights) != len(self.layer.weights):
             self.fail(
                 "A functional model of the layer should have its weights. Expected "
@@ -284,7 +324,7 @@ class _Check:
         for what, outside, inside in zip(
             ("The outputs", "The log-determinants", "The results of `invert`"),
             (self.outputs, self.log_det, self.inputs),
-            model(self.inputs),
+            model([self.inputs, *self.contexts]),
             strict=True,
         ):
             self.compare(f"{what} in a functional model should be as outside", outside, inside)
@@ -297,7 +337,7 @@ class _Check:
             self.fail(
                 f"`get_config` should hold all of the constructor's arguments: {missing} not."
             )
-        copy = _copy(self.layer, "float32", like=self.inputs)
+        copy, compiled = self.copy("float32")
         expected, received = (_to_lists(layer.get_config()) for layer in (self.layer, copy))
         if received != expected:
             self.fail(
@@ -308,7 +348,7 @@ class _Check:
             "A copy by `from_config(get_config())` and `set_weights` should give equal outputs: "
             "what is not a weight must stand in `get_config`",
             self.outputs,
-            jit(copy)(ops.convert_to_tensor(self.inputs))[0],
+            compiled(*self.tensors(self.inputs))[0],
         )
 
     def saving(self) -> None:
@@ -319,12 +359,12 @@ class _Check:
             )
         with tempfile.TemporaryDirectory() as folder:
             model, inputs, outputs = (
-                str(pathlib.Path(folder, name)) for name in ("model.keras", "in.npy", "out.npz")
+                str(pathlib.Path(folder, name)) for name in ("model.keras", "in.npz", "out.npz")
             )
             flow_model = FlowModel([self.layer])
-            flow_model.build((None, *self.inputs.shape[1:]))
+            flow_model(*_symbolic(self.inputs, *self.contexts))
             flow_model.save(model)
-            np.save(inputs, self.inputs)
+            np.savez(inputs, self.inputs, *self.contexts)
             problem = load_and_run(model, inputs, outputs)
             if problem:
                 self.fail(
@@ -347,9 +387,8 @@ class _Check:
     def policy(self, policy: str) -> None:
         if "float64" in policy and not _has_float64():
             return
-        layer = _copy(self.layer, policy, like=self.inputs)
-        outputs, log_det = jit(layer)(ops.convert_to_tensor(self.inputs))
-        inverse = jit(layer.invert)(outputs)
+        layer, compiled = self.copy(policy)
+        outputs, log_det, inverse = compiled(*self.tensors(self.inputs))
         for what, array, dtype in (
             ("outputs", outputs, layer.compute_dtype),
             ("log-determinants", log_det, layer.log_det_dtype),
@@ -383,14 +422,28 @@ class _Check:
     def integer_inputs(self) -> None:
         for method in (self.layer, self.layer.invert):
             try:
-                method(np.zeros(self.inputs.shape, "int32"))
+                method(np.zeros(self.inputs.shape, "int32"), *self.contexts)
             except TypeError:
                 continue
             self.fail("Integer inputs should raise a TypeError.")
 
 
+def _symbolic(*arrays: np.ndarray) -> list[Any]:
+    return [keras.Input(array.shape[1:]) for array in arrays]
+
+
 def _to_numpy(x: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(x))
+
+
+def _there_and_back(layer: FlowLayer) -> Callable[..., tuple[Any, Any, Any]]:
+    """Gives a function of inputs and context: outputs, log-determinants, and inputs again."""
+
+    def run(inputs: Any, *contexts: Any) -> tuple[Any, Any, Any]:
+        outputs, log_det = layer(inputs, *contexts)
+        return outputs, log_det, layer.invert(outputs, *contexts)
+
+    return run
 
 
 def _to_lists(config: Any) -> Any:
@@ -406,10 +459,10 @@ def _has_float64() -> bool:
     return keras.backend.standardize_dtype(ops.ones((), dtype="float64").dtype) == "float64"
 
 
-def _copy(layer: FlowLayer, policy: str, like: Any = None) -> FlowLayer:
+def _copy(layer: FlowLayer, policy: str, like: Sequence[np.ndarray] = ()) -> FlowLayer:
     """Copies a layer, with all its parts under another dtype policy.
 
-    With inputs `like` which its weights are built for, the weights are copied, too.
+    With inputs and context `like` which its weights are built for, the weights are copied, too.
     """
 
     def replace(config: Any) -> Any:
@@ -422,8 +475,8 @@ def _copy(layer: FlowLayer, policy: str, like: Any = None) -> FlowLayer:
         return config
 
     copy = type(layer).from_config(replace(layer.get_config()))
-    if like is not None:
-        copy(keras.Input(like.shape[1:]))
+    if like:
+        copy(*_symbolic(*like))
         copy.set_weights([_to_numpy(weight) for weight in layer.weights])
     return copy
 

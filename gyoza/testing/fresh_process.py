@@ -42,7 +42,7 @@ def load_and_run(model: str, inputs: str, outputs: str) -> str:
 
     Args:
         model: Path of the model, `.keras`.
-        inputs: Path of the model's inputs, `.npy`.
+        inputs: Path of an `.npz` file with the model's inputs and, if it has one, its context.
         outputs: Path of the `.npz` file to be written, with `outputs`, `log_det` and
             `reconstructed_inputs`.
 
@@ -74,16 +74,23 @@ def _answer(request: dict[str, Any]) -> str:
     import keras
     import numpy as np
 
+    from gyoza.backend import jit
+
     try:
         for module in request["modules"]:
             importlib.import_module(module)
         model = keras.saving.load_model(request["model"])
-        outputs, log_det = model(np.load(request["inputs"]))
-        arrays = {
-            "outputs": outputs,
-            "log_det": log_det,
-            "reconstructed_inputs": model.invert(outputs),
-        }
+
+        @jit
+        def run(inputs: Any, *context: Any) -> dict[str, Any]:
+            outputs, log_det = model(inputs, *context)
+            return {
+                "outputs": outputs,
+                "log_det": log_det,
+                "reconstructed_inputs": model.invert(outputs, *context),
+            }
+
+        arrays = run(*map(keras.ops.convert_to_tensor, np.load(request["inputs"]).values()))
         np.savez(
             request["outputs"],
             **{name: keras.ops.convert_to_numpy(array) for name, array in arrays.items()},

@@ -109,7 +109,7 @@ def test_correct_layer_passes():
         (WrongSign(), "check their formula in `transform` or `call`, and its sign"),
         (WrongInverse(), "should"),
         (UnusedWeight(), "weight '.*b' should not vanish"),
-        (MixesInstances(), "for the first 1 of 4 instances should not change"),
+        (MixesInstances(), "of a single instance should be as in the batch of 4 instances"),
         (NaNGradient(), "The gradient of `call` with respect to inputs should be finite"),
         (Identity(), "should not be the identity"),
         (NotInConfig(factor=2.0), r"should hold all .* \['factor'\]"),

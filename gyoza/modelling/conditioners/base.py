@@ -44,6 +44,18 @@ class Conditioner(keras.Layer):
             )
         self.output_size = output_size
 
+    def sees_kept_entries(self, axes: Sequence[int]) -> bool:
+        """Tells whether the conditioner is given kept entries alone by a coupling along `axes`.
+
+        If it is not, because it needs to know where entries are, it is given the inputs in full
+        shape, with zeros where the coupling changes them, and answers for all entries, also those
+        that are kept: `output_size` is then the parameters of all entries of the last axis.
+
+        Args:
+            axes: The axes that the coupling transforms.
+        """
+        return True
+
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Gives the shape of the outputs: that of the inputs, but for the last axis."""
         return (*input_shape[:-1], self.output_size)

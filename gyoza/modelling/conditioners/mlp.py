@@ -1,6 +1,6 @@
 """Conditioners of dense layers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -8,19 +8,28 @@ import keras
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.conditioners.base import Conditioner
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "check_hidden_sizes", "run_dense_layers"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class MLP(Conditioner):
-    """A :class:`Conditioner` of dense layers.
+    r"""A :class:`Conditioner` of dense layers.
 
-    The last layer starts at zero, such that a new coupling is the identity.
+    With the activation :math:`\sigma`, the hidden layers compute
+
+    .. math::
+        h_{k+1} = \sigma(h_k W_k + b_k), \qquad \text{or} \qquad
+        h_{k+1} = h_k + \sigma(h_k W_k + b_k)
+
+    where the network is `residual` and the two layers have the same number of units. The last layer
+    is linear and starts at zero, such that a new coupling is the identity.
 
     Args:
         hidden_sizes: The number of units of each hidden layer.
         activation: The activation of hidden layers, by name or as a function.
         output_size: See :class:`Conditioner`.
+        residual: Whether hidden layers after the first are added to their input if it has as many
+            units. This makes deep networks easier to train.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -42,15 +51,12 @@ class MLP(Conditioner):
         hidden_sizes: Iterable[int] = (128, 128),
         activation: Any = "relu",
         output_size: int | None = None,
+        residual: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(output_size=output_size, **kwargs)
-        self.hidden_sizes = check_integers("hidden_sizes", hidden_sizes)
-        if any(size < 1 for size in self.hidden_sizes):
-            raise ValueError(
-                "`hidden_sizes` should be positive integers. "
-                f"Received: hidden_sizes={self.hidden_sizes}"
-            )
+        self.hidden_sizes = check_hidden_sizes(hidden_sizes)
+        self.residual = residual
         self.activation = keras.activations.get(activation)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -83,9 +89,7 @@ class MLP(Conditioner):
         Returns:
             The parameters of the changed entries, `[batch, ..., output_size]`.
         """
-        for layer in self.dense_layers:
-            inputs = layer(inputs)
-        return inputs
+        return run_dense_layers(self.dense_layers, inputs, self.residual)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
@@ -93,4 +97,35 @@ class MLP(Conditioner):
             **super().get_config(),
             "hidden_sizes": list(self.hidden_sizes),
             "activation": keras.activations.serialize(self.activation),
+            "residual": self.residual,
         }
+
+
+def check_hidden_sizes(hidden_sizes: Iterable[int]) -> list[int]:
+    """Checks the numbers of units of hidden layers, and turns them into a list."""
+    sizes = check_integers("hidden_sizes", hidden_sizes)
+    if any(size < 1 for size in sizes):
+        raise ValueError(
+            f"`hidden_sizes` should be positive integers. Received: hidden_sizes={sizes}"
+        )
+    return sizes
+
+
+def run_dense_layers(layers: Sequence[Callable[[Any], Any]], inputs: Any, residual: bool) -> Any:
+    """Runs hidden layers and a last one.
+
+    Args:
+        layers: The hidden layers, with their activations, and the last layer.
+        inputs: What the first layer is given, `[batch, ..., size]`.
+        residual: Whether hidden layers after the first are added to their input if it has as many
+            units.
+
+    Returns:
+        What the last layer returns.
+    """
+    first, *others = layers
+    x = first(inputs)
+    for layer in others[:-1]:
+        outputs = layer(x)
+        x = x + outputs if residual and outputs.shape[-1] == x.shape[-1] else outputs
+    return others[-1](x) if others else x

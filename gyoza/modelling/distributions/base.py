@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.axes import check_shape_and_axes
+from gyoza.modelling.distributions.conditional import Conditional
 from gyoza.modelling.distributions.tools import (
     check_natural,
     make_constant,
@@ -19,11 +20,16 @@ __all__ = ["Distribution"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Distribution(keras.Layer):
+class Distribution(Conditional, keras.Layer):
     """Base class of distributions: Keras layers that know their log-density and can be sampled.
 
     Calling a distribution on events gives their log-densities, as :meth:`log_prob` does. Its
     parameters are weights, so that a distribution is trained, saved and loaded as any other layer.
+
+    With a context network :math:`g` it is conditional: for an event seen in the context :math:`c`,
+    the weights :math:`w` are replaced by :math:`w + g(c)`, entry by entry. Where a weight is not
+    the parameter itself but, say, its logarithm, it is the logarithm that is changed, so that the
+    network is free to give any number.
 
     Subclasses say what happens to vectors, which are events with all axes merged in row-major
     order. They implement
@@ -36,18 +42,30 @@ class Distribution(keras.Layer):
 
     compute in `log_prob_dtype`, and are registered with
     `keras.saving.register_keras_serializable`. Weights are made with `add_weight(...,
-    autocast=False)`, so that mixed precision does not round them.
+    autocast=False)`, so that mixed precision does not round them. To be conditional, a subclass
+    gives `compute_log_prob` and `draw` a further argument, `changes=None`. This is a dictionary of
+    the names of its weights, and for each of them the change of every event, `[batch,
+    *weight.shape]`.
 
     Args:
         shape: Shape of an event, without the batch axis. If it is omitted it is read from the first
             input. If it is given, the weights exist right after construction.
+        context_network: The network :math:`g`, a Keras layer or model that maps contexts `[batch,
+            context_size]` to one number for each entry of the weights, `[batch, outputs]`, in the
+            order of the weights. A :class:`~gyoza.modelling.conditioners.Conditioner` is told their
+            number; a :class:`~gyoza.modelling.conditioners.MLP` starts at zero, where the context
+            does not matter yet. Without one, the distribution takes no context.
         **kwargs: Arguments of `keras.Layer`, such as `name`, `dtype` and `trainable`.
 
     Raises:
-        TypeError: If `shape` does not hold integers.
-        ValueError: If `shape` is empty or not positive, or inputs have another shape.
+        TypeError: If `shape` does not hold integers, or `context_network` is no Keras layer.
+        ValueError: If `shape` is empty or not positive, or inputs have another shape. If there is
+            a `context_network` but no weight that it could change, or its outputs do not have the
+            right shape, or if a context is missing, superfluous or of another shape.
 
     Attributes:
+        context_network: The network :math:`g`, or `None`.
+        context_size: The size of a context, or `None` as long as it is not known.
         seed_generator: The `keras.random.SeedGenerator` that :meth:`sample` takes its seeds from
             when it is given none.
 
@@ -66,14 +84,29 @@ class Distribution(keras.Layer):
         array([-1.5, -inf], dtype=float32)
         >>> tuple(distribution.sample(5, seed=0).shape)
         (5, 2)
+
+        >>> conditional = gyoza.modelling.distributions.DiagonalNormal(
+        ...     shape=[2], context_network=gyoza.modelling.conditioners.MLP([16])
+        ... )
+        >>> tuple(conditional.log_prob(np.zeros([5, 2]), context=np.zeros([5, 3])).shape)
+        (5,)
+        >>> tuple(conditional.sample(4, context=[1.0, 0.0, 0.0]).shape)
+        (4, 2)
     """
 
-    def __init__(self, shape: Iterable[int] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        context_network: keras.Layer | None = None,
+        **kwargs: Any,
+    ) -> None:
         # Inputs are cast to `log_prob_dtype` below, which may be wider than the compute dtype.
         super().__init__(autocast=False, **kwargs)
         shape, _ = check_shape_and_axes(shape, None)
         self._event_shape = None if shape is None else tuple(shape)
         self._has_weights = False
+        self._parameter_shapes: dict[str, tuple[int, ...]] = {}
+        self._set_network(context_network)
         self.seed_generator = keras.random.SeedGenerator()
         self._set_input_spec()
 
@@ -101,6 +134,11 @@ class Distribution(keras.Layer):
         """The dtype of log-densities and samples: that of the computation, but float32 at least."""
         return at_least_float32(self.compute_dtype)
 
+    @property
+    def accepts_labels(self) -> bool:
+        """Whether `log_prob` and `sample` can be given `labels`."""
+        return False
+
     def create_weights(self) -> None:
         """Creates the weights. It is called once, as soon as `event_shape` is known."""
         return  # AutoGraph cannot convert a function without a statement
@@ -108,7 +146,13 @@ class Distribution(keras.Layer):
     def _create_weights_once(self) -> None:
         """Creates the weights if the shape is known; the last line of a weighty constructor."""
         if self._event_shape is not None and not self._has_weights:
+            others = {id(weight) for weight in self.weights}
             self.create_weights()
+            self._parameter_shapes = {
+                weight.name: tuple(weight.shape)
+                for weight in self.weights
+                if id(weight) not in others
+            }
             self._has_weights = True
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -137,6 +181,7 @@ class Distribution(keras.Layer):
             )
         self._set_input_spec()
         self._create_weights_once()
+        self._build_network_once()
 
     def compute_log_prob(self, x: Any) -> Any:
         """Computes the log-densities of vectors.
@@ -163,23 +208,24 @@ class Distribution(keras.Layer):
             f"{type(self).__name__} should implement `draw(sample_count, seed)`."
         )
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, context: Any = None) -> Any:
         """See :meth:`log_prob`."""
-        return self.compute_log_prob(self._to_vectors(x))
+        return self.compute_log_prob(self._to_vectors(x), **self._change(context))
 
-    def log_prob(self, x: Any) -> Any:
+    def log_prob(self, x: Any, context: Any = None) -> Any:
         """Computes log-densities.
 
         Args:
             x: Events, `[batch, *event_shape]`.
+            context: Their contexts, `[batch, context_size]`, if there is a `context_network`.
 
         Returns:
             The natural logarithms of their densities, `[batch]`, in float32 or, if that is the
             compute dtype, float64.
         """
-        return self(self._to_tensor(x))
+        return self(self._to_tensor(x), **self._pass_on(context=self._to_tensor(context)))
 
-    def sample(self, sample_count: Any, seed: Any = None) -> Any:
+    def sample(self, sample_count: Any, seed: Any = None, context: Any = None) -> Any:
         """Draws independent events.
 
         They are differentiable with respect to the parameters unless the class says otherwise.
@@ -191,6 +237,8 @@ class Distribution(keras.Layer):
                 gives other events, also in a compiled function. On JAX, a function that is compiled
                 by `jax.jit` itself has to pass a seed or use `keras.StatelessScope`, because the
                 state of the generator cannot be updated there.
+            context: The context of each event, `[sample_count, context_size]`, or one for all,
+                `[context_size]` or `[1, context_size]`, if there is a `context_network`.
 
         Returns:
             The events, `[sample_count, *event_shape]`, in `log_prob_dtype`.
@@ -200,19 +248,30 @@ class Distribution(keras.Layer):
                 the distribution has not been called or built either, or if `sample_count` or `seed`
                 are not as described.
         """
-        return self._to_events(self.draw(*self._check_draw(sample_count, seed)))
+        sample_count, seed, changes = self._prepare_draw(sample_count, seed, context)
+        return self._to_events(self.draw(sample_count, seed, **changes))
 
-    def _check_draw(self, sample_count: Any, seed: Any) -> tuple[Any, Any]:
-        """Gives number and seed as `draw` takes them, and has the weights created."""
+    def _prepare_draw(self, sample_count: Any, seed: Any, context: Any) -> tuple[Any, Any, Any]:
+        """Gives the arguments of `draw`, the last ones by name, and has all weights created."""
         _ = self.dimension_count  # raises an error if it is not known
-        self._create_weights_once()
         if not ops.is_tensor(sample_count):
             sample_count = check_natural("sample_count", sample_count)
         if seed is None:
             seed = self.seed_generator
         if not isinstance(seed, keras.random.SeedGenerator):
             seed = check_natural("seed", seed)
-        return sample_count, seed
+        context = self._to_tensor(context)
+        if context is not None and len(context.shape) == 1:
+            context = context[None]
+        self._check_context(context, (1, sample_count))
+        if not self.built:
+            self.build((None, *(self._event_shape or ())))
+        return sample_count, seed, self._change(context, sample_count)
+
+    @staticmethod
+    def _pass_on(**arguments: Any) -> dict[str, Any]:
+        """Drops arguments that are `None`, which overridden methods may not have."""
+        return {name: value for name, value in arguments.items() if value is not None}
 
     def _to_tensor(self, x: Any) -> Any:
         # Keras would round arrays in float64 to float32 on some backends.
@@ -239,11 +298,24 @@ class Distribution(keras.Layer):
             initial = make_constant(name.removeprefix("log_"), initial, shape)
         return self.add_weight(shape=shape, initializer=initial, name=name, autocast=False)
 
-    def _parameter(self, weight: Any, *lead: int) -> Any:
-        """Gives a weight in `log_prob_dtype`, as vectors `[*lead, dimension_count]`."""
-        return ops.reshape(
-            ops.cast(weight, self.log_prob_dtype), (*lead, math.prod(self._event_shape or ()))
-        )
+    def _parameter(
+        self, weight: Any, changes: dict[str, Any] | None = None, shape: Sequence[int] | None = None
+    ) -> Any:
+        """Gives a weight in `log_prob_dtype`, changed by the context.
+
+        Args:
+            weight: The weight.
+            changes: See :class:`Distribution`.
+            shape: The shape to give it, `[dimension_count]` if omitted.
+
+        Returns:
+            A tensor of that shape or, if there are changes, `[batch, *shape]`.
+        """
+        shape = (self.dimension_count,) if shape is None else shape
+        values = ops.reshape(ops.cast(weight, self.log_prob_dtype), shape)
+        if changes is None:
+            return values
+        return values + ops.reshape(changes[weight.name], (-1, *shape))
 
     def compute_output_shape(self, input_shape: Sequence[int | None], *_: Any) -> tuple[int | None]:
         """Gives the shape of log-densities."""
@@ -256,4 +328,29 @@ class Distribution(keras.Layer):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
         shape = None if self._event_shape is None else list(self._event_shape)
-        return {**super().get_config(), "shape": shape}
+        network = self.context_network
+        return {
+            **super().get_config(),
+            "shape": shape,
+            "context_network": None
+            if network is None
+            else keras.saving.serialize_keras_object(network),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Distribution":
+        """Makes a distribution from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+
+        Returns:
+            A distribution with the same configuration and weights of its own.
+        """
+        config = dict(config)
+        if config.get("context_network") is None:
+            config.pop("context_network", None)  # which overridden constructors may not have
+        else:
+            network = keras.saving.deserialize_keras_object(config["context_network"])
+            config["context_network"] = network
+        return cls(**config)

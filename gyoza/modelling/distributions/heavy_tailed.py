@@ -145,18 +145,18 @@ class StudentT(LocationScale):
         """The degrees of freedom, with `event_shape`."""
         return self.MINIMUM + ops.softplus(self.raw_degrees_of_freedom)
 
-    def _degrees(self) -> Any:
-        return self.MINIMUM + ops.softplus(self._parameter(self.raw_degrees_of_freedom))
+    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Any, ...]:
+        """Gives the degrees of freedom."""
+        raw = self._parameter(self.raw_degrees_of_freedom, changes)
+        return (self.MINIMUM + ops.softplus(raw),)
 
-    def standard_log_prob(self, z: Any) -> Any:
+    def standard_log_prob(self, z: Any, degrees: Any) -> Any:
         """Computes log-densities at location 0 and scale 1, entry by entry."""
-        degrees = self._degrees()
         normalisation = log_gamma_step(0.5 * degrees) - 0.5 * ops.log(math.pi * degrees)
         return normalisation - 0.5 * (degrees + 1.0) * log1p_square(z / ops.sqrt(degrees))
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any, degrees: Any) -> Any:
         """Draws entries at location 0 and scale 1 by the polar method."""
-        degrees = self._degrees()
         uniform = draw_open_uniform((2, *shape), self.log_prob_dtype, seed)
         # The squared radius is ν (u^(-2/ν) - 1), which is written without overflow or cancellation.
         exponent = -ops.log(uniform[0]) / degrees

@@ -18,7 +18,8 @@ __all__ = ["LocationScale"]
 class LocationScale(Distribution):
     """Base class of distributions of independent entries that are shifted and scaled.
 
-    Subclasses implement `standard_log_prob(z)` and `standard_draw(shape, seed)`.
+    Subclasses implement `standard_log_prob(z, *shapes)` and `standard_draw(shape, seed, *shapes)`,
+    where `shapes` are further parameters that `get_shapes(changes)` gives, if there are any.
     """
 
     def __init__(
@@ -43,23 +44,33 @@ class LocationScale(Distribution):
         """The scale, with `event_shape`: the exponential of the weight `log_scale`."""
         return ops.exp(self.log_scale)
 
-    def standard_log_prob(self, z: Any) -> Any:
+    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Any, ...]:
+        """Gives the parameters besides location and scale, `[dimension_count]` or per event.
+
+        Args:
+            changes: See :class:`Distribution`.
+        """
+        return ()
+
+    def standard_log_prob(self, z: Any, *shapes: Any) -> Any:
         """Computes log-densities at location 0 and scale 1, entry by entry.
 
         Args:
             z: Vectors, `[batch, dimension_count]`.
+            *shapes: What `get_shapes` gave.
 
         Returns:
             A tensor of the shape of `z`.
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Any) -> Any:
         """Draws entries at location 0 and scale 1.
 
         Args:
             shape: The shape `[sample_count, dimension_count]`.
             seed: See :meth:`Distribution.draw`.
+            *shapes: What `get_shapes` gave.
 
         Returns:
             A tensor of that shape.
@@ -68,16 +79,18 @@ class LocationScale(Distribution):
             f"{type(self).__name__} should implement `standard_draw(shape, seed)`."
         )
 
-    def compute_log_prob(self, x: Any) -> Any:
+    def compute_log_prob(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
         """See :meth:`Distribution.compute_log_prob`."""
-        log_scale = self._parameter(self.log_scale)
-        z = (x - self._parameter(self.location)) * ops.exp(-log_scale)
-        return ops.sum(self.standard_log_prob(z) - log_scale, axis=-1)
+        log_scale = self._parameter(self.log_scale, changes)
+        z = (x - self._parameter(self.location, changes)) * ops.exp(-log_scale)
+        return ops.sum(self.standard_log_prob(z, *self.get_shapes(changes)) - log_scale, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any) -> Any:
+    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Any:
         """See :meth:`Distribution.draw`."""
-        z = self.standard_draw((sample_count, self.dimension_count), seed)
-        return self._parameter(self.location) + ops.exp(self._parameter(self.log_scale)) * z
+        shape = (sample_count, self.dimension_count)
+        z = self.standard_draw(shape, seed, *self.get_shapes(changes))
+        scale = ops.exp(self._parameter(self.log_scale, changes))
+        return self._parameter(self.location, changes) + scale * z
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`Distribution.get_config`."""

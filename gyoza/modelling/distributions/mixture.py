@@ -15,6 +15,7 @@ from gyoza.modelling.distributions.tools import (
     check_natural,
     check_positive,
     draw_normal,
+    select_rows,
     split_seed,
 )
 
@@ -111,11 +112,29 @@ class GaussianMixture(Distribution):
         """The standard deviations, in the shape of `log_scale`."""
         return ops.exp(self.log_scale)
 
-    def call(self, x: Any, labels: Any = None) -> Any:
+    @property
+    def accepts_labels(self) -> bool:
+        """Whether there are classes."""
+        return self.class_count is not None
+
+    def call(self, x: Any, context: Any = None, labels: Any = None) -> Any:
         """See :meth:`log_prob`."""
-        labels = self._check_labels(labels)
-        x = self._to_vectors(x)[:, None, :]
-        location, log_scale = self._components()
+        labels = self.check_labels(labels)
+        return self.compute_log_prob(self._to_vectors(x), labels=labels, **self._change(context))
+
+    def compute_log_prob(
+        self, x: Any, changes: dict[str, Any] | None = None, labels: Any = None
+    ) -> Any:
+        """Computes the log-densities of vectors; see :meth:`Distribution.compute_log_prob`.
+
+        Args:
+            x: Vectors, `[batch, dimension_count]`.
+            changes: See :class:`Distribution`.
+            labels: Classes, `[batch]`, or `None`.
+
+        Returns:
+            Their log-densities, `[batch]`.
+        """
         if labels is not None:
             known = labels.shape[0], x.shape[0]
             if None not in known and known[0] != known[1]:
@@ -123,21 +142,18 @@ class GaussianMixture(Distribution):
                     "`labels` should have as many entries as there are events. "
                     f"Received: {known[0]} labels for {known[1]} events"
                 )
-            grouped = (self.class_count, self.component_count, self.dimension_count)
-            location, log_scale = (
-                ops.take(ops.reshape(values, grouped), self._clip(labels), axis=0)
-                for values in (location, log_scale)
-            )
-        z = (x - location) * ops.exp(-log_scale)
+        location, log_scale = self._components(labels, changes)
+        z = (x[:, None, :] - location) * ops.exp(-log_scale)
         log_probs = -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_scale, axis=-1)
-        log_prob = ops.logsumexp(log_probs + self._log_weights(labels), axis=-1)
+        log_prob = ops.logsumexp(log_probs + self._log_weights(labels, changes), axis=-1)
         return log_prob if labels is None else log_prob + self._penalty(labels)
 
-    def log_prob(self, x: Any, labels: Any = None) -> Any:
+    def log_prob(self, x: Any, context: Any = None, labels: Any = None) -> Any:
         """Computes log-densities.
 
         Args:
             x: Events, `[batch, *event_shape]`.
+            context: See :meth:`Distribution.log_prob`.
             labels: Classes from 0 to `class_count - 1`, `[batch]` or `[batch, 1]`, for the
                 densities given these classes.
 
@@ -148,16 +164,20 @@ class GaussianMixture(Distribution):
         Raises:
             ValueError: If there are labels but no classes, or an array of labels is out of range.
         """
-        if labels is None:
-            return self(self._to_tensor(x))
-        return self(self._to_tensor(x), labels=self._check_labels(labels))
+        arguments = self._pass_on(
+            labels=self.check_labels(labels), context=self._to_tensor(context)
+        )
+        return self(self._to_tensor(x), **arguments)
 
-    def sample(self, sample_count: Any, seed: Any = None, labels: Any = None) -> Any:
+    def sample(
+        self, sample_count: Any, seed: Any = None, context: Any = None, labels: Any = None
+    ) -> Any:
         """Draws independent events.
 
         Args:
             sample_count: See :meth:`Distribution.sample`.
             seed: See :meth:`Distribution.sample`.
+            context: See :meth:`Distribution.sample`.
             labels: The class of each event, `[sample_count]`, or one for all.
 
         Returns:
@@ -167,8 +187,8 @@ class GaussianMixture(Distribution):
         Raises:
             ValueError: See :meth:`Distribution.sample` and :meth:`log_prob`.
         """
-        sample_count, seed = self._check_draw(sample_count, seed)
-        labels = self._check_labels(labels)
+        sample_count, seed, changes = self._prepare_draw(sample_count, seed, context)
+        labels = self.check_labels(labels)
         if labels is not None:
             known = labels.shape[0], sample_count
             if all(isinstance(size, int) for size in known) and known[0] not in (1, known[1]):
@@ -177,14 +197,21 @@ class GaussianMixture(Distribution):
                     f"Received: {known[0]} labels, sample_count={known[1]}"
                 )
             labels = ops.broadcast_to(labels, (sample_count,))
-        return self._to_events(self.draw(sample_count, seed, labels))
+        return self._to_events(self.draw(sample_count, seed, labels=labels, **changes))
 
-    def draw(self, sample_count: Any, seed: Any, labels: Any = None) -> Any:
+    def draw(
+        self,
+        sample_count: Any,
+        seed: Any,
+        changes: dict[str, Any] | None = None,
+        labels: Any = None,
+    ) -> Any:
         """Draws vectors; see :meth:`Distribution.draw`.
 
         Args:
             sample_count: Their number.
             seed: An integer or a `keras.random.SeedGenerator`.
+            changes: See :class:`Distribution`.
             labels: Classes, `[sample_count]`, or `None`.
 
         Returns:
@@ -192,27 +219,49 @@ class GaussianMixture(Distribution):
         """
         seeds = split_seed(seed)
         # A component is the first whose cumulative weight exceeds a uniform number.
-        cumulative = ops.cumsum(ops.exp(self._log_weights(labels)), axis=-1)[..., :-1]
+        cumulative = ops.cumsum(ops.exp(self._log_weights(labels, changes)), axis=-1)[..., :-1]
         uniform = keras.random.uniform((sample_count, 1), dtype=self.log_prob_dtype, seed=seeds[0])
         chosen = ops.sum(ops.cast(uniform >= cumulative, "int32"), axis=-1)
         if labels is not None:
             chosen = chosen + self._clip(labels) * self.component_count
-        location, log_scale = (ops.take(values, chosen, axis=0) for values in self._components())
+        location, log_scale = (
+            select_rows(values, chosen, changes is not None)
+            for values in self._components(None, changes)
+        )
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seeds[1])
         vectors = location + ops.exp(log_scale) * z
         return vectors if labels is None else vectors + self._penalty(labels)[:, None]
 
-    def _components(self) -> tuple[Any, Any]:
-        """Gives locations and logarithms of scales of all components, `[…, dimension_count]`."""
-        count = self.component_count * (self.class_count or 1)
-        return self._parameter(self.location, count), self._parameter(self.log_scale, count)
+    def _components(self, labels: Any, changes: dict[str, Any] | None) -> tuple[Any, Any]:
+        """Gives locations and logarithms of scales, `[(batch,) components, dimension_count]`."""
+        shape = (self.class_count or 1, self.component_count, self.dimension_count)
+        location, log_scale = (
+            self._parameter(weight, changes, shape) for weight in (self.location, self.log_scale)
+        )
+        has_batch = changes is not None
+        return self._of(labels, location, has_batch), self._of(labels, log_scale, has_batch)
 
-    def _log_weights(self, labels: Any) -> Any:
-        """Gives the log-weights of all components or, `[batch, component_count]`, of classes."""
-        log_weights = ops.log_softmax(ops.cast(self.logits, self.log_prob_dtype), axis=-1)
+    def _log_weights(self, labels: Any, changes: dict[str, Any] | None) -> Any:
+        """Gives the log-weights of components, `[(batch,) components]`."""
+        shape = (self.class_count or 1, self.component_count)
+        log_weights = ops.log_softmax(self._parameter(self.logits, changes, shape), axis=-1)
+        log_weights = self._of(labels, log_weights, changes is not None)
+        return log_weights if labels is not None else log_weights - math.log(shape[0])
+
+    def _of(self, labels: Any, values: Any, has_batch: bool) -> Any:
+        """Gives the components of a class for each event, or those of all classes in one row.
+
+        Args:
+            labels: Classes, `[batch]`, or `None` for all.
+            values: A number or vector for each component, `[classes, components, ...]`, or
+                `[batch, classes, components, ...]`.
+            has_batch: Whether `values` has the axis `batch`.
+        """
         if labels is not None:
-            return ops.take(log_weights, self._clip(labels), axis=0)
-        return ops.reshape(log_weights, (-1,)) - math.log(self.class_count or 1)
+            return select_rows(values, self._clip(labels), has_batch)
+        lead = (-1,) if has_batch else ()
+        count = (self.class_count or 1) * self.component_count
+        return ops.reshape(values, (*lead, count, *values.shape[len(lead) + 2 :]))
 
     def _clip(self, labels: Any) -> Any:
         return ops.clip(labels, 0, (self.class_count or 1) - 1)
@@ -222,8 +271,18 @@ class GaussianMixture(Distribution):
         zeros = ops.zeros_like(labels, dtype=self.log_prob_dtype)
         return ops.where(labels == self._clip(labels), zeros, zeros + math.nan)
 
-    def _check_labels(self, labels: Any) -> Any:
-        """Gives labels as integers, `[batch]`, and checks their values if they are known."""
+    def check_labels(self, labels: Any) -> Any:
+        """Gives labels as integers, and checks their values if they are known.
+
+        Args:
+            labels: Classes, `[batch]` or `[batch, 1]`, or `None`.
+
+        Returns:
+            The classes as a tensor of integers, `[batch]`, or `None`.
+
+        Raises:
+            ValueError: If there are no classes, or an array of labels is out of range.
+        """
         if labels is None or isinstance(labels, keras.KerasTensor):
             return labels
         if self.class_count is None:

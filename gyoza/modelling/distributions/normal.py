@@ -164,12 +164,18 @@ class MultivariateNormal(Distribution):
             autocast=False,
         )
 
+    def _get_factor(self, changes: dict[str, Any] | None) -> tuple[Any, Any]:
+        """Gives the factor and the logarithm of its diagonal."""
+        count = self.dimension_count
+        log_diagonal = self._parameter(self.log_diagonal, changes)
+        lower = ops.tril(self._parameter(self.lower, changes, (count, count)), k=-1)
+        identity = ops.eye(count, dtype=self.log_prob_dtype)
+        return lower + identity * ops.exp(log_diagonal)[..., None, :], log_diagonal
+
     @property
     def cholesky(self) -> Any:
         """The factor :math:`L`, `[dimension_count, dimension_count]`."""
-        diagonal = ops.exp(ops.cast(self.log_diagonal, self.log_prob_dtype))
-        lower = ops.tril(ops.cast(self.lower, self.log_prob_dtype), k=-1)
-        return lower + ops.eye(self.dimension_count, dtype=self.log_prob_dtype) * diagonal
+        return self._get_factor(None)[0]
 
     @property
     def covariance(self) -> Any:
@@ -177,17 +183,24 @@ class MultivariateNormal(Distribution):
         cholesky = self.cholesky
         return cholesky @ ops.transpose(cholesky)
 
-    def compute_log_prob(self, x: Any) -> Any:
+    def compute_log_prob(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
         """See :meth:`Distribution.compute_log_prob`."""
-        centred = x - self._parameter(self.location)
-        z = ops.solve_triangular(self.cholesky, ops.transpose(centred), lower=True)
-        log_det = ops.sum(ops.cast(self.log_diagonal, self.log_prob_dtype))
-        return -0.5 * ops.sum(ops.square(z) + LOG_2_PI, axis=0) - log_det
+        cholesky, log_diagonal = self._get_factor(changes)
+        centred = x - self._parameter(self.location, changes)
+        if changes is None:
+            z = ops.transpose(ops.solve_triangular(cholesky, ops.transpose(centred), lower=True))
+        else:
+            z = ops.solve_triangular(cholesky, centred[..., None], lower=True)[..., 0]
+        return -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_diagonal, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any) -> Any:
+    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Any:
         """See :meth:`Distribution.draw`."""
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
-        return self._parameter(self.location) + z @ ops.transpose(self.cholesky)
+        cholesky, _ = self._get_factor(changes)
+        location = self._parameter(self.location, changes)
+        if changes is None:
+            return location + z @ ops.transpose(cholesky)
+        return location + (cholesky @ z[..., None])[..., 0]
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`Distribution.get_config`."""

@@ -14,6 +14,7 @@ __all__ = [
     "draw_normal",
     "draw_open_uniform",
     "split_seed",
+    "select_rows",
     "make_constant",
     "check_natural",
     "check_finite",
@@ -74,6 +75,23 @@ def split_seed(seed: Any) -> list[Any]:
     if isinstance(seed, keras.random.SeedGenerator):
         return [seed, seed]
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(2)]
+
+
+def select_rows(values: Any, indices: Any, has_batch: bool) -> Any:
+    """Selects one of several rows for each instance.
+
+    Args:
+        values: The rows, `[count, ...]`, or those of each instance, `[batch, count, ...]`.
+        indices: Integers, `[batch]`.
+        has_batch: Whether `values` has the axis `batch`.
+
+    Returns:
+        The selected rows, `[batch, ...]`.
+    """
+    if not has_batch:
+        return ops.take(values, indices, axis=0)
+    indices = ops.reshape(indices, (-1, *[1] * (len(values.shape) - 1)))
+    return ops.squeeze(ops.take_along_axis(values, indices, axis=1), axis=1)
 
 
 def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Any:

@@ -1,8 +1,20 @@
 """Flow layers, and the models that chain them."""
 
 from gyoza.modelling.flow_layers.affine_couplings import AffineCoupling, VolumePreservingCoupling
+from gyoza.modelling.flow_layers.autoregressive import (
+    MaskedAffine,
+    MaskedAutoregressive,
+    MaskedRationalQuadraticSpline,
+)
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.batch_normalisation import BatchNormalization
+from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.couplings import AdditiveCoupling, Coupling, ElementwiseCoupling
+from gyoza.modelling.flow_layers.dequantization import (
+    UniformDequantization,
+    VariationalDequantization,
+)
+from gyoza.modelling.flow_layers.disentangling import DisentanglingFlowModel
 from gyoza.modelling.flow_layers.elementwise import (
     Affine,
     Arctanh,
@@ -13,6 +25,7 @@ from gyoza.modelling.flow_layers.elementwise import (
     Tanh,
     YeoJohnson,
 )
+from gyoza.modelling.flow_layers.gaussianization import MixtureGaussianization
 from gyoza.modelling.flow_layers.images import (
     Flatten,
     HaarDownsampling,
@@ -20,12 +33,16 @@ from gyoza.modelling.flow_layers.images import (
     Squeeze,
     Unsqueeze,
 )
+from gyoza.modelling.flow_layers.inverse import Inverse
 from gyoza.modelling.flow_layers.linear import (
     InvertibleConvolution,
     LULinear,
     TriangularAffine,
 )
-from gyoza.modelling.flow_layers.models import DisentanglingFlowModel, FlowModel
+from gyoza.modelling.flow_layers.logistic_couplings import MixtureLogisticCoupling
+from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.flow_layers.multi_scale import FactorOut
+from gyoza.modelling.flow_layers.neural_autoregressive import BlockNeuralAutoregressive
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.flow_layers.permutations import (
     CheckerBoardPermutation,
@@ -33,16 +50,21 @@ from gyoza.modelling.flow_layers.permutations import (
     Permutation,
     ShufflePermutation,
 )
-from gyoza.modelling.flow_layers.reflections import Reflection
+from gyoza.modelling.flow_layers.planar import Planar, Radial, Sylvester
+from gyoza.modelling.flow_layers.reflections import Orthogonal, Reflection
+from gyoza.modelling.flow_layers.residual import Residual
 from gyoza.modelling.flow_layers.spline_couplings import (
     CircularSplineCoupling,
     RationalQuadraticSplineCoupling,
 )
+from gyoza.modelling.flow_layers.variational import VariationalModel
 
 __all__ = [
     "FlowLayer",
+    "ConditionalFlowLayer",
     "FlowModel",
     "DisentanglingFlowModel",
+    "VariationalModel",
     "Coupling",
     "ElementwiseCoupling",
     "AdditiveCoupling",
@@ -50,8 +72,16 @@ __all__ = [
     "VolumePreservingCoupling",
     "RationalQuadraticSplineCoupling",
     "CircularSplineCoupling",
+    "MixtureLogisticCoupling",
+    "MaskedAutoregressive",
+    "MaskedAffine",
+    "MaskedRationalQuadraticSpline",
+    "BlockNeuralAutoregressive",
+    "Inverse",
     "ActivationNormalization",
+    "BatchNormalization",
     "Reflection",
+    "Orthogonal",
     "Permutation",
     "ShufflePermutation",
     "HeavisidePermutation",
@@ -67,9 +97,17 @@ __all__ = [
     "Logit",
     "Tanh",
     "Arctanh",
+    "MixtureGaussianization",
+    "Planar",
+    "Radial",
+    "Sylvester",
+    "Residual",
     "Flatten",
     "Reshape",
     "Squeeze",
     "Unsqueeze",
     "HaarDownsampling",
+    "FactorOut",
+    "UniformDequantization",
+    "VariationalDequantization",
 ]

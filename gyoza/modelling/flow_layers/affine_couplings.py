@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
 from gyoza.modelling.masks import Mask
+from gyoza.modelling.scales import bound_log_scales, check_log_scale_bound
 
 __all__ = ["AffineCoupling", "VolumePreservingCoupling"]
 
@@ -67,11 +68,7 @@ class AffineCoupling(ElementwiseCoupling):
         **kwargs: Any,
     ) -> None:
         super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
-        if log_scale_bound is not None and not log_scale_bound > 0.0:
-            raise ValueError(
-                "`log_scale_bound` should be a positive number, or None. "
-                f"Received: log_scale_bound={log_scale_bound}"
-            )
+        check_log_scale_bound(log_scale_bound)
         self.log_scale_bound = log_scale_bound
 
     @property
@@ -88,11 +85,7 @@ class AffineCoupling(ElementwiseCoupling):
         Returns:
             The log-scales, `[batch, ..., changed entries]`.
         """
-        raw = ops.cast(coupling_parameters[..., 0], self.log_det_dtype)
-        if self.log_scale_bound is None:
-            return raw
-        # This is c tanh(r / c), for which JAX's `tanh` would round float64 to float32.
-        return self.log_scale_bound * (2.0 * ops.sigmoid(raw * (2.0 / self.log_scale_bound)) - 1.0)
+        return bound_log_scales(coupling_parameters[..., 0], self.log_scale_bound)
 
     def _couple_(self, inputs: Any, coupling_parameters: Any) -> Any:
         """Scales and shifts; see :meth:`Coupling._couple_`."""

@@ -124,7 +124,7 @@ class FlowLayer(Invertible, keras.Layer):
         self._set_input_spec()
         self._create_weights_once()
 
-    def _prepare_inversion(self, outputs: Any) -> None:
+    def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
         if not self.built:
             if self._shape_ is None:
                 raise ValueError(
@@ -217,7 +217,7 @@ class FlowLayer(Invertible, keras.Layer):
         """Gives the shapes of the outputs (here that of the inputs) and log-determinants."""
         return tuple(input_shape), (input_shape[0],)
 
-    def compute_output_spec(self, inputs: Any) -> tuple[Any, Any]:
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Describes what `call` returns for symbolic `inputs`."""
         output_shape, log_det_shape = self.compute_output_shape(inputs.shape)
         return (

@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
-from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.masks import HeavisideMask, Mask
 
 __all__ = ["Coupling", "ElementwiseCoupling", "AdditiveCoupling"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Coupling(FlowLayer):
+class Coupling(ConditionalFlowLayer):
     r"""Base class of layers that couple one part of their inputs with the other.
 
     With a binary mask :math:`w`, a network :math:`g` that computes coupling parameters, and an
@@ -30,12 +31,16 @@ class Coupling(FlowLayer):
     :class:`~gyoza.modelling.flow_layers.HeavisidePermutation` for
     :class:`~gyoza.modelling.masks.HeavisideMask`, and then with another coupling.
 
+    With a context :math:`c`, as :class:`ConditionalFlowLayer` describes it, the coupling parameters
+    are :math:`g(x_1, c)`.
+
     A law of your own is a subclass with three methods:
 
     - `_couple_(inputs, coupling_parameters)`, the law :math:`f`, in full shape,
     - `_decouple_(outputs, coupling_parameters)`, its inverse in the first argument,
     - `compute_jacobian_determinant(x)`, the logarithm of its Jacobian determinant, `[batch]`;
-      `compute_parameters(x)` gives the coupling parameters that it needs.
+      `compute_parameters(x)` gives the coupling parameters that it needs. To work with a context,
+      it takes `(x, context=None)` and passes it on.
 
     A law that acts on each entry by itself is simpler, and faster, as a subclass of
     :class:`ElementwiseCoupling`.
@@ -44,10 +49,12 @@ class Coupling(FlowLayer):
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         compute_coupling_parameters: The network :math:`g`: a Keras layer or model, or any other
-            callable. It is given :math:`x_1` in the full shape of the inputs and returns whatever
-            the law expects, a tensor or a list of tensors. A
-            :class:`~gyoza.modelling.conditioners.Conditioner`, such as
-            :class:`~gyoza.modelling.conditioners.MLP`, computes only what is needed.
+            callable. It is given :math:`x_1` in the full shape of the inputs, or the list
+            :math:`[x_1, c]` where there is a context, and returns whatever the law expects, a
+            tensor or a list of tensors. A :class:`~gyoza.modelling.conditioners.Conditioner`, such
+            as :class:`~gyoza.modelling.conditioners.MLP`, computes only what is needed. If the
+            inputs have one entry alone, it is changed, whatever the mask, and :math:`g` sees
+            nothing; weights of the layer then stand in for a `Conditioner` without a context.
         mask: The mask :math:`w`, with the same shape and axes, or with both omitted: then it takes
             those of the first coupling that it is given to. A
             :class:`~gyoza.modelling.masks.HeavisideMask` if omitted.
@@ -61,6 +68,8 @@ class Coupling(FlowLayer):
     Attributes:
         _compute_coupling_parameters_: The network :math:`g`.
         _mask_: The mask :math:`w`.
+        coupling_parameters: The weight that stands in for the network where there is nothing that
+            it could see, and `None` elsewhere.
 
     Example:
 
@@ -114,6 +123,7 @@ class Coupling(FlowLayer):
         )
         self._compute_coupling_parameters_ = compute_coupling_parameters
         self._mask_ = mask
+        self.coupling_parameters: Any = None
         if self._shape_ is not None and self._axes_ is not None:
             mask.set_shape(self._shape_, self._axes_)
 
@@ -121,6 +131,9 @@ class Coupling(FlowLayer):
         """Builds the mask and the network for inputs of `input_shape`."""
         super().build(input_shape)
         self._mask_.set_shape(self._shape_, self._axes_)
+        if self.dimension_count == 1 and len(self._mask_.changed_indices) == 0:
+            # There is no other part: the one entry is transformed by parameters of its own.
+            self._mask_ = Mask(self._axes_, self._shape_, np.zeros(self._shape_))
         changed_count = len(self._mask_.changed_indices)
         if changed_count == 0:
             raise ValueError(
@@ -128,21 +141,43 @@ class Coupling(FlowLayer):
                 f"only, for shape={self._shape_}"
             )
         network = self._compute_coupling_parameters_
+        kept_count = len(self._mask_.kept_indices)
         if isinstance(network, Conditioner):
-            if len(self._mask_.kept_indices) == 0:
-                raise ValueError(
-                    "`mask` should keep at least one entry for the conditioner to see. Received: a "
-                    f"mask of zeros only, for shape={self._shape_}"
+            count = changed_count if self._is_compact else int(input_shape[-1] or 0)
+            network.set_output_size(count * self.parameter_count)
+            if self._is_compact and kept_count == 0 and self.context_size is None:
+                self.coupling_parameters = self.add_weight(
+                    shape=[network.output_size], initializer="zeros", name="coupling_parameters"
                 )
-            network.set_output_size(changed_count * self.parameter_count)
+                return
         if isinstance(network, keras.Layer) and not network.built:
-            network(keras.KerasTensor(self._network_input_shape(input_shape), self.compute_dtype))
+            network(self._describe_network_inputs(input_shape))
 
-    def _network_input_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        if not isinstance(self._compute_coupling_parameters_, Conditioner):
-            return (None, *input_shape[1:])
-        rest = [size for axis, size in enumerate(input_shape) if axis not in self._axes_]
-        return (None, *rest[1:], len(self._mask_.kept_indices))
+    @property
+    def _is_compact(self) -> bool:
+        """Whether the network is given the kept entries alone, not all of them in full shape."""
+        network = self._compute_coupling_parameters_
+        return isinstance(network, Conditioner) and network.sees_kept_entries(self._axes_)
+
+    def _compact_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Gives the shape of what the network is given if it is compact."""
+        return self.vector_shape(input_shape, len(self._mask_.kept_indices))
+
+    def _describe_network_inputs(self, input_shape: Sequence[int | None]) -> Any:
+        """Gives symbolic tensors in the shape of what the network is given."""
+        context_size = self.context_size or 0
+        if self._is_compact:
+            shape = self._compact_shape(input_shape)
+        else:
+            shape = (None, *input_shape[1:])
+            if isinstance(self._compute_coupling_parameters_, Conditioner):
+                shape = (*shape[:-1], int(input_shape[-1] or 0) + context_size)
+        x = keras.KerasTensor(shape, self.compute_dtype)
+        if self.context_shape is None or isinstance(
+            self._compute_coupling_parameters_, Conditioner
+        ):
+            return x
+        return [x, keras.KerasTensor((None, *self.context_shape), self.compute_dtype)]
 
     @property
     def parameter_count(self) -> int:
@@ -175,11 +210,12 @@ class Coupling(FlowLayer):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `_decouple_`.")
 
-    def compute_jacobian_determinant(self, x: Any) -> Any:
+    def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:
         """Computes the log-determinant of the law.
 
         Args:
             x: The inputs of `call`, `[batch, ...]`.
+            context: The context that `call` is given; a law that takes none can leave it out.
 
         Returns:
             The log-determinants, `[batch]`.
@@ -188,37 +224,60 @@ class Coupling(FlowLayer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
-    def _run_network(self, kept: Any) -> Any:
+    def _run_network(self, x: Any, context: Any) -> Any:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
-        return keras.tree.map_structure(
-            lambda parameters: ops.cast(parameters, self.compute_dtype),
-            self._compute_coupling_parameters_(kept),
-        )
+        if self.coupling_parameters is not None:
+            shape = (*ops.shape(x)[:-1], self.coupling_parameters.shape[0])
+            return ops.broadcast_to(self.coupling_parameters, shape)
+        network = self._compute_coupling_parameters_
+        if isinstance(network, Conditioner):
+            parameters = network(self.join_context(x, context))
+        else:
+            parameters = network(x if context is None else [x, context])
+        return keras.tree.map_structure(lambda p: ops.cast(p, self.compute_dtype), parameters)
 
-    def compute_parameters(self, x: Any) -> Any:
+    def compute_parameters(self, x: Any, context: Any = None) -> Any:
         """Computes the coupling parameters in full shape, whatever the network is.
 
         Args:
             x: Inputs or outputs of `call`, `[batch, ...]`; they have :math:`x_1` in common.
+            context: The context that `call` is given.
 
         Returns:
             What the network returns; of a :class:`~gyoza.modelling.conditioners.Conditioner`, its
             parameters in the shape of `x`, with zeros where the mask is one.
         """
-        if not isinstance(self._compute_coupling_parameters_, Conditioner):
-            return self._run_network(self._mask_(x))
+        if not self._is_compact:
+            return self._run_network(self._mask_(x), context)
         kept, _ = self._mask_.split(x)
-        return self._mask_.join(ops.zeros_like(kept), self._run_network(kept))
+        return self._mask_.join(ops.zeros_like(kept), self._run_network(kept, context))
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
-        """See :meth:`FlowLayer.call`."""
-        coupled = self._couple_(inputs, self.compute_parameters(inputs))
-        log_det = ops.cast(self.compute_jacobian_determinant(inputs), self.log_det_dtype)
-        return self._put_back(inputs, coupled), log_det
+    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+        """Transforms a batch.
 
-    def invert(self, outputs: Any) -> Any:
-        """See :meth:`FlowLayer.invert`."""
-        decoupled = self._decouple_(outputs, self.compute_parameters(outputs))
+        Args:
+            inputs: Floating-point tensor `[batch, ...]` with `shape` along `axes`.
+            context: The context, if there is one; see :class:`ConditionalFlowLayer`.
+
+        Returns:
+            The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
+        """
+        coupled = self._couple_(inputs, self.compute_parameters(inputs, context))
+        arguments = {} if context is None else {"context": context}
+        log_det = self.compute_jacobian_determinant(inputs, **arguments)
+        return self._put_back(inputs, coupled), ops.cast(log_det, self.log_det_dtype)
+
+    def invert(self, outputs: Any, context: Any = None) -> Any:
+        """Maps outputs of `call` back to its inputs.
+
+        Args:
+            outputs: See :meth:`FlowLayer.invert`.
+            context: The context that `call` was given.
+
+        Returns:
+            The reconstructed inputs, `[batch, ...]`.
+        """
+        decoupled = self._decouple_(outputs, self.compute_parameters(outputs, context))
         return self._put_back(outputs, decoupled)
 
     def _put_back(self, unchanged: Any, changed: Any) -> Any:
@@ -272,8 +331,10 @@ class ElementwiseCoupling(Coupling):
     - `compute_log_stretch(inputs, coupling_parameters)`, the logarithms
       :math:`\ln |\partial y_i / \partial x_i|`, unless the law preserves volume,
 
-    and if it needs more than one parameter per entry, `parameter_count`. Parameters then have a
-    further, last axis of that length, also those of a network that answers in full shape.
+    or `_couple_and_stretch_` and `_decouple_and_stretch_`, where results and their log-stretch come
+    from one computation, and if it needs more than one parameter per entry, `parameter_count`.
+    Parameters then have a further, last axis of that length, also those of a network that answers
+    in full shape.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -299,9 +360,35 @@ class ElementwiseCoupling(Coupling):
         """
         return None
 
-    def compute_jacobian_determinant(self, x: Any) -> Any:
-        """See :meth:`FlowLayer.compute_jacobian_determinant`."""
-        return self(x)[1]
+    def _couple_and_stretch_(self, inputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
+        """Applies the law and computes the contributions to the log-determinant.
+
+        Args:
+            inputs: The entries that change, `[batch, ..., changed entries]`.
+            coupling_parameters: Their parameters.
+
+        Returns:
+            What `_couple_` and `compute_log_stretch` return.
+        """
+        log_stretch = self.compute_log_stretch(inputs, coupling_parameters)
+        return self._couple_(inputs, coupling_parameters), log_stretch
+
+    def _decouple_and_stretch_(self, outputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
+        """Inverts the law and computes the contributions to the log-determinant of `call`.
+
+        Args:
+            outputs: The entries that changed, `[batch, ..., changed entries]`.
+            coupling_parameters: Their parameters.
+
+        Returns:
+            What `_decouple_` returns, and `compute_log_stretch` for it.
+        """
+        inputs = self._decouple_(outputs, coupling_parameters)
+        return inputs, self.compute_log_stretch(inputs, coupling_parameters)
+
+    def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:
+        """See :meth:`Coupling.compute_jacobian_determinant`."""
+        return self(x, context)[1]
 
     @property
     def _is_in_full_shape(self) -> bool:
@@ -309,23 +396,23 @@ class ElementwiseCoupling(Coupling):
         own = type(self).compute_jacobian_determinant
         return own is not ElementwiseCoupling.compute_jacobian_determinant
 
-    def _split(self, x: Any) -> tuple[Any, Any, Any]:
+    def _split(self, x: Any, context: Any) -> tuple[Any, Any, Any]:
         """Gives the kept entries, the changed entries and the parameters of the changed ones."""
         kept, changed = self._mask_.split(x)
         per_entry = (self.parameter_count,) if self.parameter_count > 1 else ()
-        if isinstance(self._compute_coupling_parameters_, Conditioner):
-            parameters = self._run_network(kept)
+        if self._is_compact:
+            parameters = self._run_network(kept, context)
             expected = (*changed.shape[:-1], changed.shape[-1] * self.parameter_count)
             self._check_parameters(parameters, expected)
             if per_entry:
                 parameters = ops.reshape(parameters, (*ops.shape(changed), *per_entry))
             return kept, changed, parameters
-        parameters = self._run_network(self._mask_(x))
+        parameters = self._run_network(self._mask_(x), context)
+        if isinstance(self._compute_coupling_parameters_, Conditioner) and per_entry:
+            parameters = ops.reshape(parameters, (*ops.shape(x), *per_entry))
         self._check_parameters(parameters, (*x.shape, *per_entry))
-        if per_entry:
-            parts = ops.unstack(parameters, axis=-1)
-            return kept, changed, ops.stack([self._mask_.split(p)[1] for p in parts], axis=-1)
-        return kept, changed, self._mask_.split(parameters)[1]
+        _, parameters = self._mask_.split(parameters)
+        return kept, changed, ops.swapaxes(parameters, -1, -2) if per_entry else parameters
 
     def _check_parameters(self, parameters: Any, expected: Sequence[int | None]) -> None:
         received = getattr(parameters, "shape", None)
@@ -343,20 +430,28 @@ class ElementwiseCoupling(Coupling):
                 + (f"{parameters}" if received is None else f"a tensor of shape {tuple(received)}")
             )
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
-        """See :meth:`FlowLayer.call`."""
+    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+        """See :meth:`Coupling.call`."""
         if self._is_in_full_shape:
-            return super().call(inputs)
-        kept, changed, parameters = self._split(inputs)
-        outputs = self._mask_.join(kept, self._couple_(changed, parameters))
-        return outputs, self.sum_log_det(inputs, self.compute_log_stretch(changed, parameters))
+            return super().call(inputs, context)
+        kept, changed, parameters = self._split(inputs, context)
+        coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
+        return self._mask_.join(kept, coupled), self.sum_log_det(inputs, log_stretch)
 
-    def invert(self, outputs: Any) -> Any:
-        """See :meth:`FlowLayer.invert`."""
+    def invert(self, outputs: Any, context: Any = None) -> Any:
+        """See :meth:`Coupling.invert`."""
         if self._is_in_full_shape:
-            return super().invert(outputs)
-        kept, changed, parameters = self._split(outputs)
+            return super().invert(outputs, context)
+        kept, changed, parameters = self._split(outputs, context)
         return self._mask_.join(kept, self._decouple_(changed, parameters))
+
+    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+        """See :meth:`FlowLayer.invert_and_log_det`; runs the network once."""
+        if self._is_in_full_shape:
+            return super().invert_and_log_det(outputs, context=context)
+        kept, changed, parameters = self._split(outputs, context)
+        decoupled, log_stretch = self._decouple_and_stretch_(changed, parameters)
+        return self._mask_.join(kept, decoupled), self.sum_log_det(outputs, log_stretch)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

@@ -65,7 +65,7 @@ class _ShapeChange(FlowLayer):
         super().build(input_shape)
         self._change_shape(self._shape_)
 
-    def _prepare_inversion(self, outputs: Any) -> None:
+    def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
         if not self.built:
             self.build(self.compute_input_shape(outputs.shape))
 

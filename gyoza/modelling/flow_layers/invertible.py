@@ -9,7 +9,7 @@ import keras
 
 from gyoza.modelling.dtypes import at_least_float32
 
-__all__ = ["Invertible", "Inversion"]
+__all__ = ["Invertible", "Inversion", "check_floating"]
 
 
 def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
@@ -23,20 +23,21 @@ def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
         (_, outputs), *others = arguments
         if not hasattr(outputs, "shape"):
             outputs = keras.ops.convert_to_tensor(outputs)
-        _check_floating(outputs, layer.name)
-        layer._prepare_inversion(outputs)
+        check_floating(outputs, layer.name)
+        layer._prepare_inversion(outputs, **dict(others))
         return Inversion(layer, invert)(outputs, **dict(others))
 
     return wrapper
 
 
-def _check_floating(x: Any, name: str) -> None:
+def check_floating(x: Any, name: str, what: str = "The inputs") -> None:
+    """Raises a `TypeError` if `what` layer `name` is given are not floating-point numbers."""
     dtype = getattr(x, "dtype", None)
     if dtype is not None and not keras.backend.is_float_dtype(
         keras.backend.standardize_dtype(dtype)
     ):
         raise TypeError(
-            f"The inputs of '{name}' should be floating-point numbers. "
+            f"{what} of '{name}' should be floating-point numbers. "
             f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
         )
 
@@ -92,13 +93,19 @@ class Invertible:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "invert" in vars(cls):
-            setattr(cls, "invert", _run_like_call(vars(cls)["invert"]))  # noqa: B010 - for mypy
+        for name in ("invert", "invert_and_log_det"):
+            if name in vars(cls):
+                setattr(cls, name, _run_like_call(vars(cls)[name]))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs `call` as every Keras layer does, on floating-point inputs only."""
-        keras.tree.map_structure(lambda x: _check_floating(x, self.name), (args, kwargs))
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        keras.tree.map_structure(lambda x: check_floating(x, self.name), inputs)
+        return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    @property
+    def accepts_context(self) -> bool:
+        """Whether `call` and `invert` have an argument `context`."""
+        return "context" in inspect.signature(self.call).parameters  # type: ignore[attr-defined]
 
     def invert(self, outputs: Any) -> Any:
         """Maps outputs of `call` back to its inputs.
@@ -116,7 +123,27 @@ class Invertible:
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `invert(outputs)`.")
 
-    def _prepare_inversion(self, outputs: Any) -> None:
+    def invert_and_log_det(self, outputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Maps outputs of `call` back, and computes the log-determinants that `call` has there.
+
+        Layers for which one computation gives both override it. By default they take two.
+
+        Args:
+            outputs: See :meth:`invert`.
+            *args: Further arguments of `invert` and `call`.
+            **kwargs: Further arguments of `invert` and `call`, such as `context`.
+
+        Returns:
+            The pair of inputs, `[batch, ...]`, and `log |det d outputs / d inputs|`, `[batch]`.
+
+        Raises:
+            ValueError: See :meth:`invert`.
+            TypeError: See :meth:`invert`.
+        """
+        inputs = self.invert(outputs, *args, **kwargs)
+        return inputs, self(inputs, *args, **kwargs)[1]
+
+    def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
         """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""
         return  # AutoGraph cannot convert a function without a statement
 
@@ -128,17 +155,19 @@ class Invertible:
         """
         return tuple(output_shape)
 
-    def compute_jacobian_determinant(self, x: Any) -> Any:
+    def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Computes the log-determinant alone.
 
         Args:
             x: The inputs of `call`, `[batch, ...]`.
+            *args: Further arguments of `call`.
+            **kwargs: Further arguments of `call`, such as `context`.
 
         Returns:
             `log |det d outputs / d inputs|` of every instance, `[batch]`, in float32 or, if that
             is the compute dtype, float64.
         """
-        return self(x)[1]
+        return self(x, *args, **kwargs)[1]
 
     @property
     def output_spec(self) -> keras.InputSpec | None:

@@ -1,7 +1,7 @@
-"""Chains of flow layers."""
+"""Chains of flow layers, which are densities of data."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -11,13 +11,15 @@ from keras import ops
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.flow_layers.conditional import TakesContext
+from gyoza.modelling.flow_layers.density import Density, split_context
+from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 
-__all__ = ["FlowModel", "DisentanglingFlowModel"]
+__all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(Invertible, keras.Model):
+class FlowModel(TakesContext, Density, Invertible, keras.Model):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::
@@ -34,16 +36,30 @@ class FlowModel(Invertible, keras.Model):
     without a loss, `fit(x)` maximises the likelihood; the loss shown is the mean of
     :math:`-\log p(x)`, in nats.
 
+    A conditional flow, :math:`p(x | c)`, has a `context`: a tensor, one row per instance, that
+    reaches every layer that takes one, such as couplings, and the base distribution if it has a
+    context network. It is passed as `model(x, context=c)`, to `log_prob`, `sample` and `invert`
+    likewise, and to `fit`, `evaluate` and `adapt` as `{"inputs": x, "context": c}`. Either all
+    calls have a context, or none has.
+
+    Where the base distribution is a :class:`~gyoza.modelling.distributions.GaussianMixture` with
+    classes, `fit(x, labels)` maximises the likelihood given the labels.
+
     Args:
         flow_layers: The layers, in the order of execution. Models count as layers, too.
         base_distribution: The distribution of the latent: a
             :class:`~gyoza.modelling.distributions.Distribution`. A
             :class:`~gyoza.modelling.distributions.StandardNormal` if omitted. If it has weights,
             they are trained with the flow.
+        context_encoder: A Keras layer or model that is given the context, and whose outputs are the
+            context of layers and base distribution. It is trained with the flow.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
-        TypeError: If one of `flow_layers` is no flow layer, or `base_distribution` no distribution.
+        TypeError: If one of `flow_layers` is no flow layer, `base_distribution` no distribution, or
+            `context_encoder` no Keras layer.
+        ValueError: If a context is missing or should not be there, does not have the right shape or
+            batch size, or no layer takes it.
 
     Attributes:
         _flow_layers_: The list of layers.
@@ -69,6 +85,7 @@ class FlowModel(Invertible, keras.Model):
         self,
         flow_layers: Iterable[FlowLayer] = (),
         base_distribution: Distribution | None = None,
+        context_encoder: keras.Layer | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -80,7 +97,13 @@ class FlowModel(Invertible, keras.Model):
                 f"Received: base_distribution={base_distribution} (of type "
                 f"{type(base_distribution)})"
             )
+        if context_encoder is not None and not isinstance(context_encoder, keras.Layer):
+            raise TypeError(
+                "`context_encoder` should be a Keras layer or model. "
+                f"Received: context_encoder={context_encoder} (of type {type(context_encoder)})"
+            )
         self.base_distribution = base_distribution
+        self.context_encoder = context_encoder
         self._flow_layers_: list[FlowLayer] = []
         for layer in flow_layers:
             self.add(layer)
@@ -124,99 +147,108 @@ class FlowModel(Invertible, keras.Model):
                 "Received: flow_layers=[]"
             )
         x = keras.KerasTensor((None, *input_shape[1:]), dtype=self.compute_dtype)
-        for layer in self._flow_layers_:
-            x, _ = layer(x)
-        if not self.base_distribution.built:
-            self.base_distribution.build(x.shape)
+        context = self._describe_context()
+        for _, outputs, _ in self.run_layers(x, context):
+            x = outputs
+        self.base_distribution(x, **self._base_context(context))
 
-    def call(self, inputs: Any) -> Any:
+    def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
+        """Runs `call`, see there, as every Keras model does."""
+        return super().__call__(*split_context(inputs, context), **kwargs)
+
+    def call(self, inputs: Any, context: Any = None) -> Any:
         """Executes all layers.
 
         Args:
-            inputs: Floating-point tensor, `[batch, ...]`.
+            inputs: Floating-point tensor, `[batch, ...]`, or `{"inputs": …, "context": …}`.
+            context: The context of each instance, `[batch, ...]`, if the model is conditional.
 
         Returns:
             The pair of outputs and log-determinants, `[batch]`.
         """
-        return self._run(inputs, self._flow_layers_)
+        results = list(self.run_layers(*split_context(inputs, context)))
+        return results[-1][1], sum(log_det for _, _, log_det in results)
 
-    def _run(self, x: Any, layers: Sequence[FlowLayer]) -> tuple[Any, Any]:
-        x, log_det = layers[0](x)
-        for layer in layers[1:]:
-            x, layer_log_det = layer(x)
-            log_det = log_det + layer_log_det
-        return x, log_det
+    def run_layers(self, x: Any, context: Any = None) -> Iterator[tuple[FlowLayer, Any, Any]]:
+        """Executes one layer after the other.
 
-    def _prepare_inversion(self, outputs: Any) -> None:
+        Args:
+            x: Floating-point tensor, `[batch, ...]`.
+            context: See :meth:`call`.
+
+        Yields:
+            A layer, and its outputs and log-determinants.
+        """
+        context = self.encode(context)
+        for layer in self._flow_layers_:
+            x, log_det = layer(x, **_pass_on(context, layer))
+            yield layer, x, log_det
+
+    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+        context = super()._prepare_context(inputs, context)
+        if context is None:
+            return None
+        if self.context_encoder is None:
+            check_floating(context, self.name, "The context")
+        if not self.accepts_context:
+            raise ValueError(
+                f"Model '{self.name}' has no layers, nor a base distribution, that take a context. "
+                f"Received: context.shape={tuple(context.shape)}"
+            )
+        return context
+
+    @property
+    def accepts_context(self) -> bool:
+        """Whether a layer, or the base distribution, takes a context."""
+        return self.base_distribution.accepts_context or any(
+            layer.accepts_context for layer in self._flow_layers_
+        )
+
+    def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
+        self._prepare_context(outputs, context)
         if not self.built:
             self.compute_input_shape(tuple(outputs.shape))
 
     def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Gives the shape of the inputs that have outputs of `output_shape`, and builds layers."""
+        context = self.encode(self._describe_context())
         for layer in reversed(self._flow_layers_):
-            layer._prepare_inversion(keras.KerasTensor(output_shape, dtype=self.compute_dtype))
+            outputs = keras.KerasTensor(output_shape, dtype=self.compute_dtype)
+            layer._prepare_inversion(outputs, **_pass_on(context, layer))
             output_shape = layer.compute_input_shape(output_shape)
         return tuple(output_shape)
 
-    def invert(self, outputs: Any) -> Any:
+    def invert(self, outputs: Any, context: Any = None) -> Any:
         """Inverts all layers, from the last to the first.
 
         Args:
             outputs: Outputs of `call`, `[batch, ...]`.
+            context: The context that `call` was given.
 
         Returns:
             The inputs of `call`, `[batch, ...]`.
         """
+        context = self.encode(context)
         for layer in reversed(self._flow_layers_):
-            outputs = layer.invert(outputs)
+            outputs = layer.invert(outputs, **_pass_on(context, layer))
         return outputs
 
-    def log_prob(self, x: Any) -> Any:
-        """Computes the logarithm of the density of data.
+    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+        """Inverts all layers, and computes the log-determinants that `call` has there.
 
         Args:
-            x: Floating-point tensor, `[batch, ...]`.
+            outputs: Outputs of `call`, `[batch, ...]`.
+            context: The context that `call` was given.
 
         Returns:
-            The log-densities in nats, `[batch]`. They are differentiable.
+            The pair of inputs and log-determinants of `call`, `[batch]`.
         """
-        return self._add_up(*self(x))
-
-    def _add_up(self, z: Any, log_det: Any) -> Any:
-        return self.base_distribution.log_prob(z) + log_det
-
-    def sample(self, sample_count: int, seed: Any = None) -> Any:
-        """Draws new data: latents from the base distribution, mapped back.
-
-        Args:
-            sample_count: The number of instances.
-            seed: Integer for the same samples every time. Other ones at each call if omitted.
-
-        Returns:
-            The samples, `[sample_count, ...]`.
-
-        Raises:
-            ValueError: If the model is not built, so that the shape of the latent is not known.
-        """
-        if not self.built:
-            raise ValueError(
-                f"Model '{self.name}' should be built before `sample`: call or fit it on data, or "
-                "call `build` with their shape."
-            )
-        return self.invert(self.base_distribution.sample(sample_count, seed=seed))
-
-    def sample_and_log_prob(self, sample_count: int, seed: Any = None) -> tuple[Any, Any]:
-        """Draws new data, together with the logarithm of their density.
-
-        Args:
-            sample_count: The number of instances.
-            seed: See :meth:`sample`.
-
-        Returns:
-            The samples, `[sample_count, ...]`, and their log-densities, `[sample_count]`.
-        """
-        x = self.sample(sample_count, seed=seed)
-        return x, self.log_prob(x)
+        context = self.encode(context)
+        log_det: Any = 0.0
+        for layer in reversed(self._flow_layers_):
+            outputs, layer_log_det = layer.invert_and_log_det(outputs, **_pass_on(context, layer))
+            log_det = log_det + layer_log_det
+        return outputs, log_det
 
     def compute_loss(
         self,
@@ -232,33 +264,67 @@ class FlowModel(Invertible, keras.Model):
         """
         if self._compile_loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
+        losses = -self._compute_log_prob(x, y, y_pred)
+        if sample_weight is not None:
+            losses = losses * ops.cast(sample_weight, losses.dtype)
+        return ops.mean(losses) + sum(self.losses)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Updates the metrics; see `keras.Model.compute_metrics`.
+
+        Without a compiled loss, metrics are given the inputs and their log-densities, as those in
+        :mod:`gyoza.modelling.metrics` take them.
+        """
+        if self._compile_loss is None and self._compile_metrics is not None:
+            y, y_pred = split_context(x)[0], self._compute_log_prob(x, y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def _compute_log_prob(self, x: Any, y: Any, y_pred: Any) -> Any:
+        """Computes log-densities from what training steps hold."""
         if not isinstance(y_pred, tuple | list):
             raise ValueError(
                 f"Model '{self.name}' should be compiled with a loss before it is fitted to pairs. "
                 "Received: loss=None"
             )
-        losses = -self._add_up(*y_pred)
-        if sample_weight is not None:
-            losses = losses * ops.cast(sample_weight, losses.dtype)
-        return ops.mean(losses) + sum(self.losses)
+        labels = {}
+        if y is not None and self.base_distribution.accepts_labels and y.shape[-1] != 0:
+            labels = {"labels": y}
+        return self._add_up(tuple(y_pred), split_context(x)[1], **labels)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
 
         Args:
             x: The inputs, or a data set that yields them.
-            y: What the compiled loss compares outputs with; `None` to maximise the likelihood.
+            y: What the compiled loss compares outputs with. Without a compiled loss, labels if the
+                base distribution has classes, and `None` otherwise.
             *args: Further arguments of `keras.Model.fit`.
             **kwargs: Likewise.
 
         Returns:
             The `keras.callbacks.History`.
         """
-        return super().fit(x, _stand_in(x, y, kwargs), *args, **kwargs)
+        return super().fit(x, self._prepare_targets(x, y, kwargs), *args, **kwargs)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
-        return super().evaluate(x, _stand_in(x, y, kwargs), *args, **kwargs)
+        return super().evaluate(x, self._prepare_targets(x, y, kwargs), *args, **kwargs)
+
+    def _prepare_targets(self, x: Any, y: Any, arguments: dict[str, Any]) -> Any:
+        """Checks labels, and gives targets that nobody uses to weighted data that have none.
+
+        Without any, Keras would drop the weights.
+        """
+        if y is not None:
+            if self.base_distribution.accepts_labels and isinstance(y, np.ndarray | list):
+                self.base_distribution.check_labels(y)
+            return y
+        if arguments.get("sample_weight") is None or not (
+            isinstance(x, dict) or hasattr(x, "shape")
+        ):
+            return None
+        width = 0 if self.base_distribution.accepts_labels else 1
+        return np.zeros([len(keras.tree.flatten(x)[0]), width], "float32")
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Gives all layers that have an `adapt` method their data-dependent start.
@@ -267,30 +333,38 @@ class FlowModel(Invertible, keras.Model):
         outputs of one layer are held in memory at a time: some thousand instances suffice.
 
         Args:
-            data: The inputs: an array, a pair of arrays, or an iterable of batches, as `fit` takes
-                them. Only the inputs are used, not the targets.
+            data: The inputs: an array, a pair of arrays, a dictionary with a context, or an
+                iterable of batches, as `fit` takes them. Only inputs are used, not targets.
             batch_size: Number of instances that are worked through at a time.
         """
-        batches = list(iterate_batches(data, batch_size))
+        batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]
         if not batches:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
-        x = np.concatenate(batches)
-        if not self.built:
-            self.build((None, *x.shape[1:]))
+        x = np.concatenate([batch for batch, _ in batches])
+        contexts = [context for _, context in batches]
+        context = None if contexts[0] is None else np.concatenate(contexts)
+        self.build_for(x, context)
+        if context is not None:
+            context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
         last = max(
             (i for i, layer in enumerate(self._flow_layers_) if hasattr(layer, "adapt")), default=-1
         )
         for layer in self._flow_layers_[: last + 1]:
+            inputs = {"inputs": x, **_pass_on(context, layer)}
             if hasattr(layer, "adapt"):
-                layer.adapt(x, batch_size)
-            outputs = [layer(batch)[0] for batch in iterate_batches(x, batch_size)]
+                layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
+            outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
             x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
         layers = [keras.saving.serialize_keras_object(layer) for layer in self._flow_layers_]
-        distribution = keras.saving.serialize_keras_object(self.base_distribution)
-        return {**super().get_config(), "flow_layers": layers, "base_distribution": distribution}
+        return {
+            **super().get_config(),
+            "flow_layers": layers,
+            "base_distribution": keras.saving.serialize_keras_object(self.base_distribution),
+            "context_encoder": keras.saving.serialize_keras_object(self.context_encoder),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FlowModel":
@@ -308,161 +382,11 @@ class FlowModel(Invertible, keras.Model):
             keras.saving.deserialize_keras_object, custom_objects=custom_objects
         )
         layers = [deserialize(layer) for layer in config.pop("flow_layers")]
-        distribution = deserialize(config.pop("base_distribution"))
-        return cls(flow_layers=layers, base_distribution=distribution, **config)
+        for name in ("base_distribution", "context_encoder"):
+            config[name] = deserialize(config[name])
+        return cls(flow_layers=layers, **config)
 
 
-@keras.saving.register_keras_serializable(package="gyoza")
-class DisentanglingFlowModel(FlowModel):
-    r"""A :class:`FlowModel` that learns from pairs which factors its latent vectors consist of.
-
-    It is compiled with a :class:`~gyoza.modelling.losses.SupervisedFactorLoss` and fitted to pairs
-    of instances, whose similarity in each factor is known:
-
-    .. code-block:: python
-
-        model.compile("adam", loss=SupervisedFactorLoss(dimensions_per_factor))
-        model.fit((a, b), y)
-
-    Called on one batch, `call(x)`, it gives outputs and log-determinants like any `FlowModel`.
-    Called on a pair of batches, `call((a, b))`, it gives what the loss needs, the concatenation
-    :math:`[T(a), T(b), j_a, j_b]` of latent vectors and log-determinants along the last axis,
-    `[batch, 2 * dimension count + 2]`. So `fit`, `evaluate`, `predict`, validation data, sample
-    weights and metrics work on pairs as Keras makes them work on any inputs.
-
-    Latent vectors of a pair must have the shape `[batch, dimension count]`.
-
-    Args:
-        flow_layers: See :class:`FlowModel`.
-        base_distribution: See :class:`FlowModel`. The factor loss takes a standard normal for
-            granted, whatever this is.
-        **kwargs: Arguments of `keras.Model`.
-
-    Raises:
-        ValueError: If the two batches of a pair differ in shape, or outputs have several axes.
-
-    Example:
-
-        >>> from gyoza.modelling import flow_layers, losses
-        >>> model = flow_layers.DisentanglingFlowModel([
-        ...     flow_layers.ActivationNormalization(), flow_layers.Reflection(reflection_count=2)
-        ... ])
-        >>> model.compile("adam", loss=losses.SupervisedFactorLoss([1, 1]))
-        >>> random = np.random.default_rng(0)
-        >>> a, b = random.normal(size=[2, 64, 2]).astype("float32")
-        >>> history = model.fit((a, b), np.tile([0.0, 0.9], [64, 1]), verbose=0)
-        >>> z, log_det = model(a)
-        >>> z.shape == (64, 2)
-        True
-
-    References:
-        - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
-          network for explaining latent representations."
-          `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
-    """
-
-    def build(self, input_shape: Any) -> None:
-        """Builds all layers; see :meth:`FlowModel.build`.
-
-        Args:
-            input_shape: Shape of one batch, or a pair of shapes.
-        """
-        if isinstance(input_shape[0], int | None):
-            super().build(input_shape)
-        else:
-            first, second = (tuple(shape) for shape in input_shape)
-            _check_pair([first, second])
-            super().build(first)
-
-    def call(self, inputs: Any) -> Any:
-        """Executes all layers on one batch or on a pair of batches.
-
-        Args:
-            inputs: Floating-point tensor, `[batch, ...]`, or a pair (tuple or list) of such.
-
-        Returns:
-            For one batch, the pair of outputs and log-determinants. For a pair, the tensor
-            `[batch, 2 * dimension count + 2]` that the loss is given as `y_pred`.
-        """
-        if not isinstance(inputs, list | tuple):
-            return super().call(inputs)
-        _check_pair([tuple(x.shape) for x in inputs])
-        z, log_det = super().call(ops.concatenate(inputs, axis=0))
-        if len(z.shape) != 2:
-            raise ValueError(
-                "The outputs of a model for pairs should have shape [batch, dimension count]: "
-                f"flatten its inputs. Received: outputs of shape {tuple(z.shape)}"
-            )
-        z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
-        j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
-        return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""
-        if self._compile_loss is not None and isinstance(y_pred, tuple | list):
-            raise ValueError(
-                f"Model '{self.name}' should be fitted to pairs `(a, b)`. Received: a single array"
-            )
-        return super().compute_loss(x, y, y_pred, sample_weight, training)
-
-    def _check_targets(self, y: Any) -> None:
-        """Checks correlations that are given as one array, before compiled code meets them."""
-        check = getattr(self.loss, "check_correlations", None)
-        if check is not None and hasattr(y, "shape"):
-            check(ops.convert_to_numpy(y))
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains the model; see `keras.Model.fit`.
-
-        Args:
-            x: A pair `(a, b)` of arrays, or a data set that yields `((a, b), y)`, such as those of
-                :mod:`gyoza.data`.
-            y: Correlations per pair and factor, `[instances, factor count]`, if `x` is a pair.
-            *args: Further arguments of `keras.Model.fit`.
-            **kwargs: Likewise.
-
-        Returns:
-            The `keras.callbacks.History`.
-        """
-        self._check_targets(y)
-        validation_data = kwargs.get("validation_data")
-        if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
-            self._check_targets(validation_data[1])
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes loss and metrics; see `keras.Model.evaluate`, and :meth:`fit` for the data."""
-        self._check_targets(y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains on one batch; see `keras.Model.train_on_batch`."""
-        self._check_targets(y)
-        return super().train_on_batch(x, y, *args, **kwargs)
-
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates one batch; see `keras.Model.test_on_batch`."""
-        self._check_targets(y)
-        return super().test_on_batch(x, y, *args, **kwargs)
-
-
-def _stand_in(x: Any, y: Any, arguments: dict[str, Any]) -> Any:
-    """Gives targets that nobody uses to weighted arrays: without any, Keras drops the weights."""
-    if y is None and arguments.get("sample_weight") is not None and hasattr(x, "shape"):
-        return np.zeros([x.shape[0], 1], "float32")
-    return y
-
-
-def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:
-    if len(shapes) != 2 or shapes[0] != shapes[1]:
-        raise ValueError(
-            "A pair should consist of two batches of the same shape. "
-            f"Received: {len(shapes)} batches of shapes {list(shapes)}"
-        )
+def _pass_on(context: Any, layer: Any) -> dict[str, Any]:
+    """Gives the arguments by which a layer is told of the context."""
+    return {"context": context} if context is not None and layer.accepts_context else {}

@@ -10,7 +10,7 @@ from gyoza.modelling.axes import is_integer
 from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.flow_layers.base import FlowLayer
 
-__all__ = ["Reflection", "reflect"]
+__all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 
 
 def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
@@ -118,7 +118,7 @@ class Reflection(FlowLayer):
         """Creates the normals, in random directions."""
         self._reflection_normals_ = self.add_weight(
             shape=(self.reflection_count, self.dimension_count),
-            initializer=_random_directions,
+            initializer=random_directions,
             name="reflection_normals",
         )
 
@@ -150,7 +150,73 @@ class Reflection(FlowLayer):
         }
 
 
-def _random_directions(shape: tuple[int, int], dtype: Any) -> Any:
+@keras.saving.register_keras_serializable(package="gyoza")
+class Orthogonal(Reflection):
+    r"""Multiplies its inputs by a learnable orthogonal matrix.
+
+    .. math::
+        y = H_R \cdots H_2 H_1 x, \qquad H_r = I - 2 v_r v_r^T, \quad \lVert v_r \rVert = 1, \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = 0.
+
+    This is a :class:`Reflection` with as many reflections as dimensions, :math:`R = D`. The
+    determinant of each reflection is -1, so that the determinant of the layer is :math:`(-1)^D` for
+    ever: it is a rotation if :math:`D` is even, and a rotation and a reflection if :math:`D` is
+    odd. Every such map can be learnt. With `reflection_count` one less than the dimensions, it is
+    every map of the other sign. Densities do not mind: a base distribution that is the same on both
+    sides of some plane, as the standard normal distribution is, makes no difference between them.
+
+    The cost is that of two matrix products of size `[batch, D] × [D, D]`, in both directions.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        reflection_count: The number of reflections, :math:`R`. As many as dimensions if omitted.
+        inverse_mode: See :class:`Reflection`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `reflection_count` is below 1.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Orthogonal(shape=[4])
+        >>> matrix = keras.ops.convert_to_numpy(layer(np.eye(4, dtype="float32"))[0])
+        >>> bool(np.allclose(matrix @ matrix.T, np.eye(4), atol=1e-5))
+        True
+        >>> bool(np.linalg.det(matrix) > 0)  # for an even number of dimensions
+        True
+
+    References:
+        - Meng, C., Song, Y., Song, J. & Ermon, S. (2020). "Gaussianization flows."
+          `arXiv:2003.01941 <https://arxiv.org/abs/2003.01941>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        reflection_count: int | None = None,
+        inverse_mode: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.has_full_count = reflection_count is None
+        count = 1 if reflection_count is None else reflection_count
+        super().__init__(shape, axes, count, inverse_mode, **kwargs)
+
+    def create_weights(self) -> None:
+        """Creates the normals, as many as dimensions unless told otherwise."""
+        if self.has_full_count:
+            self.reflection_count = self.dimension_count
+        super().create_weights()
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        config = super().get_config()
+        return {**config, "reflection_count": None} if self.has_full_count else config
+
+
+def random_directions(shape: tuple[int, int], dtype: Any) -> Any:
+    """Draws vectors of unit length as the rows of a matrix; a Keras initialiser."""
     return _normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype))
 
 

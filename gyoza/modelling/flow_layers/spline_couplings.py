@@ -7,7 +7,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.splines import check_spline, circular_spline, rational_quadratic_spline
@@ -119,15 +118,18 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
         """Evaluates the inverse of the spline; see :meth:`Coupling._decouple_`."""
         return self._map(outputs, coupling_parameters, inverse=True)[0]
 
+    def _couple_and_stretch_(self, inputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
+        """Evaluates the spline and its log-slopes."""
+        return self._map(inputs, coupling_parameters)
+
+    def _decouple_and_stretch_(self, outputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
+        """Evaluates the inverse of the spline, and the log-slopes of the spline there."""
+        inputs, log_slopes = self._map(outputs, coupling_parameters, inverse=True)
+        return inputs, -log_slopes
+
     def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
         """Computes log-slopes; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
         return self._map(inputs, coupling_parameters)[1]
-
-    def call(self, inputs: Any) -> tuple[Any, Any]:
-        """See :meth:`FlowLayer.call`; evaluates the spline once for outputs and slopes."""
-        kept, changed, parameters = self._split(inputs)
-        coupled, log_slopes = self._map(changed, parameters)
-        return self._mask_.join(kept, coupled), self.sum_log_det(inputs, log_slopes)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -217,14 +219,11 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         """Those of the widths, of the heights, and of the slopes at all knots but the last."""
         return 3 * self.bin_count
 
-    def _network_input_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        shape = super()._network_input_shape(input_shape)
-        if not isinstance(self._compute_coupling_parameters_, Conditioner):
-            return shape
-        return (*shape[:-1], 2 * len(self._mask_.kept_indices))
+    def _compact_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        return self.vector_shape(input_shape, 2 * len(self._mask_.kept_indices))
 
-    def _run_network(self, kept: Any) -> Any:
-        if isinstance(self._compute_coupling_parameters_, Conditioner):
-            angles = kept * (math.pi / self.bound)
-            kept = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
-        return super()._run_network(kept)
+    def _run_network(self, x: Any, context: Any) -> Any:
+        if self._is_compact:
+            angles = x * (math.pi / self.bound)
+            x = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+        return super()._run_network(x, context)

@@ -143,7 +143,7 @@ def test_base_distribution_is_trained_saved_and_loaded(x, tmp_path):
 def test_bad_input(x):
     with pytest.raises(TypeError, match="`base_distribution` should be a `Distribution`"):
         FlowModel([ActivationNormalization()], base_distribution="normal")
-    with pytest.raises(ValueError, match="should be built before `sample`"):
+    with pytest.raises(ValueError, match="should be built before it is sampled"):
         FlowModel([ActivationNormalization()]).sample(3)
     model = DisentanglingFlowModel([ActivationNormalization()])
     model.compile("adam")

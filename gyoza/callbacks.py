@@ -1,0 +1,97 @@
+"""Callbacks for training."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.flow_layers.density import split_context
+
+__all__ = ["TerminateOnNonFinite"]
+
+
+class TerminateOnNonFinite(keras.callbacks.Callback):
+    """Stops training when the loss is not finite, and says in which layer that began.
+
+    The model is then given the weights back that it had at the start of the epoch, and run on the
+    data layer by layer. A warning names the first layer whose outputs or log-determinants are not
+    finite, or the instances that are not finite themselves.
+
+    Args:
+        data: The training data, or a sample of it: an array, a pair of arrays, or `{"inputs": …,
+            "context": …}`, or an iterable of batches.
+        batch_size: Number of instances that are worked through at a time.
+
+    Attributes:
+        layer: The layer that was found, or `None`.
+        message: What was found, or `None`.
+
+    Example:
+
+        >>> from gyoza.modelling import flow_layers
+        >>> x = np.random.default_rng(0).normal(size=[64, 2]).astype("float32")
+        >>> x[5, 1] = np.nan
+        >>> model = flow_layers.FlowModel([flow_layers.ActivationNormalization()])
+        >>> model.compile("adam")
+        >>> callback = gyoza.callbacks.TerminateOnNonFinite(x)
+        >>> history = model.fit(x, callbacks=[callback], verbose=0)
+        >>> callback.message
+        'The data are not finite in 1 of 64 instances, the first of which has index 5.'
+    """
+
+    def __init__(self, data: Any, batch_size: int = 4096) -> None:
+        super().__init__()
+        self.data = data
+        self.batch_size = batch_size
+        self.layer: Any = None
+        self.message: str | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Keeps the weights."""
+        if not self.model.built:
+            self.model.build_for(*split_context(next(iterate_batches(self.data, self.batch_size))))
+        self._weights = self.model.get_weights()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Looks at the loss."""
+        loss = (logs or {}).get("loss")
+        if loss is not None and not np.isfinite(loss):
+            self.model.stop_training = True
+            self.model.set_weights(self._weights)
+            self.message = self._find()
+            warnings.warn(f"The loss is not finite. {self.message}", stacklevel=2)
+
+    def _find(self) -> str:
+        """Runs the data through the model, layer by layer, and says what is not finite first."""
+        start = 0
+        for batch in iterate_batches(self.data, self.batch_size):
+            x, context = split_context(batch)
+            bad = np.flatnonzero(~_is_finite(x))
+            if len(bad) > 0:
+                return (
+                    f"The data are not finite in {len(bad)} of {len(x)} instances, the first of "
+                    f"which has index {start + bad[0]}."
+                )
+            for layer, outputs, log_det in self.model.run_layers(x, context):
+                for what, values in (("outputs", outputs), ("log-determinants", log_det)):
+                    count = int(np.sum(~_is_finite(values)))
+                    if count > 0:
+                        self.layer = layer
+                        return (
+                            f"The {what} of layer '{layer.name}' are the first that are not "
+                            f"finite, in {count} of {len(x)} instances from index {start} on."
+                        )
+            start += len(x)
+        return (
+            "With the weights from the start of the epoch, all layers are finite on the data: a "
+            "step of the optimizer led astray. A lower learning rate, or `clipnorm`, may help."
+        )
+
+
+def _is_finite(values: Any) -> np.ndarray:
+    """Tells which instances are finite."""
+    values = ops.convert_to_numpy(ops.cast(values, "float32"))
+    return np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))

@@ -1,0 +1,196 @@
+"""Flow layers that can take a context, for conditional flows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.invertible import check_floating
+
+__all__ = ["TakesContext", "ConditionalFlowLayer"]
+
+
+class TakesContext:
+    """What layers and models that can take a context have in common.
+
+    It remembers, until it is built and in the saved model, whether there is a context and what its
+    shape is, and checks later ones against that. Classes that derive from it have a `call` and an
+    `invert` with an argument `context`, `None` by default.
+    """
+
+    name: str
+    built: bool
+    # The shape of a context without its batch axis, and its dtype; `None` without one.
+    context_shape: tuple[int | None, ...] | None = None
+    context_dtype: str | None = None
+
+    def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
+        """Runs `call` as every Keras layer does, on floating-point inputs and a suitable context.
+
+        Args:
+            inputs: Floating-point tensor, `[batch, ...]`.
+            context: The context that instances are seen in, `[batch, ...]`. Either all calls have
+                one, or none has.
+            **kwargs: Further arguments of `call`.
+
+        Returns:
+            What `call` returns.
+
+        Raises:
+            ValueError: If there is a context where none was at first or the other way round, or if
+                its shape is another one, or its batch size differs from that of the inputs.
+        """
+        if context is None:
+            self._prepare_context(inputs, None)
+            return super().__call__(inputs, **kwargs)  # type: ignore[misc]
+        context = self._prepare_context(inputs, context)
+        return super().__call__(inputs, context=context, **kwargs)  # type: ignore[misc]
+
+    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+        """Checks a context and remembers its shape, or checks that none is missing."""
+        if context is not None and not hasattr(context, "shape"):
+            context = np.asarray(context)
+        shape = None if context is None else tuple(context.shape)
+        if shape is not None and len(shape) < 2:
+            raise ValueError(
+                "`context` should have a batch axis and at least one more. "
+                f"Received: context.shape={shape}"
+            )
+        if not self.built:
+            self.context_shape, self.context_dtype = None, None
+            if shape is not None:
+                self.context_shape = shape[1:]
+                self.context_dtype = keras.backend.standardize_dtype(context.dtype)
+        expected = self.context_shape
+        if expected is not None and shape is None:
+            raise ValueError(
+                f"'{self.name}' should be given a `context` of shape (batch, "
+                f"{', '.join(map(str, expected))}). Received: context=None"
+            )
+        if shape is None:
+            return None
+        if expected is None:
+            raise ValueError(
+                f"'{self.name}' was built without a context, and should be given none. "
+                f"Received: context.shape={shape}"
+            )
+        batch_size = _batch_size(inputs)
+        fits = len(shape) == 1 + len(expected) and all(
+            None in sizes or sizes[0] == sizes[1]
+            for sizes in zip(shape, (batch_size, *expected), strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"`context` should have shape ({batch_size}, {', '.join(map(str, expected))}) for "
+                f"'{self.name}' and inputs of batch size {batch_size}. "
+                f"Received: context.shape={shape}"
+            )
+        return context
+
+    def _describe_context(self) -> Any:
+        """Gives a symbolic tensor in the shape of contexts, or `None`."""
+        if self.context_shape is None:
+            return None
+        return keras.KerasTensor((None, *self.context_shape), dtype=self.context_dtype)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Returns the shapes that the layer was built for."""
+        config = super().get_build_config()  # type: ignore[misc]
+        if not config or self.context_shape is None:
+            return config
+        context_shape = list(self.context_shape)
+        return {**config, "context_shape": context_shape, "context_dtype": self.context_dtype}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the layer for the shapes that `get_build_config` returned."""
+        config = dict(config)
+        context_shape = config.pop("context_shape", None)
+        self.context_shape = None if context_shape is None else tuple(context_shape)
+        self.context_dtype = config.pop("context_dtype", None)
+        super().build_from_config(config)  # type: ignore[misc]
+
+
+def _batch_size(inputs: Any) -> int | None:
+    first = keras.tree.flatten(inputs)[0]
+    return first.shape[0] if hasattr(first, "shape") else len(inputs)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class ConditionalFlowLayer(TakesContext, FlowLayer):
+    r"""Base class of flow layers that can take a context, :math:`y = f(x; c)`.
+
+    A context is a tensor `[batch, context size]`, of class labels, say, or of measurements, that
+    the layer's parameters are to depend on. If there are positions that are transformed on their
+    own, such as the pixels of an image, it can also have one vector for each of them: then it has
+    the axes of the inputs that are not transformed, and its size along the last one.
+
+    Whether a layer has a context is decided by its first call. Subclasses implement `call(inputs,
+    context=None)` and `invert(outputs, context=None)`, and use `context_size` to build what depends
+    on it.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If the context is missing, is given although there was none at first, or does
+            not have the shape or batch size that it should have.
+        TypeError: If the context does not hold floating-point numbers.
+    """
+
+    @property
+    def context_size(self) -> int | None:
+        """The length of a context along its last axis, or `None` if there is no context."""
+        return None if self.context_shape is None else self.context_shape[-1]
+
+    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+        context = super()._prepare_context(inputs, context)
+        if context is not None:
+            check_floating(context, self.name, "The context")
+        return context
+
+    def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
+        self._prepare_context(outputs, context)
+        super()._prepare_inversion(outputs)
+
+    def join_context(self, x: Any, context: Any) -> Any:
+        """Appends a context to vectors.
+
+        Args:
+            x: Vectors, `[batch, ..., size]`.
+            context: The context, `[batch, context size]` or `[batch, ..., context size]`, or
+                `None`.
+
+        Returns:
+            The vectors `[batch, ..., size + context size]`, or `x` if there is no context.
+        """
+        if context is None:
+            return x
+        context = ops.cast(context, x.dtype)
+        if len(context.shape) == 2 and len(x.shape) > 2:
+            context = ops.reshape(context, (-1, *(1 for _ in x.shape[2:]), context.shape[-1]))
+        if len(context.shape) != len(x.shape):
+            raise ValueError(
+                "`context` should have the shape [batch, context size], or an axis for each axis "
+                f"that is not transformed. Received: context.shape={tuple(context.shape)} for "
+                f"vectors of shape {tuple(x.shape)}"
+            )
+        context = ops.broadcast_to(context, (*ops.shape(x)[:-1], context.shape[-1]))
+        return ops.concatenate([x, context], axis=-1)
+
+    def vector_shape(self, input_shape: Sequence[int | None], size: int) -> tuple[int | None, ...]:
+        """Gives the shape of vectors with a context, from which networks are built.
+
+        Args:
+            input_shape: Shape of the inputs, `[batch, ...]`.
+            size: The length of the vectors without context.
+
+        Returns:
+            The shape `[batch, ..., size + context size]`, with an unknown batch size.
+        """
+        rest = [length for axis, length in enumerate(input_shape) if axis not in self._axes_]
+        return (None, *rest[1:], size + (self.context_size or 0))

@@ -1,0 +1,249 @@
+"""What makes a chain of flow layers a density: likelihoods, samples, and training by likelihood."""
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.backend import forget_gradients, is_traced, jit_batches
+from gyoza.modelling.distributions import Distribution
+
+__all__ = ["Density", "split_context"]
+
+_BATCH_SIZE = 4096
+
+
+def split_context(inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    """Takes inputs that may be a dictionary with a context apart.
+
+    Args:
+        inputs: The inputs, or `{"inputs": inputs, "context": context}`.
+        context: The context, where `inputs` is no dictionary.
+
+    Returns:
+        The inputs, and the context or `None`.
+
+    Raises:
+        ValueError: If the dictionary has other keys, or there is another context beside it.
+    """
+    if not isinstance(inputs, dict):
+        return inputs, context
+    if not {"inputs"} <= set(inputs) <= {"inputs", "context"} or context is not None:
+        raise ValueError(
+            'A dictionary of inputs should be `{"inputs": …, "context": …}`, and hold the only '
+            f"context. Received: the keys {list(inputs)}"
+            + ("" if context is None else " and `context`")
+        )
+    return inputs["inputs"], inputs.get("context")
+
+
+class Density:
+    """The part of a flow model that knows the base distribution of its latent.
+
+    A class that derives from it is a `keras.Model` and invertible. Its `call(inputs, context=None)`
+    returns latents and log-determinants.
+    """
+
+    name: str
+    built: bool
+    variables: Any
+    losses: Any
+    compute_dtype: str
+    run_eagerly: bool
+    context_encoder: Any
+    base_distribution: Distribution
+    invert: Callable[..., Any]
+    invert_and_log_det: Callable[..., Any]
+    _prepare_context: Callable[..., Any]
+
+    def encode(self, context: Any) -> Any:
+        """Runs the context encoder.
+
+        Args:
+            context: A context, or `None`.
+
+        Returns:
+            What layers and base distribution are given as a context.
+        """
+        if context is None or self.context_encoder is None:
+            return context
+        return self.context_encoder(context)
+
+    def build_for(self, x: Any, context: Any = None) -> None:
+        """Builds the model for data, unless it is built.
+
+        Args:
+            x: An array or tensor of instances, `[instances, ...]`.
+            context: Their context, `[instances, ...]`, if the model is to be conditional.
+        """
+        if not self.built:
+            arrays = [array for array in (x, context) if array is not None]
+            self(*(keras.KerasTensor((None, *a.shape[1:]), a.dtype) for a in arrays))  # type: ignore[operator]
+
+    def log_prob(self, x: Any, context: Any = None, batch_size: int = _BATCH_SIZE) -> Any:
+        """Computes the logarithm of the density of data.
+
+        It is compiled, once for all batch sizes (on JAX, once for each power of two that they are
+        rounded up to), except on PyTorch. The results are differentiable; on PyTorch, if `x` is a
+        tensor.
+
+        Args:
+            x: Floating-point array or tensor, `[instances, ...]`. Or a dictionary, as `fit` takes
+                it.
+            context: The context of each instance, `[instances, ...]`, or one for all of them,
+                without the first axis or with 1 as its length; for conditional flows.
+            batch_size: The number of instances that are worked through at a time, which bounds the
+                memory that is needed.
+
+        Returns:
+            The log-densities in nats, `[instances]`.
+
+        Raises:
+            TypeError: If `x` does not hold floating-point numbers.
+            ValueError: If the model is conditional and there is no `context`, or the other way
+                round, or a shape is not as described.
+        """
+        x, context = split_context(x, context)
+        return self._in_batches(self._log_prob, x, context, batch_size)
+
+    def _log_prob(self, x: Any, context: Any = None) -> Any:
+        return self._add_up(self(x, context), context)  # type: ignore[operator]
+
+    def _add_up(self, results: tuple[Any, Any], context: Any, **kwargs: Any) -> Any:
+        """Computes log-densities from what `call` returned."""
+        z, log_det = results
+        return self.base_distribution.log_prob(z, **self._base_context(context), **kwargs) + log_det
+
+    def _base_context(self, context: Any) -> dict[str, Any]:
+        """Gives what the base distribution is told of a context."""
+        if context is None or not self.base_distribution.accepts_context:
+            return {}
+        return {"context": self.encode(context)}
+
+    def sample(
+        self,
+        sample_count: int,
+        seed: Any = None,
+        context: Any = None,
+        batch_size: int = _BATCH_SIZE,
+    ) -> Any:
+        """Draws new data: latents from the base distribution, mapped back.
+
+        It is compiled and differentiable like :meth:`log_prob`.
+
+        Args:
+            sample_count: The number of instances.
+            seed: Integer for the same samples every time. Other ones at each call if omitted.
+            context: The context of each sample, `[sample_count, ...]`, or one for all of them; see
+                :meth:`log_prob`.
+            batch_size: See :meth:`log_prob`.
+
+        Returns:
+            The samples, `[sample_count, ...]`.
+
+        Raises:
+            ValueError: If the model is not built, so that the shape of the latent is not known. And
+                see :meth:`log_prob`.
+        """
+        return self._sample(self._invert, sample_count, seed, context, batch_size)
+
+    def sample_and_log_prob(
+        self,
+        sample_count: int,
+        seed: Any = None,
+        context: Any = None,
+        batch_size: int = _BATCH_SIZE,
+    ) -> tuple[Any, Any]:
+        """Draws new data, together with the logarithm of their density.
+
+        Args:
+            sample_count: The number of instances.
+            seed: See :meth:`sample`.
+            context: See :meth:`sample`.
+            batch_size: See :meth:`log_prob`.
+
+        Returns:
+            The samples, `[sample_count, ...]`, and their log-densities, `[sample_count]`.
+
+        Raises:
+            ValueError: See :meth:`sample`.
+        """
+        return self._sample(self._invert_and_log_prob, sample_count, seed, context, batch_size)
+
+    def _invert(self, z: Any, context: Any = None) -> Any:
+        return self.invert(z, context)
+
+    def _invert_and_log_prob(self, z: Any, context: Any = None) -> tuple[Any, Any]:
+        x, log_det = self.invert_and_log_det(z, context)
+        return x, self._add_up((z, log_det), context)
+
+    def _sample(
+        self, function: Callable[..., Any], count: int, seed: Any, context: Any, batch_size: int
+    ) -> Any:
+        if not self.built:
+            raise ValueError(
+                f"Model '{self.name}' should be built before it is sampled: call or fit it on "
+                "data, or call `build` with their shape."
+            )
+        context = self._spread(context, count)
+        z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
+        return self._in_batches(function, z, context, batch_size)
+
+    def _spread(self, context: Any, count: Any) -> Any:
+        """Repeats a context that is one for all instances."""
+        if context is None:
+            return None
+        if not hasattr(context, "shape"):
+            context = np.asarray(context)
+        expected: Any = getattr(self, "context_shape", None)
+        if expected is not None and len(context.shape) == len(expected):
+            context = context[None]
+        if context.shape[0] == 1 and count != 1:
+            context = ops.broadcast_to(context, (count, *context.shape[1:]))
+        return context
+
+    @functools.cached_property
+    def _compiled(self) -> dict[str, Callable[..., Any]]:
+        # Keras would track what is assigned to an attribute.
+        return {}
+
+    def _in_batches(
+        self, function: Callable[..., Any], x: Any, context: Any, batch_size: int
+    ) -> Any:
+        """Runs a method of the model on any number of instances, compiled and in batches."""
+        if isinstance(x, keras.KerasTensor):
+            return function(x, context)
+        holds = contextlib.nullcontext() if ops.is_tensor(x) else forget_gradients()
+        x = self._to_tensor(x)
+        if context is not None:
+            context = self._to_tensor(self._spread(context, ops.shape(x)[0]))
+        tensors = [x] if context is None else [x, context]
+        self.build_for(*tensors)
+        if is_traced([*tensors, *(variable.value for variable in self.variables)]):
+            return function(*tensors)
+        self._prepare_context(x, context)
+        compiled = self._compiled.get(function.__name__)
+        if compiled is None:
+            compiled = jit_batches(function, lambda: self.variables)
+            self._compiled[function.__name__] = compiled
+        with holds:
+            parts = [
+                compiled(*(tensor[start : start + batch_size] for tensor in tensors))
+                for start in range(0, max(x.shape[0], 1), batch_size)
+            ]
+        if len(parts) == 1:
+            return parts[0]
+        return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
+
+    def _to_tensor(self, x: Any) -> Any:
+        if ops.is_tensor(x):
+            return x
+        x = np.asarray(x)
+        if not keras.backend.is_float_dtype(str(x.dtype)):
+            return ops.convert_to_tensor(x)
+        # Keras would round arrays in float64 to float32 on some backends.
+        return ops.convert_to_tensor(x, dtype=self.compute_dtype)

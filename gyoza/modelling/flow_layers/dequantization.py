@@ -1,0 +1,272 @@
+"""Layers that fill the gaps between integers by noise, so that densities can be fitted to them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.axes import from_vectors, is_integer, to_vectors
+from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.invertible import Invertible
+
+__all__ = ["UniformDequantization", "VariationalDequantization"]
+
+# The distance from 1 to the next number.
+_PRECISIONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class UniformDequantization(FlowLayer):
+    r"""Makes integers continuous by uniform noise, which `invert` takes away.
+
+    With :math:`n` integers :math:`x_i` from 0 to :math:`L - 1` per instance,
+
+    .. math::
+        y_i = \frac{x_i + u_i}{L}, \qquad u_i \sim \mathcal{U}(0, 1), \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = -n \ln L.
+
+    A density can fit integers infinitely well, by spikes that tell nothing. With noise it cannot:
+    the log-likelihood of a model that starts with this layer is one of integers, and in the mean
+    over the noise a lower bound,
+
+    .. math::
+        \mathbb{E}_u \left[ \ln p \! \left( \frac{x + u}{L} \right) - n \ln L \right] \le \ln P(x).
+
+    Every call draws new noise, so `log_prob` differs from call to call; its mean over several calls
+    comes closer to the bound. The way back, :math:`x_i = \lfloor L y_i \rfloor`, is exact, and
+    samples of a model are integers from 0 to :math:`L - 1`: numbers outside of :math:`[0, 1)` are
+    moved to the nearest of these. Noise is kept away from 0 and 1 by the precision of the dtype, so
+    that rounding never leads to another integer.
+
+    Integers are given as floating-point numbers. A NumPy array with other values raises an error.
+    Where values cannot be checked, in tensors, they make the log-determinant NaN.
+
+    Args:
+        levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits.
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        seed: Non-negative integer, for the same sequence of noise in every new layer. If omitted,
+            it is drawn from Python's generator, which `keras.utils.set_random_seed` seeds.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `levels` or `seed` are out of range, if there are too many levels for the
+            dtype to tell them apart, or if the layer is called on a NumPy array with other values
+            than integers from 0 to `levels - 1`.
+
+    Attributes:
+        seed_generator: The `keras.random.SeedGenerator` that noise is drawn with. On JAX, a
+            function that is compiled by `jax.jit` itself has to use `keras.StatelessScope`, because
+            the state of the generator cannot be updated there.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.UniformDequantization(levels=4, seed=0)
+        >>> outputs, log_det = layer(np.array([[0.0, 3.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(log_det).round(4)  # -2 ln 4
+        array([-2.7726], dtype=float32)
+        >>> keras.ops.convert_to_numpy(layer.invert(outputs))
+        array([[0., 3.]], dtype=float32)
+
+    References:
+        - Uria, B., Murray, I. & Larochelle, H. (2013). "RNADE: The real-valued neural
+          autoregressive density-estimator." `arXiv:1306.0186 <https://arxiv.org/abs/1306.0186>`_
+        - Theis, L., van den Oord, A. & Bethge, M. (2016). "A note on the evaluation of generative
+          models." `arXiv:1511.01844 <https://arxiv.org/abs/1511.01844>`_
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        if not is_integer(levels) or levels < 2:
+            raise ValueError(
+                f"`levels` should be an integer, at least 2. Received: levels={levels}"
+            )
+        if seed is not None and not (is_integer(seed) and seed >= 0):
+            raise ValueError(f"`seed` should be a non-negative integer. Received: seed={seed}")
+        self.levels = int(levels)
+        self.seed = None if seed is None else int(seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        # Rounding moves an output by less than this, in units of the inputs.
+        self._margin = self.levels * _PRECISIONS.get(self.compute_dtype, 2.0**-23)
+        if self._margin >= 0.5:
+            raise ValueError(
+                "`levels` should be few enough for the dtype to tell them apart. Received: "
+                f"levels={levels}, dtype={self.compute_dtype}"
+            )
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Checks NumPy arrays, then runs `call`. Values of tensors may be unknown."""
+        if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
+            is_level = (inputs == np.floor(inputs)) & (inputs >= 0) & (inputs < self.levels)
+            if not np.all(is_level):
+                raise ValueError(
+                    f"The inputs of '{self.name}' should be integers from 0 to {self.levels - 1}, "
+                    f"as floating-point numbers. Received: {inputs[~is_level][0]}, among others"
+                )
+        return super().__call__(inputs, *args, **kwargs)
+
+    def draw_noise(self, x: Any) -> tuple[Any, Any]:
+        """Draws noise for integers.
+
+        Args:
+            x: Vectors of integers in `log_det_dtype`, `[batch, ..., dimension_count]`.
+
+        Returns:
+            The pair of noise between 0 and 1, in the shape of `x`, and the logarithms of its
+            density, `[batch]`, or 0.
+        """
+        return keras.random.uniform(ops.shape(x), dtype=x.dtype, seed=self.seed_generator), 0.0
+
+    def call(self, inputs: Any) -> tuple[Any, Any]:
+        """Adds noise.
+
+        Args:
+            inputs: Integers from 0 to `levels - 1` as floating-point tensor, `[batch, ...]`.
+
+        Returns:
+            The pair of outputs between 0 and 1, in the shape of `inputs`, and contributions to the
+            log-likelihood, `[batch]`.
+        """
+        x = ops.cast(to_vectors(inputs, self._axes_), self.log_det_dtype)
+        noise, log_density = self.draw_noise(x)
+        noise = ops.clip(noise, self._margin, 1.0 - self._margin)
+        outputs = from_vectors((x + noise) / self.levels, self._axes_, self._shape_)
+        is_level = (x == ops.floor(x)) & (x >= 0.0) & (x < self.levels)
+        log_stretch = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(self.levels)
+        log_det = self.sum_log_det(inputs, log_stretch) - log_density
+        return ops.cast(outputs, inputs.dtype), log_det
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Takes noise away; see :meth:`FlowLayer.inverse_transform`."""
+        x = ops.floor(ops.cast(outputs, self.log_det_dtype) * self.levels)
+        return ops.cast(ops.clip(x, 0.0, self.levels - 1.0), outputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {**super().get_config(), "levels": self.levels, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class VariationalDequantization(UniformDequantization):
+    r"""A :class:`UniformDequantization` whose noise is drawn from a flow that is trained, too.
+
+    .. math::
+        y_i = \frac{x_i + u_i}{L}, \qquad u = \sigma(v), \qquad v \sim q(v | x), \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = -n \ln L - \ln q(u | x).
+
+    A density need not be flat between integers then, and the mean log-likelihood,
+
+    .. math::
+        \mathbb{E}_u \left[ \ln p \! \left( \frac{x + u}{L} \right) - n \ln L - \ln q(u | x) \right]
+        \le \ln P(x),
+
+    comes closer to the bound. Both flows are trained together, by `fit`.
+
+    Args:
+        levels: See :class:`UniformDequantization`.
+        noise_flow: The distribution :math:`q(v | x)`: a
+            :class:`~gyoza.modelling.flow_layers.FlowModel`, in general a conditional one. Its
+            instances are the vectors that this layer transforms, `[batch, dimension count]`, unless
+            there are `axes` that it does not transform: with `axes=[3]`, they are images. Its
+            context, if it takes one, has the same shape, and holds :math:`(2 x_i + 1) / L - 1`,
+            numbers between -1 and 1. With a :class:`~gyoza.modelling.distributions.Logistic` base
+            distribution, a flow that is the identity makes noise uniform.
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        seed: See :class:`UniformDequantization`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        TypeError: If `noise_flow` is no flow model.
+        ValueError: See :class:`UniformDequantization`.
+
+    Attributes:
+        seed_generator: See :class:`UniformDequantization`.
+
+    Example:
+
+        >>> from gyoza.modelling import conditioners, distributions, flow_layers
+        >>> coupling = flow_layers.AffineCoupling(
+        ...     compute_coupling_parameters=conditioners.MLP([16])
+        ... )
+        >>> noise_flow = flow_layers.FlowModel([coupling], distributions.Logistic())
+        >>> layer = flow_layers.VariationalDequantization(levels=4, noise_flow=noise_flow, seed=0)
+        >>> outputs, log_det = layer(np.array([[0.0, 3.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(layer.invert(outputs))
+        array([[0., 3.]], dtype=float32)
+
+    References:
+        - Ho, J., Chen, X., Srinivas, A., Duan, Y. & Abbeel, P. (2019). "Flow++: Improving
+          flow-based generative models with variational dequantization and architecture design."
+          `arXiv:1902.00275 <https://arxiv.org/abs/1902.00275>`_
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        noise_flow: Any,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not (isinstance(noise_flow, Invertible) and hasattr(noise_flow, "sample_and_log_prob")):
+            raise TypeError(
+                "`noise_flow` should be a `FlowModel`. "
+                f"Received: noise_flow={noise_flow} (of type {type(noise_flow)})"
+            )
+        super().__init__(levels, shape=shape, axes=axes, seed=seed, **kwargs)
+        self.noise_flow: Any = noise_flow
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Builds the flow of the noise."""
+        super().build(input_shape)
+        rest = [length for axis, length in enumerate(input_shape) if axis not in self._axes_]
+        vectors = keras.KerasTensor((None, *rest[1:], self.dimension_count), self.log_det_dtype)
+        self.noise_flow(vectors, **self._as_context(vectors))
+
+    def _as_context(self, x: Any) -> dict[str, Any]:
+        return {"context": x} if self.noise_flow.accepts_context else {}
+
+    def draw_noise(self, x: Any) -> tuple[Any, Any]:
+        """Draws noise from the flow; see :meth:`UniformDequantization.draw_noise`."""
+        count = ops.shape(x)[0]
+        if not (isinstance(count, int) or ops.is_tensor(count)):
+            # Keras asks for shapes alone, on JAX, with a symbol for the batch size.
+            return super().draw_noise(x)
+        context = (2.0 * x + 1.0) / self.levels - 1.0
+        v, log_density = self.noise_flow.sample_and_log_prob(
+            count, seed=self.seed_generator, **self._as_context(context)
+        )
+        v = ops.cast(v, x.dtype)
+        log_slopes = -ops.softplus(v) - ops.softplus(-v)
+        log_density = ops.cast(log_density, x.dtype) - self.sum_log_det(v, log_slopes)
+        return ops.sigmoid(v), log_density
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        noise_flow = keras.saving.serialize_keras_object(self.noise_flow)
+        return {**super().get_config(), "noise_flow": noise_flow}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "VariationalDequantization":
+        """Makes an equal layer from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+
+        Returns:
+            A layer with the same configuration and weights of its own.
+        """
+        noise_flow = keras.saving.deserialize_keras_object(config["noise_flow"])
+        return cls(**{**config, "noise_flow": noise_flow})

@@ -1,0 +1,166 @@
+"""Models that learn from pairs which factors their latent vectors consist of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.modelling.flow_layers.density import split_context
+from gyoza.modelling.flow_layers.models import FlowModel
+
+__all__ = ["DisentanglingFlowModel"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class DisentanglingFlowModel(FlowModel):
+    r"""A :class:`FlowModel` that learns from pairs which factors its latent vectors consist of.
+
+    It is compiled with a :class:`~gyoza.modelling.losses.SupervisedFactorLoss` and fitted to pairs
+    of instances, whose similarity in each factor is known:
+
+    .. code-block:: python
+
+        model.compile("adam", loss=SupervisedFactorLoss(dimensions_per_factor))
+        model.fit((a, b), y)
+
+    Called on one batch, `call(x)`, it gives outputs and log-determinants like any `FlowModel`.
+    Called on a pair of batches, `call((a, b))`, it gives what the loss needs, the concatenation
+    :math:`[T(a), T(b), j_a, j_b]` of latent vectors and log-determinants along the last axis,
+    `[batch, 2 * dimension count + 2]`. So `fit`, `evaluate`, `predict`, validation data, sample
+    weights and metrics work on pairs as Keras makes them work on any inputs.
+
+    Latent vectors of a pair must have the shape `[batch, dimension count]`.
+
+    Args:
+        flow_layers: See :class:`FlowModel`.
+        base_distribution: See :class:`FlowModel`. The factor loss takes a standard normal for
+            granted, whatever this is.
+        **kwargs: Arguments of `keras.Model`.
+
+    Raises:
+        ValueError: If the two batches of a pair differ in shape, or outputs have several axes.
+
+    Example:
+
+        >>> from gyoza.modelling import flow_layers, losses
+        >>> model = flow_layers.DisentanglingFlowModel([
+        ...     flow_layers.ActivationNormalization(), flow_layers.Reflection(reflection_count=2)
+        ... ])
+        >>> model.compile("adam", loss=losses.SupervisedFactorLoss([1, 1]))
+        >>> random = np.random.default_rng(0)
+        >>> a, b = random.normal(size=[2, 64, 2]).astype("float32")
+        >>> history = model.fit((a, b), np.tile([0.0, 0.9], [64, 1]), verbose=0)
+        >>> z, log_det = model(a)
+        >>> z.shape == (64, 2)
+        True
+
+    References:
+        - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
+          network for explaining latent representations."
+          `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
+    """
+
+    def build(self, input_shape: Any) -> None:
+        """Builds all layers; see :meth:`FlowModel.build`.
+
+        Args:
+            input_shape: Shape of one batch, or a pair of shapes.
+        """
+        if isinstance(input_shape[0], int | None):
+            super().build(input_shape)
+        else:
+            first, second = (tuple(shape) for shape in input_shape)
+            _check_pair([first, second])
+            super().build(first)
+
+    def call(self, inputs: Any, context: Any = None) -> Any:
+        """Executes all layers on one batch or on a pair of batches.
+
+        Args:
+            inputs: Floating-point tensor, `[batch, ...]`, or a pair (tuple or list) of such. Or
+                `{"inputs": …, "context": …}`.
+            context: The context, one for both instances of a pair, if the model is conditional.
+
+        Returns:
+            For one batch, the pair of outputs and log-determinants. For a pair, the tensor
+            `[batch, 2 * dimension count + 2]` that the loss is given as `y_pred`.
+        """
+        inputs, context = split_context(inputs, context)
+        if not isinstance(inputs, list | tuple):
+            return super().call(inputs, context)
+        _check_pair([tuple(x.shape) for x in inputs])
+        if context is not None:
+            context = ops.concatenate([context, context], axis=0)
+        z, log_det = super().call(ops.concatenate(inputs, axis=0), context)
+        if len(z.shape) != 2:
+            raise ValueError(
+                "The outputs of a model for pairs should have shape [batch, dimension count]: "
+                f"flatten its inputs. Received: outputs of shape {tuple(z.shape)}"
+            )
+        z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
+        j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
+        return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""
+        if self._compile_loss is not None and isinstance(y_pred, tuple | list):
+            raise ValueError(
+                f"Model '{self.name}' should be fitted to pairs `(a, b)`. Received: a single array"
+            )
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _check_targets(self, y: Any) -> None:
+        """Checks correlations that are given as one array, before compiled code meets them."""
+        check = getattr(self.loss, "check_correlations", None)
+        if check is not None and hasattr(y, "shape"):
+            check(ops.convert_to_numpy(y))
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`.
+
+        Args:
+            x: A pair `(a, b)` of arrays, or a data set that yields `((a, b), y)`, such as those of
+                :mod:`gyoza.data`.
+            y: Correlations per pair and factor, `[instances, factor count]`, if `x` is a pair.
+            *args: Further arguments of `keras.Model.fit`.
+            **kwargs: Likewise.
+
+        Returns:
+            The `keras.callbacks.History`.
+        """
+        self._check_targets(y)
+        validation_data = kwargs.get("validation_data")
+        if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
+            self._check_targets(validation_data[1])
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes loss and metrics; see `keras.Model.evaluate`, and :meth:`fit` for the data."""
+        self._check_targets(y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains on one batch; see `keras.Model.train_on_batch`."""
+        self._check_targets(y)
+        return super().train_on_batch(x, y, *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates one batch; see `keras.Model.test_on_batch`."""
+        self._check_targets(y)
+        return super().test_on_batch(x, y, *args, **kwargs)
+
+
+def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:
+    if len(shapes) != 2 or shapes[0] != shapes[1]:
+        raise ValueError(
+            "A pair should consist of two batches of the same shape. "
+            f"Received: {len(shapes)} batches of shapes {list(shapes)}"
+        )

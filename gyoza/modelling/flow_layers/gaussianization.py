@@ -1,0 +1,192 @@
+"""Gaussianization flows: each dimension made normal by itself, between rotations."""
+
+import statistics
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.axes import is_integer
+from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.log_odds import normal_log_odds, normal_quantile
+from gyoza.modelling.logistic_mixtures import mixture_log_odds, mixture_quantile
+
+__all__ = ["MixtureGaussianization"]
+
+# The scale of a component, as a fraction of the distance to the nearest other one, that makes
+# outputs for normal, Laplacian, exponential and two-peaked data most nearly normal.
+_OVERLAP = 0.6
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class MixtureGaussianization(FlowLayer):
+    r"""Makes each dimension normal by the distribution function of a mixture of logistics.
+
+    .. math::
+        y_i = \Phi^{-1}(F_i(x_i)), \qquad
+        F_i(x) = \sum_{k=1}^K w_{ik} \, \sigma \left( \frac{x - l_{ik}}{s_{ik}} \right), \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| =
+        \sum_i \ln \frac{F_i'(x_i)}{\varphi(y_i)},
+
+    where :math:`\sigma` is the logistic function, and :math:`\Phi` and :math:`\varphi` are
+    distribution function and density of the standard normal distribution. If entry :math:`i` of the
+    data has the distribution function :math:`F_i`, its outputs are standard normal. This layer and
+    :class:`Orthogonal`, in turn, are a Gaussianization flow. A new layer is fitted to standard
+    normal data and hence almost the identity; :meth:`adapt` fits it to other data.
+
+    All is computed from log-odds, in at least float32, so that values, log-determinants and
+    gradients are finite and exact in the far tails, too. The forward direction costs :math:`K`
+    exponentials and logarithms per entry. The inverse solves an equation for each entry, in a
+    compiled loop of at most some 30 (float32) or 60 (float64) such steps, about 8 for a typical
+    batch.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        component_count: The number of components of each mixture, :math:`K`, at least 2.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `component_count` is below 2.
+
+    Attributes:
+        locations: The weight :math:`l`, `[dimension_count, K]`.
+        log_scales: The weight :math:`\ln s`, `[dimension_count, K]`.
+        logits: The weight `[dimension_count, K]` of which a softmax makes :math:`w`.
+
+    Example:
+
+        >>> random = np.random.default_rng(0)
+        >>> data = np.exp(random.normal(size=[1000, 2])).astype("float32")
+        >>> layer = gyoza.modelling.flow_layers.MixtureGaussianization()
+        >>> layer.adapt(data)
+        >>> outputs = keras.ops.convert_to_numpy(layer(data)[0])
+        >>> bool(np.all(np.abs(outputs.mean(0)) < 0.1) and np.all(np.abs(outputs.std(0) - 1) < 0.1))
+        True
+
+    References:
+        - Meng, C., Song, Y., Song, J. & Ermon, S. (2020). "Gaussianization flows."
+          `arXiv:2003.01941 <https://arxiv.org/abs/2003.01941>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        component_count: int = 16,
+        **kwargs: Any,
+    ) -> None:
+        if not is_integer(component_count) or component_count < 2:
+            raise ValueError(
+                "`component_count` should be an integer of at least 2. "
+                f"Received: component_count={component_count}"
+            )
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self.component_count = int(component_count)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates mixtures that are nearly standard normal."""
+        quantiles = _normal_quantiles(self._levels())
+        locations = np.broadcast_to(quantiles, (self.dimension_count, self.component_count))
+        scales = _choose_scales(locations, deviations=np.ones(self.dimension_count))
+        self.locations, self.log_scales, self.logits = (
+            self.add_weight(
+                shape=values.shape,
+                initializer=_values(values),
+                autocast=False,
+                name=name,
+            )
+            for name, values in (
+                ("locations", locations),
+                ("log_scales", np.log(scales)),
+                ("logits", np.zeros_like(scales)),
+            )
+        )
+
+    def _levels(self) -> np.ndarray:
+        return (np.arange(self.component_count) + 0.5) / self.component_count
+
+    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+        """Fits the mixtures to `data`, such that outputs for `data` are nearly standard normal.
+
+        The components of each dimension are placed at its quantiles, with equal weights. The scale
+        of each is in proportion to the distance to the nearest other one, at least 1 % of the
+        standard deviation. What was adapted is saved and loaded with the weights, and happens again
+        only if this method is called again.
+
+        Args:
+            data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or another iterable of batches, of which the inputs are
+                taken (a pair of inputs counts as two batches). They are held in memory.
+            batch_size: Number of instances in which an array is worked through.
+
+        Raises:
+            TypeError: If `data` are not floating-point numbers.
+            ValueError: If `data` is empty, or not finite; the weights are unchanged then.
+        """
+        batches = list(iterate_batches(data, batch_size))
+        if not batches:
+            raise ValueError("`data` should hold at least one instance. Received: no instance")
+        x = np.concatenate(batches).astype("float64")
+        if not np.all(np.isfinite(x)):
+            raise ValueError("`data` should be finite. Received: data with NaN or infinity")
+        if not self.built:
+            self.build((None, *x.shape[1:]))
+        rest = [axis for axis in range(x.ndim) if axis not in self._axes_]
+        vectors = x.transpose(*rest, *self._axes_).reshape(-1, self.dimension_count)
+        locations = np.quantile(vectors, self._levels(), axis=0).T
+        self.locations.assign(locations)
+        self.log_scales.assign(np.log(_choose_scales(locations, vectors.std(axis=0))))
+        self.logits.assign(np.zeros_like(locations))
+
+    def _mixture(self) -> tuple[Any, Any, Any]:
+        """Gives logarithms of weights, locations, and logarithms of scales, in `log_det_dtype`."""
+        logits, locations, log_scales = (
+            ops.cast(weight, self.log_det_dtype)
+            for weight in (self.logits, self.locations, self.log_scales)
+        )
+        return ops.log_softmax(logits, axis=-1), locations, log_scales
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Makes entries normal; see :meth:`FlowLayer.transform`."""
+        x = ops.cast(inputs, self.log_det_dtype)
+        log_odds, log_slopes = mixture_log_odds(x, *self._mixture())
+        outputs = normal_quantile(log_odds)
+        _, normal_slopes = normal_log_odds(outputs)
+        log_det = ops.sum(log_slopes - ops.log(normal_slopes), axis=-1)
+        return ops.cast(outputs, inputs.dtype), log_det
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Gives entries their distributions; see :meth:`FlowLayer.inverse_transform`."""
+        log_odds, _ = normal_log_odds(ops.cast(outputs, self.log_det_dtype))
+        return ops.cast(mixture_quantile(log_odds, *self._mixture()), outputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {**super().get_config(), "component_count": self.component_count}
+
+
+def _normal_quantiles(levels: np.ndarray) -> np.ndarray:
+    return np.array([statistics.NormalDist().inv_cdf(level) for level in levels])
+
+
+def _choose_scales(locations: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """Chooses scales of components with ascending locations, `[dimension_count, K]`.
+
+    Args:
+        locations: The locations, `[dimension_count, K]`.
+        deviations: The standard deviations of the data, `[dimension_count]`.
+    """
+    gaps = np.pad(np.diff(locations, axis=1), ((0, 0), (1, 1)), constant_values=np.inf)
+    nearest = np.minimum(gaps[:, :-1], gaps[:, 1:])
+    least = 0.01 * np.where(deviations > 0, deviations, 1.0)
+    return np.maximum(_OVERLAP * nearest, least[:, np.newaxis])
+
+
+def _values(array: np.ndarray) -> Any:
+    """Gives an initialiser that ignores the shape it is asked for."""
+    return lambda shape, dtype: ops.convert_to_tensor(array, dtype=dtype)

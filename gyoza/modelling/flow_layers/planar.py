@@ -1,0 +1,393 @@
+"""Layers that move points along few directions: planar, radial and Sylvester flows."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.modelling.axes import is_integer
+from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.reflections import random_directions, reflect
+from gyoza.modelling.loops import repeat
+from gyoza.modelling.roots import find_root
+
+__all__ = ["Planar", "Radial", "Sylvester"]
+
+# How far the strength of a bend stays above -1, where the inverse has an infinite slope.
+_MARGIN = 1e-3
+
+
+def _bound_strength(parameter: Any) -> Any:
+    """Maps all numbers to those above -1, and 0 to 0."""
+    return (1 - _MARGIN) * (ops.softplus(parameter + math.log(math.e - 1)) - 1)
+
+
+def _bend(x: Any) -> tuple[Any, Any]:
+    """Computes the hyperbolic tangent and its derivative."""
+    # `ops.tanh` would round float64 to float32 on JAX.
+    share = ops.sigmoid(2 * x)
+    return 2 * share - 1, 4 * share * ops.sigmoid(-2 * x)
+
+
+def _solve_bend(target: Any, outer: Any, inner: Any, shift: Any) -> Any:
+    """Solves `x + outer tanh(inner x + shift) = target` for `x`, where `outer inner > -1`."""
+
+    def equation(x: Any, target: Any, outer: Any, inner: Any, shift: Any) -> tuple[Any, Any]:
+        bent, slope = _bend(inner * x + shift)
+        return x + outer * bent - target, 1 + outer * inner * slope
+
+    reach = ops.abs(outer)
+    return find_root(
+        equation, target - reach, target + reach, parameters=[target, outer, inner, shift]
+    )
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Planar(FlowLayer):
+    r"""Moves points along one direction, by an amount that depends on their distance from a plane.
+
+    .. math::
+        y = x + u \tanh(w^T x + b), \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| =
+        \ln \left( 1 + w^T u \left( 1 - \tanh^2(w^T x + b) \right) \right).
+
+    This is invertible if :math:`w^T u > -1`, which is kept by
+
+    .. math::
+        u = v + \left( m(w^T v) - w^T v \right) \frac{w}{\lVert w \rVert^2}
+
+    with a learnt :math:`v` and a softplus :math:`m` that maps all numbers to those above -0.999,
+    and 0 to 0. A new layer, with :math:`v = 0`, is the identity.
+
+    The forward direction costs two products of vectors. The inverse solves one equation with one
+    unknown per vector, in a compiled loop of at most some 30 (float32) or 60 (float64) steps. It
+    computes in at least float32.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Attributes:
+        normal: The weight :math:`w`, `[dimension_count]`. It starts in a random direction.
+        direction: The weight :math:`v`, `[dimension_count]`.
+        bias: The weight :math:`b`, `[]`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Planar(shape=[2])
+        >>> for weight, value in ((layer.normal, [1.0, 0.0]), (layer.direction, [0.0, 3.0])):
+        ...     _ = weight.assign(value)
+        >>> x = np.array([[100.0, -1.0]], "float32")
+        >>> outputs, log_det = layer(x)
+        >>> keras.ops.convert_to_numpy(outputs).round(3)
+        array([[100.,   2.]], dtype=float32)
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.invert(outputs)), x, atol=1e-6))
+        True
+
+    References:
+        - Rezende, D. J. & Mohamed, S. (2015). "Variational inference with normalizing flows."
+          `arXiv:1505.05770 <https://arxiv.org/abs/1505.05770>`_
+    """
+
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates plane and direction."""
+        size = (self.dimension_count,)
+        self.normal = self.add_weight(
+            shape=size, initializer=_random_direction, autocast=False, name="normal"
+        )
+        self.direction = self.add_weight(
+            shape=size, initializer="zeros", autocast=False, name="direction"
+        )
+        self.bias = self.add_weight(shape=(), initializer="zeros", autocast=False, name="bias")
+
+    def _cast_weights(self) -> tuple[Any, Any, Any, Any]:
+        """Gives normal, direction, their product and the bias, in `log_det_dtype`."""
+        normal, direction, bias = (
+            ops.cast(weight, self.log_det_dtype)
+            for weight in (self.normal, self.direction, self.bias)
+        )
+        product, squared = ops.sum(normal * direction), ops.sum(normal * normal)
+        strength = _bound_strength(product)
+        squared = ops.where(squared > 0, squared, ops.ones_like(squared))
+        return normal, direction + (strength - product) / squared * normal, strength, bias
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Moves vectors; see :meth:`FlowLayer.transform`."""
+        normal, direction, strength, bias = self._cast_weights()
+        x = ops.cast(inputs, self.log_det_dtype)
+        bent, slope = _bend(ops.sum(x * normal, axis=-1) + bias)
+        outputs = x + ops.expand_dims(bent, -1) * direction
+        return ops.cast(outputs, inputs.dtype), ops.log1p(strength * slope)
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
+        normal, direction, strength, bias = self._cast_weights()
+        y = ops.cast(outputs, self.log_det_dtype)
+        distance = _solve_bend(ops.sum(y * normal, axis=-1), strength, ops.ones_like(bias), bias)
+        bent, _ = _bend(distance + bias)
+        return ops.cast(y - ops.expand_dims(bent, -1) * direction, outputs.dtype)
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Radial(FlowLayer):
+    r"""Moves points away from a centre, or towards it.
+
+    .. math::
+        y = x + m q (x - c), \qquad q = \frac{1}{1 + r / \alpha}, \quad r = \lVert x - c \rVert,
+        \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| =
+        (n - 1) \ln (1 + m q) + \ln (1 + m q^2),
+
+    for :math:`n` dimensions, with a learnt centre :math:`c`, radius :math:`\alpha > 0` and strength
+    :math:`m`, which is kept above -0.999, so that the layer is invertible. (In the paper,
+    :math:`\beta = \alpha m`.) A new layer, with :math:`m = 0`, is the identity.
+
+    Both directions cost the same: the inverse is the root of a quadratic equation. They are
+    computed in at least float32.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Attributes:
+        centre: The weight :math:`c`, `[dimension_count]`. It starts at a standard normal point.
+        log_radius: The weight :math:`\ln \alpha`, `[]`.
+        strength: The weight `[]` from which a softplus makes :math:`m`. It starts at 0.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Radial(shape=[2])
+        >>> x = np.array([[0.5, -1.0]], "float32")
+        >>> outputs, log_det = layer(x)
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.invert(outputs)), x, atol=1e-6))
+        True
+
+    References:
+        - Rezende, D. J. & Mohamed, S. (2015). "Variational inference with normalizing flows."
+          `arXiv:1505.05770 <https://arxiv.org/abs/1505.05770>`_
+    """
+
+    def __init__(
+        self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates centre, radius and strength."""
+        self.centre = self.add_weight(
+            shape=(self.dimension_count,),
+            initializer=keras.initializers.RandomNormal(stddev=1.0),
+            autocast=False,
+            name="centre",
+        )
+        self.log_radius, self.strength = (
+            self.add_weight(shape=(), initializer="zeros", autocast=False, name=name)
+            for name in ("log_radius", "strength")
+        )
+
+    def _cast_weights(self) -> tuple[Any, Any, Any]:
+        """Gives centre, radius and strength m, in `log_det_dtype`."""
+        centre, log_radius, strength = (
+            ops.cast(weight, self.log_det_dtype)
+            for weight in (self.centre, self.log_radius, self.strength)
+        )
+        return centre, ops.exp(log_radius), _bound_strength(strength)
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Moves vectors; see :meth:`FlowLayer.transform`."""
+        centre, radius, strength = self._cast_weights()
+        gap = ops.cast(inputs, self.log_det_dtype) - centre
+        share = 1 / (1 + _length(gap) / radius)
+        outputs = centre + (1 + strength * share) * gap
+        share = share[..., 0]
+        log_det = (self.dimension_count - 1) * ops.log1p(strength * share)
+        return ops.cast(outputs, inputs.dtype), log_det + ops.log1p(strength * share * share)
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
+        centre, radius, strength = self._cast_weights()
+        gap = ops.cast(outputs, self.log_det_dtype) - centre
+        # In units of the radius, lengths s before and d after are related by s² + k s - d = 0.
+        length = _length(gap) / radius
+        k = 1 + strength - length
+        larger = 0.5 * (ops.where(k > 0, k, -k) + ops.sqrt(k * k + 4 * length))
+        share = 1 / (1 + ops.where(k > 0, length / larger, larger))
+        return ops.cast(centre + gap / (1 + strength * share), outputs.dtype)
+
+
+def _length(vectors: Any) -> Any:
+    """Gives the lengths of vectors, `[..., 1]`, with a finite gradient at zero."""
+    squared = ops.sum(vectors * vectors, axis=-1, keepdims=True)
+    is_zero = squared == 0
+    root = ops.sqrt(ops.where(is_zero, ops.ones_like(squared), squared))
+    return ops.where(is_zero, ops.zeros_like(root), root)
+
+
+def _random_direction(shape: tuple[int], dtype: Any) -> Any:
+    return random_directions((1, *shape), dtype)[0]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Sylvester(FlowLayer):
+    r"""Moves points along several directions: a :class:`Planar` layer with more than one plane.
+
+    .. math::
+        y = x + Q R \tanh(S Q^T x + b), \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| =
+        \sum_{i=1}^M \ln \left( 1 + R_{ii} S_{ii} (1 - \tanh^2 a_i) \right), \quad
+        a = S Q^T x + b,
+
+    with orthonormal columns :math:`Q`, `[dimension_count, M]`, from :math:`M` Householder
+    reflections, and upper triangular matrices :math:`R` and :math:`S`. This is invertible if
+    :math:`R_{ii} S_{ii} > -1`. It is kept above -0.999, with :math:`S_{ii} > 0`, which is no loss.
+    A new layer, with :math:`R = 0`, is the identity.
+
+    The forward direction costs a few matrix products with `M` columns. The inverse solves `M`
+    equations with one unknown, one after the other, as the matrices are triangular; each takes a
+    compiled loop of at most some 30 (float32) or 60 (float64) steps. It computes in at least
+    float32.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        column_count: The number of directions, :math:`M`, from 1 to the number of dimensions. As
+            many as dimensions if omitted.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `column_count` is below 1 or above the number of dimensions.
+
+    Attributes:
+        reflection_normals: The weight `[M, dimension_count]` with the normals of the reflections
+            that make the columns of :math:`Q` from the first unit vectors.
+        outer: The weight `[M, M]` that holds :math:`R` above its diagonal; on it, what a softplus
+            makes :math:`R_{ii} S_{ii}` of.
+        inner: The weight `[M, M]` that holds :math:`S` above its diagonal and :math:`\ln S_{ii}` on
+            it.
+        bias: The weight :math:`b`, `[M]`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Sylvester(shape=[5], column_count=2)
+        >>> x = np.ones([1, 5], "float32")
+        >>> outputs, log_det = layer(x)
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.invert(outputs)), x, atol=1e-6))
+        True
+
+    References:
+        - van den Berg, R., Hasenclever, L., Tomczak, J. M. & Welling, M. (2018). "Sylvester
+          normalizing flows for variational inference."
+          `arXiv:1803.05649 <https://arxiv.org/abs/1803.05649>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        column_count: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if column_count is not None and (not is_integer(column_count) or column_count < 1):
+            raise ValueError(
+                "`column_count` should be an integer of at least 1. "
+                f"Received: column_count={column_count}"
+            )
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self.column_count = column_count
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates the reflections and the triangular matrices."""
+        count = self.dimension_count if self.column_count is None else int(self.column_count)
+        if count > self.dimension_count:
+            raise ValueError(
+                f"`column_count` should be at most the number of dimensions, "
+                f"{self.dimension_count}. Received: column_count={count}"
+            )
+        self.reflection_normals = self.add_weight(
+            shape=(count, self.dimension_count),
+            initializer=random_directions,
+            autocast=False,
+            name="reflection_normals",
+        )
+        self.outer, self.inner = (
+            self.add_weight(shape=(count, count), initializer="zeros", autocast=False, name=name)
+            for name in ("outer", "inner")
+        )
+        self.bias = self.add_weight(
+            shape=(count,), initializer="zeros", autocast=False, name="bias"
+        )
+
+    def _cast_weights(self) -> tuple[Any, Any, Any, Any, Any]:
+        """Gives the rows Qᵀ, the matrices R and S, R_ii S_ii, and b, in `log_det_dtype`."""
+        normals, outer, inner, bias = (
+            ops.cast(weight, self.log_det_dtype)
+            for weight in (self.reflection_normals, self.outer, self.inner, self.bias)
+        )
+        rows = reflect(ops.eye(*normals.shape, dtype=self.log_det_dtype), normals)
+        strength, log_scale = _bound_strength(ops.diagonal(outer)), ops.diagonal(inner)
+        outer = ops.triu(outer, k=1) + ops.diag(strength * ops.exp(-log_scale))
+        inner = ops.triu(inner, k=1) + ops.diag(ops.exp(log_scale))
+        return rows, outer, inner, strength, bias
+
+    def transform(self, inputs: Any) -> tuple[Any, Any]:
+        """Moves vectors; see :meth:`FlowLayer.transform`."""
+        rows, outer, inner, strength, bias = self._cast_weights()
+        x = ops.cast(inputs, self.log_det_dtype)
+        bent, slope = _bend(x @ ops.transpose(rows) @ ops.transpose(inner) + bias)
+        outputs = x + bent @ ops.transpose(outer) @ rows
+        log_det = ops.sum(ops.log1p(strength * slope), axis=-1)
+        return ops.cast(outputs, inputs.dtype), log_det
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
+        rows, outer, inner, _, bias = self._cast_weights()
+        y = ops.cast(outputs, self.log_det_dtype)
+        target = y @ ops.transpose(rows)
+        start = _solve_triangular_bend(*map(ops.stop_gradient, (target, outer, inner, bias)))
+        # One step of Newton's method, which makes the result differentiable.
+        start = ops.stop_gradient(start)
+        bent, slope = _bend(start @ ops.transpose(inner) + bias)
+        error = start + bent @ ops.transpose(outer) - target
+        jacobian = ops.eye(bias.shape[0], dtype=bias.dtype) + (
+            (outer * ops.expand_dims(slope, -2)) @ inner
+        )
+        step = ops.solve_triangular(ops.stop_gradient(jacobian), ops.expand_dims(error, -1))
+        bent, _ = _bend((start - step[..., 0]) @ ops.transpose(inner) + bias)
+        return ops.cast(y - bent @ ops.transpose(outer) @ rows, outputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {**super().get_config(), "column_count": self.column_count}
+
+
+def _solve_triangular_bend(target: Any, outer: Any, inner: Any, bias: Any) -> Any:
+    """Solves `x + R tanh(S x + b) = target` for vectors x, from their last entry to the first."""
+    count = bias.shape[0]
+
+    def solve_entry(index: Any, x: Any) -> Any:
+        index = count - 1 - index
+        unit = ops.one_hot(index, count, dtype=x.dtype)
+        outer_row, inner_row = ops.take(outer, index, axis=0), ops.take(inner, index, axis=0)
+        # Entries of `x` up to this one are still zero.
+        bent, _ = _bend(x @ ops.transpose(inner) + bias)
+        root = _solve_bend(
+            target=ops.sum(target * unit - bent * outer_row * (1 - unit), axis=-1),
+            outer=ops.sum(outer_row * unit),
+            inner=ops.sum(inner_row * unit),
+            shift=ops.sum(x * inner_row + bias * unit, axis=-1),
+        )
+        return x + ops.expand_dims(root, -1) * unit
+
+    return repeat(solve_entry, ops.zeros_like(target), count)

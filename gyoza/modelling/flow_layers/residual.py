@@ -1,0 +1,333 @@
+"""Residual flows: the identity plus a contraction."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
+from gyoza.modelling.flow_layers.base import FlowLayer
+
+__all__ = ["Residual", "bound_spectral_norm"]
+
+# The first terms of the series are always computed, each further one with this probability.
+_SURE_TERMS = 4
+_CONTINUATION = 0.8
+
+# LipSwish divides by this, just above the greatest slope of x sigmoid(x), which is 1.0998.
+_GREATEST_SLOPE = 1.1
+
+
+def bound_spectral_norm(matrix: Any, squarings: int = 6) -> Any:
+    r"""Bounds the spectral norm of a matrix from above.
+
+    .. math::
+        \lVert W \rVert_2 \le \lVert (W W^T)^{2^k} \rVert_F^{1 / 2^{k + 1}} \le
+        n^{1 / 2^{k + 2}} \lVert W \rVert_2,
+
+    where :math:`n` is the lesser of both dimensions. With :math:`k = 6` squarings the bound is at
+    most 1.7 % too large for :math:`n = 64`, and 2.7 % for 1024. Power iteration costs less for
+    large matrices, but it approaches the norm from below, and promises nothing.
+
+    Args:
+        matrix: The matrix, in float32 or float64.
+        squarings: The number of squarings, :math:`k`.
+
+    Returns:
+        The bound, `[]`. It can be differentiated.
+
+    Example:
+
+        >>> from gyoza.modelling.flow_layers.residual import bound_spectral_norm
+        >>> float(bound_spectral_norm(keras.ops.diag(keras.ops.array([3.0, 2.0])))).__round__(4)
+        3.0
+    """
+    transposed = ops.transpose(matrix)
+    is_wide = matrix.shape[0] < matrix.shape[1]
+    gram = matrix @ transposed if is_wide else transposed @ matrix
+    # Keeps the logarithm finite for a matrix of zeros, and the bound a bound.
+    gram = gram + 1e-12 * ops.eye(gram.shape[0], dtype=gram.dtype)
+    log_bound: Any = 0.0
+    for k in range(squarings):
+        norm = _frobenius_norm(gram)
+        log_bound = log_bound + ops.log(norm) / 2 ** (k + 1)
+        gram = gram / norm
+        gram = gram @ gram
+    return ops.exp(log_bound + ops.log(_frobenius_norm(gram)) / 2 ** (squarings + 1))
+
+
+def _frobenius_norm(matrix: Any) -> Any:
+    return ops.sqrt(ops.sum(matrix * matrix))
+
+
+def _lip_swish(x: Any, sharpness: Any) -> tuple[Any, Any]:
+    """Computes x sigmoid(b x) / 1.1, whose slope is between -1 and 1, and the slope."""
+    scaled = sharpness * x
+    share = ops.sigmoid(scaled)
+    slope = share * (1 + scaled * ops.sigmoid(-scaled))
+    return x * share / _GREATEST_SLOPE, slope / _GREATEST_SLOPE
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class Residual(FlowLayer):
+    r"""Adds what a network makes of the inputs, which is a contraction and hence invertible.
+
+    .. math::
+        y = x + g(x), \qquad \operatorname{Lip}(g) < 1, \qquad
+        \log \left| \det \frac{\partial y}{\partial x} \right| = \ln \det (I + J_g(x)) =
+        \sum_{k=1}^{\infty} \frac{(-1)^{k+1}}{k} \operatorname{tr} J_g(x)^k,
+
+    where :math:`g` has dense layers with the activation LipSwish, :math:`x \sigma(b x) / 1.1`,
+    whose slopes are at most 1. Each kernel whose spectral norm may be above `coefficient` is
+    divided such that it is not, by :func:`bound_spectral_norm`. The layer is therefore invertible
+    for all values of its weights. The kernel of the last layer starts at zero, so that a new layer
+    is the identity.
+
+    In inference, log-determinants are exact: the Jacobian matrix is multiplied out, at the cost of
+    as many passes through the network as there are dimensions. In training this is done for up to
+    `exact_limit` dimensions. For more, the series is estimated without bias, by random vectors for
+    the trace and a random number of terms, 8 in the mean, each of which costs one pass. The
+    gradient is unbiased, too, and takes one pass more, since it is computed from a series of its
+    own. Keras says which it is by the argument `training` of `call`.
+
+    The inverse is the fixed point of :math:`x = y - g(x)`, found in a compiled loop that stops when
+    it has converged: after tens of passes through the network for a typical one, some hundred in
+    the worst case. A step of Newton's method with the Jacobian matrix gives the last digits and the
+    gradient. All is computed in at least float32.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        hidden_sizes: The number of units of each hidden layer of :math:`g`.
+        coefficient: The bound on the spectral norms of the kernels, above 0 and below 1.
+        exact_limit: Up to how many dimensions log-determinants are exact in training.
+        seed: Seed of the estimates in training.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If there is no hidden layer or one without units, if `coefficient` is not
+            between 0 and 1, or if `exact_limit` is negative.
+
+    Attributes:
+        kernels: The weights :math:`W` of the dense layers, before they are divided.
+        biases: The weights that dense layers add.
+        sharpnesses: The weights of hidden layers of which a softplus makes :math:`b`.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.Residual(hidden_sizes=[16])
+        >>> x = np.array([[0.5, -1.0]], "float32")
+        >>> outputs, log_det = layer(x)
+        >>> bool(np.allclose(keras.ops.convert_to_numpy(layer.invert(outputs)), x, atol=1e-5))
+        True
+
+    References:
+        - Behrmann, J., Grathwohl, W., Chen, R. T. Q., Duvenaud, D. & Jacobsen, J.-H. (2019).
+          "Invertible residual networks." `arXiv:1811.00995 <https://arxiv.org/abs/1811.00995>`_
+        - Chen, R. T. Q., Behrmann, J., Duvenaud, D. & Jacobsen, J.-H. (2019). "Residual flows for
+          invertible generative modeling." `arXiv:1906.02735 <https://arxiv.org/abs/1906.02735>`_
+    """
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        hidden_sizes: Iterable[int] = (64, 64),
+        coefficient: float = 0.97,
+        exact_limit: int = 16,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        hidden_sizes = check_integers("hidden_sizes", hidden_sizes)
+        if not hidden_sizes or min(hidden_sizes) < 1:
+            raise ValueError(
+                "`hidden_sizes` should be at least one positive integer. "
+                f"Received: hidden_sizes={hidden_sizes}"
+            )
+        if not 0 < coefficient < 1:
+            raise ValueError(
+                f"`coefficient` should be between 0 and 1. Received: coefficient={coefficient}"
+            )
+        if not is_integer(exact_limit) or exact_limit < 0:
+            raise ValueError(
+                "`exact_limit` should be an integer of at least 0. "
+                f"Received: exact_limit={exact_limit}"
+            )
+        super().__init__(shape=shape, axes=axes, **kwargs)
+        self.hidden_sizes = hidden_sizes
+        self.coefficient, self.exact_limit = float(coefficient), int(exact_limit)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._create_weights_once()
+
+    def create_weights(self) -> None:
+        """Creates the dense layers."""
+        sizes = [self.dimension_count, *self.hidden_sizes, self.dimension_count]
+        depth = len(self.hidden_sizes)
+        self.kernels = [
+            self.add_weight(
+                shape=sizes[i : i + 2],
+                initializer="glorot_uniform" if i < depth else "zeros",
+                autocast=False,
+                name=f"kernel_{i}",
+            )
+            for i in range(depth + 1)
+        ]
+        self.biases = [
+            self.add_weight(shape=(size,), initializer="zeros", autocast=False, name=f"bias_{i}")
+            for i, size in enumerate(sizes[1:])
+        ]
+        self.sharpnesses = [
+            self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(0.5),
+                autocast=False,
+                name=f"sharpness_{i}",
+            )
+            for i in range(depth)
+        ]
+
+    def _cast_weights(self) -> tuple[list[Any], list[Any], list[Any]]:
+        """Gives contracting kernels, biases and sharpnesses, in `log_det_dtype`."""
+        kernels, biases, sharpnesses = (
+            [ops.cast(weight, self.log_det_dtype) for weight in weights]
+            for weights in (self.kernels, self.biases, self.sharpnesses)
+        )
+        kernels = [self._contract(kernel) for kernel in kernels]
+        return kernels, biases, [ops.softplus(sharpness) for sharpness in sharpnesses]
+
+    def _contract(self, kernel: Any) -> Any:
+        bound = bound_spectral_norm(kernel)
+        return kernel * ops.where(bound > self.coefficient, self.coefficient / bound, 1.0)
+
+    def transform(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+        """Adds the contraction to vectors; see :meth:`FlowLayer.transform` and :meth:`call`."""
+        parameters = self._cast_weights()
+        x = ops.cast(inputs, self.log_det_dtype)
+        change, slopes = _run(x, *parameters)
+        outputs = ops.cast(x + change, inputs.dtype)
+        if training and self.dimension_count > self.exact_limit:
+            return outputs, self._estimate_log_det(x, parameters[0], slopes)
+        # TensorFlow's `slogdet` does not run under XLA.
+        _, triangle = ops.qr(_compute_jacobian(parameters[0], slopes))
+        return outputs, ops.sum(
+            ops.log(ops.abs(ops.diagonal(triangle, axis1=-2, axis2=-1))), axis=-1
+        )
+
+    def _estimate_log_det(self, x: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
+        """Estimates log-determinants: their values by one series, their gradients by another."""
+        draw = keras.random.uniform(ops.shape(x), dtype=x.dtype, seed=self.seed_generator)
+        probe = ops.where(draw < 0.5, -ops.ones_like(x), ops.ones_like(x))
+        draw = keras.random.uniform((), dtype=x.dtype, seed=self.seed_generator)
+        term_count = _SURE_TERMS + ops.log1p(-draw) / math.log(_CONTINUATION)
+        value, resolved = _sum_series(
+            probe,
+            term_count,
+            [ops.stop_gradient(kernel) for kernel in kernels],
+            [ops.stop_gradient(slope) for slope in slopes],
+        )
+        # d ln det(I + J) = tr((I + J)^-1 dJ): the vector `resolved` stands for probe (I + J)^-1.
+        differentiable = ops.sum(_multiply(resolved, kernels, slopes) * probe, axis=-1)
+        return value + differentiable - ops.stop_gradient(differentiable)
+
+    def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+        """Transforms a batch.
+
+        Args:
+            inputs: See :meth:`FlowLayer.call`.
+            training: Whether log-determinants may be estimated.
+
+        Returns:
+            See :meth:`FlowLayer.call`.
+        """
+        outputs, log_det = self.transform(to_vectors(inputs, self._axes_), training)
+        return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)
+
+    def inverse_transform(self, outputs: Any) -> Any:
+        """Finds the fixed point; see :meth:`FlowLayer.inverse_transform`."""
+        parameters = self._cast_weights()
+        y = ops.cast(outputs, self.log_det_dtype)
+        constants = [[ops.stop_gradient(weight) for weight in part] for part in parameters]
+        target = ops.stop_gradient(y)
+        # Newton's method squares what error is left.
+        tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
+
+        def is_moving(x: Any, before: Any) -> Any:
+            return ops.any(ops.abs(x - before) > tolerance * (1 + ops.abs(x)))
+
+        def step(x: Any, before: Any) -> tuple[Any, Any]:
+            return target - _run(x, *constants)[0], x
+
+        rate = math.log(self.coefficient) * len(self.kernels)
+        x, _ = ops.while_loop(
+            is_moving,
+            step,
+            (target - _run(target, *constants)[0], target),
+            maximum_iterations=2 * math.ceil(math.log(tolerance) / rate),
+        )
+        x = ops.stop_gradient(x)
+        change, slopes = _run(x, *parameters)
+        jacobian = ops.stop_gradient(_compute_jacobian(parameters[0], slopes))
+        error = ops.expand_dims(x + change - y, -1)
+        step = ops.solve(ops.swapaxes(jacobian, -1, -2), error)[..., 0]
+        return ops.cast(x - step, outputs.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`FlowLayer.get_config`."""
+        return {
+            **super().get_config(),
+            "hidden_sizes": list(self.hidden_sizes),
+            "coefficient": self.coefficient,
+            "exact_limit": self.exact_limit,
+            "seed": self.seed,
+        }
+
+
+def _run(
+    x: Any, kernels: Sequence[Any], biases: Sequence[Any], sharpnesses: Sequence[Any]
+) -> tuple[Any, list[Any]]:
+    """Runs the network: gives its results, and the slopes of the activations."""
+    slopes = []
+    for kernel, bias, sharpness in zip(kernels[:-1], biases[:-1], sharpnesses, strict=True):
+        x, slope = _lip_swish(x @ kernel + bias, sharpness)
+        slopes.append(slope)
+    return x @ kernels[-1] + biases[-1], slopes
+
+
+def _multiply(vectors: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
+    """Multiplies row vectors by the Jacobian matrix with entries d g_j / d x_i."""
+    for kernel, slope in zip(kernels[:-1], slopes, strict=True):
+        vectors = (vectors @ kernel) * slope
+    return vectors @ kernels[-1]
+
+
+def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
+    """Gives the matrices with entries d y_j / d x_i, `[..., dimension_count, dimension_count]`."""
+    units = ops.eye(kernels[0].shape[0], dtype=kernels[0].dtype)
+    return units + _multiply(units, kernels, [ops.expand_dims(slope, -2) for slope in slopes])
+
+
+def _sum_series(
+    probe: Any, term_count: Any, kernels: Sequence[Any], slopes: Sequence[Any]
+) -> tuple[Any, Any]:
+    """Sums terms of the series of p ln(I + J) pᵀ and p (I + J)^-1, without bias.
+
+    Terms that are not always computed are divided by the probability with which they are.
+    """
+
+    def is_left(k: Any, *_: Any) -> Any:
+        return k <= term_count
+
+    def add(k: Any, power: Any, weight: Any, value: Any, resolved: Any) -> tuple[Any, ...]:
+        power = -_multiply(power, kernels, slopes)
+        weight = ops.where(k > _SURE_TERMS, weight / _CONTINUATION, weight)
+        value = value - weight / k * ops.sum(power * probe, axis=-1)
+        return k + 1, power, weight, value, resolved + weight * power
+
+    one = ops.ones((), dtype=probe.dtype)
+    state = (one, probe, one, ops.zeros_like(probe[..., 0]), probe)
+    *_, value, resolved = ops.while_loop(is_left, add, state)
+    return value, resolved

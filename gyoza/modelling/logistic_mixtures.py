@@ -1,0 +1,95 @@
+"""Distribution functions of mixtures of logistic distributions, on the scale of log-odds."""
+
+from typing import Any
+
+from keras import ops
+
+from gyoza.modelling.roots import find_root
+
+__all__ = ["mixture_log_odds", "mixture_quantile"]
+
+# Where the logarithm of a slope is below this, rounding has the better of Newton's method.
+_FLAT = -60.0
+
+
+def mixture_log_odds(x: Any, log_weights: Any, locations: Any, log_scales: Any) -> tuple[Any, Any]:
+    r"""Computes how likely a number from a mixture is below `x`, on the scale of log-odds.
+
+    .. math::
+        l(x) = \ln \frac{F(x)}{1 - F(x)}, \qquad
+        F(x) = \sum_k \pi_k \, \sigma \! \left( \frac{x - m_k}{s_k} \right), \qquad
+        l'(x) = \frac{F'(x)}{F(x) (1 - F(x))}.
+
+    Nothing cancels and nothing underflows, however far `x` is from all components.
+
+    Args:
+        x: Numbers, `[...]`, in float32 or float64.
+        log_weights: Logarithms of the weights :math:`\pi_k`, which add up to 1. They, and the
+            other parameters, have the shape `[..., component count]`, or one that broadcasts to it.
+        locations: The locations :math:`m_k`.
+        log_scales: The logarithms of the scales :math:`s_k`.
+
+    Returns:
+        The pair of log-odds and logarithms of their derivatives, in the shape of `x`.
+
+    Example:
+
+        >>> from gyoza.modelling.logistic_mixtures import mixture_log_odds
+        >>> x, mixture = keras.ops.array([-1e3, 0.0]), (np.log([0.5, 0.5]), [-4.0, 4.0], [0.0, 0.0])
+        >>> mixture = [keras.ops.array(values, "float32") for values in mixture]
+        >>> log_odds, log_slopes = mixture_log_odds(x, *mixture)
+        >>> keras.ops.convert_to_numpy(log_odds).round(2)
+        array([-996.69,    0.  ], dtype=float32)
+        >>> keras.ops.convert_to_numpy(log_slopes).round(2)
+        array([ 0.  , -2.65], dtype=float32)
+    """
+    standardised = (x[..., None] - locations) * ops.exp(-log_scales)
+    log_below, log_above = -ops.softplus(-standardised), -ops.softplus(standardised)
+    joint_below, joint_above = log_weights + log_below, log_weights + log_above
+    log_odds = ops.logsumexp(joint_below, axis=-1) - ops.logsumexp(joint_above, axis=-1)
+    # This is ln(F' / F + F' / (1 - F)), where F' / F is the mean rate at which components grow,
+    # weighted by how likely they gave a number that is below x.
+    log_rates = [
+        ops.log_softmax(joint_below, axis=-1) + log_above - log_scales,
+        ops.log_softmax(joint_above, axis=-1) + log_below - log_scales,
+    ]
+    return log_odds, ops.logsumexp(ops.concatenate(log_rates, axis=-1), axis=-1)
+
+
+def mixture_quantile(log_odds: Any, log_weights: Any, locations: Any, log_scales: Any) -> Any:
+    r"""Computes the number that one from a mixture is below with given log-odds.
+
+    This is the inverse of :func:`mixture_log_odds`, found numerically. It is differentiable with
+    respect to all arguments; see :func:`~gyoza.modelling.roots.find_root`.
+
+    Args:
+        log_odds: Numbers, `[...]`, in float32 or float64.
+        log_weights: See :func:`mixture_log_odds`.
+        locations: See :func:`mixture_log_odds`.
+        log_scales: See :func:`mixture_log_odds`.
+
+    Returns:
+        The quantiles, in the shape of `log_odds`.
+
+    Example:
+
+        >>> from gyoza.modelling.logistic_mixtures import mixture_quantile
+        >>> log_odds = keras.ops.array([-996.69, 0.0])
+        >>> mixture = (np.log([0.5, 0.5]), [-4.0, 4.0], [0.0, 0.0])
+        >>> mixture = [keras.ops.array(values, "float32") for values in mixture]
+        >>> x = keras.ops.convert_to_numpy(mixture_quantile(log_odds, *mixture))
+        >>> bool(np.allclose(x, [-1e3, 0.0], atol=0.01))
+        True
+    """
+
+    def equation(x: Any, log_odds: Any, *mixture: Any) -> tuple[Any, Any]:
+        values, log_slopes = mixture_log_odds(x, *mixture)
+        # The reciprocal of the slope has to stay finite.
+        return values - log_odds, ops.exp(ops.where(log_slopes > _FLAT, log_slopes, _FLAT))
+
+    # The quantile of a mixture lies among those of its components.
+    quantiles = ops.stop_gradient(locations + ops.exp(log_scales) * log_odds[..., None])
+    lower, upper = ops.min(quantiles, axis=-1), ops.max(quantiles, axis=-1)
+    x = find_root(equation, lower, upper, [log_odds, log_weights, locations, log_scales])
+    # Where the slope is less than rounding, the last step of Newton's method could lead anywhere.
+    return ops.clip(x, lower, upper)

@@ -1,0 +1,41 @@
+"""Logarithms of scales that are bounded, so that layers do not explode."""
+
+from typing import Any
+
+from keras import ops
+
+from gyoza.modelling.dtypes import at_least_float32
+
+__all__ = ["bound_log_scales", "check_log_scale_bound"]
+
+
+def bound_log_scales(raw: Any, bound: float | None) -> Any:
+    r"""Maps any numbers :math:`r` smoothly into an interval, :math:`c \tanh(r / c)`.
+
+    Args:
+        raw: The numbers, `[...]`.
+        bound: The bound :math:`c`, or `None` to keep the numbers as they are.
+
+    Returns:
+        Numbers between `-bound` and `bound`, `[...]`, in float32 at least.
+
+    Example:
+
+        >>> from gyoza.modelling.scales import bound_log_scales
+        >>> keras.ops.convert_to_numpy(bound_log_scales(np.array([0.0, 0.1, 99.0]), 2.0)).round(3)
+        array([0. , 0.1, 2. ])
+    """
+    raw = ops.cast(raw, at_least_float32(raw.dtype))
+    if bound is None:
+        return raw
+    # JAX's `tanh` would round float64 to float32.
+    return bound * (2.0 * ops.sigmoid(raw * (2.0 / bound)) - 1.0)
+
+
+def check_log_scale_bound(bound: float | None) -> None:
+    """Raises a `ValueError` unless `bound` is a positive number or `None`."""
+    if bound is not None and not bound > 0.0:
+        raise ValueError(
+            "`log_scale_bound` should be a positive number, or None. "
+            f"Received: log_scale_bound={bound}"
+        )

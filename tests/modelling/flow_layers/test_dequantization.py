@@ -1,0 +1,239 @@
+"""Dequantisation: what noise is like, what it costs, and that it can be taken away."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from keras import ops
+
+from gyoza.modelling.conditioners import MLP, ResNet
+from gyoza.modelling.distributions import Logistic
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    Affine,
+    AffineCoupling,
+    FlowModel,
+    Logit,
+    Reflection,
+)
+from gyoza.modelling.flow_layers.dequantization import (
+    UniformDequantization,
+    VariationalDequantization,
+)
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def integers(*shape, levels=4):
+    return np.random.default_rng(0).integers(levels, size=shape).astype("float32")
+
+
+def randomise(layer, scale=0.5):
+    random = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(scale * random.normal(size=weight.shape))
+
+
+def make_noise_flow():
+    coupling = AffineCoupling(compute_coupling_parameters=MLP([8], "tanh"))
+    return FlowModel([coupling, Reflection()], Logistic())
+
+
+def make_layers():
+    """Makes one layer of each kind that is built for five integers from 0 to 3."""
+    layers = [
+        UniformDequantization(4, seed=1),
+        VariationalDequantization(4, make_noise_flow(), seed=1),
+    ]
+    for layer in layers:
+        layer.build((None, 5))
+        randomise(layer)
+    return layers
+
+
+KINDS = pytest.mark.parametrize("kind", [0, 1], ids=["uniform", "variational"])
+
+
+@KINDS
+def test_noise_stays_between_integers_and_is_taken_away(kind):
+    layer, x = make_layers()[kind], integers(500, 5)
+    outputs, log_det = layer(x)
+    noise = 4 * to_numpy(outputs) - x
+    assert np.all((noise > 0.0) & (noise < 1.0))
+    assert np.std(noise) > 0.1
+    assert tuple(log_det.shape) == (500,)
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs)), x)
+
+
+@KINDS
+def test_every_call_draws_other_noise_but_the_same_in_a_layer_of_the_same_seed(kind):
+    layer, other, x = make_layers()[kind], make_layers()[kind], integers(3, 5)
+    first, second = (to_numpy(layer(x)[0]) for _ in range(2))
+    np.testing.assert_array_equal(first, to_numpy(other(x)[0]))
+    assert np.all(first != second)
+    assert len(np.unique(first - x / 4)) == 15
+
+
+@KINDS
+def test_noise_is_new_in_training_steps_and_new_batches(kind):
+    layer = make_layers()[kind]
+    model = FlowModel([layer])
+    model.build((None, 5))
+    x = np.ones([4, 5], "float32")
+    first, second = (model.predict(x, batch_size=2, verbose=0)[0] for _ in range(2))
+    assert len(np.unique(np.concatenate([first, second]))) == 40
+
+
+@pytest.mark.parametrize(
+    ("dtype", "levels"),
+    [("float32", 256), ("float32", 65536), ("mixed_float16", 256), ("mixed_bfloat16", 32)],
+)
+def test_all_integers_survive_rounding(dtype, levels):
+    layer = UniformDequantization(levels, dtype=dtype)
+    x = np.tile(np.arange(levels, dtype="float32"), (200 if levels < 1000 else 10, 1))
+    outputs, log_det = layer(x)
+    assert keras.backend.standardize_dtype(log_det.dtype) == "float32"
+    assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
+    outputs = to_numpy(ops.cast(outputs, "float32"))
+    assert np.all((outputs > 0.0) & (outputs < 1.0))
+    np.testing.assert_array_equal(to_numpy(ops.cast(layer.invert(outputs), "float32")), x)
+
+
+def test_uniform_noise_is_uniform_and_costs_the_logarithm_of_the_levels():
+    layer = UniformDequantization(256)
+    outputs, log_det = layer(np.full([100, 10, 10, 1], 17.0, "float32"))
+    np.testing.assert_allclose(to_numpy(log_det), -100 * np.log(256.0), rtol=1e-6)
+    noise = 256 * to_numpy(outputs) - 17
+    assert scipy.stats.kstest(noise.ravel(), "uniform").pvalue > 0.01
+
+
+def test_variational_noise_of_a_flow_that_is_the_identity_is_uniform():
+    layer = VariationalDequantization(4, FlowModel([Affine()], Logistic()), seed=0)
+    outputs, log_det = layer(integers(1000, 5))
+    np.testing.assert_allclose(to_numpy(log_det), -5 * np.log(4.0), rtol=1e-4)
+    noise = 4 * to_numpy(outputs) - integers(1000, 5)
+    assert scipy.stats.kstest(noise.ravel(), "uniform").pvalue > 0.01
+
+
+def make_conditional_noise():
+    """Makes a layer for one integer, whose noise depends on it, and gives noise and densities."""
+    coupling = AffineCoupling(compute_coupling_parameters=MLP([8], "tanh"))
+    layer = VariationalDequantization(4, FlowModel([coupling], Logistic()), seed=0)
+    layer.build((None, 1))
+    randomise(coupling)
+
+    def draw(x):
+        outputs, log_det = layer(np.full([20000, 1], x, "float32"))
+        return 4 * to_numpy(outputs)[:, 0] - x, np.exp(-np.log(4.0) - to_numpy(log_det))
+
+    return draw
+
+
+def test_variational_noise_has_the_density_that_is_charged_for_it():
+    draw = make_conditional_noise()
+    results = [draw(x) for x in (0.0, 3.0)]
+    for noise, density in results:
+        order = np.argsort(noise)
+        noise, density = noise[order], density[order]
+        # The density is one, and its distribution function is that of the noise.
+        cdf = np.concatenate([[0.0], np.cumsum(np.diff(noise) * (density[1:] + density[:-1]) / 2)])
+        np.testing.assert_allclose(cdf[-1], 1.0, atol=0.01)
+        np.testing.assert_allclose(cdf, np.linspace(0.0, 1.0, len(cdf)), atol=0.02)
+        assert np.std(density) > 0.1
+    assert scipy.stats.ks_2samp(results[0][0], results[1][0]).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("is_variational", [False, True])
+def test_the_likelihood_of_integers_is_a_lower_bound(is_variational):
+    layer = UniformDequantization(3, seed=0)
+    if is_variational:
+        coupling = AffineCoupling(compute_coupling_parameters=MLP([4], "tanh"))
+        layer = VariationalDequantization(3, FlowModel([coupling], Logistic()), seed=0)
+    model = FlowModel([layer, Logit(), Affine(scale=2.5, shift=0.3)], Logistic())
+    x = np.repeat([[0.0], [1.0], [2.0]], 5000, axis=0).astype("float32")
+    model.build(x.shape)
+    if is_variational:
+        randomise(coupling)
+    bound = to_numpy(model.log_prob(x)).reshape(3, 5000).mean(axis=1)
+    # The model is a density on (0, 1): its integrals over thirds are the true probabilities.
+    edges = 2.5 * scipy.special.logit(np.arange(4) / 3) + 0.3
+    probabilities = np.diff(scipy.stats.logistic.cdf(edges))
+    np.testing.assert_allclose(probabilities.sum(), 1.0)
+    assert np.all(np.exp(bound) < probabilities)
+    assert np.exp(bound).sum() > 0.5
+
+
+def test_both_flows_are_trained_saved_and_loaded(tmp_path):
+    noise_flow = make_noise_flow()
+    model = FlowModel([VariationalDequantization(4, noise_flow), ActivationNormalization()])
+    x = integers(64, 3)
+    model.adapt(x)
+    model.compile("adam")
+    before = [to_numpy(weight) for weight in noise_flow.trainable_weights]
+    model.fit(x, epochs=2, verbose=0)
+    after = [to_numpy(weight) for weight in noise_flow.trainable_weights]
+    assert all(np.any(a != b) for a, b in zip(after, before, strict=True))
+    samples = to_numpy(model.sample(20, seed=0))
+    assert np.all(np.isin(samples, np.arange(4)))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(to_numpy(loaded.sample(20, seed=0)), samples)
+    for weight, expected in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), to_numpy(expected))
+
+
+def test_noise_of_images_from_convolutions():
+    coupling = AffineCoupling(axes=[3], compute_coupling_parameters=ResNet(4, 0))
+    layer = VariationalDequantization(4, FlowModel([coupling], Logistic()), axes=[3])
+    x = integers(3, 4, 4, 2)
+    outputs, log_det = layer(x)
+    # What is kept has another number of channels than what is kept and the context.
+    assert tuple(coupling._compute_coupling_parameters_.first.kernel.shape) == (3, 3, 1 + 2, 4)
+    np.testing.assert_allclose(to_numpy(log_det), -32 * np.log(4.0), rtol=1e-4)
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs)), x)
+
+
+def test_functional_model_and_configuration():
+    for layer in make_layers():
+        inputs = keras.Input([5])
+        model = keras.Model(inputs, layer.invert(layer(inputs)[0]))
+        x = integers(6, 5)
+        np.testing.assert_array_equal(model.predict(x, verbose=0), x)
+        assert len(model.weights) == len(layer.weights)
+        copy = type(layer).from_config(layer.get_config())
+        assert copy.get_config()["levels"] == 4
+        assert copy.get_config()["seed"] == 1
+
+
+def test_inversion_moves_numbers_outside_to_the_nearest_integer():
+    layer = UniformDequantization(4, shape=[4])
+    inputs = layer.invert(np.array([[-0.5, 0.0, 1.0, 7.0]], "float32"))
+    np.testing.assert_array_equal(to_numpy(inputs), [[0.0, 0.0, 3.0, 3.0]])
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 4.0, np.nan, np.inf])
+def test_other_values_are_refused_in_arrays_and_give_nan_in_tensors(value):
+    layer = UniformDequantization(4)
+    x = np.array([[1.0, value], [0.0, 3.0]], "float32")
+    with pytest.raises(ValueError, match="should be integers from 0 to 3"):
+        layer(x)
+    log_det = to_numpy(layer(ops.convert_to_tensor(x))[1])
+    np.testing.assert_allclose(log_det, [np.nan, -2 * np.log(4.0)], rtol=1e-6)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="`levels` should be an integer, at least 2"):
+        UniformDequantization(1)
+    with pytest.raises(ValueError, match="`levels` should be an integer, at least 2"):
+        UniformDequantization(2.5)
+    with pytest.raises(ValueError, match="`seed` should be a non-negative integer"):
+        UniformDequantization(2, seed=-1)
+    with pytest.raises(ValueError, match=r"should be few enough.*levels=256, dtype=bfloat16"):
+        UniformDequantization(256, dtype="mixed_bfloat16")
+    with pytest.raises(TypeError, match="`noise_flow` should be a `FlowModel`"):
+        VariationalDequantization(4, Reflection())
+    with pytest.raises(TypeError, match="should be floating-point numbers"):
+        UniformDequantization(4)(np.array([[1, 2]]))

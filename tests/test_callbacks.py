@@ -1,0 +1,65 @@
+"""Callbacks for training."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.callbacks import TerminateOnNonFinite
+from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer, FlowModel
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class Root(FlowLayer):
+    """Takes the square root, which is not a number for negative inputs."""
+
+    def transform(self, inputs):
+        return ops.sqrt(inputs), -ops.sum(0.5 * ops.log(inputs) + np.log(2.0), axis=-1)
+
+    def inverse_transform(self, outputs):
+        return outputs * outputs
+
+
+def train(x, layers, learning_rate=1e-3):
+    model = FlowModel(layers)
+    model.compile(keras.optimizers.SGD(learning_rate))
+    callback = TerminateOnNonFinite(x, batch_size=16)
+    with pytest.warns(UserWarning, match="The loss is not finite"):
+        history = model.fit(x, batch_size=8, epochs=5, callbacks=[callback], verbose=0)
+    assert len(history.epoch) < 5
+    return model, callback
+
+
+@pytest.fixture
+def x():
+    return 1.0 + np.random.default_rng(0).uniform(size=(32, 2)).astype("float32")
+
+
+def test_it_names_instances_that_are_not_finite(x):
+    x[20, 1] = np.nan
+    x[25, 0] = np.inf
+    _, callback = train(x, [ActivationNormalization()])
+    assert callback.layer is None
+    assert "in 2 of 16 instances, the first of which has index 20" in callback.message
+
+
+def test_it_names_the_first_layer_and_gives_the_weights_back(x):
+    x[5] = -100.0
+    model, callback = train(x, [ActivationNormalization(), Root(), Root(name="second")])
+    assert callback.layer is model._flow_layers_[1]
+    assert f"'{callback.layer.name}'" in callback.message
+    assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
+
+
+def test_it_knows_when_no_layer_is_to_blame(x):
+    _, callback = train(1e3 * x, [ActivationNormalization()], learning_rate=1e38)
+    assert callback.layer is None
+    assert "learning rate" in callback.message
+
+
+def test_it_leaves_finite_training_alone(x):
+    model = FlowModel([ActivationNormalization()])
+    model.compile("adam")
+    callback = TerminateOnNonFinite(x)
+    assert len(model.fit(x, epochs=2, callbacks=[callback], verbose=0).epoch) == 2
+    assert callback.message is None
