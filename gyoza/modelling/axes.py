@@ -16,6 +16,7 @@ __all__ = [
     "to_vectors",
     "from_vectors",
     "align",
+    "align_context",
 ]
 
 
@@ -140,3 +141,28 @@ def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> 
     """Reshapes values, one per entry of `shape`, to broadcast along `axes` of a tensor."""
     lengths = dict(zip(axes, shape, strict=True))
     return ops.reshape(values, [lengths.get(axis, 1) for axis in range(rank)])
+
+
+def align_context(context: Any, vectors: Any) -> Any:
+    """Gives a context as many axes as vectors, `[batch, 1, ..., context size]`.
+
+    Args:
+        context: The context, `[batch, context size]` or `[batch, ..., context size]`.
+        vectors: Vectors that it belongs to, `[batch, ..., size]`.
+
+    Returns:
+        The context, with lengths of 1 where it had no axes.
+
+    Raises:
+        ValueError: If the context has several axes, but not those of the vectors.
+    """
+    rank = len(vectors.shape)
+    if len(context.shape) == 2:
+        return ops.reshape(context, (-1, *(1 for _ in range(rank - 2)), context.shape[-1]))
+    if len(context.shape) != rank:
+        raise ValueError(
+            "`context` should have the shape [batch, context size], or an axis for each axis that "
+            f"is not transformed. Received: context.shape={tuple(context.shape)} for vectors of "
+            f"shape {tuple(vectors.shape)}"
+        )
+    return context

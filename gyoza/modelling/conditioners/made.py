@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.axes import check_integers
+from gyoza.modelling.axes import align_context, check_integers
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
 
-__all__ = ["MADE", "align_context"]
+__all__ = ["MADE"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -44,7 +44,8 @@ class MADE(keras.Layer):
             with a context, so that all degrees occur.
         activation: The activation of hidden layers, by name or as a function.
         residual: See :class:`~gyoza.modelling.conditioners.MLP`.
-        order: The indices of all entries, in their order. The natural one, 0, 1, …, if omitted.
+        order: The indices of all entries, in their order, or `"natural"` for 0, 1, …, or
+            `"reversed"`.
         parameter_count: The number of parameters per entry, or `None` to let the flow layer set it.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -72,7 +73,7 @@ class MADE(keras.Layer):
         hidden_sizes: Iterable[int] = (128, 128),
         activation: Any = "relu",
         residual: bool = False,
-        order: Iterable[int] | None = None,
+        order: Iterable[int] | str = "natural",
         parameter_count: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -80,12 +81,7 @@ class MADE(keras.Layer):
         self.hidden_sizes = check_hidden_sizes(hidden_sizes)
         self.activation = keras.activations.get(activation)
         self.residual = residual
-        self.order = None if order is None else check_integers("order", order)
-        if self.order is not None and sorted(self.order) != list(range(len(self.order))):
-            raise ValueError(
-                "`order` should hold each of the indices 0, 1, … of the entries once. "
-                f"Received: order={self.order}"
-            )
+        self.order = _check_order(order)
         self.parameter_count = parameter_count
 
     def set_parameter_count(self, parameter_count: int) -> None:
@@ -122,8 +118,9 @@ class MADE(keras.Layer):
                 f"Conditioner '{self.name}' should be given `parameter_count` by its constructor "
                 "or by a flow layer before it is built. Received: parameter_count=None"
             )
-        if self.order is None:
-            self.order = list(range(size))
+        if isinstance(self.order, str):
+            natural = list(range(size))
+            self.order = natural if self.order == "natural" else natural[::-1]
         if len(self.order) != size:
             raise ValueError(
                 f"`order` should hold the indices of {size} entries. Received: order={self.order}"
@@ -189,29 +186,16 @@ class MADE(keras.Layer):
         }
 
 
-def align_context(context: Any, vectors: Any) -> Any:
-    """Gives a context as many axes as vectors, `[batch, 1, ..., context size]`.
-
-    Args:
-        context: The context, `[batch, context size]` or `[batch, ..., context size]`.
-        vectors: Vectors that it belongs to, `[batch, ..., size]`.
-
-    Returns:
-        The context, with lengths of 1 where it had no axes.
-
-    Raises:
-        ValueError: If the context has several axes, but not those of the vectors.
-    """
-    rank = len(vectors.shape)
-    if len(context.shape) == 2:
-        return ops.reshape(context, (-1, *(1 for _ in range(rank - 2)), context.shape[-1]))
-    if len(context.shape) != rank:
+def _check_order(order: Any) -> Any:
+    if isinstance(order, str) and order in ("natural", "reversed"):
+        return order
+    indices = None if isinstance(order, str) else check_integers("order", order)
+    if indices is None or sorted(indices) != list(range(len(indices))):
         raise ValueError(
-            "`context` should have the shape [batch, context size], or an axis for each axis that "
-            f"is not transformed. Received: context.shape={tuple(context.shape)} for vectors of "
-            f"shape {tuple(vectors.shape)}"
+            '`order` should be "natural" or "reversed", or hold each of the indices 0, 1, … of the '
+            f"entries once. Received: order={order}"
         )
-    return context
+    return indices
 
 
 def _spread(lowest_degree: int, size: int, hidden_size: int) -> np.ndarray:

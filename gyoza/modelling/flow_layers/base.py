@@ -217,14 +217,6 @@ class FlowLayer(Invertible, keras.Layer):
         """Gives the shapes of the outputs (here that of the inputs) and log-determinants."""
         return tuple(input_shape), (input_shape[0],)
 
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Describes what `call` returns for symbolic `inputs`."""
-        output_shape, log_det_shape = self.compute_output_shape(inputs.shape)
-        return (
-            keras.KerasTensor(output_shape, dtype=self.compute_dtype),
-            keras.KerasTensor(log_det_shape, dtype=self.log_det_dtype),
-        )
-
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
         config = super().get_config()

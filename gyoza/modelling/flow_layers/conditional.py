@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.axes import align_context
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import check_floating
 
@@ -170,15 +171,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         """
         if context is None:
             return x
-        context = ops.cast(context, x.dtype)
-        if len(context.shape) == 2 and len(x.shape) > 2:
-            context = ops.reshape(context, (-1, *(1 for _ in x.shape[2:]), context.shape[-1]))
-        if len(context.shape) != len(x.shape):
-            raise ValueError(
-                "`context` should have the shape [batch, context size], or an axis for each axis "
-                f"that is not transformed. Received: context.shape={tuple(context.shape)} for "
-                f"vectors of shape {tuple(x.shape)}"
-            )
+        context = align_context(ops.cast(context, x.dtype), x)
         context = ops.broadcast_to(context, (*ops.shape(x)[:-1], context.shape[-1]))
         return ops.concatenate([x, context], axis=-1)
 

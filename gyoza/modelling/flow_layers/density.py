@@ -60,18 +60,19 @@ class Density:
     invert_and_log_det: Callable[..., Any]
     _prepare_context: Callable[..., Any]
 
-    def encode(self, context: Any) -> Any:
+    def encode(self, context: Any, training: bool | None = None) -> Any:
         """Runs the context encoder.
 
         Args:
             context: A context, or `None`.
+            training: Whether the model is being trained.
 
         Returns:
             What layers and base distribution are given as a context.
         """
         if context is None or self.context_encoder is None:
             return context
-        return self.context_encoder(context)
+        return self.context_encoder(context, training=training)
 
     def build_for(self, x: Any, context: Any = None) -> None:
         """Builds the model for data, unless it is built.
@@ -113,16 +114,19 @@ class Density:
     def _log_prob(self, x: Any, context: Any = None) -> Any:
         return self._add_up(self(x, context), context)  # type: ignore[operator]
 
-    def _add_up(self, results: tuple[Any, Any], context: Any, **kwargs: Any) -> Any:
+    def _add_up(
+        self, results: tuple[Any, Any], context: Any, training: bool | None = None, **kwargs: Any
+    ) -> Any:
         """Computes log-densities from what `call` returned."""
         z, log_det = results
-        return self.base_distribution.log_prob(z, **self._base_context(context), **kwargs) + log_det
+        arguments = self._base_context(context, training)
+        return self.base_distribution.log_prob(z, **arguments, **kwargs) + log_det
 
-    def _base_context(self, context: Any) -> dict[str, Any]:
+    def _base_context(self, context: Any, training: bool | None = None) -> dict[str, Any]:
         """Gives what the base distribution is told of a context."""
         if context is None or not self.base_distribution.accepts_context:
             return {}
-        return {"context": self.encode(context)}
+        return {"context": self.encode(context, training)}
 
     def sample(
         self,

@@ -74,13 +74,14 @@ class DisentanglingFlowModel(FlowModel):
             _check_pair([first, second])
             super().build(first)
 
-    def call(self, inputs: Any, context: Any = None) -> Any:
+    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
         """Executes all layers on one batch or on a pair of batches.
 
         Args:
             inputs: Floating-point tensor, `[batch, ...]`, or a pair (tuple or list) of such. Or
                 `{"inputs": …, "context": …}`.
             context: The context, one for both instances of a pair, if the model is conditional.
+            training: See :meth:`FlowModel.call`.
 
         Returns:
             For one batch, the pair of outputs and log-determinants. For a pair, the tensor
@@ -88,19 +89,24 @@ class DisentanglingFlowModel(FlowModel):
         """
         inputs, context = split_context(inputs, context)
         if not isinstance(inputs, list | tuple):
-            return super().call(inputs, context)
+            return super().call(inputs, context, training)
         _check_pair([tuple(x.shape) for x in inputs])
         if context is not None:
             context = ops.concatenate([context, context], axis=0)
-        z, log_det = super().call(ops.concatenate(inputs, axis=0), context)
-        if len(z.shape) != 2:
-            raise ValueError(
-                "The outputs of a model for pairs should have shape [batch, dimension count]: "
-                f"flatten its inputs. Received: outputs of shape {tuple(z.shape)}"
-            )
+        z, log_det = super().call(ops.concatenate(inputs, axis=0), context, training)
+        _check_latent(z.shape)
         z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
         j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
         return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
+
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Describes what `call` returns for symbolic `inputs`."""
+        if not isinstance(inputs, list | tuple):
+            return super().compute_output_spec(inputs, *args, **kwargs)
+        _check_pair([tuple(x.shape) for x in inputs])
+        shape, _ = self.compute_output_shape(inputs[0].shape)
+        _check_latent(shape)
+        return keras.KerasTensor((shape[0], 2 * (shape[1] or 0) + 2), dtype=self.log_det_dtype)
 
     def compute_loss(
         self,
@@ -163,4 +169,12 @@ def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:
         raise ValueError(
             "A pair should consist of two batches of the same shape. "
             f"Received: {len(shapes)} batches of shapes {list(shapes)}"
+        )
+
+
+def _check_latent(shape: Sequence[int | None]) -> None:
+    if len(shape) != 2:
+        raise ValueError(
+            "The outputs of a model for pairs should have shape [batch, dimension count]: flatten "
+            f"its inputs. Received: outputs of shape {tuple(shape)}"
         )

@@ -155,6 +155,15 @@ class Invertible:
         """
         return tuple(output_shape)
 
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Describes what `call` returns for symbolic `inputs`."""
+        output_shape, log_det_shape = self.compute_output_shape(inputs.shape)  # type: ignore[attr-defined]
+        dtype = self.compute_dtype  # type: ignore[attr-defined]
+        return (
+            keras.KerasTensor(output_shape, dtype=dtype),
+            keras.KerasTensor(log_det_shape, dtype=self.log_det_dtype),
+        )
+
     def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Computes the log-determinant alone.
 

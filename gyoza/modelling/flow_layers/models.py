@@ -156,33 +156,46 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         """Runs `call`, see there, as every Keras model does."""
         return super().__call__(*split_context(inputs, context), **kwargs)
 
-    def call(self, inputs: Any, context: Any = None) -> Any:
+    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
         """Executes all layers.
 
         Args:
             inputs: Floating-point tensor, `[batch, ...]`, or `{"inputs": …, "context": …}`.
             context: The context of each instance, `[batch, ...]`, if the model is conditional.
+            training: Whether the model is being trained, which some layers want to know.
 
         Returns:
             The pair of outputs and log-determinants, `[batch]`.
         """
-        results = list(self.run_layers(*split_context(inputs, context)))
+        results = list(self.run_layers(*split_context(inputs, context), training))
         return results[-1][1], sum(log_det for _, _, log_det in results)
 
-    def run_layers(self, x: Any, context: Any = None) -> Iterator[tuple[FlowLayer, Any, Any]]:
+    def run_layers(
+        self, x: Any, context: Any = None, training: bool | None = None
+    ) -> Iterator[tuple[FlowLayer, Any, Any]]:
         """Executes one layer after the other.
 
         Args:
             x: Floating-point tensor, `[batch, ...]`.
             context: See :meth:`call`.
+            training: See :meth:`call`.
 
         Yields:
             A layer, and its outputs and log-determinants.
         """
-        context = self.encode(context)
+        context = self.encode(context, training)
         for layer in self._flow_layers_:
-            x, log_det = layer(x, **_pass_on(context, layer))
+            x, log_det = layer(x, **_pass_on(context, layer), training=training)
             yield layer, x, log_det
+
+    def compute_output_shape(
+        self, input_shape: Sequence[int | None]
+    ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
+        """Gives the shapes of outputs and log-determinants."""
+        shape = tuple(input_shape)
+        for layer in self._flow_layers_:
+            shape, _ = layer.compute_output_shape(shape)
+        return shape, (shape[0],)
 
     def _prepare_context(self, inputs: Any, context: Any) -> Any:
         context = super()._prepare_context(inputs, context)
@@ -264,7 +277,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         """
         if self._compile_loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
-        losses = -self._compute_log_prob(x, y, y_pred)
+        losses = -self._compute_log_prob(x, y, y_pred, training)
         if sample_weight is not None:
             losses = losses * ops.cast(sample_weight, losses.dtype)
         return ops.mean(losses) + sum(self.losses)
@@ -279,7 +292,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
             y, y_pred = split_context(x)[0], self._compute_log_prob(x, y, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def _compute_log_prob(self, x: Any, y: Any, y_pred: Any) -> Any:
+    def _compute_log_prob(self, x: Any, y: Any, y_pred: Any, training: bool = False) -> Any:
         """Computes log-densities from what training steps hold."""
         if not isinstance(y_pred, tuple | list):
             raise ValueError(
@@ -289,7 +302,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         labels = {}
         if y is not None and self.base_distribution.accepts_labels and y.shape[-1] != 0:
             labels = {"labels": y}
-        return self._add_up(tuple(y_pred), split_context(x)[1], **labels)
+        return self._add_up(tuple(y_pred), split_context(x)[1], training, **labels)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.

@@ -8,8 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.axes import from_vectors, to_vectors
-from gyoza.modelling.conditioners.made import align_context
+from gyoza.modelling.axes import align_context, from_vectors, to_vectors
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.loops import repeat

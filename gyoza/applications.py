@@ -1,0 +1,506 @@
+"""Ready-made flows: functions that return a model, to be adapted, compiled and fitted.
+
+Their layers, and the order of these, are those of the papers, up to the options of each function. A
+model is built by the first data it sees. `model.adapt(x)` gives it a start that suits the data.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gyoza.modelling.conditioners import MADE, MLP, ResNet
+from gyoza.modelling.distributions import Distribution, Logistic
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AdditiveCoupling,
+    AffineCoupling,
+    DisentanglingFlowModel,
+    FactorOut,
+    Flatten,
+    FlowLayer,
+    FlowModel,
+    HeavisidePermutation,
+    Inverse,
+    InvertibleConvolution,
+    LULinear,
+    MaskedAffine,
+    MaskedRationalQuadraticSpline,
+    MixtureGaussianization,
+    Orthogonal,
+    RationalQuadraticSplineCoupling,
+    Residual,
+    ShufflePermutation,
+    Squeeze,
+    UniformDequantization,
+)
+
+__all__ = [
+    "NICE",
+    "RealNVP",
+    "Glow",
+    "MAF",
+    "IAF",
+    "NeuralSplineFlow",
+    "GaussianizationFlow",
+    "ResidualFlow",
+    "InterpretationNetwork",
+]
+
+
+def NICE(
+    layer_count: int = 4,
+    hidden_sizes: Iterable[int] = (128, 128),
+    base_distribution: Distribution | None = None,
+    **kwargs: Any,
+) -> FlowModel:
+    """Additive couplings between swaps of halves, and a scale for each dimension at the end.
+
+    Both directions take one pass.
+
+    Args:
+        layer_count: The number of couplings, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of their networks.
+        base_distribution: The distribution of the latent; the standard logistic one if omitted, as
+            in the paper.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If `layer_count` or `hidden_sizes` are out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=[256, 4]).astype("float32")
+        >>> model = gyoza.applications.NICE(layer_count=2, hidden_sizes=[16])
+        >>> model.adapt(x)
+        >>> model.compile("adam")
+        >>> history = model.fit(x, verbose=0)
+        >>> tuple(model.sample(3, seed=0).shape)
+        (3, 4)
+
+    References:
+        - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
+          estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
+    """
+    hidden_sizes = list(hidden_sizes)
+    layers = _alternate(
+        layer_count,
+        lambda: AdditiveCoupling(compute_coupling_parameters=MLP(hidden_sizes)),
+        lambda: [HeavisidePermutation()],
+    )
+    if base_distribution is None:
+        base_distribution = Logistic(trainable=False)
+    return FlowModel([*layers, ActivationNormalization()], base_distribution, **kwargs)
+
+
+def RealNVP(
+    layer_count: int = 8, hidden_sizes: Iterable[int] = (128, 128), **kwargs: Any
+) -> FlowModel:
+    """Affine couplings between swaps of halves, each after a normalisation.
+
+    Both directions take one pass. For images, see :func:`Glow`.
+
+    Args:
+        layer_count: The number of couplings, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of their networks.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If `layer_count` or `hidden_sizes` are out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=[256, 4]).astype("float32")
+        >>> model = gyoza.applications.RealNVP(layer_count=2, hidden_sizes=[16])
+        >>> model.adapt(x)
+        >>> tuple(model.log_prob(x).shape)
+        (256,)
+
+    References:
+        - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
+          `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
+    """
+    hidden_sizes = list(hidden_sizes)
+    layers = _alternate(
+        layer_count,
+        lambda: AffineCoupling(compute_coupling_parameters=MLP(hidden_sizes)),
+        lambda: [HeavisidePermutation(), ActivationNormalization()],
+    )
+    return FlowModel([ActivationNormalization(), *layers], **kwargs)
+
+
+def Glow(
+    scale_count: int = 2,
+    step_count: int = 4,
+    width: int = 64,
+    block_count: int = 0,
+    levels: int | None = None,
+    **kwargs: Any,
+) -> FlowModel:
+    """A multi-scale flow of images: normalisations, 1×1 convolutions and affine couplings.
+
+    Each scale squeezes 2×2 pixels into channels, runs its steps, and all but the last hand half of
+    the channels to the latent, which is one flat vector. Both directions take one pass.
+
+    Args:
+        scale_count: The number of scales, at least 1. Height and width are multiples of 2 to this
+            power.
+        step_count: The number of steps of each scale, at least 1.
+        width: The number of channels of the convolutions in couplings.
+        block_count: The number of residual blocks in couplings, 0 for the network of the paper.
+        levels: The number of levels of pixel values, for images of integers from 0 to `levels - 1`
+            (as floating-point numbers), which are dequantised first. `None` for continuous images.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for images `[batch, height, width, channels]`.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).integers(16, size=[8, 4, 4, 1]).astype("float32")
+        >>> model = gyoza.applications.Glow(step_count=1, width=8, levels=16)
+        >>> model.adapt(x)
+        >>> tuple(model(x)[0].shape), tuple(model.sample(2, seed=0).shape)
+        ((8, 16), (2, 4, 4, 1))
+
+    References:
+        - Kingma, D. P. & Dhariwal, P. (2018). "Glow: Generative flow with invertible 1x1
+          convolutions." `arXiv:1807.03039 <https://arxiv.org/abs/1807.03039>`_
+    """
+    _check_count("scale_count", scale_count)
+    _check_count("step_count", step_count)
+    layers: list[Any] = [Flatten()]
+    for scale in reversed(range(scale_count)):
+        if scale < scale_count - 1:
+            layers = [FactorOut(FlowModel(layers))]
+        steps: list[FlowLayer] = []
+        for _ in range(step_count):
+            network = ResNet(width, block_count)
+            steps += [
+                ActivationNormalization(axes=[3]),
+                InvertibleConvolution(),
+                AffineCoupling(axes=[3], compute_coupling_parameters=network),
+            ]
+        layers = [Squeeze(), *steps, *layers]
+    if levels is not None:
+        layers = [UniformDequantization(levels), *layers]
+    return FlowModel(layers, **kwargs)
+
+
+def MAF(
+    layer_count: int = 5,
+    hidden_sizes: Iterable[int] = (128, 128),
+    residual: bool = False,
+    **kwargs: Any,
+) -> FlowModel:
+    """Masked autoregressive affine layers of alternating order, each after a normalisation.
+
+    Densities take one pass, samples one for each dimension and layer.
+
+    Args:
+        layer_count: The number of autoregressive layers, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of their networks.
+        residual: Whether these networks are residual.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If `layer_count` or `hidden_sizes` are out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=[256, 3]).astype("float32")
+        >>> model = gyoza.applications.MAF(layer_count=2, hidden_sizes=[16])
+        >>> model.adapt(x)
+        >>> tuple(model.log_prob(x).shape)
+        (256,)
+
+    References:
+        - Papamakarios, G., Pavlakou, T. & Murray, I. (2017). "Masked autoregressive flow for
+          density estimation." `arXiv:1705.07057 <https://arxiv.org/abs/1705.07057>`_
+    """
+    return FlowModel(_autoregressive(layer_count, hidden_sizes, residual, MaskedAffine), **kwargs)
+
+
+def IAF(
+    layer_count: int = 5,
+    hidden_sizes: Iterable[int] = (128, 128),
+    residual: bool = False,
+    **kwargs: Any,
+) -> FlowModel:
+    """The layers of :func:`MAF` turned round: for variational inference.
+
+    Samples take one pass, densities one for each dimension and layer; the densities of its own
+    samples, by `sample_and_log_prob`, come with them. Train it by
+    :class:`~gyoza.modelling.flow_layers.VariationalModel`.
+
+    Args:
+        layer_count: The number of autoregressive layers, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of their networks.
+        residual: Whether these networks are residual.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If `layer_count` or `hidden_sizes` are out of range.
+
+    Example:
+
+        >>> model = gyoza.applications.IAF(layer_count=2, hidden_sizes=[16])
+        >>> model.build((None, 3))
+        >>> samples, log_prob = model.sample_and_log_prob(5, seed=0)
+        >>> tuple(samples.shape), tuple(log_prob.shape)
+        ((5, 3), (5,))
+
+    References:
+        - Kingma, D. P., Salimans, T., Jozefowicz, R., Chen, X., Sutskever, I. & Welling, M. (2016).
+          "Improving variational inference with inverse autoregressive flow." `arXiv:1606.04934
+          <https://arxiv.org/abs/1606.04934>`_
+    """
+    layers = _autoregressive(
+        layer_count, hidden_sizes, residual, lambda **options: Inverse(MaskedAffine(**options))
+    )
+    return FlowModel(layers, **kwargs)
+
+
+def NeuralSplineFlow(
+    layer_count: int = 4,
+    hidden_sizes: Iterable[int] = (128, 128),
+    autoregressive: bool = False,
+    bin_count: int = 8,
+    bound: float = 5.0,
+    residual: bool = False,
+    **kwargs: Any,
+) -> FlowModel:
+    """Rational-quadratic splines between linear maps: the first choice for tables.
+
+    With couplings, both directions take one pass. With autoregressive layers, densities do so, and
+    samples take one for each dimension and layer.
+
+    Args:
+        layer_count: The number of spline layers, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of their networks.
+        autoregressive: Whether they are autoregressive layers, rather than couplings.
+        bin_count: The number of bins of splines.
+        bound: Where the linear tails of splines begin.
+        residual: Whether their networks are residual.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=[256, 4]).astype("float32")
+        >>> model = gyoza.applications.NeuralSplineFlow(layer_count=2, hidden_sizes=[16])
+        >>> model.adapt(x)
+        >>> model.compile("adam")
+        >>> history = model.fit(x, verbose=0)
+
+    References:
+        - Durkan, C., Bekasov, A., Murray, I. & Papamakarios, G. (2019). "Neural spline flows."
+          `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
+    """
+    hidden_sizes = list(hidden_sizes)
+
+    def make() -> FlowLayer:
+        if autoregressive:
+            network = MADE(hidden_sizes, residual=residual)
+            return MaskedRationalQuadraticSpline(
+                conditioner=network, bin_count=bin_count, bound=bound
+            )
+        return RationalQuadraticSplineCoupling(
+            compute_coupling_parameters=MLP(hidden_sizes, residual=residual),
+            bin_count=bin_count,
+            bound=bound,
+        )
+
+    layers = _alternate(layer_count, make, lambda: [HeavisidePermutation(), LULinear()])
+    return FlowModel([ActivationNormalization(), *layers], **kwargs)
+
+
+def GaussianizationFlow(
+    layer_count: int = 6, component_count: int = 16, **kwargs: Any
+) -> FlowModel:
+    """Mixtures that make each dimension normal, between orthogonal maps.
+
+    `adapt` alone, without training, makes it an estimate of the density. Densities take one pass;
+    samples take a search for the root of each mixture.
+
+    Args:
+        layer_count: The number of mixture layers, at least 1.
+        component_count: The number of components for each dimension.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
+        >>> model = gyoza.applications.GaussianizationFlow(layer_count=2)
+        >>> model.adapt(x)
+        >>> tuple(model.log_prob(x).shape)
+        (256,)
+
+    References:
+        - Meng, C., Song, Y., Song, J. & Ermon, S. (2020). "Gaussianization flows."
+          `arXiv:2003.01941 <https://arxiv.org/abs/2003.01941>`_
+    """
+    layers = _alternate(
+        layer_count,
+        lambda: MixtureGaussianization(component_count=component_count),
+        lambda: [Orthogonal()],
+    )
+    return FlowModel(layers, **kwargs)
+
+
+def ResidualFlow(
+    layer_count: int = 8, hidden_sizes: Iterable[int] = (64, 64), **kwargs: Any
+) -> FlowModel:
+    """Residual layers of bounded Lipschitz constant, each after a normalisation.
+
+    Networks are free of structure here, and densities cost a log-determinant for it, see
+    :class:`~gyoza.modelling.flow_layers.Residual`; samples take a fixed-point iteration.
+
+    Args:
+        layer_count: The number of residual layers, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of their networks.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+
+        >>> x = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
+        >>> model = gyoza.applications.ResidualFlow(layer_count=2, hidden_sizes=[16])
+        >>> model.adapt(x)
+        >>> tuple(model.log_prob(x).shape)
+        (256,)
+
+    References:
+        - Behrmann, J., Grathwohl, W., Chen, R. T. Q., Duvenaud, D. & Jacobsen, J.-H. (2019).
+          "Invertible residual networks." `arXiv:1811.00995 <https://arxiv.org/abs/1811.00995>`_
+        - Chen, R. T. Q., Behrmann, J., Duvenaud, D. & Jacobsen, J.-H. (2019). "Residual flows for
+          invertible generative modeling." `arXiv:1906.02735 <https://arxiv.org/abs/1906.02735>`_
+    """
+    hidden_sizes = list(hidden_sizes)
+    layers = _alternate(
+        layer_count,
+        lambda: Residual(hidden_sizes=hidden_sizes),
+        lambda: [ActivationNormalization()],
+    )
+    return FlowModel([ActivationNormalization(), *layers], **kwargs)
+
+
+def InterpretationNetwork(
+    block_count: int = 12,
+    hidden_sizes: Iterable[int] = (512, 512),
+    seed: int | None = 0,
+    **kwargs: Any,
+) -> DisentanglingFlowModel:
+    r"""The flow by which Esser et al. disentangle hidden representations.
+
+    Each block is a normalisation, a pair of affine couplings that change both halves in turn, with
+    scales of :math:`e^{\tanh}`, and a random permutation. One network computes both the scales and
+    the shifts of a coupling.
+
+    Args:
+        block_count: The number of blocks, at least 1.
+        hidden_sizes: The numbers of units of the hidden layers of the networks of couplings.
+        seed: Seed of the permutations.
+        **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel`.
+
+    Returns:
+        The model, for vectors `[batch, dimensions]`, to be fitted to pairs.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+
+        >>> from gyoza.modelling.losses import SupervisedFactorLoss
+        >>> a, b = np.random.default_rng(0).normal(size=[2, 64, 4]).astype("float32")
+        >>> model = gyoza.applications.InterpretationNetwork(block_count=2, hidden_sizes=[16])
+        >>> model.adapt(a)
+        >>> model.compile("adam", loss=SupervisedFactorLoss([2, 2]))
+        >>> history = model.fit((a, b), np.tile([0.0, 0.9], [64, 1]), verbose=0)
+
+    References:
+        - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
+          network for explaining latent representations."
+          `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
+    """
+    _check_count("block_count", block_count)
+    hidden_sizes = list(hidden_sizes)
+
+    def couple() -> AffineCoupling:
+        network = MLP(hidden_sizes, activation="leaky_relu")
+        return AffineCoupling(compute_coupling_parameters=network, log_scale_bound=1.0)
+
+    layers: list[FlowLayer] = []
+    for block in range(block_count):
+        layers += [
+            ActivationNormalization(),
+            couple(),
+            HeavisidePermutation(),
+            couple(),
+            ShufflePermutation(seed=None if seed is None else seed + block),
+        ]
+    return DisentanglingFlowModel(layers, **kwargs)
+
+
+def _check_count(name: str, count: int) -> None:
+    if count != int(count) or count < 1:
+        raise ValueError(f"`{name}` should be a positive integer. Received: {name}={count}")
+
+
+def _alternate(
+    layer_count: int,
+    make_layer: Callable[[], FlowLayer],
+    make_between: Callable[[], list[FlowLayer]],
+) -> list[FlowLayer]:
+    """Makes layers, with others in between."""
+    _check_count("layer_count", layer_count)
+    layers = [make_layer()]
+    for _ in range(layer_count - 1):
+        layers += [*make_between(), make_layer()]
+    return layers
+
+
+def _autoregressive(
+    layer_count: int,
+    hidden_sizes: Iterable[int],
+    residual: bool,
+    make_layer: Callable[..., FlowLayer],
+) -> list[FlowLayer]:
+    """Makes autoregressive layers of alternating order, each after a normalisation."""
+    _check_count("layer_count", layer_count)
+    hidden_sizes = list(hidden_sizes)
+    layers: list[FlowLayer] = []
+    for index in range(layer_count):
+        order = "reversed" if index % 2 else "natural"
+        network = MADE(hidden_sizes, residual=residual, order=order)
+        layers += [ActivationNormalization(), make_layer(conditioner=network)]
+    return layers
