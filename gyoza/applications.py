@@ -7,6 +7,7 @@ model is built by the first data it sees. `model.adapt(x)` gives it a start that
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners import MADE, MLP, ResNet
 from gyoza.modelling.distributions import Distribution, Logistic
 from gyoza.modelling.flow_layers import (
@@ -21,6 +22,7 @@ from gyoza.modelling.flow_layers import (
     HeavisidePermutation,
     Inverse,
     InvertibleConvolution,
+    Logit,
     LULinear,
     MaskedAffine,
     MaskedRationalQuadraticSpline,
@@ -44,6 +46,9 @@ __all__ = [
     "ResidualFlow",
     "InterpretationNetwork",
 ]
+
+# Of autoregressive layers, one after the other.
+_ORDERS = "natural", "reversed"
 
 
 def NICE(
@@ -144,7 +149,9 @@ def Glow(
     """A multi-scale flow of images: normalisations, 1×1 convolutions and affine couplings.
 
     Each scale squeezes 2×2 pixels into channels, runs its steps, and all but the last hand half of
-    the channels to the latent, which is one flat vector. Both directions take one pass.
+    the channels to the latent, which is one flat vector. Both directions take one pass. With few
+    images, a base distribution of heavy tails, such as
+    :class:`~gyoza.modelling.distributions.StudentT`, keeps rare pixels from costing too much.
 
     Args:
         scale_count: The number of scales, at least 1. Height and width are multiples of 2 to this
@@ -153,7 +160,8 @@ def Glow(
         width: The number of channels of the convolutions in couplings.
         block_count: The number of residual blocks in couplings, 0 for the network of the paper.
         levels: The number of levels of pixel values, for images of integers from 0 to `levels - 1`
-            (as floating-point numbers), which are dequantised first. `None` for continuous images.
+            (as floating-point numbers): they are dequantised to numbers between 0 and 1, and mapped
+            to all numbers by a logit. `None` for continuous images.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
 
     Returns:
@@ -190,7 +198,7 @@ def Glow(
             ]
         layers = [Squeeze(), *steps, *layers]
     if levels is not None:
-        layers = [UniformDequantization(levels), *layers]
+        layers = [UniformDequantization(levels), Logit(alpha=0.01), *layers]
     return FlowModel(layers, **kwargs)
 
 
@@ -285,8 +293,8 @@ def NeuralSplineFlow(
 ) -> FlowModel:
     """Rational-quadratic splines between linear maps: the first choice for tables.
 
-    With couplings, both directions take one pass. With autoregressive layers, densities do so, and
-    samples take one for each dimension and layer.
+    With couplings, both directions take one pass. With autoregressive layers, whose order
+    alternates, densities do so, and samples take one for each dimension and layer.
 
     Args:
         layer_count: The number of spline layers, at least 1.
@@ -315,22 +323,24 @@ def NeuralSplineFlow(
         - Durkan, C., Bekasov, A., Murray, I. & Papamakarios, G. (2019). "Neural spline flows."
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
+    _check_count("layer_count", layer_count)
     hidden_sizes = list(hidden_sizes)
-
-    def make() -> FlowLayer:
+    layers: list[FlowLayer] = [ActivationNormalization()]
+    for index in range(layer_count):
         if autoregressive:
-            network = MADE(hidden_sizes, residual=residual)
-            return MaskedRationalQuadraticSpline(
+            network = MADE(hidden_sizes, residual=residual, order=_ORDERS[index % 2])
+            spline: FlowLayer = MaskedRationalQuadraticSpline(
                 conditioner=network, bin_count=bin_count, bound=bound
             )
-        return RationalQuadraticSplineCoupling(
-            compute_coupling_parameters=MLP(hidden_sizes, residual=residual),
-            bin_count=bin_count,
-            bound=bound,
-        )
-
-    layers = _alternate(layer_count, make, lambda: [HeavisidePermutation(), LULinear()])
-    return FlowModel([ActivationNormalization(), *layers], **kwargs)
+        else:
+            spline = RationalQuadraticSplineCoupling(
+                compute_coupling_parameters=MLP(hidden_sizes, residual=residual),
+                bin_count=bin_count,
+                bound=bound,
+            )
+        swap = [] if autoregressive else [HeavisidePermutation()]
+        layers += [spline, *swap, LULinear()]
+    return FlowModel(layers, **kwargs)
 
 
 def GaussianizationFlow(
@@ -472,7 +482,7 @@ def InterpretationNetwork(
 
 
 def _check_count(name: str, count: int) -> None:
-    if count != int(count) or count < 1:
+    if not is_integer(count) or count < 1:
         raise ValueError(f"`{name}` should be a positive integer. Received: {name}={count}")
 
 
@@ -500,7 +510,6 @@ def _autoregressive(
     hidden_sizes = list(hidden_sizes)
     layers: list[FlowLayer] = []
     for index in range(layer_count):
-        order = "reversed" if index % 2 else "natural"
-        network = MADE(hidden_sizes, residual=residual, order=order)
+        network = MADE(hidden_sizes, residual=residual, order=_ORDERS[index % 2])
         layers += [ActivationNormalization(), make_layer(conditioner=network)]
     return layers

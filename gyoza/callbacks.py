@@ -75,6 +75,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
                     f"The data are not finite in {len(bad)} of {len(x)} instances, the first of "
                     f"which has index {start + bad[0]}."
                 )
+            # Layers may raise errors for values of arrays, but not of tensors.
+            x = ops.convert_to_tensor(x, dtype=self.model.compute_dtype)
             for layer, outputs, log_det in self.model.run_layers(x, context):
                 for what, values in (("outputs", outputs), ("log-determinants", log_det)):
                     count = int(np.sum(~_is_finite(values)))

@@ -1,5 +1,7 @@
 """Rational-quadratic splines: their formula, autodiff, and the places where they break."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from gyoza.backend import jit, vjp
 from gyoza.modelling.splines import check_spline, circular_spline, rational_quadratic_spline
 
 BOUND = 5.0
+SIZE = 1000  # of most inputs: other shapes would be compiled anew
 SLOPE_COUNTS = {rational_quadratic_spline: -1, circular_spline: 0}
 BOTH = pytest.mark.parametrize("spline", SLOPE_COUNTS, ids=lambda spline: spline.__name__)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -21,6 +24,47 @@ def to_numpy(x):
 
 def tensor(x, dtype="float64"):
     return ops.convert_to_tensor(x, dtype=dtype)
+
+
+def fast(function):
+    """Compiles a function on JAX, which would compile each of its operations by itself."""
+    return jit(function) if keras.backend.backend() == "jax" else function
+
+
+def eager(function):
+    return function
+
+
+def under_xla(function):
+    return jit(function, xla=True)
+
+
+@functools.cache
+def evaluation(spline, inverse=False, compiler=fast):
+    """Compiled once for all tests whose inputs have the same shape."""
+    return compiler(lambda x, *v: spline(x, *v, bound=BOUND, inverse=inverse))
+
+
+@functools.cache
+def differentiation(spline, inverse):
+    @fast
+    def run(weights, *primals):
+        results, pullback = vjp(lambda x, *v: spline(x, *v, bound=BOUND, inverse=inverse), primals)
+        cotangents = [w * ops.ones_like(y) for w, y in zip(weights, results, strict=True)]
+        return results, pullback(tuple(cotangents))
+
+    return run
+
+
+def evaluate(spline, x, parameters, inverse=False):
+    """Gives the values of a spline and the logarithms of its slopes."""
+    return evaluation(spline, inverse)(x, *parameters)
+
+
+def differentiate(spline, x, parameters, inverse=False, weights=(1.0, 1.0)):
+    """Gives what `evaluate` gives, and the gradients of its weighted sum by all arguments."""
+    weights = [ops.cast(weight, x.dtype) for weight in weights]
+    return differentiation(spline, inverse)(weights, x, *parameters)
 
 
 def parameters(spline, size, bin_count=8, scale=1.0, dtype="float64", seed=0):
@@ -61,9 +105,9 @@ def paper_spline(x, x_knots, y_knots, slopes):
 @BOTH
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
 def test_values_and_slopes_are_those_of_the_paper(spline, dtype, tolerance):
-    x = np.random.default_rng(1).uniform(-BOUND, BOUND, 500).astype(dtype)
-    widths, heights, slopes = parameters(spline, 500, dtype=dtype)
-    y, log_slope = spline(tensor(x, dtype), widths, heights, slopes, bound=BOUND)
+    x = np.random.default_rng(1).uniform(-BOUND, BOUND, SIZE).astype(dtype)
+    widths, heights, slopes = parameters(spline, SIZE, dtype=dtype)
+    y, log_slope = evaluate(spline, tensor(x, dtype), [widths, heights, slopes])
     inner = slopes_of(slopes)
     if spline is circular_spline:
         knot_slopes = np.concatenate([inner, inner[:, :1]], axis=1)
@@ -82,24 +126,20 @@ def test_values_and_slopes_are_those_of_the_paper(spline, dtype, tolerance):
 @BOTH
 @pytest.mark.parametrize("inverse", [False, True])
 def test_log_slopes_are_those_of_autodiff(spline, inverse):
-    x = tensor(np.random.default_rng(1).uniform(-6, 6, 300))
-    arguments = parameters(spline, 300)
-    y, pullback = vjp(
-        lambda x: spline(x, *arguments, bound=BOUND, inverse=inverse)[0],
-        [x],
+    x = tensor(np.random.default_rng(1).uniform(-6, 6, SIZE))
+    (_, log_slope), gradients = differentiate(
+        spline, x, parameters(spline, SIZE), inverse, weights=(1.0, 0.0)
     )
-    log_slope = spline(x, *arguments, bound=BOUND, inverse=inverse)[1]
-    gradient = to_numpy(pullback(ops.ones_like(y))[0])
-    np.testing.assert_allclose(to_numpy(log_slope), np.log(gradient), atol=1e-10)
+    np.testing.assert_allclose(to_numpy(log_slope), np.log(to_numpy(gradients[0])), atol=1e-10)
 
 
 @BOTH
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_round_trip(spline, scale):
-    x = tensor(np.random.default_rng(1).uniform(-8, 8, 2000))
-    arguments = parameters(spline, 2000, scale=scale)
-    y, log_slope = spline(x, *arguments, bound=BOUND)
-    inverse, log_slope_back = spline(y, *arguments, bound=BOUND, inverse=True)
+    x = tensor(np.random.default_rng(1).uniform(-8, 8, SIZE))
+    arguments = parameters(spline, SIZE, scale=scale)
+    y, log_slope = evaluate(spline, x, arguments)
+    inverse, log_slope_back = evaluate(spline, y, arguments, inverse=True)
     np.testing.assert_allclose(to_numpy(inverse), to_numpy(x), atol=1e-10)
     np.testing.assert_allclose(to_numpy(log_slope_back), -to_numpy(log_slope), atol=1e-7)
 
@@ -108,12 +148,11 @@ def test_round_trip(spline, scale):
 def test_inverse_in_float32_is_as_good_as_its_rounding(spline):
     # With scale 4 there are bins a thousand times as steep as others, in which the textbook root
     # cancels. What remains is the rounding of coordinates, times the slope.
-    y = np.random.default_rng(1).uniform(-BOUND, BOUND, 5000).astype("float32")
-    exact = [to_numpy(v) for v in parameters(spline, 5000, scale=4.0, dtype="float32")]
-    x, log_slope = spline(tensor(y, "float32"), *exact, bound=BOUND, inverse=True)
-    expected, expected_log_slope = spline(
-        tensor(y), *(tensor(v) for v in exact), bound=BOUND, inverse=True
-    )
+    y = np.random.default_rng(1).uniform(-BOUND, BOUND, SIZE).astype("float32")
+    exact = [to_numpy(v) for v in parameters(spline, SIZE, scale=4.0, dtype="float32")]
+    narrow, wide = [tensor(v, "float32") for v in exact], [tensor(v) for v in exact]
+    x, log_slope = evaluate(spline, tensor(y, "float32"), narrow, inverse=True)
+    expected, expected_log_slope = evaluate(spline, tensor(y), wide, inverse=True)
     rounding = 2e-6 * (1.0 + np.exp(to_numpy(expected_log_slope)))
     error = np.abs(to_numpy(x) - to_numpy(expected))
     assert np.all(error < np.maximum(rounding, 1e-5)), np.max(error / rounding)
@@ -124,66 +163,58 @@ def test_inverse_in_float32_is_as_good_as_its_rounding(spline):
 def test_spline_is_strictly_monotonic(spline):
     size = 20001
     x = np.linspace(-6.0, 6.0, size)
+    run = fast(lambda x, *v: spline(x, *(ops.repeat(one, size, axis=0) for one in v), bound=BOUND))
     for seed in range(3):
-        arguments = [
-            ops.repeat(v, size, axis=0) for v in parameters(spline, 1, scale=3.0, seed=seed)
-        ]
-        y = to_numpy(spline(tensor(x), *arguments, bound=BOUND)[0])
+        arguments = parameters(spline, 1, scale=3.0, seed=seed)
+        y, log_slopes = map(to_numpy, run(tensor(x), *arguments))
         assert np.all(np.diff(y) > 0.0)
         # Nor does it jump at knots or ends: no step is longer than the largest slope allows.
-        log_slopes = to_numpy(spline(tensor(x), *arguments, bound=BOUND)[1])
         assert np.max(np.diff(y)) < 1.5 * np.exp(np.max(log_slopes)) * (x[1] - x[0])
 
 
 @BOTH
 @DTYPES
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_zero_parameters_give_exactly_the_identity(spline, dtype, compiled):
-    x = np.concatenate([np.random.default_rng(1).uniform(-20, 20, 5000), np.linspace(-5, 5, 17)])
+@pytest.mark.parametrize("compiler", [eager, under_xla])
+def test_zero_parameters_give_exactly_the_identity(spline, dtype, compiler):
+    x = np.random.default_rng(1).uniform(-20, 20, SIZE)
+    x[:17] = np.linspace(-5, 5, 17)
     x = tensor(x, dtype)
-    arguments = parameters(spline, len(x), scale=0.0, dtype=dtype)
+    arguments = parameters(spline, SIZE, scale=0.0, dtype=dtype)
     for inverse in (False, True):
-
-        def run(x, inverse=inverse):
-            return spline(x, *arguments, bound=BOUND, inverse=inverse)
-
-        y, log_slope = (jit(run, xla=True) if compiled else run)(x)
+        y, log_slope = evaluation(spline, inverse, compiler)(x, *arguments)
         np.testing.assert_array_equal(to_numpy(y), to_numpy(x))
         np.testing.assert_array_equal(to_numpy(log_slope), 0.0)
 
 
 @BOTH
 def test_training_can_start_from_the_identity(spline):
-    arguments = parameters(spline, 50, scale=0.0)
-    x = tensor(np.random.default_rng(1).uniform(-5, 5, 50))
-    _, pullback = vjp(lambda *v: spline(x, *v, bound=BOUND)[0], arguments)
-    for gradient in pullback(ops.ones_like(x)):
+    arguments = parameters(spline, SIZE, scale=0.0)
+    x = tensor(np.random.default_rng(1).uniform(-5, 5, SIZE))
+    for gradient in differentiate(spline, x, arguments, weights=(1.0, 0.0))[1][1:]:
         assert np.all(np.any(to_numpy(gradient) != 0.0, axis=0))
 
 
 @DTYPES
 @pytest.mark.parametrize("inverse", [False, True])
 def test_batch_in_the_tails_passes_unchanged_with_finite_gradients(dtype, inverse):
-    x = tensor([-1000.0, -5.0, 5.0, 1000.0, -1e30, 1e30], dtype)
-    arguments = parameters(rational_quadratic_spline, 6, scale=3.0, dtype=dtype)
-
-    def run(x, *arguments):
-        return rational_quadratic_spline(x, *arguments, bound=BOUND, inverse=inverse)
-
-    (y, log_slope), pullback = vjp(run, [x, *arguments])
+    x = tensor(np.resize([-1000.0, -5.0, 5.0, 1000.0, -1e30, 1e30], SIZE), dtype)
+    arguments = parameters(rational_quadratic_spline, SIZE, scale=3.0, dtype=dtype)
+    (y, log_slope), gradients = differentiate(
+        rational_quadratic_spline, x, arguments, inverse=inverse
+    )
     np.testing.assert_array_equal(to_numpy(y), to_numpy(x))
     np.testing.assert_array_equal(to_numpy(log_slope), 0.0)
-    gradients = [to_numpy(g) for g in pullback((ops.ones_like(y), ops.ones_like(log_slope)))]
+    gradients = [to_numpy(gradient) for gradient in gradients]
     np.testing.assert_array_equal(gradients[0], 1.0)
     for gradient in gradients[1:]:
         np.testing.assert_array_equal(gradient, 0.0)
 
 
 def test_infinite_inputs_stay_and_nan_is_not_hidden():
-    x = tensor([np.inf, -np.inf, np.nan], "float32")
-    arguments = parameters(rational_quadratic_spline, 3, dtype="float32")
-    y, _ = rational_quadratic_spline(x, *arguments, bound=BOUND)
-    np.testing.assert_array_equal(to_numpy(y), [np.inf, -np.inf, np.nan])
+    x = tensor(np.resize([np.inf, -np.inf, np.nan], SIZE), "float32")
+    arguments = parameters(rational_quadratic_spline, SIZE, dtype="float32")
+    y, _ = evaluate(rational_quadratic_spline, x, arguments)
+    np.testing.assert_array_equal(to_numpy(y), to_numpy(x))
 
 
 @BOTH
@@ -195,12 +226,11 @@ def test_on_knots_slopes_are_those_of_the_parameters_and_gradients_are_finite(
     one = parameters(spline, 1, scale=2.0, dtype=dtype)
     x_knots, y_knots = knots_of(one[0])[0], knots_of(one[1])[0]
     start, stop = (y_knots, x_knots) if inverse else (x_knots, y_knots)
-    arguments = [ops.repeat(v, len(start), axis=0) for v in one]
-
-    def run(x, *arguments):
-        return spline(x, *arguments, bound=BOUND, inverse=inverse)
-
-    (y, log_slope), pullback = vjp(run, [tensor(start, dtype), *arguments])
+    start, stop = np.resize(start, SIZE), np.resize(stop, SIZE)
+    arguments = [tensor(np.repeat(to_numpy(v), SIZE, axis=0), dtype) for v in one]
+    (y, log_slope), gradients = differentiate(
+        spline, tensor(start, dtype), arguments, inverse=inverse
+    )
     tolerance = 1e-4 if dtype == "float32" else 1e-10
     np.testing.assert_allclose(to_numpy(y), stop, atol=tolerance)
     expected = np.log(slopes_of(one[2])[0])
@@ -208,9 +238,9 @@ def test_on_knots_slopes_are_those_of_the_parameters_and_gradients_are_finite(
         expected = np.append(expected, expected[0])
     else:
         expected = np.pad(expected, 1)
-    expected = -expected if inverse else expected
+    expected = np.resize(-expected if inverse else expected, SIZE)
     np.testing.assert_allclose(to_numpy(log_slope), expected, atol=20 * tolerance)
-    for gradient in pullback((ops.ones_like(y), ops.ones_like(log_slope))):
+    for gradient in gradients:
         assert np.all(np.isfinite(to_numpy(gradient)))
 
 
@@ -218,14 +248,10 @@ def test_on_knots_slopes_are_those_of_the_parameters_and_gradients_are_finite(
 @DTYPES
 @pytest.mark.parametrize("inverse", [False, True])
 def test_huge_parameters_give_finite_values_and_gradients(spline, dtype, inverse):
-    x = tensor(np.linspace(-5.5, 5.5, 400), dtype)
-    arguments = parameters(spline, 400, scale=1000.0, dtype=dtype)
-
-    def run(x, *arguments):
-        return spline(x, *arguments, bound=BOUND, inverse=inverse)
-
-    results, pullback = vjp(run, [x, *arguments])
-    for array in (*results, *pullback(tuple(map(ops.ones_like, results)))):
+    x = tensor(np.linspace(-5.5, 5.5, SIZE), dtype)
+    arguments = parameters(spline, SIZE, scale=1000.0, dtype=dtype)
+    results, gradients = differentiate(spline, x, arguments, inverse=inverse)
+    for array in (*results, *gradients):
         assert np.all(np.isfinite(to_numpy(array)))
 
 
@@ -235,17 +261,19 @@ def test_huge_parameters_give_finite_values_and_gradients(spline, dtype, inverse
 def test_slope_goes_from_its_minimum_through_one_to_a_linear_function(parameter, slope):
     arguments = parameters(rational_quadratic_spline, 1, bin_count=2, scale=0.0)
     arguments[2] = ops.full_like(arguments[2], parameter)
-    log_slope = rational_quadratic_spline(tensor([0.0]), *arguments, bound=BOUND)[1]
+    log_slope = evaluate(rational_quadratic_spline, tensor([0.0]), arguments)[1]
     np.testing.assert_allclose(np.exp(to_numpy(log_slope)), [slope], rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_half_precision_is_computed_in_float32(name):
-    x = ops.cast(tensor(np.linspace(-4, 4, 50), "float32"), name)
-    arguments = [ops.cast(v, name) for v in parameters(rational_quadratic_spline, 50)]
-    y, log_slope = rational_quadratic_spline(x, *arguments, bound=BOUND)
-    expected, expected_log_slope = rational_quadratic_spline(
-        ops.cast(x, "float32"), *(ops.cast(v, "float32") for v in arguments), bound=BOUND
+    x = ops.cast(tensor(np.linspace(-4, 4, SIZE), "float32"), name)
+    arguments = [ops.cast(v, name) for v in parameters(rational_quadratic_spline, SIZE)]
+    y, log_slope = evaluate(rational_quadratic_spline, x, arguments)
+    expected, expected_log_slope = evaluate(
+        rational_quadratic_spline,
+        ops.cast(x, "float32"),
+        [ops.cast(v, "float32") for v in arguments],
     )
     assert keras.backend.standardize_dtype(y.dtype) == name
     np.testing.assert_array_equal(
@@ -255,20 +283,22 @@ def test_half_precision_is_computed_in_float32(name):
 
 
 def test_circular_spline_maps_the_circle_to_itself():
-    arguments = parameters(circular_spline, 100, scale=2.0)
-    x = np.random.default_rng(1).uniform(-BOUND, BOUND, 100)
-    y, log_slope = circular_spline(tensor(x), *arguments, bound=BOUND)
+    arguments = parameters(circular_spline, SIZE, scale=2.0)
+    x = np.random.default_rng(1).uniform(-BOUND, BOUND, SIZE)
+
+    def run(x):
+        return map(to_numpy, evaluate(circular_spline, tensor(x), arguments))
+
+    y, log_slope = run(x)
     for turns in (-3, 1):
-        y_there, log_slope_there = circular_spline(
-            tensor(x + 2 * BOUND * turns), *arguments, bound=BOUND
-        )
-        np.testing.assert_allclose(to_numpy(y_there), to_numpy(y) + 2 * BOUND * turns, atol=1e-9)
-        np.testing.assert_allclose(to_numpy(log_slope_there), to_numpy(log_slope), atol=1e-9)
+        y_there, log_slope_there = run(x + 2 * BOUND * turns)
+        np.testing.assert_allclose(y_there, y + 2 * BOUND * turns, atol=1e-9)
+        np.testing.assert_allclose(log_slope_there, log_slope, atol=1e-9)
     # Smooth where the ends meet, and not with slope 1 there, as with linear tails.
-    ends = np.stack([np.full(100, BOUND - 1e-12), np.full(100, -BOUND)])
-    end_slopes = [to_numpy(circular_spline(tensor(x), *arguments, bound=BOUND)[1]) for x in ends]
-    np.testing.assert_allclose(*end_slopes, atol=1e-5)
-    assert np.std(end_slopes[0]) > 0.5
+    ends = np.stack([np.full(SIZE, BOUND - 1e-12), np.full(SIZE, -BOUND)])
+    (_, upper), (_, lower) = map(run, ends)
+    np.testing.assert_allclose(upper, lower, atol=1e-5)
+    assert np.std(upper) > 0.5
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
 
     def __init__(
         self,
-        flow: Invertible,
+        flow: Any,
         kept_count: int | None = None,
         shape: Iterable[int] | None = None,
         **kwargs: Any,

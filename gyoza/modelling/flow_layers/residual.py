@@ -10,8 +10,9 @@ from keras import ops
 
 from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.spectral_norms import bound_spectral_norm
 
-__all__ = ["Residual", "bound_spectral_norm"]
+__all__ = ["Residual"]
 
 # The first terms of the series are always computed, each further one with this probability.
 _SURE_TERMS = 4
@@ -19,48 +20,6 @@ _CONTINUATION = 0.8
 
 # LipSwish divides by this, just above the greatest slope of x sigmoid(x), which is 1.0998.
 _GREATEST_SLOPE = 1.1
-
-
-def bound_spectral_norm(matrix: Any, squarings: int = 6) -> Any:
-    r"""Bounds the spectral norm of a matrix from above.
-
-    .. math::
-        \lVert W \rVert_2 \le \lVert (W W^T)^{2^k} \rVert_F^{1 / 2^{k + 1}} \le
-        n^{1 / 2^{k + 2}} \lVert W \rVert_2,
-
-    where :math:`n` is the lesser of both dimensions. With :math:`k = 6` squarings the bound is at
-    most 1.7 % too large for :math:`n = 64`, and 2.7 % for 1024. Power iteration costs less for
-    large matrices, but it approaches the norm from below, and promises nothing.
-
-    Args:
-        matrix: The matrix, in float32 or float64.
-        squarings: The number of squarings, :math:`k`.
-
-    Returns:
-        The bound, `[]`. It can be differentiated.
-
-    Example:
-
-        >>> from gyoza.modelling.flow_layers.residual import bound_spectral_norm
-        >>> float(bound_spectral_norm(keras.ops.diag(keras.ops.array([3.0, 2.0])))).__round__(4)
-        3.0
-    """
-    transposed = ops.transpose(matrix)
-    is_wide = matrix.shape[0] < matrix.shape[1]
-    gram = matrix @ transposed if is_wide else transposed @ matrix
-    # Keeps the logarithm finite for a matrix of zeros, and the bound a bound.
-    gram = gram + 1e-12 * ops.eye(gram.shape[0], dtype=gram.dtype)
-    log_bound: Any = 0.0
-    for k in range(squarings):
-        norm = _frobenius_norm(gram)
-        log_bound = log_bound + ops.log(norm) / 2 ** (k + 1)
-        gram = gram / norm
-        gram = gram @ gram
-    return ops.exp(log_bound + ops.log(_frobenius_norm(gram)) / 2 ** (squarings + 1))
-
-
-def _frobenius_norm(matrix: Any) -> Any:
-    return ops.sqrt(ops.sum(matrix * matrix))
 
 
 def _lip_swish(x: Any, sharpness: Any) -> tuple[Any, Any]:
@@ -82,7 +41,8 @@ class Residual(FlowLayer):
 
     where :math:`g` has dense layers with the activation LipSwish, :math:`x \sigma(b x) / 1.1`,
     whose slopes are at most 1. Each kernel whose spectral norm may be above `coefficient` is
-    divided such that it is not, by :func:`bound_spectral_norm`. The layer is therefore invertible
+    divided such that it is not, by
+    :func:`~gyoza.modelling.spectral_norms.bound_spectral_norm`. The layer is therefore invertible
     for all values of its weights. The kernel of the last layer starts at zero, so that a new layer
     is the identity.
 
