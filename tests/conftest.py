@@ -6,9 +6,17 @@ import os
 os.environ.setdefault("JAX_ENABLE_X64", "true")
 # Compiling takes most of the time of tests on JAX, and running next to none.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", ".pytest_cache/jax")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import keras
 import pytest
+
+from gyoza.testing import check_flow_layer
+
+if keras.backend.backend() == "jax":
+    # What costs most here and depends least on the backend is left to the other two.
+    check_flow_layer.__kwdefaults__.update(policies=("float32", "float64"), fresh_process=False)
 
 
 @pytest.fixture(autouse=True)

@@ -173,6 +173,12 @@ def test_contract(name):
     check_flow_layer(layer, input_shape)
 
 
+@pytest.mark.parametrize("name", ["model", "disentangling-model"])
+def test_other_processes_load_models_on_every_backend(name):
+    layer, input_shape = CASES[name]
+    check_flow_layer(layer, input_shape, policies=(), fresh_process=True)
+
+
 @pytest.mark.parametrize(
     "layer",
     [

@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
     DisentanglingFlowModel,
+    FlowLayer,
     FlowModel,
     HeavisidePermutation,
     Reflection,
@@ -149,3 +150,50 @@ def test_bad_input(x):
     model.compile("adam")
     with pytest.raises(ValueError, match="should be compiled with a loss"):
         model.fit((x, x), np.zeros([500, 2]), verbose=0)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class Counting(FlowLayer):
+    """Doubles its inputs, and counts how often Python runs it."""
+
+    count = 0
+
+    def transform(self, inputs):
+        self.count += 1
+        return 2.0 * inputs, ops.full(ops.shape(inputs)[:-1], 3 * np.log(2.0))
+
+    def inverse_transform(self, outputs):
+        self.count += 1
+        return 0.5 * outputs
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch compiles nothing")
+@pytest.mark.parametrize("method", ["log_prob", "sample", "sample_and_log_prob"])
+def test_one_compilation_serves_all_batch_sizes(x, method):
+    layer = Counting()
+    model = FlowModel([layer])
+    model(x[:2])
+    run = getattr(model, method)
+    run(x[:5] if method == "log_prob" else 5)
+    count = layer.count
+    for size in (6, 1, 50):
+        run(x[:size] if method == "log_prob" else size)
+    assert layer.count == count
+
+
+def test_large_inputs_are_worked_through_in_batches(x):
+    model = make_model()
+    whole = to_numpy(model.log_prob(x))
+    np.testing.assert_allclose(to_numpy(model.log_prob(x, batch_size=64)), whole, rtol=1e-5)
+    samples, log_prob = model.sample_and_log_prob(150, seed=0, batch_size=64)
+    np.testing.assert_allclose(to_numpy(samples), to_numpy(model.sample(150, seed=0)), rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(log_prob), to_numpy(model.log_prob(samples)), rtol=1e-4)
+
+
+def test_log_densities_are_differentiable_by_inputs(x):
+    model = FlowModel([ActivationNormalization()])
+    model.adapt(x)
+    log_prob, pullback = vjp(model.log_prob, [ops.convert_to_tensor(x[:5])])
+    (gradient,) = pullback(ops.ones_like(log_prob))
+    expected = -(x[:5] - x.mean(axis=0)) / x.var(axis=0)
+    np.testing.assert_allclose(to_numpy(gradient), expected, rtol=1e-3, atol=1e-4)
