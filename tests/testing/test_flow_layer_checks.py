@@ -129,7 +129,7 @@ class NotRegistered(Scaling):
 
 def test_class_that_is_not_registered_does_not_load_in_another_process():
     with pytest.raises(AssertionError, match=r"(?s)should load in another process.*NotRegistered"):
-        check_flow_layer(NotRegistered(), [3], policies=())
+        check_flow_layer(NotRegistered(), [3], policies=(), fresh_process=True)
 
 
 def test_class_defined_in_a_function_is_refused():
@@ -137,4 +137,4 @@ def test_class_defined_in_a_function_is_refused():
         pass
 
     with pytest.raises(AssertionError, match="at the top of a module"):
-        check_flow_layer(Local(), [3], policies=())
+        check_flow_layer(Local(), [3], policies=(), fresh_process=True)
