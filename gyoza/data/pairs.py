@@ -29,6 +29,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.modelling.axes import is_integer
+
 __all__ = ["CategoricalPairs", "ContinuousPairs"]
 
 _CLASS_TYPES = (int, str, bytes, np.integer, np.bool_)
@@ -60,7 +62,7 @@ class _PairSource(keras.utils.PyDataset):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not _is_integer(batch_size) or batch_size < 1:
+        if not is_integer(batch_size) or batch_size < 1:
             raise ValueError(
                 f"`batch_size` should be a positive integer. Received: batch_size={batch_size!r}"
             )
@@ -68,7 +70,7 @@ class _PairSource(keras.utils.PyDataset):
             # Python's generator is the one that `keras.utils.set_random_seed` seeds and that
             # Keras takes its own default seeds from.
             seed = random.getrandbits(32)
-        elif not _is_integer(seed) or seed < 0:
+        elif not is_integer(seed) or seed < 0:
             raise ValueError(
                 f"`seed` should be a non-negative integer or None. Received: seed={seed!r}"
             )
@@ -106,7 +108,7 @@ class _PairSource(keras.utils.PyDataset):
         Raises:
             ValueError: If `epoch` is not a non-negative integer.
         """
-        if not _is_integer(epoch) or epoch < 0:
+        if not is_integer(epoch) or epoch < 0:
             raise ValueError(f"`epoch` should be a non-negative integer. Received: epoch={epoch!r}")
         rng = np.random.default_rng([self.seed, epoch])
         count = len(self._x)
@@ -628,10 +630,6 @@ def _to_correlations(name: str, value: float | Sequence[float], factor_count: in
 def _to_numpy(values: Any) -> np.ndarray:
     """Converts any array-like, tensors of the Keras backend included, to numpy."""
     return keras.ops.convert_to_numpy(values) if keras.ops.is_tensor(values) else np.asarray(values)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _name(column: int) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.pairs import _is_integer, _to_numpy
+from gyoza.data.pairs import _to_numpy
 from gyoza.data.quadrature import (
     LOG_2PI,
     REACH,
@@ -42,6 +42,7 @@ from gyoza.data.quadrature import (
     norm,
     normal_expectation,
 )
+from gyoza.modelling.axes import is_integer
 
 __all__ = [
     "EightGaussians",
@@ -760,7 +761,7 @@ def _rotate(x: np.ndarray, angle: np.ndarray) -> np.ndarray:
 
 
 def _check_integer(name: str, value: Any, minimum: int) -> None:
-    if not _is_integer(value) or value < minimum:
+    if not is_integer(value) or value < minimum:
         raise ValueError(
             f"`{name}` should be an integer of at least {minimum}. Received: {name}={value!r}"
         )
