@@ -1,0 +1,206 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from gyoza.interpretation import Interpreter, split_network
+from gyoza.modelling import conditioners, distributions, flow_layers
+
+SIZES = {"residual": 3, "shape": 2, "colour": 1}
+A, B = np.random.default_rng(0).normal(size=[2, 5, 4]).astype("float32")
+
+
+def make_flow(x, layer_list=()):
+    network = conditioners.MLP([8])
+    flow = flow_layers.FlowModel(
+        [
+            *layer_list,
+            flow_layers.ActivationNormalization(),
+            flow_layers.AffineCoupling(compute_coupling_parameters=network),
+            flow_layers.Reflection(reflection_count=4),
+        ]
+    )
+    flow.adapt(x)
+    random = np.random.default_rng(0)
+    for variable in network.trainable_variables:  # the last layer starts at zero
+        variable.assign(0.3 * random.normal(size=variable.shape))
+    return flow
+
+
+@pytest.fixture(scope="module")
+def network():
+    return keras.Sequential(
+        [keras.Input([4]), layers.Dense(6, "tanh", name="hidden"), layers.Dense(3, "softmax")]
+    )
+
+
+@pytest.fixture(scope="module")
+def interpreter(network):
+    head, _ = split_network(network, "hidden")
+    x = np.random.default_rng(1).normal(size=[64, 4]).astype("float32")
+    return Interpreter.from_network(network, "hidden", make_flow(head(x)), SIZES)
+
+
+def run(model, x):
+    return ops.convert_to_numpy(model(x))
+
+
+def read(interpreter, hidden):
+    """The factors of hidden representations."""
+    z = ops.convert_to_numpy(interpreter.flow(hidden)[0])
+    return dict(zip(SIZES, np.split(z, np.cumsum(list(SIZES.values()))[:-1], axis=1), strict=True))
+
+
+def assert_outputs(interpreter, outputs, factors):
+    """Checks that the tail gives `outputs` for `factors`."""
+    hidden = interpreter.to_hidden(factors)
+    np.testing.assert_allclose(outputs, run(interpreter.tail, hidden), atol=1e-4)
+    for name, block in read(interpreter, hidden).items():
+        np.testing.assert_allclose(block, factors[name], atol=1e-4)
+
+
+def test_factors_are_blocks_of_the_latent(interpreter, network):
+    factors = interpreter.encode(A)
+    assert {name: block.shape for name, block in factors.items()} == {
+        "residual": (5, 3),
+        "shape": (5, 2),
+        "colour": (5, 1),
+    }
+    for name, block in read(interpreter, interpreter.head(A)).items():
+        np.testing.assert_allclose(factors[name], block, atol=1e-5)
+    for outputs in (interpreter.decode(factors), run(interpreter, A)):
+        np.testing.assert_allclose(outputs, run(network, A), atol=1e-5)
+
+
+def test_batches_do_not_matter(interpreter):
+    small = Interpreter(interpreter.head, interpreter.flow, interpreter.tail, SIZES, batch_size=2)
+    np.testing.assert_allclose(
+        small.swap(A, B, "shape"), interpreter.swap(A, B, "shape"), atol=1e-5
+    )
+
+
+def test_swap(interpreter, network):
+    a, b = interpreter.encode(A), interpreter.encode(B)
+    outputs = interpreter.swap(A, B, ["shape", "residual"])
+    assert_outputs(interpreter, outputs, {**b, "colour": a["colour"]})
+    np.testing.assert_allclose(interpreter.swap(A, B, list(SIZES)), run(network, B), atol=1e-5)
+
+
+def test_edit(interpreter):
+    outputs = interpreter.edit(A, "shape", [0.5, -1.0])
+    expected = {**interpreter.encode(A), "shape": np.tile([0.5, -1.0], [5, 1])}
+    assert_outputs(interpreter, outputs, expected)
+
+
+def test_traverse_moves_along_one_direction(interpreter):
+    outputs = interpreter.traverse(A, "shape", steps=[-1.0, 2.0], direction=[3.0, 4.0])
+    factors = interpreter.encode(A)
+    direction = np.array([0.6, 0.8])
+    across = np.array([-0.8, 0.6])
+    for place, of_place in zip([-1.0, 2.0], outputs, strict=True):
+        block = place * direction + (factors["shape"] @ across)[:, None] * across
+        assert_outputs(interpreter, of_place, {**factors, "shape": block})
+    assert interpreter.traverse(A, "colour", steps=4).shape == (4, 5, 3)
+
+
+def test_interpolate_keeps_to_the_shell(interpreter, network):
+    outputs = interpreter.interpolate(A, B, steps=3)
+    np.testing.assert_allclose(outputs[0], run(network, A), atol=1e-5)
+    np.testing.assert_allclose(outputs[2], run(network, B), atol=1e-5)
+    a, b = interpreter.encode(A), interpreter.encode(B)
+    middle = {}
+    for name in SIZES:
+        sum_, lengths = a[name] + b[name], [np.linalg.norm(x[name], axis=1) for x in (a, b)]
+        if SIZES[name] == 1:
+            middle[name] = sum_ / 2
+        else:  # between vectors of length one, the arc passes their normalised mean
+            mean = sum(x[name] / length[:, None] for x, length in zip((a, b), lengths, strict=True))
+            mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+            middle[name] = mean * np.mean(lengths, axis=0)[:, None]
+    assert_outputs(interpreter, outputs[1], middle)
+    only = interpreter.interpolate(A, B, steps=[1.0], factors="colour")
+    np.testing.assert_allclose(only[0], interpreter.swap(A, B, "colour"), atol=1e-5)
+
+
+def test_resample_draws_from_the_base_distribution(interpreter):
+    outputs = interpreter.resample(A, "shape", sample_count=3, seed=7)
+    z = ops.convert_to_numpy(interpreter.flow.base_distribution.sample(15, seed=7))
+    factors = interpreter.encode(A)
+    for of_draw, block in zip(outputs, z.reshape(3, 5, 6)[..., 3:5], strict=True):
+        assert_outputs(interpreter, of_draw, {**factors, "shape": block})
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_hidden_representations_with_spatial_axes(flatten):
+    network = keras.Sequential(
+        [
+            keras.Input([4, 4, 1]),
+            layers.Conv2D(3, 3, name="hidden"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    x = np.random.default_rng(0).normal(size=[32, 4, 4, 1]).astype("float32")
+    head, tail = split_network(network, "hidden")
+    hidden = ops.convert_to_numpy(head(x))
+    layer_list = [flow_layers.Flatten()] if flatten else []
+    flow = make_flow(hidden if flatten else hidden.reshape(32, -1), layer_list)
+    interpreter = Interpreter(head, flow, tail, [8, 4])
+    factors = interpreter.encode(x)
+    assert list(factors) == ["residual", "factor_1"]
+    np.testing.assert_allclose(interpreter.to_hidden(factors), hidden, atol=1e-5)
+    np.testing.assert_allclose(interpreter.decode(factors), run(network, x), atol=1e-5)
+
+
+def test_integers_as_inputs():
+    head = keras.Sequential([keras.Input([3], dtype="int32"), layers.Embedding(5, 2)])
+    tail = keras.Sequential([keras.Input([3, 2]), layers.Flatten(), layers.Dense(2)])
+    x = np.random.default_rng(0).integers(5, size=[16, 3])
+    hidden = ops.convert_to_numpy(head(x)).reshape(16, -1)
+    interpreter = Interpreter(head, make_flow(hidden), tail, SIZES)
+    outputs = interpreter.decode(interpreter.encode(x))
+    np.testing.assert_allclose(outputs, run(tail, head(x)), atol=1e-5)
+
+
+def test_saved_and_loaded(interpreter, tmp_path):
+    interpreter.save(tmp_path / "interpreter.keras")
+    loaded = keras.models.load_model(tmp_path / "interpreter.keras")
+    assert loaded.dimensions_per_factor == SIZES
+    np.testing.assert_allclose(
+        loaded.swap(A, B, "shape"), interpreter.swap(A, B, "shape"), atol=1e-6
+    )
+
+
+def test_bad_parts(interpreter):
+    head, flow, tail = interpreter.head, interpreter.flow, interpreter.tail
+    with pytest.raises(ValueError, match=r"sum to the number of latent entries, 6.*'factor_1': 2"):
+        Interpreter(head, flow, tail, [3, 2])
+    with pytest.raises(ValueError, match="`flow` should be built"):
+        Interpreter(head, flow_layers.FlowModel([flow_layers.Flatten()]), tail, SIZES)
+    with pytest.raises(TypeError, match="FlowModel"):
+        Interpreter(head, tail, tail, SIZES)
+    with pytest.raises(TypeError, match="head"):
+        Interpreter(len, flow, tail, SIZES)
+    images = flow_layers.FlowModel([flow_layers.Squeeze()], distributions.StandardNormal())
+    images.build((None, 2, 2, 3))
+    with pytest.raises(ValueError, match="latent vectors"):
+        Interpreter(head, images, tail, [12])
+    narrow = keras.Sequential([keras.Input([4]), layers.Dense(5)])
+    with pytest.raises(ValueError, match="`head` should give what `flow` takes"):
+        Interpreter(narrow, flow, tail, SIZES)
+
+
+def test_bad_edits(interpreter):
+    with pytest.raises(ValueError, match=r"\['residual', 'shape', 'colour'\].*'mood'"):
+        interpreter.swap(A, B, "mood")
+    with pytest.raises(ValueError, match=r"same number of instances\. Received: 5 and 4"):
+        interpreter.swap(A, B[:4], "shape")
+    with pytest.raises(ValueError, match="broadcasts"):
+        interpreter.edit(A, "shape", np.zeros([5, 3]))
+    with pytest.raises(ValueError, match="direction"):
+        interpreter.traverse(A, "shape", direction=[1.0])
+    factors = interpreter.encode(A)
+    with pytest.raises(ValueError, match="should hold the factors"):
+        interpreter.decode({"shape": factors["shape"]})
+    with pytest.raises(ValueError, match="same number of instances"):
+        interpreter.decode({**factors, "shape": factors["shape"][:2]})

@@ -1,0 +1,150 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from gyoza.interpretation import split_network
+
+X = np.random.default_rng(0).normal(size=[5, 6]).astype("float32")
+
+
+def run(model, x):
+    return ops.convert_to_numpy(model(x))
+
+
+def make_functional(skip=False):
+    inputs = keras.Input([6])
+    hidden = layers.Dense(5, activation="tanh", name="hidden")(inputs)
+    middle = layers.Dense(5, name="middle")(hidden)
+    if skip:
+        middle = layers.Add(name="join")([hidden, middle])
+    return keras.Model(inputs, layers.Dense(2, name="last")(ops.relu(middle)), name="network")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = layers.Dense(5, name="hidden")
+        self.dropout = layers.Dropout(0.5)
+        self.last = layers.Dense(2)
+
+    def call(self, x, training=None):
+        x = self.dropout(ops.tanh(self.hidden(x)), training=training)
+        return self.last(x)
+
+
+def make_subclassed():
+    model = Subclassed()
+    model(X)
+    return model
+
+
+def make_sequential():
+    return keras.Sequential([keras.Input([6]), layers.Dense(5, name="hidden"), layers.Dense(2)])
+
+
+@pytest.mark.parametrize(
+    "make", [make_sequential, make_functional, lambda: make_functional(True), make_subclassed]
+)
+def test_parts_share_weights_and_compose_to_the_network(make):
+    network = make()
+    name = "join" if "join" in {layer.name for layer in network.layers} else "hidden"
+    head, tail = split_network(network, name)
+    assert head(X).shape == (5, 5)
+    np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
+    parts = {id(variable) for part in (head, tail) for variable in part.trainable_variables}
+    assert parts == {id(variable) for variable in network.trainable_variables}
+
+
+def test_tail_is_what_follows():
+    network = make_functional()
+    _, tail = split_network(network, "middle")
+    hidden = np.random.default_rng(1).normal(size=[3, 5]).astype("float32")
+    kernel, bias = (ops.convert_to_numpy(w) for w in network.get_layer("last").weights)
+    np.testing.assert_allclose(
+        run(tail, hidden), np.maximum(hidden, 0) @ kernel + bias, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_layers_of_inner_models():
+    inner = make_functional()
+    network = keras.Sequential([keras.Input([6]), layers.Dense(6), inner, layers.Dense(3)])
+    head, tail = split_network(network, "network/hidden")
+    assert head.output_shape == (None, 5)
+    np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="lead through models"):
+        split_network(inner, "hidden/inner")
+
+
+def test_images_and_several_outputs():
+    inputs = keras.Input([8, 8, 1])
+    hidden = layers.Conv2D(3, 3, name="hidden")(inputs)
+    flat = layers.Flatten()(hidden)
+    network = keras.Model(inputs, {"a": layers.Dense(2)(flat), "b": layers.Dense(1)(flat)})
+    head, tail = split_network(network, "hidden")
+    x = np.random.default_rng(0).normal(size=[2, 8, 8, 1]).astype("float32")
+    assert head(x).shape == (2, 6, 6, 3)
+    expected, results = network(x), tail(head(x))
+    for name in ("a", "b"):
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(results[name]), ops.convert_to_numpy(expected[name]), rtol=1e-5
+        )
+
+
+def test_parts_are_saved(tmp_path):
+    head, tail = split_network(make_functional(True), "join")
+    expected = run(tail, head(X))
+    for name, part in (("head", head), ("tail", tail)):
+        part.save(tmp_path / f"{name}.keras")
+    head, tail = (keras.models.load_model(tmp_path / f"{n}.keras") for n in ("head", "tail"))
+    np.testing.assert_array_equal(run(tail, head(X)), expected)
+
+
+def test_unknown_layer_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"'hidden', 'middle', 'relu.*Received.*'absent'"):
+        split_network(make_functional(), "absent")
+
+
+def test_skip_connection_names_what_crosses_the_cut():
+    with pytest.raises(ValueError, match="outputs of 'hidden' bypass it"):
+        split_network(make_functional(True), "middle")
+
+
+def test_output_that_does_not_depend_on_the_layer():
+    inputs = keras.Input([6])
+    hidden = layers.Dense(5, name="hidden")(inputs)
+    network = keras.Model(inputs, [layers.Dense(2)(hidden), layers.Dense(2, name="other")(inputs)])
+    with pytest.raises(ValueError, match="outputs of 'other' bypass it"):
+        split_network(network, "hidden")
+
+
+def test_other_bad_input():
+    shared = layers.Dense(6, name="shared")
+    network = keras.Sequential([keras.Input([6]), shared, layers.ReLU()])
+    inputs = keras.Input([6])
+    twice = keras.Model(inputs, ops.relu(shared(shared(inputs))))
+    with pytest.raises(ValueError, match="used 2 times"):
+        split_network(twice, "shared")
+    with pytest.raises(ValueError, match="other layers after it"):
+        split_network(network, network.layers[-1].name)
+    with pytest.raises(ValueError, match="should be built"):
+        split_network(Subclassed(), "hidden")
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        split_network(shared, "shared")
+
+
+def test_parts_that_differ_from_the_network():
+    class Noisy(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.seed_generator = keras.random.SeedGenerator(0)
+
+        def call(self, x):
+            return x + keras.random.normal(ops.shape(x), seed=self.seed_generator)
+
+    network = keras.Sequential(
+        [keras.Input([6]), layers.Dense(3, name="hidden"), Noisy(), layers.Dense(2)]
+    )
+    with pytest.raises(ValueError, match="what the network gives"):
+        split_network(network, "hidden")
