@@ -1,4 +1,4 @@
-"""Metrics of densities."""
+"""How well a model describes data, as the mean of log-densities."""
 
 import math
 from typing import Any

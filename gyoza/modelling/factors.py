@@ -1,0 +1,74 @@
+"""How latent vectors, and pairs of them, are divided among factors."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gyoza.modelling.axes import check_integers
+
+__all__ = ["check_dimensions_per_factor", "index_factors", "split_pairs"]
+
+
+def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[int]:
+    """Turns the number of dimensions of each factor into a list of integers.
+
+    Args:
+        dimensions_per_factor: Numbers that are not negative, nor all zero.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If there are none, or they are negative or all zero.
+    """
+    dimensions = check_integers("dimensions_per_factor", dimensions_per_factor)
+    if not dimensions or min(dimensions) < 0 or sum(dimensions) == 0:
+        raise ValueError(
+            "`dimensions_per_factor` should hold numbers that are not negative, nor all zero. "
+            f"Received: dimensions_per_factor={dimensions}"
+        )
+    return dimensions
+
+
+def index_factors(dimensions_per_factor: Sequence[int]) -> np.ndarray:
+    """Gives the factor to which each dimension belongs, `[dimension count]`."""
+    return np.repeat(np.arange(len(dimensions_per_factor)), dimensions_per_factor)
+
+
+def split_pairs(
+    y_true: Any, y_pred: Any, dimensions_per_factor: Sequence[int]
+) -> tuple[Any, Any, Any, Any]:
+    """Takes the output of a model for pairs apart, and checks it against its targets.
+
+    Args:
+        y_true: Correlations per pair and factor, `[batch, factor count]`.
+        y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
+            j_b]`, `[batch, 2 * dimension count + 2]`.
+        dimensions_per_factor: The number of latent entries of each factor.
+
+    Returns:
+        `a` and `b`, `[batch, dimension count]`, and `j_a` and `j_b`, `[batch]`.
+
+    Raises:
+        ValueError: If shapes do not fit one another.
+    """
+    factor_count, d = len(dimensions_per_factor), sum(dimensions_per_factor)
+    if len(y_true.shape) != 2 or y_true.shape[1] != factor_count:
+        raise ValueError(
+            f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
+            f"each of `dimensions_per_factor`. Received: y_true.shape={tuple(y_true.shape)}"
+        )
+    if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
+        raise ValueError(
+            f"`y_pred` should have shape [batch, {2 * d + 2}]: two latent vectors of {d} "
+            f"entries, the sum of `dimensions_per_factor`, and their log-determinants. "
+            f"Received: y_pred.shape={tuple(y_pred.shape)}"
+        )
+    if None not in (y_true.shape[0], y_pred.shape[0]) and y_true.shape[0] != y_pred.shape[0]:
+        raise ValueError(
+            "`y_true` and `y_pred` should have the same number of instances. Received: "
+            f"y_true.shape={tuple(y_true.shape)}, y_pred.shape={tuple(y_pred.shape)}"
+        )
+    return y_pred[:, :d], y_pred[:, d : 2 * d], y_pred[:, 2 * d], y_pred[:, 2 * d + 1]

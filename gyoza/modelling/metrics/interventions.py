@@ -1,0 +1,170 @@
+"""Scores of what changes and what stays when one factor is fixed or replaced."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gyoza.modelling.axes import is_integer
+from gyoza.modelling.metrics.codes import (
+    check_codes,
+    check_labels,
+    find_bins,
+    is_categorical,
+    split_units,
+)
+
+__all__ = ["factor_vae_score", "SwapConsistency", "swap_consistency"]
+
+
+def factor_vae_score(
+    codes: Any,
+    labels: Any,
+    dimensions_per_factor: Iterable[int] | None = None,
+    *,
+    votes: int = 800,
+    batch_size: int = 64,
+    bins: int = 20,
+    seed: int | None = 0,
+    categorical: bool | Sequence[bool] | None = None,
+) -> float:
+    r"""FactorVAE score: how surely the factor that varies least tells which label was fixed.
+
+    A vote is cast by instances :math:`B` that are drawn among those with the same value of label
+    :math:`k`. It falls to the factor that varies least among them, compared to all instances:
+
+    .. math::
+        \operatorname{argmin}_G \frac{1}{|G|} \sum_{i \in G}
+        \frac{\operatorname{var}_B(z_i)}{\operatorname{var}(z_i)}.
+
+    As many votes are cast for each label. From one half of them, the label that most often leads to
+    each factor is learnt, and the score is the accuracy with which this predicts the labels of the
+    other half. It is 1 if each label has a factor of its own, and :math:`1 / K` by chance.
+
+    Args:
+        codes: The codes, `[N, n]`.
+        labels: Classes or real numbers, `[N, K]`, at least two.
+        dimensions_per_factor: The number of entries of each factor, in their order. If `None`, each
+            entry is a factor of its own.
+        votes: The number of votes to learn from, and of those to predict, over all labels.
+        batch_size: The number of instances that cast a vote. They are drawn with replacement.
+        bins: The number of bins of equal width for labels that are real numbers.
+        seed: Seed of all draws.
+        categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
+            columns of whole numbers and of what is not a number are.
+
+    Returns:
+        The score, from 0 to 1.
+
+    Raises:
+        ValueError: If shapes do not fit one another, values are not finite, a label is constant,
+            there are fewer than two labels, or no two instances share a value.
+
+    Example:
+
+        >>> labels = np.random.default_rng(0).integers(4, size=[1000, 2])
+        >>> gyoza.modelling.metrics.factor_vae_score(labels, labels)
+        1.0
+
+    References:
+        - Kim, H. & Mnih, A. (2018). "Disentangling by factorising."
+          `arXiv:1802.05983 <https://arxiv.org/abs/1802.05983>`_
+    """
+    codes = check_codes(codes)
+    columns = check_labels(labels, len(codes), categorical, at_least=2)
+    units = split_units(codes.shape[1], dimensions_per_factor)
+    for name, value in (("votes", votes), ("batch_size", batch_size), ("bins", bins)):
+        if not is_integer(value) or value < 2:
+            raise ValueError(f"`{name}` should be an integer of at least 2. Received: {value!r}")
+    rng = np.random.default_rng(seed)
+    rounds = -(-votes // len(columns))
+    variances = codes.var(axis=0)
+    scale = np.where(variances > 0, variances, 1.0)
+    winners = []
+    for column in columns:
+        classes = column if is_categorical(column) else find_bins(column, bins)
+        drawn = codes[_draw_alike(rng, classes, 2 * rounds, batch_size)]
+        # A constant entry is not fixed by any label.
+        ratios = np.where(variances > 0, drawn.var(axis=1) / scale, np.inf)
+        of_units = [ratios[:, unit].mean(axis=1) for unit in units if len(unit)]
+        winners.append(np.argmin(of_units, axis=0))
+    counts = np.array([np.bincount(winner[:rounds], minlength=len(units)) for winner in winners])
+    predicted = np.argmax(counts, axis=0)[np.array([winner[rounds:] for winner in winners])]
+    return float(np.mean(predicted == np.arange(len(columns))[:, None]))
+
+
+def _draw_alike(rng: np.random.Generator, classes: np.ndarray, count: int, size: int) -> np.ndarray:
+    """Draws indices of instances of the same class, `[count, size]`, where one is not alone."""
+    _, members, sizes = np.unique(classes, return_inverse=True, return_counts=True)
+    order = np.argsort(members, kind="stable")
+    (candidates,) = np.nonzero(sizes[members] > 1)
+    if not len(candidates):
+        raise ValueError(
+            "`labels` should have instances that share a value. "
+            f"Received: {len(sizes)} different values of {len(classes)} instances"
+        )
+    chosen = members[rng.choice(candidates, size=count)]
+    starts = np.cumsum(sizes) - sizes
+    offsets = rng.integers(sizes[chosen][:, None], size=(count, size))
+    return order[starts[chosen][:, None] + offsets]
+
+
+class SwapConsistency(NamedTuple):
+    """What :func:`swap_consistency` returns, rates from 0 to 1 per label.
+
+    Attributes:
+        follows: How often the prediction is the label of b, `[K]` or one number.
+        keeps: How often it is the label of a, likewise.
+    """
+
+    follows: Any
+    keeps: Any
+
+
+def swap_consistency(predicted: Any, labels_a: Any, labels_b: Any) -> SwapConsistency:
+    """How often edits carry over what they should, and leave the rest as it was.
+
+    Instances a have been given one factor of instances b, and a classifier has been shown the
+    result: the rest of the network that was edited, or one that sees decoded images. The rates are
+    those among pairs whose labels differ. For the label of the factor that was swapped, `follows`
+    should be 1; for all others, `keeps` should be.
+
+    Args:
+        predicted: The classes predicted after the edit, `[N, K]` or `[N]`.
+        labels_a: The classes of the instances that were edited, likewise.
+        labels_b: The classes of those whose factor they got, likewise.
+
+    Returns:
+        The two rates, arrays `[K]`, or numbers if arguments have shape `[N]`.
+
+    Raises:
+        ValueError: If shapes differ, values are real numbers, or all pairs have the same label.
+
+    Example:
+
+        >>> a, b = np.array([0, 0, 1, 2]), np.array([1, 2, 1, 0])
+        >>> predicted = np.array([1, 2, 1, 2])  # of the three pairs that differ, two follow
+        >>> gyoza.modelling.metrics.swap_consistency(predicted, a, b)
+        SwapConsistency(follows=0.6666666666666666, keeps=0.3333333333333333)
+    """
+    predicted, a, b = (np.asarray(labels) for labels in (predicted, labels_a, labels_b))
+    if predicted.ndim not in (1, 2) or not predicted.shape == a.shape == b.shape:
+        raise ValueError(
+            "`predicted`, `labels_a` and `labels_b` should have the same shape, [N, K] or [N]. "
+            f"Received: predicted.shape={predicted.shape}, labels_a.shape={a.shape}, "
+            f"labels_b.shape={b.shape}"
+        )
+    for name, labels in (("predicted", predicted), ("labels_a", a), ("labels_b", b)):
+        if labels.dtype.kind == "f" and not np.all(labels == np.round(labels)):
+            raise ValueError(f"`{name}` should be classes. Received: real numbers")
+    differ = a != b
+    counts = differ.sum(axis=0)
+    if np.any(counts == 0):
+        raise ValueError(
+            "`labels_a` and `labels_b` should differ in some pairs. Received: the same labels"
+        )
+    follows = ((predicted == b) & differ).sum(axis=0) / counts
+    keeps = ((predicted == a) & differ).sum(axis=0) / counts
+    if predicted.ndim == 1:
+        return SwapConsistency(float(follows), float(keeps))
+    return SwapConsistency(follows, keeps)

@@ -1,0 +1,145 @@
+"""Information of codes about labels against hand-made cases and another library."""
+
+import numpy as np
+import pytest
+
+from gyoza.modelling.metrics import modularity, mutual_information, mutual_information_gap
+
+
+def grid(*sizes, repeats=1):
+    """All combinations of classes, equally often, so that labels are independent exactly."""
+    axes = np.meshgrid(*map(np.arange, sizes), indexing="ij")
+    return np.tile(np.stack(axes, axis=-1).reshape(-1, len(sizes)), [repeats, 1])
+
+
+LABELS = grid(4, 3)
+ROTATION = np.array([[1.0, 1.0], [-1.0, 1.0]]) / np.sqrt(2)
+
+
+def test_information_is_that_of_frequencies():
+    """Three bits of eight are seen: H = ln 8, and the sum of two coins knows 3/2 bits of itself."""
+    labels = grid(2, 2)
+    codes = np.stack([labels[:, 0], labels.sum(axis=1), np.zeros(4)], axis=1)
+    ln2 = np.log(2.0)
+    np.testing.assert_allclose(
+        mutual_information(codes, labels), [[ln2, 0], [ln2 / 2, ln2 / 2], [0, 0]], atol=1e-12
+    )
+    itself = mutual_information(codes, codes[:, 1])
+    np.testing.assert_allclose(itself[:, 0], [ln2 / 2, 1.5 * ln2, 0], atol=1e-12)
+
+
+def test_information_of_blocks_is_that_of_their_best_entries():
+    codes = np.concatenate([LABELS, np.zeros([12, 1])], axis=1)
+    information = mutual_information(codes, LABELS, [0, 2, 1])
+    np.testing.assert_allclose(information, [[0, 0], np.log([4, 3]), [0, 0]], atol=1e-12)
+
+
+def test_real_numbers_are_divided_into_bins_of_equal_width():
+    real = np.linspace(0.0, 1.0, 1001)[:1000] ** 2
+    counts, _ = np.histogram(real, 20)
+    entropy = -np.sum(counts / 1000 * np.log(counts / 1000))
+    assert mutual_information(real[:, None], real)[0, 0] == pytest.approx(entropy)
+    ten = mutual_information(real[:, None], real, bins=10)[0, 0]
+    assert ten < entropy
+    # As classes, every value is one of its own.
+    classes = mutual_information(real[:, None], real, bins=10, categorical=True)[0, 0]
+    assert classes > ten - 1e-12
+
+
+def test_whole_numbers_and_names_are_classes_unless_told_otherwise():
+    codes = np.arange(3.0)[:, None]
+    numbers = np.array([0, 1, 100])
+    mixed = np.array([["a", 0.5], ["b", 1.5], ["c", 100.5]], dtype=object)
+    together = np.log(3) - 2 / 3 * np.log(2)  # of numbers, two share a bin
+    for labels, categorical, expected in (
+        (numbers, None, np.log(3)),
+        (numbers.astype(float), True, np.log(3)),
+        (numbers, [False], together),
+        (mixed[:, 0], None, np.log(3)),
+        (mixed, None, [np.log(3), together]),
+    ):
+        received = mutual_information(codes, labels, bins=3, categorical=categorical)
+        np.testing.assert_allclose(received[0], expected)
+
+
+def test_gap_of_constructed_codes():
+    assert mutual_information_gap(LABELS, LABELS) == pytest.approx(1.0)
+    twice = np.concatenate([LABELS, LABELS], axis=1)
+    assert mutual_information_gap(twice, LABELS) == 0.0
+    assert mutual_information_gap(twice[:, [0, 2, 1, 3]], LABELS, [2, 2]) == pytest.approx(1.0)
+    assert mutual_information_gap(grid(4, 4) @ ROTATION, grid(4, 4)) == pytest.approx(0.0)
+    random = np.random.default_rng(0)
+    noise = random.normal(size=[20_000, 2])
+    assert mutual_information_gap(noise, random.integers(4, size=[20_000, 2])) < 0.01
+    # One of two bits of the first label, in the first entry alone.
+    coarse = np.stack([LABELS[:, 0] // 2, LABELS[:, 1]], axis=1)
+    assert mutual_information_gap(coarse, LABELS) == pytest.approx(0.75)
+
+
+def test_modularity_of_constructed_codes():
+    assert modularity(LABELS, LABELS) == pytest.approx(1.0)
+    constant = np.pad(LABELS, [(0, 0), (0, 1)])
+    assert modularity(np.concatenate([constant, LABELS], axis=1), LABELS) == pytest.approx(1.0)
+    assert modularity(grid(4, 4) @ ROTATION, grid(4, 4)) == pytest.approx(0.0, abs=1e-9)
+    assert modularity(np.zeros([12, 2]), LABELS) == 0.0
+    # An entry that holds all labels knows ln 4 of the first and ln 3 of the second.
+    both = LABELS @ [[3], [1]]
+    expected = 1 - (np.log(3) / np.log(4)) ** 2
+    assert modularity(both, LABELS) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("score", [mutual_information_gap, modularity])
+def test_scores_do_not_depend_on_order_sign_and_scale(score):
+    random = np.random.default_rng(0)
+    labels = random.integers(4, size=[500, 2])
+    codes = labels @ [[1.0, 0.5, 0.0], [0.0, 1.0, 1.0]] + 0.1 * random.normal(size=[500, 3])
+    expected = score(codes, labels)
+    assert 0.05 < expected < 0.95
+    assert score(codes[:, [2, 0, 1]] * [2.0, 1.0, 3.0] + 1.0, labels) == pytest.approx(expected)
+    # Bins are closed on one side, and no entry lies on an edge but the extremes.
+    assert score(-codes, labels) == pytest.approx(expected, abs=0.01)
+    assert score(codes, labels[:, ::-1]) == pytest.approx(expected)
+
+
+def test_values_are_those_of_another_library():
+    """Those of disentanglement_lib 1.5 (mig.py and modularity_explicitness.py, 20 bins)."""
+    random = np.random.default_rng(0)
+    labels = random.integers([3, 4, 5], size=[3000, 3])
+    mixing = np.array([[1.0, 0.2, 0.0, 0.5], [0.0, 1.0, 0.3, 0.0], [0.0, 0.0, 1.0, 0.5]])
+    codes = labels @ mixing + 0.2 * random.normal(size=[3000, 4])
+    information = [
+        [1.069432, 0.009384, 0.021224],
+        [0.17611, 1.281338, 0.014479],
+        [0.011301, 0.248159, 1.204801],
+        [0.181824, 0.011661, 0.632758],
+    ]
+    np.testing.assert_allclose(mutual_information(codes, labels), information, atol=1e-6)
+    assert mutual_information_gap(codes, labels) == pytest.approx(0.63632074)
+    assert modularity(codes, labels) == pytest.approx(0.98188582)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"codes": np.zeros(12)}, "`codes` should have shape"),
+        ({"codes": np.full([12, 2], np.nan)}, "`codes` should be finite"),
+        ({"labels": LABELS[:5]}, r"`labels` should have shape \[12, K\]"),
+        ({"labels": LABELS[:, :1]}, "K of at least 2"),
+        ({"labels": np.full([12, 2], np.inf)}, "`labels` should be finite"),
+        ({"labels": LABELS * [1, 0]}, "`labels` should vary.* in column 1"),
+        ({"labels": LABELS.astype(str), "categorical": False}, "should be real numbers"),
+        ({"categorical": [True]}, "`categorical` should hold a truth value for each of the 2"),
+        ({"dimensions_per_factor": [1, 2]}, "`dimensions_per_factor` should sum to 2"),
+        ({"dimensions_per_factor": [3, -1]}, "`dimensions_per_factor` should hold"),
+        ({"bins": 1}, "`bins` should be"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        modularity(**{"codes": LABELS, "labels": LABELS} | arguments)
+
+
+def test_a_gap_needs_two_factors():
+    for codes, dimensions in ((LABELS[:, :1], None), (LABELS, [2])):
+        with pytest.raises(ValueError, match="at least 2 entries or factors"):
+            mutual_information_gap(codes, LABELS, dimensions)
