@@ -1,5 +1,25 @@
 """Flow layers and models, and the masks, conditioners, distributions and losses beside them."""
 
-from gyoza.modelling import conditioners, distributions, flow_layers, losses, masks, metrics
+from gyoza.modelling import (
+    attributes,
+    autoencoders,
+    conditioners,
+    distributions,
+    flow_layers,
+    losses,
+    masks,
+    metrics,
+    regularizers,
+)
 
-__all__ = ["flow_layers", "masks", "conditioners", "distributions", "losses", "metrics"]
+__all__ = [
+    "flow_layers",
+    "masks",
+    "conditioners",
+    "distributions",
+    "attributes",
+    "losses",
+    "metrics",
+    "regularizers",
+    "autoencoders",
+]

@@ -14,7 +14,9 @@ from gyoza.backend import jit, vjp
 from gyoza.modelling.distributions import (
     DiagonalNormal,
     Distribution,
+    Factorial,
     GaussianMixture,
+    LabelledNormal,
     Logistic,
     MultivariateNormal,
     StandardNormal,
@@ -79,10 +81,30 @@ CASES = {
         ),
         mixture(LOCATIONS.reshape(4, 3), SCALES.reshape(4, 3)),
     ),
+    "LabelledNormal": (
+        lambda **kwargs: LabelledNormal(noise=0.5, location=LOCATION, scale=SCALE, **kwargs),
+        independent(scipy.stats.norm(LOCATION, np.hypot(0.5, SCALE))),
+    ),
+    "Factorial": (
+        lambda **kwargs: Factorial(
+            [
+                Logistic([1], location=1.0, scale=0.5, dtype=kwargs.get("dtype")),
+                GaussianMixture(
+                    2, None, 2, LOCATIONS[..., 1:], SCALES[..., 1:], dtype=kwargs.get("dtype")
+                ),
+            ],
+            [1, 2],
+            **kwargs,
+        ),
+        lambda x: (
+            scipy.stats.logistic(1.0, 0.5).logpdf(x[:, 0])
+            + mixture(LOCATIONS[..., 1:].reshape(4, 2), SCALES[..., 1:].reshape(4, 2))(x[:, 1:])
+        ),
+    ),
 }
 each_case = pytest.mark.parametrize("case", CASES)
 each_learnt_case = pytest.mark.parametrize(
-    "case", [k for k in CASES if k not in ("StandardNormal", "Uniform")]
+    "case", [k for k in CASES if k not in ("StandardNormal", "Uniform", "LabelledNormal")]
 )
 
 
@@ -379,7 +401,7 @@ def test_mixed_precision_rounds_nothing(case, policy):
     np.testing.assert_array_equal(to_numpy(sample), to_numpy(make(case).sample(3, seed=0)))
 
 
-@each_case
+@pytest.mark.parametrize("case", [k for k in CASES if k != "Factorial"])
 def test_shape_is_read_from_the_input(case):
     distribution = make(case, shape=None)
     assert distribution.event_shape is None
@@ -517,15 +539,51 @@ class TestClasses:
         expected = make("GaussianMixture with classes").log_prob(arrays[0], labels=arrays[1])
         np.testing.assert_array_equal(to_numpy(loaded(arrays)), to_numpy(expected))
 
+    def test_unknown_labels(self):
+        """-1, or NaN: a mixture of all classes, and samples from any of them."""
+        distribution = make("GaussianMixture with classes", dtype="float64")
+        shake(distribution)
+        x = events(6)
+        log_prob, marginal, given = (
+            to_numpy(distribution.log_prob(x, labels=labels))
+            for labels in ([0, -1, np.nan, 1, -1, 1], None, [0, 0, 0, 1, 1, 1])
+        )
+        known = [True, False, False, True, False, True]
+        np.testing.assert_array_equal(log_prob, np.where(known, given, marginal))
+        assert not np.any(marginal == given)
+        tensor = ops.convert_to_tensor([0.0, -1.0, np.nan, 1.0, -1.0, 1.0])
+        run = jit(lambda labels: distribution.log_prob(ops.convert_to_tensor(x), labels=labels))
+        np.testing.assert_allclose(to_numpy(run(tensor)), log_prob, rtol=1e-6)
+
+        distribution = GaussianMixture(1, [1], 3, np.arange(3.0)[:, None, None], scale=0.01)
+        labels = np.repeat([-1, 2], 10_000)
+        classes = np.round(sample_of(distribution, 20_000, seed=0, labels=labels)[:, 0])
+        np.testing.assert_allclose(
+            np.bincount(classes[:10_000].astype(int)) / 1e4, 1 / 3, atol=0.02
+        )
+        assert np.all(classes[10_000:] == 2)
+
+    def test_class_log_prob_is_bayes_rule(self):
+        distribution = make("GaussianMixture with classes", dtype="float64")
+        shake(distribution)
+        x = events()
+        given = [to_numpy(distribution.log_prob(x, labels=np.full(64, label))) for label in (0, 1)]
+        received = to_numpy(distribution.class_log_prob(x))
+        np.testing.assert_allclose(
+            received, scipy.special.log_softmax(np.stack(given, axis=1), axis=1), atol=1e-12
+        )
+        with pytest.raises(ValueError, match="should have classes"):
+            make("GaussianMixture").class_log_prob(x)
+
     def test_labels_out_of_range(self):
         distribution = make("GaussianMixture with classes")
         x = events(3).astype("float32")
-        for labels in ([0, 1, 2], [0, -1, 1], [0, 0.5, 1]):
+        for labels in ([0, 1, 2], [0, -2, 1], [0, 0.5, 1]):
             with pytest.raises(ValueError, match="`labels` should be integers from 0 to 1"):
                 distribution.log_prob(x, labels=labels)
             with pytest.raises(ValueError, match="`labels` should be integers from 0 to 1"):
                 distribution.sample(3, labels=labels)
-        labels = ops.convert_to_tensor([0, -1, 2])
+        labels = ops.convert_to_tensor([0, -2, 2])
         is_nan = np.isnan(
             to_numpy(jit(lambda labels: distribution.log_prob(x, labels=labels))(labels))
         )
@@ -536,7 +594,7 @@ class TestClasses:
     def test_labels_that_do_not_fit(self):
         with pytest.raises(ValueError, match="`labels` should be omitted"):
             make("GaussianMixture").log_prob(events(2), labels=[0, 1])
-        with pytest.raises(ValueError, match="`labels` should be one class, or one for each"):
+        with pytest.raises(ValueError, match="`labels` should be those of one event, or of each"):
             make("GaussianMixture with classes").sample(3, labels=[0, 1])
         with pytest.raises(ValueError, match="`labels` should have as many entries"):
             make("GaussianMixture with classes").log_prob(events(3), labels=[0, 1])

@@ -1,7 +1,9 @@
 """Distributions with densities and samples, which serve as base distributions of flows."""
 
 from gyoza.modelling.distributions.base import Distribution
+from gyoza.modelling.distributions.factorial import Factorial
 from gyoza.modelling.distributions.heavy_tailed import Logistic, StudentT
+from gyoza.modelling.distributions.labelled import LabelledNormal
 from gyoza.modelling.distributions.mixture import GaussianMixture
 from gyoza.modelling.distributions.normal import (
     DiagonalNormal,
@@ -19,4 +21,6 @@ __all__ = [
     "Logistic",
     "StudentT",
     "GaussianMixture",
+    "LabelledNormal",
+    "Factorial",
 ]

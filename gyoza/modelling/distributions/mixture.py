@@ -8,22 +8,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.distributions.base import Distribution
+from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
+    check_classes,
     check_finite,
     check_natural,
     check_positive,
+    class_penalty,
     draw_normal,
     select_rows,
     split_seed,
+    to_classes,
 )
 
 __all__ = ["GaussianMixture"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class GaussianMixture(Distribution):
+class GaussianMixture(Labelled):
     r"""A mixture of normal distributions with diagonal covariances, all of it learnt.
 
     .. math::
@@ -32,7 +35,15 @@ class GaussianMixture(Distribution):
 
     With `class_count`, every class has `component_count` components of its own, and a flow to this
     distribution is a generative classifier. Given labels, densities :math:`p(x \mid c)` and samples
-    are those of the components of their classes. Without labels, all classes are equally likely.
+    are those of the components of their classes. All :math:`C` classes are equally likely: where
+    the label is -1 (or NaN), which stands for unknown, and without labels, the density is
+
+    .. math::
+        p(x) = \frac{1}{C} \sum_c p(x \mid c).
+
+    So a flow is trained semi-supervised by `fit(x, labels)`. The joint density :math:`p(x, c) = p(x
+    \mid c) / C` would serve as well: its logarithm differs by a constant from that of :math:`p(x
+    \mid c)`. :meth:`class_log_prob` classifies.
 
     Samples are differentiable with respect to locations and scales, but not to the weights of the
     mixture, since the choice of a component is discrete. Memory grows with the batch size times
@@ -117,10 +128,43 @@ class GaussianMixture(Distribution):
         """Whether there are classes."""
         return self.class_count is not None
 
-    def call(self, x: Any, context: Any = None, labels: Any = None) -> Any:
-        """See :meth:`log_prob`."""
-        labels = self.check_labels(labels)
-        return self.compute_log_prob(self._to_vectors(x), labels=labels, **self._change(context))
+    @property
+    def label_count(self) -> int:
+        """The number of labels of an event: 1, its class, from 0 to `class_count - 1`."""
+        return 1
+
+    def check_label_values(self, values: np.ndarray) -> None:
+        """Refuses classes that there are not; see :meth:`check_labels`."""
+        check_classes("labels", values, self._class_count)
+
+    def class_log_prob(self, x: Any, context: Any = None) -> Any:
+        r"""Computes how probable the classes are for given events, by Bayes' rule.
+
+        .. math::
+            \ln p(c \mid x) = \ln p(x \mid c) - \ln \sum_{c'} p(x \mid c').
+
+        Args:
+            x: Events, `[batch, *event_shape]`, such as the latents that a flow gives.
+            context: See :meth:`Distribution.log_prob`.
+
+        Returns:
+            The natural logarithms of the probabilities, `[batch, class_count]`.
+
+        Raises:
+            ValueError: If there are no classes.
+        """
+        if self.class_count is None:
+            raise ValueError(
+                f"Mixture '{self.name}' should have classes: pass `class_count` to its "
+                "constructor. Received: class_count=None"
+            )
+        x, context = self._to_tensor(x), self._to_tensor(context)
+        if not self.built:
+            self.build(x.shape)
+        self._check_context(context, (x.shape[0],))
+        return ops.log_softmax(
+            self._class_log_probs(self._to_vectors(x), **self._change(context)), axis=-1
+        )
 
     def compute_log_prob(
         self, x: Any, changes: dict[str, Any] | None = None, labels: Any = None
@@ -130,74 +174,18 @@ class GaussianMixture(Distribution):
         Args:
             x: Vectors, `[batch, dimension_count]`.
             changes: See :class:`Distribution`.
-            labels: Classes, `[batch]`, or `None`.
+            labels: Classes, `[batch, 1]`, or `None`.
 
         Returns:
             Their log-densities, `[batch]`.
         """
-        if labels is not None:
-            known = labels.shape[0], x.shape[0]
-            if None not in known and known[0] != known[1]:
-                raise ValueError(
-                    "`labels` should have as many entries as there are events. "
-                    f"Received: {known[0]} labels for {known[1]} events"
-                )
-        location, log_scale = self._components(labels, changes)
-        z = (x[:, None, :] - location) * ops.exp(-log_scale)
-        log_probs = -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_scale, axis=-1)
-        log_prob = ops.logsumexp(log_probs + self._log_weights(labels, changes), axis=-1)
-        return log_prob if labels is None else log_prob + self._penalty(labels)
-
-    def log_prob(self, x: Any, context: Any = None, labels: Any = None) -> Any:
-        """Computes log-densities.
-
-        Args:
-            x: Events, `[batch, *event_shape]`.
-            context: See :meth:`Distribution.log_prob`.
-            labels: Classes from 0 to `class_count - 1`, `[batch]` or `[batch, 1]`, for the
-                densities given these classes.
-
-        Returns:
-            The natural logarithms of the densities, `[batch]`. NaN for labels out of range where
-            they are not known before the computation, as in compiled code.
-
-        Raises:
-            ValueError: If there are labels but no classes, or an array of labels is out of range.
-        """
-        arguments = self._pass_on(
-            labels=self.check_labels(labels), context=self._to_tensor(context)
-        )
-        return self(self._to_tensor(x), **arguments)
-
-    def sample(
-        self, sample_count: Any, seed: Any = None, context: Any = None, labels: Any = None
-    ) -> Any:
-        """Draws independent events.
-
-        Args:
-            sample_count: See :meth:`Distribution.sample`.
-            seed: See :meth:`Distribution.sample`.
-            context: See :meth:`Distribution.sample`.
-            labels: The class of each event, `[sample_count]`, or one for all.
-
-        Returns:
-            The events, `[sample_count, *event_shape]`. NaN for labels out of range where they are
-            not known before the computation, as in compiled code.
-
-        Raises:
-            ValueError: See :meth:`Distribution.sample` and :meth:`log_prob`.
-        """
-        sample_count, seed, changes = self._prepare_draw(sample_count, seed, context)
-        labels = self.check_labels(labels)
-        if labels is not None:
-            known = labels.shape[0], sample_count
-            if all(isinstance(size, int) for size in known) and known[0] not in (1, known[1]):
-                raise ValueError(
-                    "`labels` should be one class, or one for each of `sample_count` events. "
-                    f"Received: {known[0]} labels, sample_count={known[1]}"
-                )
-            labels = ops.broadcast_to(labels, (sample_count,))
-        return self._to_events(self.draw(sample_count, seed, labels=labels, **changes))
+        log_probs = self._class_log_probs(x, changes)
+        marginal = ops.logsumexp(log_probs, axis=-1) - math.log(self._class_count)
+        if labels is None:
+            return marginal
+        classes = to_classes(labels[:, 0])
+        given = select_rows(log_probs, self._clip(classes), has_batch=True)
+        return ops.where(classes == -1, marginal, given) + self._penalty(classes)
 
     def draw(
         self,
@@ -212,95 +200,60 @@ class GaussianMixture(Distribution):
             sample_count: Their number.
             seed: An integer or a `keras.random.SeedGenerator`.
             changes: See :class:`Distribution`.
-            labels: Classes, `[sample_count]`, or `None`.
+            labels: Classes, `[sample_count, 1]`, or `None`.
 
         Returns:
             The vectors, `[sample_count, dimension_count]`.
         """
-        seeds = split_seed(seed)
-        # A component is the first whose cumulative weight exceeds a uniform number.
-        cumulative = ops.cumsum(ops.exp(self._log_weights(labels, changes)), axis=-1)[..., :-1]
-        uniform = keras.random.uniform((sample_count, 1), dtype=self.log_prob_dtype, seed=seeds[0])
-        chosen = ops.sum(ops.cast(uniform >= cumulative, "int32"), axis=-1)
+        seeds = split_seed(seed, 3)
+        has_batch = changes is not None
+        chosen = keras.random.randint((sample_count,), 0, self._class_count, seed=seeds[2])
+        penalty: Any = 0.0
         if labels is not None:
-            chosen = chosen + self._clip(labels) * self.component_count
+            classes = to_classes(labels[:, 0])
+            chosen = ops.where(classes == -1, chosen, self._clip(classes))
+            penalty = self._penalty(classes)[:, None]
+        location, log_scale, log_weights = self._components(changes)
+        # A component is the first whose cumulative weight exceeds a uniform number.
+        weights = ops.exp(select_rows(log_weights, chosen, has_batch))
+        uniform = keras.random.uniform((sample_count, 1), dtype=self.log_prob_dtype, seed=seeds[0])
+        reached = uniform >= ops.cumsum(weights, axis=-1)[:, :-1]
+        component = chosen * self.component_count + ops.sum(ops.cast(reached, "int32"), axis=-1)
+        lead = (-1,) if has_batch else ()
+        shape = (*lead, self._class_count * self.component_count, self.dimension_count)
         location, log_scale = (
-            select_rows(values, chosen, changes is not None)
-            for values in self._components(None, changes)
+            select_rows(ops.reshape(values, shape), component, has_batch)
+            for values in (location, log_scale)
         )
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seeds[1])
-        vectors = location + ops.exp(log_scale) * z
-        return vectors if labels is None else vectors + self._penalty(labels)[:, None]
+        return location + ops.exp(log_scale) * z + penalty
 
-    def _components(self, labels: Any, changes: dict[str, Any] | None) -> tuple[Any, Any]:
-        """Gives locations and logarithms of scales, `[(batch,) components, dimension_count]`."""
-        shape = (self.class_count or 1, self.component_count, self.dimension_count)
+    @property
+    def _class_count(self) -> int:
+        return self.class_count or 1
+
+    def _class_log_probs(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
+        """Gives the log-densities given each class, `[batch, classes]`."""
+        location, log_scale, log_weights = self._components(changes)
+        z = (x[:, None, None, :] - location) * ops.exp(-log_scale)
+        log_probs = -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_scale, axis=-1)
+        return ops.logsumexp(log_probs + log_weights, axis=-1)
+
+    def _components(self, changes: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+        """Gives locations, logarithms of scales and of weights, `[(batch,) classes, ...]`."""
+        shape = (self._class_count, self.component_count)
         location, log_scale = (
-            self._parameter(weight, changes, shape) for weight in (self.location, self.log_scale)
+            self._parameter(weight, changes, (*shape, self.dimension_count))
+            for weight in (self.location, self.log_scale)
         )
-        has_batch = changes is not None
-        return self._of(labels, location, has_batch), self._of(labels, log_scale, has_batch)
+        logits = self._parameter(self.logits, changes, shape)
+        return location, log_scale, ops.log_softmax(logits, axis=-1)
 
-    def _log_weights(self, labels: Any, changes: dict[str, Any] | None) -> Any:
-        """Gives the log-weights of components, `[(batch,) components]`."""
-        shape = (self.class_count or 1, self.component_count)
-        log_weights = ops.log_softmax(self._parameter(self.logits, changes, shape), axis=-1)
-        log_weights = self._of(labels, log_weights, changes is not None)
-        return log_weights if labels is not None else log_weights - math.log(shape[0])
+    def _clip(self, classes: Any) -> Any:
+        return ops.clip(classes, 0, self._class_count - 1)
 
-    def _of(self, labels: Any, values: Any, has_batch: bool) -> Any:
-        """Gives the components of a class for each event, or those of all classes in one row.
-
-        Args:
-            labels: Classes, `[batch]`, or `None` for all.
-            values: A number or vector for each component, `[classes, components, ...]`, or
-                `[batch, classes, components, ...]`.
-            has_batch: Whether `values` has the axis `batch`.
-        """
-        if labels is not None:
-            return select_rows(values, self._clip(labels), has_batch)
-        lead = (-1,) if has_batch else ()
-        count = (self.class_count or 1) * self.component_count
-        return ops.reshape(values, (*lead, count, *values.shape[len(lead) + 2 :]))
-
-    def _clip(self, labels: Any) -> Any:
-        return ops.clip(labels, 0, (self.class_count or 1) - 1)
-
-    def _penalty(self, labels: Any) -> Any:
-        """Gives NaN for labels out of range, and 0 for others."""
-        zeros = ops.zeros_like(labels, dtype=self.log_prob_dtype)
-        return ops.where(labels == self._clip(labels), zeros, zeros + math.nan)
-
-    def check_labels(self, labels: Any) -> Any:
-        """Gives labels as integers, and checks their values if they are known.
-
-        Args:
-            labels: Classes, `[batch]` or `[batch, 1]`, or `None`.
-
-        Returns:
-            The classes as a tensor of integers, `[batch]`, or `None`.
-
-        Raises:
-            ValueError: If there are no classes, or an array of labels is out of range.
-        """
-        if labels is None or isinstance(labels, keras.KerasTensor):
-            return labels
-        if self.class_count is None:
-            raise ValueError(
-                f"`labels` should be omitted, since mixture '{self.name}' has no classes: pass "
-                "`class_count` to its constructor. Received: class_count=None"
-            )
-        if not ops.is_tensor(labels):
-            values = np.asarray(labels)
-            if not np.all(
-                (values == np.floor(values)) & (values >= 0) & (values < self.class_count)
-            ):
-                raise ValueError(
-                    f"`labels` should be integers from 0 to {self.class_count - 1}. "
-                    f"Received: labels={labels}"
-                )
-            labels = ops.convert_to_tensor(values.astype("int32"))
-        return ops.reshape(ops.cast(labels, "int32"), (-1,))
+    def _penalty(self, classes: Any) -> Any:
+        return class_penalty(classes, self._class_count, self.log_prob_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`Distribution.get_config`."""

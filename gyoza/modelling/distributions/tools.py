@@ -15,8 +15,12 @@ __all__ = [
     "draw_open_uniform",
     "split_seed",
     "select_rows",
+    "to_classes",
+    "class_penalty",
     "make_constant",
     "check_natural",
+    "check_classes",
+    "check_values",
     "check_finite",
     "check_positive",
     "check_covariance",
@@ -70,11 +74,11 @@ def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Any:
     return ops.clip(uniform, margin, 1.0 - margin)
 
 
-def split_seed(seed: Any) -> list[Any]:
-    """Makes two independent seeds out of one. A generator gives another at every use."""
+def split_seed(seed: Any, count: int = 2) -> list[Any]:
+    """Makes `count` independent seeds out of one. A generator gives another at every use."""
     if isinstance(seed, keras.random.SeedGenerator):
-        return [seed, seed]
-    return [int(state) for state in np.random.SeedSequence(seed).generate_state(2)]
+        return [seed] * count
+    return [int(state) for state in np.random.SeedSequence(seed).generate_state(count)]
 
 
 def select_rows(values: Any, indices: Any, has_batch: bool) -> Any:
@@ -92,6 +96,19 @@ def select_rows(values: Any, indices: Any, has_batch: bool) -> Any:
         return ops.take(values, indices, axis=0)
     indices = ops.reshape(indices, (-1, *[1] * (len(values.shape) - 1)))
     return ops.squeeze(ops.take_along_axis(values, indices, axis=1), axis=1)
+
+
+def to_classes(labels: Any) -> Any:
+    """Turns a tensor of labels into integers: -1 for NaN, too, which some backends make 0."""
+    return ops.cast(ops.where(ops.isnan(labels), -1.0, labels), "int32")
+
+
+def class_penalty(classes: Any, class_counts: Any, dtype: str) -> Any:
+    """Gives NaN for classes out of range, and 0 for others and for -1."""
+    valid = ops.logical_and(classes >= -1, ops.less(classes, class_counts))
+    return ops.where(
+        valid, *(ops.full_like(classes, fill, dtype=dtype) for fill in (0.0, math.nan))
+    )
 
 
 def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Any:
@@ -113,6 +130,26 @@ def check_natural(name: str, value: Any, minimum: int = 0) -> int:
             f"`{name}` should be an integer of at least {minimum}. Received: {name}={value!r}"
         )
     return int(value)
+
+
+def check_classes(name: str, values: np.ndarray, class_count: int) -> None:
+    """Refuses labels that are neither classes nor, as -1 and NaN are, unknown."""
+    is_class = (values == np.floor(values)) & (values >= -1) & (values < class_count)
+    valid = is_class | np.isnan(values)
+    if not np.all(valid):
+        raise ValueError(
+            f"`{name}` should be integers from 0 to {class_count - 1}, or -1 where they are "
+            f"unknown. Received: {name}={values[~valid].tolist()}"
+        )
+
+
+def check_values(name: str, values: np.ndarray) -> None:
+    """Refuses labels that are infinite. NaN is unknown."""
+    if np.any(np.isinf(values)):
+        raise ValueError(
+            f"`{name}` should be finite, or NaN where they are unknown. "
+            f"Received: {name}={values[np.isinf(values)].tolist()}"
+        )
 
 
 def check_finite(name: str, values: Any) -> np.ndarray:

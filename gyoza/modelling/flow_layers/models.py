@@ -42,8 +42,9 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
     likewise, and to `fit`, `evaluate` and `adapt` as `{"inputs": x, "context": c}`. Either all
     calls have a context, or none has.
 
-    Where the base distribution is a :class:`~gyoza.modelling.distributions.GaussianMixture` with
-    classes, `fit(x, labels)` maximises the likelihood given the labels.
+    Where the base distribution takes labels, such as a
+    :class:`~gyoza.modelling.distributions.GaussianMixture` with classes, `fit(x, labels)` maximises
+    the likelihood given the labels. Some can be unknown: -1.
 
     Args:
         flow_layers: The layers, in the order of execution. Models count as layers, too.
@@ -310,7 +311,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         Args:
             x: The inputs, or a data set that yields them.
             y: What the compiled loss compares outputs with. Without a compiled loss, labels if the
-                base distribution has classes, and `None` otherwise.
+                base distribution takes them, and `None` otherwise.
             *args: Further arguments of `keras.Model.fit`.
             **kwargs: Likewise.
 

@@ -4,7 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from scipy.stats import multivariate_normal
 
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    DisentanglingFlowModel,
+    Reflection,
+)
 from gyoza.modelling.losses import SupervisedFactorLoss
 
 DIMENSIONS = [2, 1, 3]
@@ -80,13 +86,76 @@ def test_positional_arguments_are_those_of_keras():
     assert (loss.name, loss.reduction, loss.dtype) == ("my_loss", "sum", "float64")
 
 
-def test_configuration_makes_an_equal_loss():
-    loss = SupervisedFactorLoss(np.array(DIMENSIONS), name="my_loss", reduction="sum")
+@pytest.mark.parametrize(
+    "options", [{}, {"include_constant": True, "correlation": np.array([0.9, 0.3])}]
+)
+def test_configuration_makes_an_equal_loss(options):
+    loss = SupervisedFactorLoss(np.array(DIMENSIONS), name="my_loss", reduction="sum", **options)
     copy = keras.losses.deserialize(keras.losses.serialize(loss))
     assert isinstance(copy, SupervisedFactorLoss)
     assert copy.get_config() == loss.get_config()
     y_true, y_pred = pairs()
+    if options:
+        y_true = np.arange(16) % 3
     assert float(copy(y_true, y_pred)) == float(loss(y_true, y_pred))
+
+
+@pytest.mark.parametrize("correlation", [0.9, [0.9, 0.3]])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_index_of_the_shared_factor_stands_for_its_correlation(correlation, shape):
+    _, y_pred = pairs(4)
+    sigma = np.broadcast_to(correlation, 2)
+    y_true = np.array([[0, 0, 0], [0, sigma[0], 0], [0, 0, sigma[1]], [0, 0, sigma[1]]])
+    loss = SupervisedFactorLoss(DIMENSIONS, reduction=None, correlation=correlation)
+    received = loss(np.array([0, 1, 2, 2]).reshape(shape), y_pred)
+    np.testing.assert_allclose(ops.convert_to_numpy(received), formula(y_true, y_pred), rtol=1e-5)
+
+
+def test_constant_makes_it_the_density_of_a_normal_distribution():
+    rho, y_pred = 0.5, pairs(3)[1]
+    y_pred = y_pred[:, [0, 1, 6, 7, 12, 13]]
+    loss = SupervisedFactorLoss([1, 1], reduction=None, include_constant=True, correlation=rho)
+    covariance = np.eye(4)
+    covariance[1, 3] = covariance[3, 1] = rho  # of a_0, a_1, b_0, b_1
+    expected = -multivariate_normal(np.zeros(4), covariance).logpdf(y_pred[:, :4])
+    expected -= y_pred[:, 4:].sum(axis=1)
+    np.testing.assert_allclose(ops.convert_to_numpy(loss(np.ones(3), y_pred)), expected, rtol=1e-5)
+
+
+def test_model_is_fitted_to_indices_and_checks_them():
+    model = DisentanglingFlowModel([ActivationNormalization(), Reflection(reflection_count=2)])
+    model.compile("adam", loss=SupervisedFactorLoss([1, 1], correlation=0.9))
+    a, b = np.random.default_rng(0).normal(size=[2, 8, 2]).astype("float32")
+    shared = np.array([0, 1] * 4)
+    history = model.fit((a, b), shared, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+    with pytest.raises(ValueError, match="indices of factors, integers from 0 to 1"):
+        model.fit((a, b), shared + 1, verbose=0)
+
+
+def test_indices_that_cannot_be_give_nan_where_nothing_can_be_raised():
+    loss = SupervisedFactorLoss(DIMENSIONS, correlation=0.9)
+    losses = loss.call(ops.convert_to_tensor([3, 1, -1, 0]), pairs(4)[1])
+    assert np.isnan(ops.convert_to_numpy(losses)).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("y_true", "message"),
+    [
+        (np.zeros([4, 3]), r"shape \[batch\] or \[batch, 1\]"),
+        (np.array([0, 1, 2, 3]), "integers from 0 to 2"),
+        (np.array([0, 1, 2, 0.5]), "integers from 0 to 2"),
+    ],
+)
+def test_bad_indices(y_true, message):
+    with pytest.raises(ValueError, match=message):
+        SupervisedFactorLoss(DIMENSIONS, correlation=0.9)(y_true, pairs(4)[1])
+
+
+@pytest.mark.parametrize("correlation", [1.0, -0.1, [0.5], [0.5, 0.5, 0.5]])
+def test_bad_correlation(correlation):
+    with pytest.raises(ValueError, match="`correlation` should be a number in"):
+        SupervisedFactorLoss(DIMENSIONS, correlation=correlation)
 
 
 @pytest.mark.parametrize(

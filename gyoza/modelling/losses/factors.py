@@ -1,4 +1,4 @@
-"""Losses that flow models are compiled with."""
+"""Losses on how latent vectors are divided among factors."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.axes import check_integers
+from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.dtypes import at_least_float32
 
 __all__ = ["SupervisedFactorLoss"]
@@ -28,9 +29,17 @@ class SupervisedFactorLoss(keras.losses.Loss):
         + \frac{1}{2} \sum_i \left( \frac{(b_i - \rho_i a_i)^2}{1 - \rho_i^2}
         + \ln (1 - \rho_i^2) \right) - (j_a + j_b).
 
-    This is in nats, without the constant :math:`n \ln 2 \pi` for :math:`n` entries per instance.
-    What the two instances of a pair share is thereby drawn into the factor that is said to
-    correlate, and nothing else is. Correlations are clipped to :math:`\pm (1 - 10^{-6})`.
+    This is in nats, without the constant :math:`n \ln 2 \pi` for :math:`n` entries per instance
+    unless `include_constant` is set. What the two instances of a pair share is thereby drawn into
+    the factor that is said to correlate, and nothing else is. Correlations are clipped to
+    :math:`\pm (1 - 10^{-6})`.
+
+    Where each pair shares the class of one factor, as in the paper, pass that factor's
+    `correlation` here. As target, a pair then has the index :math:`F` of the factor that it shares:
+
+    .. math::
+        \rho_i = \begin{cases} \sigma_F & \text{entry } i \text{ belongs to factor } F \\
+        0 & \text{otherwise} \end{cases} \qquad \sigma_0 = 0.
 
     Args:
         dimensions_per_factor: The number of latent entries of each factor, in their order. The
@@ -38,12 +47,19 @@ class SupervisedFactorLoss(keras.losses.Loss):
         name: Name of the loss.
         reduction: See `keras.losses.Loss`.
         dtype: See `keras.losses.Loss`.
+        include_constant: Whether to add :math:`n \ln 2 \pi`, so that the loss is the negative
+            log-likelihood of a pair, in nats.
+        correlation: The correlations :math:`\sigma_F` in [0, 1) of the factors after the residual
+            factor, or one number for all of them. If it is given, `y_true` holds the index of the
+            factor that each pair shares, `[batch]` or `[batch, 1]`, where 0, the residual factor,
+            stands for nothing shared. If it is omitted, `y_true` holds correlations.
 
     Raises:
         TypeError: If `dimensions_per_factor` are not integers.
-        ValueError: If `dimensions_per_factor` is empty, negative or all zero, or if `y_true` or
-            `y_pred` do not fit it, or correlations are outside [-1, 1]. Inside compiled code,
-            where nothing can be raised, the loss of such correlations is NaN.
+        ValueError: If `dimensions_per_factor` is empty, negative or all zero, if `correlation`,
+            `y_true` or `y_pred` do not fit it, `correlation` is outside [0, 1), or `y_true` holds
+            correlations outside [-1, 1] or indices of no factor. Inside compiled code, where
+            nothing can be raised, the loss of such correlations or indices is NaN.
 
     Example:
 
@@ -51,6 +67,10 @@ class SupervisedFactorLoss(keras.losses.Loss):
         >>> y_true = np.array([[0.0, 0.5]])  # the second factor correlates
         >>> y_pred = np.array([[1.0, 2.0, 0.0, 1.0, 0.25, 0.25]])  # a, b, their log-determinants
         >>> round(float(loss(y_true, y_pred)), 4)
+        1.8562
+
+        >>> loss = gyoza.modelling.losses.SupervisedFactorLoss([1, 1], correlation=0.5)
+        >>> round(float(loss(np.array([1]), y_pred)), 4)  # factor 1 is shared
         1.8562
 
     References:
@@ -67,9 +87,17 @@ class SupervisedFactorLoss(keras.losses.Loss):
         name: str = "supervised_factor_loss",
         reduction: str | None = "sum_over_batch_size",
         dtype: Any = None,
+        include_constant: bool = False,
+        correlation: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.dimensions_per_factor = _check_dimensions(dimensions_per_factor)
+        self.include_constant = include_constant
+        self.correlation = correlation
+        if correlation is not None:
+            self._correlation_of_factor = np.concatenate(
+                [[0.0], _check_correlation(correlation, len(self.dimensions_per_factor) - 1)]
+            )
         self._factor_of_dimension = np.repeat(
             np.arange(len(self.dimensions_per_factor)), self.dimensions_per_factor
         )
@@ -81,36 +109,62 @@ class SupervisedFactorLoss(keras.losses.Loss):
         return super().__call__(y_true, y_pred, sample_weight)
 
     def check_correlations(self, y_true: Any) -> None:
-        """Checks correlations before they enter compiled code.
+        """Checks targets before they enter compiled code.
 
         Args:
-            y_true: Correlations per pair and factor, `[batch, factor count]`, as an array.
+            y_true: Correlations per pair and factor, `[batch, factor count]`, as an array. Or
+                indices of shared factors, if the loss has a `correlation`.
 
         Raises:
-            ValueError: If the number of factors is wrong, or values are outside [-1, 1].
+            ValueError: If the shape is wrong, or values are out of range.
         """
-        correlations = np.asarray(y_true)
-        self._check_factor_count(correlations.shape)
-        if not np.all(np.abs(correlations) <= 1):
+        values = np.asarray(y_true)
+        self._check_targets(values.shape)
+        if self.correlation is not None:
+            factor_count = len(self.dimensions_per_factor)
+            if not np.all(np.isin(values, np.arange(factor_count))):
+                raise ValueError(
+                    f"`y_true` should hold indices of factors, integers from 0 to "
+                    f"{factor_count - 1}. Received: values from {np.min(values)} to "
+                    f"{np.max(values)}"
+                )
+        elif not np.all(np.abs(values) <= 1):
             raise ValueError(
                 "`y_true` should hold correlations from -1 to 1. Received: values from "
-                f"{np.min(correlations)} to {np.max(correlations)}"
+                f"{np.min(values)} to {np.max(values)}"
             )
 
-    def _check_factor_count(self, shape: Sequence[int | None]) -> None:
+    def _check_targets(self, shape: Sequence[int | None]) -> None:
         factor_count = len(self.dimensions_per_factor)
-        if len(shape) != 2 or shape[1] != factor_count:
+        if self.correlation is not None:
+            if len(shape) not in (1, 2) or tuple(shape[1:]) not in ((), (1,)):
+                raise ValueError(
+                    "`y_true` should have shape [batch] or [batch, 1], with the index of the "
+                    f"factor that a pair shares. Received: y_true.shape={tuple(shape)}"
+                )
+        elif len(shape) != 2 or shape[1] != factor_count:
             raise ValueError(
                 f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
                 f"each of `dimensions_per_factor`. Received: y_true.shape={tuple(shape)}"
             )
+
+    def _to_correlations(self, y_true: Any) -> Any:
+        """Gives the correlation per pair and factor, NaN where an index is out of range."""
+        if self.correlation is None:
+            return y_true
+        factors = ops.arange(len(self.dimensions_per_factor), dtype=y_true.dtype)
+        is_shared = ops.reshape(y_true, (-1, 1)) == factors
+        correlations = ops.convert_to_tensor(self._correlation_of_factor, dtype=y_true.dtype)
+        correlations = ops.where(is_shared, correlations, ops.zeros_like(correlations))
+        return ops.where(ops.any(is_shared, axis=1, keepdims=True), correlations, np.nan)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Computes the loss of each pair.
 
         Args:
             y_true: Correlations in [-1, 1] per pair and factor, `[batch, factor count]`; usually 0
-                for the residual factor, at index 0.
+                for the residual factor, at index 0. Or indices of shared factors, `[batch]` or
+                `[batch, 1]`, if the loss has a `correlation`.
             y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
                 j_b]`, `[batch, 2 * dimension count + 2]`.
 
@@ -120,7 +174,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
         y_pred = ops.convert_to_tensor(y_pred)
         y_pred = ops.cast(y_pred, at_least_float32(y_pred.dtype))
         y_true = ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
-        self._check_factor_count(y_true.shape)
+        self._check_targets(y_true.shape)
         d = len(self._factor_of_dimension)
         if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
             raise ValueError(
@@ -137,7 +191,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
         j_a, j_b = y_pred[:, 2 * d], y_pred[:, 2 * d + 1]
 
         limit = 1.0 - self.CORRELATION_MARGIN
-        correlations = ops.take(y_true, self._factor_of_dimension, axis=1)
+        correlations = ops.take(self._to_correlations(y_true), self._factor_of_dimension, axis=1)
         valid = ops.abs(correlations) <= 1.0 + self.CORRELATION_MARGIN
         correlations = ops.where(valid, ops.clip(correlations, -limit, limit), np.nan)
         variances = 1.0 - ops.square(correlations)
@@ -145,7 +199,8 @@ class SupervisedFactorLoss(keras.losses.Loss):
         prior_b = 0.5 * ops.sum(
             ops.square(z_b - correlations * z_a) / variances + ops.log(variances), axis=1
         )
-        return prior_a + prior_b - (j_a + j_b)
+        constant = d * LOG_2_PI if self.include_constant else 0.0
+        return prior_a + prior_b + constant - (j_a + j_b)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal loss."""
@@ -153,6 +208,10 @@ class SupervisedFactorLoss(keras.losses.Loss):
             **super().get_config(),
             "dimensions_per_factor": list(self.dimensions_per_factor),
             "dtype": self.dtype,
+            "include_constant": self.include_constant,
+            "correlation": None
+            if self.correlation is None
+            else np.asarray(self.correlation).tolist(),
         }
 
 
@@ -164,3 +223,14 @@ def _check_dimensions(dimensions_per_factor: Iterable[int]) -> list[int]:
             f"Received: dimensions_per_factor={dimensions}"
         )
     return dimensions
+
+
+def _check_correlation(correlation: float | Sequence[float], count: int) -> np.ndarray:
+    """Gives the correlation of each factor after the residual factor."""
+    values = np.asarray(correlation, "float64")
+    if values.shape not in ((), (count,)) or not np.all((values >= 0.0) & (values < 1.0)):
+        raise ValueError(
+            f"`correlation` should be a number in [0, 1), or one for each of the {count} factors "
+            f"after the residual factor. Received: correlation={correlation}"
+        )
+    return np.broadcast_to(values, count)

@@ -1,0 +1,345 @@
+"""Latent vectors that have a block for each attribute of an instance."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.distributions import (
+    Distribution,
+    Factorial,
+    GaussianMixture,
+    LabelledNormal,
+    StandardNormal,
+)
+from gyoza.modelling.distributions.tools import (
+    check_classes,
+    check_natural,
+    check_positive,
+    check_values,
+    class_penalty,
+    to_classes,
+)
+
+__all__ = ["AttributeCode"]
+
+_READINGS = ("sampled", "softmax", "argmax", "argmax_norm", "l2")
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class AttributeCode:
+    r"""The layout of latent vectors in which attributes can be read and written.
+
+    A latent vector is the concatenation of a residual block, which is free, and one block per
+    attribute. A categorical attribute with :math:`K` classes has a block :math:`z` of :math:`K`
+    entries, a softmax code with the sharpness :math:`s`,
+
+    .. math::
+        p(c \mid z) = \operatorname{softmax}(s z)_c,
+
+    and is written as :math:`s` times the one-hot vector of the class. A real-valued attribute has
+    one entry, which is its value.
+
+    A flow learns such a code by likelihood when :meth:`make_distribution` gives its base
+    distribution, and any other network when :class:`~gyoza.modelling.losses.AttributeLoss` is its
+    loss. Labels are arrays `[batch, attribute count]` with one column per attribute, which holds
+    classes from 0 on, or values. Some may be unknown: -1 or NaN for a class, NaN for a value.
+
+    Args:
+        attributes: For each attribute, by its name and in the order of the blocks, the number of
+            its classes, or `None` if it is real-valued.
+        dimension_count: The number of entries of latent vectors. If omitted, there is no residual
+            block.
+        separation: The sharpness :math:`s`, positive: with :meth:`make_distribution`, the means of
+            two classes lie :math:`\sqrt 2 s` standard deviations apart.
+
+    Raises:
+        ValueError: If there are no attributes, one has less than 2 classes, `dimension_count` is
+            too small for them, or `separation` is not positive.
+
+    Attributes:
+        attributes: The number of classes, or `None`, by name.
+        dimensions_per_factor: The sizes of the blocks, that of the residual block first.
+
+    Example:
+
+        >>> code = gyoza.modelling.attributes.AttributeCode(
+        ...     {"shape": 3, "x": None}, dimension_count=6
+        ... )
+        >>> code.dimensions_per_factor
+        [2, 3, 1]
+        >>> z = code.encode([[2, 0.25]])
+        >>> keras.ops.convert_to_numpy(z)
+        array([[0.  , 0.  , 0.  , 0.  , 5.  , 0.25]], dtype=float32)
+        >>> keras.ops.convert_to_numpy(code.read(code.write(z, {"shape": 1}), "argmax"))
+        array([[1.  , 0.25]], dtype=float32)
+
+        >>> from gyoza.modelling import flow_layers
+        >>> flow = flow_layers.FlowModel(
+        ...     [flow_layers.Reflection(reflection_count=2)], code.make_distribution()
+        ... )
+        >>> x = np.random.default_rng(0).normal(size=[64, 6]).astype("float32")
+        >>> labels = np.tile([[0, 0.5], [1, np.nan], [-1, 0.7], [-1, np.nan]], [16, 1])
+        >>> flow.compile("adam")
+        >>> history = flow.fit(x, labels, verbose=0)
+        >>> flow.invert(code.encode([[2, 0.25]])).shape == (1, 6)
+        True
+    """
+
+    def __init__(
+        self,
+        attributes: Mapping[str, int | None],
+        dimension_count: int | None = None,
+        separation: float = 5.0,
+    ) -> None:
+        self.attributes = {
+            name: None
+            if class_count is None
+            else check_natural(f"attributes[{name!r}]", class_count, minimum=2)
+            for name, class_count in attributes.items()
+        }
+        if not self.attributes:
+            raise ValueError("`attributes` should not be empty. Received: attributes={}")
+        sizes = [class_count or 1 for class_count in self.attributes.values()]
+        if dimension_count is None:
+            dimension_count = sum(sizes)
+        dimension_count = check_natural("dimension_count", dimension_count, minimum=sum(sizes))
+        self.dimensions_per_factor = [dimension_count - sum(sizes), *sizes]
+        self.separation = float(check_positive("separation", separation))
+
+    @property
+    def dimension_count(self) -> int:
+        """The number of entries of latent vectors."""
+        return sum(self.dimensions_per_factor)
+
+    def make_distribution(
+        self, noise: float = 0.3, location: float = 0.0, scale: float = 1.0, dtype: Any = None
+    ) -> Factorial:
+        r"""Makes a base distribution, without trainable weights, under which attributes are coded.
+
+        The residual block is standard normal. The block of a categorical attribute is normal around
+        the mean of its class, :math:`s` times a one-hot vector, with variance 1: a class has
+        exactly the probability :math:`\operatorname{softmax}(s z)_c` then, and the negative
+        log-likelihood is a cross-entropy up to terms without the label,
+
+        .. math::
+            -\ln p(z \mid c) = -\ln \operatorname{softmax}(s z)_c - \ln p(z) - \ln K.
+
+        A value is a :class:`~gyoza.modelling.distributions.LabelledNormal` around its label, so
+        that the negative log-likelihood contains the squared distance. What is unknown is
+        integrated out.
+
+        Args:
+            noise: The standard deviation around the labels of real-valued attributes. If it is
+                small, values outweigh classes, and training may get stuck where classes are
+                swapped.
+            location: The mean of these labels, all over the data.
+            scale: Their standard deviation.
+            dtype: See `keras.Layer`.
+
+        Returns:
+            A distribution of latent vectors that takes labels, `[batch, attribute count]`.
+        """
+        residual, *_ = self.dimensions_per_factor
+        factors: list[Distribution] = []
+        if residual:
+            factors.append(StandardNormal([residual], dtype=dtype))
+        for class_count in self.attributes.values():
+            if class_count is None:
+                factors.append(LabelledNormal([1], noise, location, scale, dtype=dtype))
+            else:
+                means = self.separation * np.eye(class_count)[:, None]
+                factors.append(
+                    GaussianMixture(
+                        1, [class_count], class_count, means, trainable=False, dtype=dtype
+                    )
+                )
+        return Factorial(factors, dtype=dtype)
+
+    def read(self, z: Any, reading: str = "softmax", name: str | None = None) -> Any:
+        r"""Reads attributes from latent vectors.
+
+        A real-valued attribute is read as its entry. A categorical one has several readings:
+
+        - `"sampled"`: the entries of its block. The latent of a flow is not sampled but determined
+          by the input; that of a variational autoencoder is, whence the name.
+        - `"softmax"`: the probabilities of its classes.
+        - `"argmax"`: the most probable class, in one column, as labels are.
+        - `"argmax_norm"`: the same, divided by the highest class, so that it is from 0 to 1.
+
+        Neither of the last two has gradients. The reading `"l2"` is for codes whose attributes are
+        all real-valued, and for those alone.
+
+        Args:
+            z: Latent vectors, `[batch, dimension_count]`.
+            reading: One of these names.
+            name: The attribute to read. All of them, side by side, if omitted.
+
+        Returns:
+            The reading, `[batch, column count]`.
+
+        Raises:
+            ValueError: If there is no such reading or attribute, or a categorical attribute is to
+                be read as `"l2"`, or `z` does not have the right shape.
+        """
+        if reading not in _READINGS:
+            raise ValueError(
+                f"`reading` should be one of {', '.join(_READINGS)}. Received: reading={reading!r}"
+            )
+        blocks = self._split(z)
+        names = list(self.attributes) if name is None else [name]
+        self._check_names(names)
+        return ops.concatenate([self._read(n, blocks[n], reading) for n in names], axis=1)
+
+    def _read(self, name: str, block: Any, reading: str) -> Any:
+        class_count = self.attributes[name]
+        if class_count is None or reading == "sampled":
+            return block
+        if reading == "l2":
+            raise ValueError(
+                "`reading='l2'` should be used for real-valued attributes. Attribute "
+                f"'{name}' has classes; with None for their number, it would be real-valued. "
+                f"Received: attributes={self.attributes}"
+            )
+        if reading == "softmax":
+            return ops.softmax(self.separation * block, axis=-1)
+        classes = ops.cast(ops.argmax(block, axis=-1, keepdims=True), block.dtype)
+        return classes if reading == "argmax" else classes / (class_count - 1)
+
+    def write(self, z: Any, attributes: Mapping[str, Any]) -> Any:
+        """Sets attributes in latent vectors, and leaves the rest as it is.
+
+        Args:
+            z: Latent vectors, `[batch, dimension_count]`.
+            attributes: By name, the label for each of them, `[batch]`, or one for all. Where it is
+                unknown, -1 or NaN for a class and NaN for a value, nothing changes.
+
+        Returns:
+            The new latent vectors, `[batch, dimension_count]`. NaN for classes out of range where
+            they are not known before the computation, as in compiled code.
+
+        Raises:
+            ValueError: If there is no such attribute, or array of labels or `z` are not as
+                described.
+        """
+        self._check_names(attributes)
+        blocks = self._split(z)
+        for name, labels in attributes.items():
+            blocks[name] = self._write(name, blocks[name], labels)
+        return ops.concatenate(list(blocks.values()), axis=1)
+
+    def _write(self, name: str, block: Any, labels: Any) -> Any:
+        class_count, dtype = self.attributes[name], block.dtype
+        if not ops.is_tensor(labels):
+            labels = np.asarray(labels, "float64")
+            self._check_attribute(name, labels)
+            labels = ops.convert_to_tensor(labels, dtype=dtype)
+        shape = tuple(labels.shape)
+        if len(shape) > 1 or not (
+            shape in ((), (1,), (None,)) or block.shape[0] in (None, shape[0])
+        ):
+            raise ValueError(
+                f"`{name}` should be one label, or one for each latent vector. "
+                f"Received: {name}.shape={shape}, z.shape={(block.shape[0], self.dimension_count)}"
+            )
+        labels = ops.reshape(ops.cast(labels, dtype), (-1, 1))
+        if class_count is None:
+            return ops.where(ops.isnan(labels), block, labels)
+        classes = to_classes(labels)
+        is_class = ops.equal(classes, ops.arange(class_count, dtype="int32"))
+        written = ops.where(is_class, self.separation, ops.zeros_like(block))
+        written = written + class_penalty(classes, class_count, dtype)
+        return ops.where(classes == -1, block, written)
+
+    def encode(self, labels: Any) -> Any:
+        """Makes latent vectors with given attributes and a residual of zero, its most probable one.
+
+        Args:
+            labels: The labels, `[batch, attribute count]`, or those of one instance, `[attribute
+                count]`. Where a class is unknown its block is zero: all classes are equally likely.
+                Where a value is unknown, it is zero.
+
+        Returns:
+            The latent vectors, `[batch, dimension_count]`. See :meth:`write`.
+
+        Raises:
+            ValueError: If labels do not have the right shape, or an array of them is out of range.
+        """
+        if not ops.is_tensor(labels):
+            labels = np.asarray(labels, "float64")
+            self.check_labels(np.atleast_2d(labels))
+            labels = ops.convert_to_tensor(labels, dtype=keras.config.floatx())
+        labels = ops.reshape(labels, (-1, len(self.attributes)))
+        dtype = labels.dtype if keras.backend.is_float_dtype(labels.dtype) else None
+        z = ops.zeros((ops.shape(labels)[0], self.dimension_count), dtype=dtype)
+        return self.write(z, {name: labels[:, i] for i, name in enumerate(self.attributes)})
+
+    def check_labels(self, labels: Any) -> None:
+        """Checks labels before they enter compiled code.
+
+        Args:
+            labels: The labels, `[batch, attribute count]`, as an array.
+
+        Raises:
+            ValueError: If they do not have this shape, or are out of range.
+        """
+        values = np.asarray(labels, "float64")
+        if values.ndim != 2 or values.shape[1] != len(self.attributes):
+            raise ValueError(
+                f"Labels should have shape [batch, {len(self.attributes)}], with one column for "
+                f"each of {list(self.attributes)}. Received: labels of shape {values.shape}"
+            )
+        for name, column in zip(self.attributes, values.T, strict=True):
+            self._check_attribute(name, column)
+
+    def _check_attribute(self, name: str, labels: np.ndarray) -> None:
+        class_count = self.attributes[name]
+        if class_count is None:
+            check_values(name, labels)
+        else:
+            check_classes(name, labels, class_count)
+
+    def _check_names(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.attributes:
+                raise ValueError(
+                    f"There should be an attribute of this name: there are {list(self.attributes)}."
+                    f" Received: {name!r}"
+                )
+
+    def _split(self, z: Any) -> dict[str | None, Any]:
+        """Takes latent vectors apart into blocks by name, that of the residual being `None`."""
+        if not ops.is_tensor(z):
+            z = ops.convert_to_tensor(np.asarray(z), dtype=keras.config.floatx())
+        if len(z.shape) != 2 or z.shape[1] != self.dimension_count:
+            raise ValueError(
+                f"`z` should have shape [batch, {self.dimension_count}]. "
+                f"Received: z.shape={tuple(z.shape)}"
+            )
+        names, ends = (None, *self.attributes), np.cumsum(self.dimensions_per_factor)
+        return {
+            name: z[:, end - size : end]
+            for name, size, end in zip(names, self.dimensions_per_factor, ends, strict=True)
+        }
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal code."""
+        return {
+            "attributes": dict(self.attributes),
+            "dimension_count": self.dimension_count,
+            "separation": self.separation,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "AttributeCode":
+        """Makes a code from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+
+        Returns:
+            An equal code.
+        """
+        return cls(**config)

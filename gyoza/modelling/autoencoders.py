@@ -1,0 +1,357 @@
+"""Autoencoders whose codes are distributions."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.modelling.distributions import Distribution, StandardNormal
+from gyoza.modelling.distributions.tools import LOG_2_PI, check_natural, check_positive
+from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.flow_layers.density import Density
+from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.losses import (
+    bernoulli_log_likelihood,
+    entanglement,
+    normal_kl,
+    normal_log_likelihood,
+)
+
+__all__ = ["VariationalAutoencoder"]
+
+_PARTS = ("encoder", "decoder", "prior", "posterior_flow")
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class VariationalAutoencoder(keras.Model):
+    r"""A variational autoencoder (VAE), whose prior and posterior can be refined by flows.
+
+    An encoder gives means :math:`m` and logarithms of variances :math:`s^2` of a latent vector. A
+    flow :math:`f`, if there is one, bends the distribution further,
+
+    .. math::
+        z = f(m + s \, \epsilon), \quad \epsilon \sim \mathcal{N}(0, I), \qquad
+        \ln q(z | x) = \ln \mathcal{N} \left( f^{-1}(z) \mid m, s^2 \right)
+        - \ln \left| \det \frac{\partial f}{\partial f^{-1}(z)} \right|.
+
+    A decoder gives the likelihood :math:`p(x | z)`. `compile(optimizer)` and `fit(x)` maximise the
+    evidence lower bound (ELBO): the loss, in nats, is the mean over the batch of
+
+    .. math::
+        -E_{q(z | x)} \left[ \ln p(x | z) \right]
+        + \text{kl\_weight} \cdot \operatorname{KL} \left( q(z | x) \parallel p(z) \right)
+        + \text{entanglement\_weight} \cdot \ell(m),
+
+    estimated from one sample per instance, with the :func:`~gyoza.modelling.losses.entanglement`
+    :math:`\ell`. The divergence from a standard normal prior is exact where there is no flow. The
+    progress bar shows it as `kl`. Metrics are given the inputs and their ELBOs, as those in
+    :mod:`gyoza.modelling.metrics` take them.
+
+    Where a loss is a mean over the :math:`P` entries of :math:`x`, and its divergence twice the
+    mean over the :math:`d` of :math:`z`, with weights :math:`w` and :math:`v` of divergence and
+    entanglement, pass `kl_weight` :math:`2 w P / d` and `entanglement_weight` :math:`v P`.
+
+    Args:
+        encoder: A Keras layer or model that maps data to a list of means and logarithms of
+            variances, both `[batch, ...]`. A third output, if any, is the context of a conditional
+            `posterior_flow`.
+        decoder: A Keras layer or model that maps latent vectors to logits or means, in the shape of
+            the data.
+        prior: The distribution :math:`p(z)`: a
+            :class:`~gyoza.modelling.distributions.Distribution` or a
+            :class:`~gyoza.modelling.flow_layers.FlowModel`, which is trained, too. Standard normal
+            if omitted.
+        posterior_flow: The flow :math:`f`: a :class:`~gyoza.modelling.flow_layers.FlowModel` or
+            :class:`~gyoza.modelling.flow_layers.FlowLayer`, or `None`. Only its forward direction
+            is used.
+        likelihood: `"bernoulli"`, for data between 0 and 1 and a decoder that gives logits, or
+            `"normal"`, for one that gives means. Data outside [0, 1] have a `"bernoulli"` loss of
+            NaN.
+        variance: The variance of a `"normal"` likelihood.
+        kl_weight: The weight of the divergence, 1 for a bound of the likelihood.
+        entanglement_weight: The weight of the entanglement of the means :math:`m`, which then have
+            shape `[batch, d]`.
+        seed: Integer that makes samples reproducible.
+        **kwargs: Arguments of `keras.Model`.
+
+    Raises:
+        TypeError: If `encoder` or `decoder` is no Keras layer, `prior` no distribution, or
+            `posterior_flow` no flow.
+        ValueError: If `likelihood` is something else, `variance` is not positive, a weight is
+            negative, or encoder and decoder do not give what is said above.
+
+    Example:
+
+        >>> from gyoza.modelling.autoencoders import VariationalAutoencoder
+        >>> inputs = keras.Input([8])
+        >>> outputs = [keras.layers.Dense(2)(inputs), keras.layers.Dense(2)(inputs)]
+        >>> model = VariationalAutoencoder(
+        ...     encoder=keras.Model(inputs, outputs), decoder=keras.layers.Dense(8)
+        ... )
+        >>> x = np.random.default_rng(0).integers(2, size=[64, 8]).astype("float32")
+        >>> model.compile("adam")
+        >>> history = model.fit(x, epochs=2, verbose=0)
+        >>> sorted(history.history)
+        ['kl', 'loss']
+        >>> model.encode(x).shape == (64, 2) and model.sample(5).shape == (5, 8)
+        True
+
+    References:
+        - Kingma, D. P. & Welling, M. (2014). "Auto-encoding variational Bayes."
+          `arXiv:1312.6114 <https://arxiv.org/abs/1312.6114>`_
+        - Rezende, D. J. & Mohamed, S. (2015). "Variational inference with normalizing flows."
+          `arXiv:1505.05770 <https://arxiv.org/abs/1505.05770>`_
+        - Higgins, I. et al. (2016). "Early visual concept learning with unsupervised deep
+          learning." With `kl_weight`. `arXiv:1606.05579 <https://arxiv.org/abs/1606.05579>`_
+    """
+
+    def __init__(
+        self,
+        encoder: keras.Layer,
+        decoder: keras.Layer,
+        prior: Any = None,
+        posterior_flow: Any = None,
+        likelihood: str = "bernoulli",
+        variance: float = 1.0,
+        kl_weight: float = 1.0,
+        entanglement_weight: float = 0.0,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        prior = StandardNormal() if prior is None else prior
+        _check("encoder", encoder, keras.Layer, "a Keras layer or model")
+        _check("decoder", decoder, keras.Layer, "a Keras layer or model")
+        _check("prior", prior, Distribution | Density, "a `Distribution` or a `FlowModel`")
+        _check("posterior_flow", posterior_flow, Invertible | None, "a flow layer or model")
+        if likelihood not in ("bernoulli", "normal"):
+            raise ValueError(
+                '`likelihood` should be "bernoulli" or "normal". '
+                f"Received: likelihood={likelihood!r}"
+            )
+        weights = {"kl_weight": kl_weight, "entanglement_weight": entanglement_weight}
+        for name, weight in weights.items():
+            if not weight >= 0.0:
+                raise ValueError(f"`{name}` should not be negative. Received: {name}={weight}")
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = prior
+        self.posterior_flow = posterior_flow
+        self.likelihood = likelihood
+        self.variance = float(check_positive("variance", variance))
+        self.kl_weight = float(kl_weight)
+        self.entanglement_weight = float(entanglement_weight)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self._kl = keras.metrics.Mean(name="kl")
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Builds all parts.
+
+        Args:
+            input_shape: Shape of the data, `[batch, ...]`, where the batch size may be `None`.
+        """
+        shape = (None, *input_shape[1:])
+        mean, _, context = self._encode(keras.KerasTensor(shape, self.compute_dtype))
+        z, _ = self._bend(mean, context)
+        self.prior(z)
+        decoded = self.decoder(z)
+        if tuple(decoded.shape[1:]) != shape[1:]:
+            raise ValueError(
+                f"`decoder` should give outputs of shape {shape}, as the data have. "
+                f"Received: outputs of shape {tuple(decoded.shape)}"
+            )
+
+    def _encode(self, x: Any, training: bool | None = False) -> tuple[Any, Any, dict[str, Any]]:
+        """Gives means, logarithms of variances, and the arguments of the flow."""
+        outputs = self.encoder(x, training=training)
+        if not isinstance(outputs, list | tuple) or len(outputs) not in (2, 3):
+            raise ValueError(
+                "`encoder` should give a list of means and logarithms of variances, and perhaps a "
+                f"context. Received: {outputs}"
+            )
+        mean, log_variance, *context = outputs
+        if tuple(mean.shape[1:]) != tuple(log_variance.shape[1:]):
+            raise ValueError(
+                "`encoder` should give means and logarithms of variances in the same shape. "
+                f"Received: shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}"
+            )
+        dtype = at_least_float32(self.compute_dtype)
+        arguments = {"context": context[0]} if context else {}
+        return ops.cast(mean, dtype), ops.cast(log_variance, dtype), arguments
+
+    def _bend(self, z: Any, context: dict[str, Any]) -> tuple[Any, Any]:
+        """Runs the flow of the posterior."""
+        return (z, 0.0) if self.posterior_flow is None else self.posterior_flow(z, **context)
+
+    def _draw(self, mean: Any, log_variance: Any, context: Any, seed: Any) -> tuple[Any, Any]:
+        """Draws from posteriors, and gives the log-densities of what it draws, `[batch]`."""
+        noise = keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=seed)
+        log_densities = -0.5 * (ops.square(noise) + log_variance + LOG_2_PI)
+        z, log_det = self._bend(mean + ops.exp(0.5 * log_variance) * noise, context)
+        return z, ops.sum(log_densities, axis=tuple(range(1, len(mean.shape)))) - log_det
+
+    def _log_likelihood(self, x: Any, decoded: Any) -> Any:
+        decoded = ops.cast(decoded, at_least_float32(self.compute_dtype))
+        if self.likelihood == "bernoulli":
+            return bernoulli_log_likelihood(x, decoded)
+        return normal_log_likelihood(x, decoded, math.log(self.variance))
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """Encodes data, draws a latent vector for each instance, and decodes it.
+
+        Args:
+            inputs: The data, `[batch, ...]`.
+            training: Whether the model is being trained.
+
+        Returns:
+            A dictionary of `"mean"`, the means that the encoder gives; `"kl"`, the divergences or
+            their estimates, `[batch]`; and `"decoded"`, what the decoder gives, `[batch, ...]`.
+        """
+        mean, log_variance, context = self._encode(inputs, training)
+        z, log_density = self._draw(mean, log_variance, context, self.seed_generator)
+        if isinstance(self.prior, StandardNormal) and self.posterior_flow is None:
+            kl = normal_kl(mean, log_variance)
+        else:
+            kl = log_density - self.prior.log_prob(z)
+        return {"mean": mean, "kl": kl, "decoded": self.decoder(z, training=training)}
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Computes the weighted negative ELBO; see `keras.Model.compute_loss`.
+
+        Targets `y` are not used. For `sample_weight`, Keras wants some all the same: `fit(x, x,
+        sample_weight=…)`.
+        """
+        losses = self.kl_weight * y_pred["kl"] - self._log_likelihood(x, y_pred["decoded"])
+        if self.entanglement_weight:
+            losses = losses + self.entanglement_weight * entanglement(y_pred["mean"])
+        if sample_weight is not None:
+            losses = losses * ops.cast(sample_weight, losses.dtype)
+        return ops.mean(losses) + sum(self.losses)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Updates the metrics; see `keras.Model.compute_metrics`."""
+        self._kl.update_state(y_pred["kl"], sample_weight)
+        elbo = self._log_likelihood(x, y_pred["decoded"]) - y_pred["kl"]
+        return super().compute_metrics(x, x, elbo, sample_weight)
+
+    def encode(self, x: Any) -> Any:
+        """Gives the latent vectors where posteriors have their centre.
+
+        Args:
+            x: The data, `[batch, ...]`.
+
+        Returns:
+            The means that the encoder gives, mapped by the flow if there is one, `[batch, ...]`.
+        """
+        mean, _, context = self._encode(self._to_tensor(x))
+        return self._bend(mean, context)[0]
+
+    def decode(self, z: Any) -> Any:
+        """Gives the expected data of latent vectors.
+
+        Args:
+            z: The latent vectors, `[batch, ...]`.
+
+        Returns:
+            The means of the likelihoods, `[batch, ...]`: between 0 and 1 for `"bernoulli"`.
+        """
+        decoded = self.decoder(self._to_tensor(z), training=False)
+        return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else decoded
+
+    def sample(self, sample_count: int, seed: int | None = None) -> Any:
+        """Draws latent vectors from the prior, and gives the expected data.
+
+        Args:
+            sample_count: Their number.
+            seed: Non-negative integer for the same samples every time.
+
+        Returns:
+            The means of the likelihoods, `[sample_count, ...]`.
+        """
+        return self.decode(self.prior.sample(sample_count, seed=seed))
+
+    def log_prob(self, x: Any, sample_count: int = 64, seed: int | None = None) -> Any:
+        r"""Estimates log-likelihoods of data by importance sampling.
+
+        .. math::
+            \ln p(x) \approx \ln \frac{1}{S} \sum_{s=1}^S \frac{p(x | z_s) \, p(z_s)}{q(z_s | x)},
+            \qquad z_s \sim q(z | x)
+
+        In the mean, it is a lower bound, which gets tighter with the number of samples. One sample
+        gives the ELBO.
+
+        Args:
+            x: The data, `[batch, ...]`. As many copies as there are samples are worked through at a
+                time: pass parts of large data.
+            sample_count: The number :math:`S` of samples per instance.
+            seed: Non-negative integer for the same estimates every time.
+
+        Returns:
+            The estimates in nats, `[batch]`.
+
+        References:
+            - Burda, Y., Grosse, R. & Salakhutdinov, R. (2016). "Importance weighted autoencoders."
+              `arXiv:1509.00519 <https://arxiv.org/abs/1509.00519>`_
+        """
+        sample_count = check_natural("sample_count", sample_count, minimum=1)
+        x = self._to_tensor(x)
+        copies = functools.partial(ops.repeat, repeats=sample_count, axis=0)
+        mean, log_variance, context = keras.tree.map_structure(copies, self._encode(x))
+        seed = self.seed_generator if seed is None else check_natural("seed", seed)
+        z, log_density = self._draw(mean, log_variance, context, seed)
+        log_joint = self._log_likelihood(copies(x), self.decoder(z, training=False))
+        log_weights = log_joint + self.prior.log_prob(z) - log_density
+        log_weights = ops.reshape(log_weights, (-1, sample_count))
+        return ops.logsumexp(log_weights, axis=1) - math.log(sample_count)
+
+    def _to_tensor(self, x: Any) -> Any:
+        return ops.convert_to_tensor(x, dtype=at_least_float32(self.compute_dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal model."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            **{name: serialize(getattr(self, name)) for name in _PARTS},
+            "likelihood": self.likelihood,
+            "variance": self.variance,
+            "kl_weight": self.kl_weight,
+            "entanglement_weight": self.entanglement_weight,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "VariationalAutoencoder":
+        """Makes a model from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+            custom_objects: Classes that are not registered with Keras, by name.
+
+        Returns:
+            A model with the same configuration and weights of its own.
+        """
+        deserialize = functools.partial(
+            keras.saving.deserialize_keras_object, custom_objects=custom_objects
+        )
+        return cls(**{**config, **{name: deserialize(config[name]) for name in _PARTS}})
+
+
+def _check(name: str, value: Any, types: Any, description: str) -> None:
+    if not isinstance(value, types):
+        raise TypeError(
+            f"`{name}` should be {description}. Received: {name}={value} (of type {type(value)})"
+        )

@@ -1,0 +1,270 @@
+"""Divergences of normal posteriors from priors, the first term of evidence lower bounds (ELBOs).
+
+Posteriors have diagonal covariances. They, and the components of mixtures, are given by means and
+logarithms of variances.
+"""
+
+from typing import Any
+
+from keras import ops
+
+from gyoza.modelling.losses.likelihoods import normal_log_density, sum_per_example, to_tensors
+
+__all__ = [
+    "normal_kl",
+    "mixture_kl",
+    "mixture_log_responsibilities",
+    "additive_mixture_kl",
+]
+
+
+def normal_kl(
+    mean: Any, log_variance: Any, prior_mean: Any = 0.0, prior_log_variance: Any = 0.0
+) -> Any:
+    r"""Computes the divergence of normal posteriors from a normal prior.
+
+    With posteriors :math:`\mathcal{N}(m, s^2)` and the prior :math:`\mathcal{N}(\mu, \sigma^2)`,
+    standard normal unless given,
+
+    .. math::
+        \operatorname{KL} = \frac{1}{2} \sum_i \left( \frac{s_i^2 + (m_i - \mu_i)^2}{\sigma_i^2}
+        - 1 + \ln \frac{\sigma_i^2}{s_i^2} \right).
+
+    Args:
+        mean: Posterior means, `[batch, ...]`.
+        log_variance: Logarithms of posterior variances, likewise.
+        prior_mean: Prior means, a number or an array that broadcasts to `mean`.
+        prior_log_variance: Logarithms of prior variances, likewise.
+
+    Returns:
+        The divergences, `[batch]`.
+
+    Example:
+
+        >>> from gyoza.modelling.losses import normal_kl
+        >>> keras.ops.convert_to_numpy(normal_kl([[1.0, 2.0]], [[0.0, 0.0]]))
+        array([2.5], dtype=float32)
+
+    References:
+        - Kingma, D. P. & Welling, M. (2014). "Auto-encoding variational Bayes."
+          `arXiv:1312.6114 <https://arxiv.org/abs/1312.6114>`_
+    """
+    arguments = to_tensors(mean, log_variance, prior_mean, prior_log_variance)
+    return sum_per_example(_normal_kl(*arguments))
+
+
+def mixture_log_responsibilities(
+    z: Any, prior_mean: Any, prior_log_variance: Any, prior_logits: Any
+) -> Any:
+    r"""Computes how likely each component of a Gaussian mixture is to have made latent vectors.
+
+    .. math::
+        \ln p(c | z) = \ln \pi_c + \ln \mathcal{N}(z | \mu_c, \sigma_c^2)
+        - \ln \sum_{c'} \pi_{c'} \mathcal{N}(z | \mu_{c'}, \sigma_{c'}^2), \qquad
+        \pi = \operatorname{softmax}(\text{logits}).
+
+    They are scores of clusters, as :class:`~gyoza.modelling.metrics.ClusteringAccuracy` takes them.
+
+    Args:
+        z: Latent vectors, `[batch, d]`, or `[batch, factors, d]` for a mixture per factor.
+        prior_mean: Means of components, `[components, d]` or `[factors, components, d]`.
+        prior_log_variance: Logarithms of their variances, likewise.
+        prior_logits: Logits of their weights, `[components]` or `[factors, components]`.
+
+    Returns:
+        The log-probabilities, `[batch, components]` or `[batch, factors, components]`.
+
+    Example:
+
+        >>> from gyoza.modelling.losses import mixture_log_responsibilities
+        >>> log_p = mixture_log_responsibilities(
+        ...     [[1.0]], prior_mean=[[-1.0], [1.0]], prior_log_variance=[[0.0], [0.0]],
+        ...     prior_logits=[0.0, 0.0],
+        ... )
+        >>> keras.ops.convert_to_numpy(log_p).round(4)
+        array([[-2.1269, -0.1269]], dtype=float32)
+    """
+    z, prior_mean, prior_log_variance, prior_logits = to_tensors(
+        z, prior_mean, prior_log_variance, prior_logits
+    )
+    log_densities = normal_log_density(z[..., None, :], prior_mean, prior_log_variance)
+    return ops.log_softmax(ops.sum(log_densities, axis=-1) + ops.log_softmax(prior_logits))
+
+
+def mixture_kl(
+    mean: Any,
+    log_variance: Any,
+    prior_mean: Any,
+    prior_log_variance: Any,
+    prior_logits: Any,
+    log_responsibilities: Any = None,
+) -> Any:
+    r"""Computes the divergence of normal posteriors from a Gaussian mixture, with its components.
+
+    It is that of :math:`q(z, c | x) = q(z | x) \, q(c | x)` from :math:`p(z, c)`, which bounds the
+    divergence of :math:`q(z | x)` from :math:`p(z)` from above. For responsibilities
+    :math:`\gamma_c = q(c | x)`,
+
+    .. math::
+        \operatorname{KL} = \sum_c \gamma_c \left( D_c + \ln \frac{\gamma_c}{\pi_c} \right)
+        \ge -\ln \sum_c \pi_c e^{-D_c}, \qquad
+        D_c = \operatorname{KL} \left( q(z | x) \parallel \mathcal{N}(\mu_c, \sigma_c^2) \right),
+
+    where :math:`\gamma_c \propto \pi_c e^{-D_c}` give the least. These are taken unless others are
+    given. Those of the posterior mean, :func:`mixture_log_responsibilities` of `mean`, are common.
+
+    With an axis for factors, each factor has a mixture of its own, and the divergences are added.
+
+    Args:
+        mean: Posterior means, `[batch, d]`, or `[batch, factors, d]` for a mixture per factor.
+        log_variance: Logarithms of posterior variances, likewise.
+        prior_mean: Means of components, `[components, d]` or `[factors, components, d]`.
+        prior_log_variance: Logarithms of their variances, likewise.
+        prior_logits: Logits of their weights, `[components]` or `[factors, components]`.
+        log_responsibilities: Logarithms of responsibilities, `[batch, components]` or `[batch,
+            factors, components]`. Those of the tightest bound if omitted.
+
+    Returns:
+        The divergences, `[batch]`.
+
+    Example:
+
+        >>> from gyoza.modelling.losses import mixture_kl
+        >>> kl = mixture_kl(
+        ...     [[1.0]], [[0.0]], prior_mean=[[-1.0], [1.0]], prior_log_variance=[[0.0], [0.0]],
+        ...     prior_logits=[0.0, 0.0],
+        ... )
+        >>> keras.ops.convert_to_numpy(kl).round(4)
+        array([0.5662], dtype=float32)
+
+    References:
+        - Jiang, Z., Zheng, Y., Tan, H., Tang, B. & Zhou, H. (2017). "Variational deep embedding: an
+          unsupervised and generative approach to clustering."
+          `arXiv:1611.05148 <https://arxiv.org/abs/1611.05148>`_
+    """
+    mean, log_variance, *prior, prior_logits = to_tensors(
+        mean, log_variance, prior_mean, prior_log_variance, prior_logits
+    )
+    divergences = _normal_kl(mean[..., None, :], log_variance[..., None, :], *prior)
+    log_joint = ops.log_softmax(prior_logits) - ops.sum(divergences, axis=-1)
+    if log_responsibilities is None:
+        return sum_per_example(-ops.logsumexp(log_joint, axis=-1, keepdims=True))
+    log_responsibilities = to_tensors(mean, log_responsibilities)[1]
+    return sum_per_example(ops.exp(log_responsibilities) * (log_responsibilities - log_joint))
+
+
+def additive_mixture_kl(
+    mean: Any,
+    log_variance: Any,
+    component_logits: Any,
+    activity_logits: Any,
+    prior_mean: Any,
+    prior_log_variance: Any,
+    prior_component_logits: Any,
+    prior_activity_logits: Any,
+    activity: str = "bernoulli",
+) -> Any:
+    r"""Computes the divergence of posteriors from a prior in which several factors add up.
+
+    Each factor :math:`f` has one of its components, :math:`c_f`, and is active or not,
+    :math:`a_f \in \{0, 1\}`. Those that are active add their components' means:
+
+    .. math::
+        p(z | a, c) = \mathcal{N} \left( \sum_f a_f \mu_{f c_f}, \sigma^2 \right), \qquad
+        p(c_f) = \pi_{f c_f}, \qquad p(a).
+
+    With `activity="bernoulli"`, factors are active independently of each other, with
+    :math:`p(a_f = 1) = \alpha_f`; with `"categorical"`, exactly one is, with probability
+    :math:`\alpha_f`. The posterior :math:`\mathcal{N}(z | m, s^2) \, \prod_f q(c_f) \, q(a)` has
+    the same form, with probabilities :math:`\gamma_{f c}` of components and :math:`\eta_f` of
+    activity. If :math:`M` and :math:`V` are mean and variance of :math:`\sum_f a_f \mu_{f c_f}`
+    under it,
+
+    .. math::
+        \operatorname{KL} = \frac{1}{2} \sum_i \left( \frac{s_i^2 + (m_i - M_i)^2 + V_i}{\sigma_i^2}
+        - 1 + \ln \frac{\sigma_i^2}{s_i^2} \right)
+        + \sum_{f c} \gamma_{f c} \ln \frac{\gamma_{f c}}{\pi_{f c}}
+        + \operatorname{KL} \left( q(a) \parallel p(a) \right).
+
+    All logits are of a softmax over the last axis, but those of `"bernoulli"` activities of a
+    sigmoid.
+
+    Args:
+        mean: Posterior means :math:`m`, `[batch, d]`.
+        log_variance: Logarithms of posterior variances, :math:`\ln s^2`, `[batch, d]`.
+        component_logits: Logits of :math:`\gamma`, `[batch, factors, components]`.
+        activity_logits: Logits of :math:`\eta`, `[batch, factors]`.
+        prior_mean: The components' means :math:`\mu`, `[factors, components, d]`.
+        prior_log_variance: Logarithms of prior variances, :math:`\ln \sigma^2`, `[d]`.
+        prior_component_logits: Logits of :math:`\pi`, `[factors, components]`.
+        prior_activity_logits: Logits of :math:`\alpha`, `[factors]`.
+        activity: `"bernoulli"` or `"categorical"`.
+
+    Returns:
+        The divergences, `[batch]`.
+
+    Raises:
+        ValueError: If `activity` is something else.
+
+    Example:
+
+        >>> from gyoza.modelling.losses import additive_mixture_kl
+        >>> kl = additive_mixture_kl(
+        ...     mean=[[3.0]], log_variance=[[0.0]],
+        ...     component_logits=[[[0.0], [0.0]]], activity_logits=[[9.0, 9.0]],  # both active
+        ...     prior_mean=[[[1.0]], [[2.0]]], prior_log_variance=[0.0],
+        ...     prior_component_logits=[[0.0], [0.0]], prior_activity_logits=[0.0, 0.0],
+        ... )
+        >>> keras.ops.convert_to_numpy(kl).round(2)  # 2 ln 2
+        array([1.38], dtype=float32)
+    """
+    if activity not in ("bernoulli", "categorical"):
+        raise ValueError(
+            f'`activity` should be "bernoulli" or "categorical". Received: activity={activity!r}'
+        )
+    mean, log_variance, component_logits, activity_logits = to_tensors(
+        mean, log_variance, component_logits, activity_logits
+    )
+    prior_mean, prior_log_variance, prior_component_logits, prior_activity_logits = to_tensors(
+        prior_mean, prior_log_variance, prior_component_logits, prior_activity_logits
+    )
+    is_bernoulli = activity == "bernoulli"
+    eta = ops.sigmoid(activity_logits) if is_bernoulli else _softmax(activity_logits)
+    gamma = _softmax(component_logits)
+    # Moments of what each factor adds, `[batch, factors, d]`
+    first = ops.einsum("nf,nfc,fck->nfk", eta, gamma, prior_mean)
+    second = ops.einsum("nf,nfc,fck->nfk", eta, gamma, ops.square(prior_mean))
+    sum_mean = ops.sum(first, axis=1)
+    if is_bernoulli:
+        sum_variance = ops.sum(second - ops.square(first), axis=1)
+        activity_kl = _categorical_kl(_two_way(activity_logits), _two_way(prior_activity_logits))
+    else:
+        sum_variance = ops.sum(second, axis=1) - ops.square(sum_mean)
+        activity_kl = _categorical_kl(activity_logits, prior_activity_logits)
+    latent_kl = _normal_kl(mean, log_variance, sum_mean, prior_log_variance)
+    latent_kl = latent_kl + 0.5 * sum_variance * ops.exp(-prior_log_variance)
+    component_kl = _categorical_kl(component_logits, prior_component_logits)
+    return sum(sum_per_example(kl) for kl in (latent_kl, component_kl, activity_kl))
+
+
+def _normal_kl(mean: Any, log_variance: Any, prior_mean: Any, prior_log_variance: Any) -> Any:
+    """Gives divergences entry by entry."""
+    log_ratio = log_variance - prior_log_variance
+    distance = ops.square(mean - prior_mean) * ops.exp(-prior_log_variance)
+    return 0.5 * (ops.expm1(log_ratio) - log_ratio + distance)
+
+
+def _categorical_kl(logits: Any, prior_logits: Any) -> Any:
+    """Gives the summands of divergences of softmax distributions over the last axis."""
+    log_q, log_p = ops.log_softmax(logits), ops.log_softmax(prior_logits)
+    return ops.exp(log_q) * (log_q - log_p)
+
+
+def _softmax(logits: Any) -> Any:
+    # `ops.softmax` warns of an axis of length 1, a factor with one component.
+    return ops.exp(ops.log_softmax(logits))
+
+
+def _two_way(logits: Any) -> Any:
+    """Gives the logits of a softmax over two classes, the second of which has this sigmoid."""
+    return ops.stack([ops.zeros_like(logits), logits], axis=-1)

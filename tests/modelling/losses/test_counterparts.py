@@ -1,0 +1,206 @@
+"""The losses and metrics that the page `docs/losses.md` names, against the formulas given there."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy.special import expit, log_softmax
+from sklearn.metrics import explained_variance_score
+
+from gyoza.modelling import losses
+
+random = np.random.default_rng(0)
+X, X_HAT = random.normal(size=(2, 6, 4))
+LABELS = random.integers(4, size=6)
+ONE_HOT = np.eye(4)[LABELS]
+SCORES = random.normal(size=(6, 4))
+SIGNS = random.choice([-1.0, 1.0], size=6)
+
+
+def value(result):
+    return ops.convert_to_numpy(result)
+
+
+def unreduced(loss, **kwargs):
+    """Gives the loss of each row, or of each entry if rows are columns of length 1."""
+    return lambda y_true, y_pred: value(loss(reduction=None, **kwargs)(y_true, y_pred))
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0])
+def test_huber(delta):
+    error = np.abs(X_HAT - X)
+    expected = np.where(error <= delta, 0.5 * error**2, delta * (error - 0.5 * delta))
+    received = unreduced(keras.losses.Huber, delta=delta)
+    np.testing.assert_allclose(received(X, X_HAT), expected.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(received(X[..., None], X_HAT[..., None]), expected, rtol=1e-5)
+
+
+def test_squared_differences():
+    expected = (X - X_HAT) ** 2
+    received = unreduced(keras.losses.MeanSquaredError)
+    np.testing.assert_allclose(received(X, X_HAT), expected.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(value(ops.square(X - X_HAT)), expected, rtol=1e-5)
+
+
+def test_explained_variance_is_r2_without_the_bias():
+    y, residuals = X, X - X_HAT
+    explained = 1 - residuals.var(axis=0) / y.var(axis=0)
+    np.testing.assert_allclose(
+        explained_variance_score(y, X_HAT, multioutput="raw_values"), explained
+    )
+    metric = keras.metrics.R2Score(class_aggregation=None)
+    r2 = explained - residuals.mean(axis=0) ** 2 / y.var(axis=0)
+    np.testing.assert_allclose(value(metric(y, X_HAT)), r2, rtol=1e-4)
+    metric.reset_state()
+    unbiased = X_HAT + residuals.mean(axis=0)
+    np.testing.assert_allclose(value(metric(y, unbiased)), explained, rtol=1e-4)
+
+
+def test_softmax_cross_entropies():
+    expected = -log_softmax(SCORES, axis=1)[np.arange(6), LABELS]
+    sparse = unreduced(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
+    np.testing.assert_allclose(sparse(LABELS, SCORES), expected, rtol=1e-5)
+    dense = unreduced(keras.losses.CategoricalCrossentropy, from_logits=True)
+    np.testing.assert_allclose(dense(ONE_HOT, SCORES), expected, rtol=1e-5)
+    soft = 0.5 * ONE_HOT + 0.125
+    expected = -np.sum(soft * log_softmax(SCORES, axis=1), axis=1)
+    np.testing.assert_allclose(dense(soft, SCORES), expected, rtol=1e-5)
+
+
+def test_sigmoid_cross_entropy():
+    expected = np.log1p(np.exp(SCORES)) - SCORES * ONE_HOT
+    np.testing.assert_allclose(
+        expected, -np.log(np.where(ONE_HOT == 1, expit(SCORES), expit(-SCORES)))
+    )
+    mean = unreduced(keras.losses.BinaryCrossentropy, from_logits=True)
+    np.testing.assert_allclose(mean(ONE_HOT, SCORES), expected.mean(axis=1), rtol=1e-5)
+    total = unreduced(losses.BernoulliLoss)
+    np.testing.assert_allclose(total(ONE_HOT, SCORES), expected.sum(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0])
+def test_hinge(delta):
+    expected = np.maximum(0, delta - SIGNS * SCORES[:, 0])
+    hinge = unreduced(keras.losses.Hinge)
+    received = delta * hinge(SIGNS[:, None], SCORES[:, :1] / delta)
+    np.testing.assert_allclose(received, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.5, 1.0])
+def test_multiclass_hinge(delta):
+    def formula(scores):
+        others = np.where(ONE_HOT == 1, -np.inf, scores).max(axis=1)
+        return np.maximum(0, others - scores[np.arange(6), LABELS] + delta)
+
+    hinge = unreduced(keras.losses.CategoricalHinge)
+    probabilities = expit(SCORES)
+    received = delta * hinge(ONE_HOT, probabilities / delta)
+    np.testing.assert_allclose(received, formula(probabilities), rtol=1e-5)
+    # Keras counts 0 among the other scores, which changes nothing if these are not all negative.
+    negative = probabilities - 2
+    assert np.any(delta * hinge(ONE_HOT, negative / delta) > formula(negative) + 0.1)
+    # The loss depends on differences alone, so that the least score can be taken as 0.
+    shifted = negative - negative.min(axis=1, keepdims=True)
+    received = delta * hinge(ONE_HOT, shifted / delta)
+    np.testing.assert_allclose(received, formula(negative), rtol=1e-5)
+
+
+def test_accuracy():
+    predicted = SCORES.argmax(axis=1)
+    expected = np.mean(predicted == LABELS)
+    sparse = keras.metrics.SparseCategoricalAccuracy()
+    assert float(sparse(LABELS, SCORES)) == pytest.approx(expected)
+    assert float(keras.metrics.Accuracy()(LABELS, predicted)) == pytest.approx(expected)
+
+
+def gaussian_term(mean, variance, prior_mean, prior_variance):
+    """The expectation of -2 ln N(z | prior) - ln 2π over the posterior, entry by entry."""
+    return np.log(prior_variance) + (variance + (mean - prior_mean) ** 2) / prior_variance
+
+
+MEAN, LOG_VARIANCE = random.normal(size=(2, 6, 2))
+VARIANCES = np.exp(LOG_VARIANCE)
+RECONSTRUCTION = 0.5 * np.sum((X - X_HAT) ** 2 + np.log(2 * np.pi), axis=1)
+ENTROPY = 0.5 * np.sum(np.log(2 * np.pi * VARIANCES) + 1, axis=1)
+
+
+def test_elbo_with_a_normal_prior():
+    cross = 0.5 * np.sum(gaussian_term(MEAN, VARIANCES, 0, 1) + np.log(2 * np.pi), axis=1)
+    received = losses.normal_kl(MEAN, LOG_VARIANCE) - losses.normal_log_likelihood(X, X_HAT)
+    np.testing.assert_allclose(value(received), RECONSTRUCTION + cross - ENTROPY, rtol=1e-5)
+
+
+@pytest.mark.parametrize("factors", [(), (2,)], ids=["one mixture", "a mixture per factor"])
+def test_elbo_with_a_mixture_prior(factors):
+    shape = (6, *factors, 2)
+    mean, log_variance = random.normal(size=(2, *shape))
+    means, log_variances = random.normal(size=(2, *factors, 3, 2))
+    logits = random.normal(size=(*factors, 3))
+    log_pi = log_softmax(logits, axis=-1)
+
+    distances = (mean[..., None, :] - means) ** 2 / np.exp(log_variances)
+    log_joint = log_pi - 0.5 * np.sum(np.log(2 * np.pi) + log_variances + distances, axis=-1)
+    log_gamma = log_softmax(log_joint, axis=-1)
+    gamma = np.exp(log_gamma)
+    term = gaussian_term(
+        mean[..., None, :], np.exp(log_variance)[..., None, :], means, np.exp(log_variances)
+    )
+    cross = 0.5 * np.sum(gamma * np.sum(term, axis=-1), axis=-1)
+    entropy = 0.5 * np.sum(1 + log_variance, axis=-1)
+    kl = cross - entropy + np.sum(gamma * (log_gamma - log_pi), axis=-1)
+    expected = RECONSTRUCTION + kl.reshape(6, -1).sum(axis=1)
+
+    prior = means, log_variances, logits
+    responsibilities = losses.mixture_log_responsibilities(mean, *prior)
+    np.testing.assert_allclose(value(responsibilities), log_gamma, rtol=1e-4)
+    kl = losses.mixture_kl(mean, log_variance, *prior, log_responsibilities=responsibilities)
+    received = kl - losses.normal_log_likelihood(X, X_HAT)
+    np.testing.assert_allclose(value(received), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("activity", ["bernoulli", "categorical"])
+def test_elbo_with_an_additive_prior(activity):
+    """Term by term, where activities and components were expected one after the other."""
+    component_logits, activity_logits = random.normal(size=(6, 3, 4)), random.normal(size=(6, 3))
+    mu, log_sigma = random.normal(size=(3, 4, 2)), random.normal(size=2)
+    log_pi = log_softmax(random.normal(size=(3, 4)), axis=-1)
+    alpha_logits, log_noise = random.normal(size=3), random.normal(size=4)
+    log_gamma = log_softmax(component_logits, axis=-1)
+    gamma, sigma = np.exp(log_gamma), np.exp(log_sigma)
+    if activity == "bernoulli":
+        eta, alpha = expit(activity_logits), expit(alpha_logits)
+        rest = (1 - eta) * (np.log(1 - eta) - np.log(1 - alpha))
+    else:
+        eta, alpha = (
+            np.exp(log_softmax(activity_logits, axis=-1)),
+            np.exp(log_softmax(alpha_logits)),
+        )
+        rest = 0.0
+
+    likelihood = -0.5 * np.sum((X - X_HAT) ** 2 / np.exp(log_noise) + log_noise, axis=1)
+    likelihood = likelihood - 0.5 * 4 * np.log(2 * np.pi)
+    cross = -0.5 * np.sum(np.log(2 * np.pi) + log_sigma + (VARIANCES + MEAN**2) / sigma, axis=1)
+    cross = cross + np.einsum("nf,nfc,fck,nk->n", eta, gamma, mu, MEAN / sigma)
+    cross = cross - 0.5 * np.einsum("nf,nfc,fck,k->n", eta, gamma, mu**2, 1 / sigma)
+    if activity == "bernoulli":
+        for f in range(3):
+            for g in range(3):
+                added = [np.einsum("n,nc,ck->nk", eta[:, h], gamma[:, h], mu[h]) for h in (f, g)]
+                cross = cross - 0.5 * (f != g) * np.sum(added[0] * added[1] / sigma, axis=1)
+    components = np.sum(gamma * (log_pi - log_gamma), axis=(1, 2))
+    activities = -np.sum(eta * (np.log(eta) - np.log(alpha)) + rest, axis=1)
+    expected = -(likelihood + cross + ENTROPY + components + activities)
+
+    kl = losses.additive_mixture_kl(
+        MEAN,
+        LOG_VARIANCE,
+        component_logits,
+        activity_logits,
+        mu,
+        log_sigma,
+        log_pi,
+        alpha_logits,
+        activity=activity,
+    )
+    received = kl - losses.normal_log_likelihood(X, X_HAT, log_noise)
+    np.testing.assert_allclose(value(received), expected, rtol=1e-5)
