@@ -1,9 +1,11 @@
-"""Training data: pairs from which factors are disentangled, and densities of known entropy.
+"""Training data: pairs from which factors are learnt, pictures of known factors, toy densities.
 
 Importing this package imports neither scipy, nor scikit-learn, nor matplotlib.
 """
 
+from gyoza.data.digits import TintedDigits, distort, load_tinted_digits, tint
 from gyoza.data.pairs import CategoricalPairs, ContinuousPairs
+from gyoza.data.sprites import Sprites
 from gyoza.data.toy import (
     Arc,
     Banana,
@@ -18,6 +20,11 @@ from gyoza.data.toy import (
 __all__ = [
     "CategoricalPairs",
     "ContinuousPairs",
+    "Sprites",
+    "TintedDigits",
+    "load_tinted_digits",
+    "tint",
+    "distort",
     "EightGaussians",
     "TwoMoons",
     "CheckerBoard",

@@ -1,6 +1,5 @@
 """Tests of the pair sources: what is drawn, how it is spread, and what is refused."""
 
-import doctest
 import json
 import pickle
 import subprocess
@@ -184,10 +183,6 @@ def test_keras_sees_every_instance_once_per_pass():
     source, _ = _categorical(batch_size=60)
     for _ in range(2):
         assert model.evaluate(source, verbose=0) == pytest.approx(np.mean(np.arange(240)))
-
-
-def test_examples():
-    assert doctest.testmod(pairs).failed == 0
 
 
 # Categorical factors

@@ -1,0 +1,190 @@
+"""What all sources of pairs have in common."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from gyoza.data.checks import to_numpy
+from gyoza.modelling.axes import is_integer
+
+__all__ = ["PairSource", "to_instances", "to_columns", "to_correlations", "name_factor"]
+
+
+class PairSource(keras.utils.PyDataset):
+    """Base of the pair sources: epochs, batches and the checks that all of them share.
+
+    A subclass sets up whatever it draws from, implements `_draw_partners`, and calls `set_epoch(0)`
+    at the end of its constructor.
+
+    Args:
+        x: The instances, of shape [N, ...].
+        targets: The rows of which `y` is made, of shape [row count, 1 + factor count].
+        batch_size: Number of pairs in a batch.
+        shuffle: Whether to draw new pairs, in a new order, after every epoch.
+        seed: Non-negative integer, or None.
+        **kwargs: Arguments of `keras.utils.PyDataset`.
+    """
+
+    def __init__(
+        self,
+        x: np.ndarray,
+        targets: np.ndarray,
+        batch_size: int,
+        shuffle: bool,
+        seed: int | None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not is_integer(batch_size) or batch_size < 1:
+            raise ValueError(
+                f"`batch_size` should be a positive integer. Received: batch_size={batch_size!r}"
+            )
+        if seed is None:
+            # Python's generator is the one that `keras.utils.set_random_seed` seeds and that
+            # Keras takes its own default seeds from.
+            seed = random.getrandbits(32)
+        elif not is_integer(seed) or seed < 0:
+            raise ValueError(
+                f"`seed` should be a non-negative integer or None. Received: seed={seed!r}"
+            )
+        self.batch_size = int(batch_size)
+        self.shuffle = bool(shuffle)
+        self.seed = int(seed)
+        self._x = x
+        self._targets = targets
+
+    def _draw_partners(
+        self, rng: np.random.Generator, first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Draws a partner for every instance.
+
+        Args:
+            rng: The generator that all randomness comes from.
+            first: Indices of the instances that need a partner, of shape [N].
+
+        Returns:
+            Two integer arrays of shape [N]: the indices of the partners, and for each pair the
+            row of `targets` that describes it.
+        """
+        raise NotImplementedError
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws the pairs of a given epoch, for instance to resume an interrupted training.
+
+        Keras moves on to the next epoch by itself, after every pass of `fit`, `evaluate` or
+        `predict`, and once more when it resets the source before the first. The pairs depend on
+        the arguments of the source and on the epoch alone, not on the epochs drawn before.
+
+        Args:
+            epoch: Non-negative integer.
+
+        Raises:
+            ValueError: If `epoch` is not a non-negative integer.
+        """
+        if not is_integer(epoch) or epoch < 0:
+            raise ValueError(f"`epoch` should be a non-negative integer. Received: epoch={epoch!r}")
+        rng = np.random.default_rng([self.seed, epoch])
+        count = len(self._x)
+        first = rng.permutation(count) if self.shuffle else np.arange(count)
+        second, rows = self._draw_partners(rng, first)
+        # A single assignment, so that a worker thread never sees half of a new epoch.
+        self._epoch_state = (int(epoch), first, second, rows)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose pairs this source currently holds, starting at 0."""
+        return self._epoch_state[0]
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """Indices into `x` of the current epoch's pairs (a, b), of shape [N, 2], in batch order."""
+        _, first, second, _ = self._epoch_state
+        return np.stack([first, second], axis=1)
+
+    @property
+    def factor_count(self) -> int:
+        """Number of factors, without the residual factor."""
+        return self._targets.shape[1] - 1
+
+    def on_epoch_end(self) -> None:
+        """Draws the next epoch's pairs, unless `shuffle` is False. Keras calls it."""
+        if self.shuffle:
+            self.set_epoch(self.epoch + 1)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return -(-len(self._x) // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+        """Gathers a batch of the current epoch.
+
+        Args:
+            index: Position of the batch in the epoch.
+
+        Returns:
+            `((a, b), y)`, where `a` and `b` have shape [batch, ...] and the dtype of `x`, and
+            `y` is float32 of shape [batch, 1 + factor count]. The last batch may be smaller.
+
+        Raises:
+            IndexError: If there is no such batch.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(
+                f"`index` should be smaller than the number of batches, {len(self)}. "
+                f"Received: index={index}"
+            )
+        start = (index % len(self)) * self.batch_size
+        _, first, second, rows = self._epoch_state
+        batch = slice(start, start + self.batch_size)
+        a = np.take(self._x, first[batch], axis=0)
+        b = np.take(self._x, second[batch], axis=0)
+        y = np.take(self._targets, rows[batch], axis=0)
+        return (a, b), y
+
+
+def to_instances(x: Any) -> np.ndarray:
+    """Converts `x` to numpy and checks that it is possible to make a pair of it."""
+    x = to_numpy(x)
+    if x.ndim == 0 or len(x) < 2:
+        raise ValueError(
+            "`x` should hold at least two instances along its first axis, since an instance is "
+            f"paired with another one. Received: x.shape={x.shape}"
+        )
+    return x
+
+
+def to_columns(name: str, values: Any, x: np.ndarray) -> np.ndarray:
+    """Converts what describes the instances to a numpy array of shape [N, K] and checks that."""
+    values = to_numpy(values)
+    if values.ndim not in (1, 2) or 0 in values.shape[1:]:
+        raise ValueError(
+            f"`{name}` should have shape [instance count] or [instance count, factor count]. "
+            f"Received: {name}.shape={values.shape}"
+        )
+    if len(values) != len(x):
+        raise ValueError(
+            f"`{name}` should have as many rows as `x` has instances, {len(x)}. "
+            f"Received: {name}.shape={values.shape}"
+        )
+    return values.reshape(len(values), -1)
+
+
+def to_correlations(name: str, value: float | Sequence[float], factor_count: int) -> np.ndarray:
+    """Converts a correlation, or one per factor, to a float array of shape [factor count]."""
+    correlations = np.asarray(value, dtype="float64")
+    if correlations.shape not in ((), (factor_count,)):
+        raise ValueError(
+            f"`{name}` should be a float or have one entry for each of the {factor_count} factors "
+            f"(the residual factor is not one of them). Received: {name}={value}"
+        )
+    return np.broadcast_to(correlations, factor_count)
+
+
+def name_factor(column: int) -> str:
+    """Names a factor as the loss counts it, from 1, and by its column in the caller's array."""
+    return f"factor {column + 1} (column {column})"

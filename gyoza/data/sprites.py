@@ -1,0 +1,281 @@
+r"""Pictures of sprites, of which everything is known: shape, scale, orientation and position.
+
+They are what a representation is measured by, since nothing but the five factors varies. The layout
+is that of dSprites, with continuous factors in place of a fixed data set.
+
+References:
+    - Matthey, L., Higgins, I., Hassabis, D., & Lerchner, A. (2017). "dSprites: Disentanglement
+      testing Sprites dataset." `<https://github.com/google-deepmind/dsprites-dataset>`_
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gyoza.data.checks import check_integer, to_numpy
+
+__all__ = ["Sprites"]
+
+_CHUNK_SIZE = 32
+"""Number of pictures that are rendered at a time, such that they fit into the processor's cache."""
+
+
+class Sprites:
+    r"""Renders white shapes on black ground from their factors, with smooth edges.
+
+    A picture covers the unit square. Its five factors are independent:
+
+    - `shape`, the shape's number in `shapes`, from 0,
+    - `scale`, the radius of the smallest circle around the shape's centre of mass that holds it,
+    - `orientation`, the angle in radians by which it is turned counter-clockwise,
+    - `x` and `y`, its centre of mass, where `x` runs from the left and `y` from the top.
+
+    A shape that is turned by its period looks as before: a square by :math:`\pi / 2`, an ellipse by
+    :math:`\pi` and a heart by :math:`2 \pi`. For a picture to have a single label, the orientation
+    stays below the smallest period among the shapes, unless another range is given. Where the range
+    is a full period, its two ends look the same. To avoid this jump, choose a smaller range.
+
+    The areas of shapes with scale :math:`r` are
+
+    .. math::
+        A_\text{square} = 2 r^2, \qquad A_\text{ellipse} = \tfrac{\pi}{2} r^2, \qquad
+        A_\text{heart} = (1 + \tfrac{\pi}{4}) (r / 0.9286)^2
+
+    The semi-axes of the ellipse are :math:`r` and :math:`r / 2`. The heart is a square on its tip
+    with a half disc on each of the upper sides. A pixel's brightness is the share of it that the
+    shape covers, up to what the pixel cannot see of a curve or a corner.
+
+    For coloured sprites, pass the pictures to `gyoza.data.tint`.
+
+    Args:
+        image_size: Height and width of a picture in pixels, a positive integer.
+        shapes: Which of "square", "ellipse" and "heart" there are, in the order of their numbers.
+        scales: Smallest and largest scale, two positive numbers.
+        orientations: Smallest and largest orientation. If None, these are 0 and the smallest period
+            among the shapes.
+        positions: Smallest and largest coordinate of the centre of mass, both of `x` and of `y`.
+
+    Raises:
+        ValueError: If an argument has an unsuitable value.
+
+    Example:
+        >>> from gyoza.data import Sprites
+        >>> sprites = Sprites(image_size=32)
+        >>> images, factors = sprites.sample(1000, seed=0)
+        >>> print(images.shape, factors.shape, sprites.names)
+        (1000, 32, 32, 1) (1000, 5) ('shape', 'scale', 'orientation', 'x', 'y')
+        >>> square = sprites.render([[0, 0.2, 0.0, 0.5, 0.5]])
+        >>> print(round(float(square.mean()), 3))
+        0.08
+        >>> print(sprites.grid([3, 2, 1, 4, 4]).shape)
+        (96, 5)
+    """
+
+    names = ("shape", "scale", "orientation", "x", "y")
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        shapes: Sequence[str] = ("square", "ellipse", "heart"),
+        scales: tuple[float, float] = (0.1, 0.2),
+        orientations: tuple[float, float] | None = None,
+        positions: tuple[float, float] = (0.25, 0.75),
+    ) -> None:
+        check_integer("image_size", image_size, minimum=1)
+        if isinstance(shapes, str) or not shapes or not set(shapes) <= set(_SHAPES):
+            raise ValueError(
+                f"`shapes` should be a list of some of {list(_SHAPES)}. Received: shapes={shapes}"
+            )
+        if orientations is None:
+            orientations = (0.0, min(_SHAPES[shape].period for shape in shapes))
+        for name, limits in (
+            ("scales", scales),
+            ("orientations", orientations),
+            ("positions", positions),
+        ):
+            if np.shape(limits) != (2,) or not -math.inf < limits[0] <= limits[1] < math.inf:
+                raise ValueError(
+                    f"`{name}` should be two finite numbers in ascending order. "
+                    f"Received: {name}={limits}"
+                )
+        if scales[0] <= 0:
+            raise ValueError(f"`scales` should be positive. Received: scales={scales}")
+        self.image_size = int(image_size)
+        self.shapes = tuple(shapes)
+        shape_numbers = (0, len(self.shapes) - 1)
+        self._limits = np.array(
+            [shape_numbers, scales, orientations, positions, positions], "float64"
+        )
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of every factor, by name."""
+        return dict(zip(self.names, map(tuple, self._limits.tolist()), strict=True))
+
+    def sample(self, count: int, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Draws independent pictures, whose factors are uniform over their ranges.
+
+        Args:
+            count: Number of pictures, a non-negative integer.
+            seed: Non-negative integer from which the pictures follow. If None, a seed is drawn that
+                `keras.utils.set_random_seed` makes reproducible.
+
+        Returns:
+            The pictures as `render` returns them, and their factors, a float64 array of shape
+            [count, 5].
+
+        Raises:
+            ValueError: If `count` or `seed` is not a non-negative integer.
+        """
+        check_integer("count", count, minimum=0)
+        if seed is None:
+            # Python's generator is the one that `keras.utils.set_random_seed` seeds.
+            seed = random.getrandbits(32)
+        check_integer("seed", seed, minimum=0)
+        rng = np.random.default_rng(seed)
+        low, high = self._limits.T
+        factors = rng.uniform(low, high, size=(count, len(self.names)))
+        factors[:, 0] = rng.integers(len(self.shapes), size=count)
+        return self.render(factors), factors
+
+    def grid(self, counts: Sequence[int]) -> np.ndarray:
+        """Lists all combinations of evenly spaced factors, for `render`.
+
+        Args:
+            counts: The number of values of each of the five factors, positive integers. That of
+                the shapes is at most the number of shapes. The values run from the lower to the
+                upper end of a factor's range; orientations stop one step before the upper end. A
+                single value is the lower end.
+
+        Returns:
+            Float64 array of shape [product of the counts, 5], whose last factor changes fastest.
+
+        Raises:
+            ValueError: If `counts` has an unsuitable length or value.
+        """
+        if len(counts) != len(self.names):
+            raise ValueError(
+                f"`counts` should have one entry for each of {self.names}. "
+                f"Received: counts={counts}"
+            )
+        for count in counts:
+            check_integer("counts", count, minimum=1)
+        if counts[0] > len(self.shapes):
+            raise ValueError(
+                f"`counts` should ask for at most {len(self.shapes)} shapes. "
+                f"Received: counts={counts}"
+            )
+        values = [
+            np.linspace(low, high, count, endpoint=name != "orientation")
+            for name, (low, high), count in zip(self.names, self._limits, counts, strict=True)
+        ]
+        values[0] = np.arange(counts[0], dtype="float64")
+        return np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, len(values))
+
+    def render(self, factors: Any) -> np.ndarray:
+        """Renders pictures from given factors.
+
+        Args:
+            factors: Values of the five factors, array-like of shape [count, 5], within their
+                ranges. Shapes are integers.
+
+        Returns:
+            Float32 array of shape [count, image size, image size, 1] with values in [0, 1].
+
+        Raises:
+            ValueError: If `factors` has an unsuitable shape, or values out of range.
+        """
+        factors = to_numpy(factors)
+        if factors.ndim != 2 or factors.shape[1] != len(self.names):
+            raise ValueError(
+                f"`factors` should have shape [count, {len(self.names)}]. "
+                f"Received: factors.shape={factors.shape}"
+            )
+        factors = factors.astype("float64")
+        for name, column, (low, high) in zip(self.names, factors.T, self._limits, strict=True):
+            slack = 1e-6 * max(abs(low), abs(high))  # for what was rounded to float32
+            if not np.all((column >= low - slack) & (column <= high + slack)):
+                raise ValueError(
+                    f"`factors` should have values of {name} in [{low:g}, {high:g}]. "
+                    f"Received: values from {column.min():g} to {column.max():g}"
+                )
+        shape_numbers = factors[:, 0].astype(int)
+        if np.any(shape_numbers != factors[:, 0]):
+            raise ValueError(
+                f"`factors` should have integers as shapes. Received: {np.unique(factors[:, 0])}"
+            )
+
+        size = self.image_size
+        images = np.empty((len(factors), size, size, 1), "float32")
+        for number, shape in enumerate(self.shapes):
+            indices = np.flatnonzero(shape_numbers == number)
+            for start in range(0, len(indices), _CHUNK_SIZE):
+                chunk = indices[start : start + _CHUNK_SIZE]
+                images[chunk, ..., 0] = self._render(shape, factors[chunk, 1:])
+        return images
+
+    def _render(self, shape: str, factors: np.ndarray) -> np.ndarray:
+        """Renders pictures of one shape, with lengths in units of a pixel."""
+        centres = np.arange(self.image_size) + 0.5
+        scale, angle, x, y = factors.T[..., None]
+        right, up = centres - self.image_size * x, self.image_size * y - centres
+        cos, sin = np.cos(angle), np.sin(angle)
+        # The pixels' coordinates in the shape's own, unturned system.
+        a = (cos * right).astype("float32")[:, None, :] + (sin * up).astype("float32")[:, :, None]
+        b = (-sin * right).astype("float32")[:, None, :] + (cos * up).astype("float32")[:, :, None]
+        radius = (self.image_size * scale).astype("float32")[:, :, None]
+        return _SHAPES[shape].cover(a, b, radius)
+
+
+def _step(distance: np.ndarray) -> np.ndarray:
+    """Share of a pixel that a straight edge leaves inside, from the distance to that edge."""
+    return np.clip(distance + np.float32(0.5), 0, 1)
+
+
+def _cover_square(a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    half_side = radius / np.float32(math.sqrt(2))
+    return _step(half_side - np.abs(a)) * _step(half_side - np.abs(b))
+
+
+def _cover_ellipse(a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    # With f = a² + 4 b² - r², which is 0 on the edge, the distance to it is -f / |∇f| to first
+    # order. In the centre, where the gradient is 0, the distance only has to be large.
+    squares, sharper = a * a, 4 * b * b
+    slope = 2 * np.sqrt(squares + 4 * sharper) + np.float32(1e-6)
+    return _step((radius * radius - squares - sharper) / slope)
+
+
+def _cover_heart(a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    # In the right half, in units of the square's side and from its lowest corner: `s` runs along
+    # the lower side to the upper one, which carries the half disc, and `t` along the upper side
+    # to the cleft, at (1, 1).
+    side = radius / np.float32(_HEART_REACH)
+    height, width = b + radius, np.abs(a)
+    s = (height + width) * np.float32(math.sqrt(0.5))
+    t = (height - width) * np.float32(math.sqrt(0.5))
+    beyond = s - side
+    # Above the upper side the edge is that of the disc, below it the lower side, or the cleft.
+    disc = side / 2 - np.hypot(beyond, t - side / 2)
+    rest = np.minimum(t, np.hypot(beyond, t - side))
+    return _step(np.where(beyond > 0, disc, rest)) * _step(s)
+
+
+_HEART_REACH = (7 / 6 + 3 * math.pi / 8) / (1 + math.pi / 4) / math.sqrt(2)
+"""Distance of a heart's tip from its centre of mass, in units of the side of its square."""
+
+
+class _Shape(NamedTuple):
+    cover: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    period: float
+
+
+_SHAPES = {
+    "square": _Shape(_cover_square, math.pi / 2),
+    "ellipse": _Shape(_cover_ellipse, math.pi),
+    "heart": _Shape(_cover_heart, 2 * math.pi),
+}

@@ -1,0 +1,44 @@
+"""What all figures share: where to draw, and in which colours."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+
+__all__ = ["PALETTE", "SEQUENTIAL", "DIVERGING", "get_axes", "get_colours"]
+
+PALETTE = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
+"""Ten colours that people who are colour-blind tell apart.
+
+References:
+    - Petroff, M. A. (2021). "Accessible Color Sequences for Data Visualization."
+      `arXiv:2107.02270 <https://arxiv.org/abs/2107.02270>`_
+"""
+
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+
+
+def get_axes(ax: Axes | None) -> Axes:
+    """Returns the given axes, or those of a new figure."""
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def get_colours(count: int) -> np.ndarray:
+    """Chooses colours for so many classes, as an array of shape [count, 3]."""
+    if count <= len(PALETTE):
+        return np.array([to_rgb(colour) for colour in PALETTE[:count]]).reshape(count, 3)
+    return colormaps[SEQUENTIAL](np.linspace(0, 1, count))[:, :3]
