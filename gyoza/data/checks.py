@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-from types import ModuleType
 from typing import Any
 
 import keras
@@ -12,7 +10,7 @@ import numpy as np
 
 from gyoza.modelling.axes import is_integer
 
-__all__ = ["to_numpy", "check_integer", "check_positive", "import_extra"]
+__all__ = ["to_numpy", "check_integer", "check_positive"]
 
 
 def to_numpy(values: Any) -> np.ndarray:
@@ -32,13 +30,3 @@ def check_positive(name: str, value: float) -> None:
     """Raises a `ValueError` if `value` is not positive and finite."""
     if not 0 < value < math.inf:
         raise ValueError(f"`{name}` should be a positive finite number. Received: {name}={value!r}")
-
-
-def import_extra(name: str) -> ModuleType:
-    """Imports a module of a package that comes with the extra `data`."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'This needs {name.split(".")[0]}. Install it with `pip install "gyoza[data]"`.'
-        ) from error

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, import_extra, to_numpy
+from gyoza.data.checks import check_integer, to_numpy
+from gyoza.extras import import_extra
 
 __all__ = ["TintedDigits", "load_tinted_digits", "tint", "distort"]
 
@@ -84,8 +85,8 @@ def load_tinted_digits(
     """
     check_integer("copy_count", copy_count, minimum=1)
     check_integer("seed", seed, minimum=0)
-    data = import_extra("sklearn.datasets").load_digits()
-    split = import_extra("sklearn.model_selection").train_test_split
+    data = import_extra("sklearn.datasets", "data").load_digits()
+    split = import_extra("sklearn.model_selection", "data").train_test_split
     ink = data.images / 16.0
     rest, test = split(
         np.arange(len(ink)), test_size=0.2, stratify=data.target, random_state=int(seed)
@@ -189,7 +190,7 @@ def distort(
         raise ValueError(
             f"`strength` should be a non-negative finite number. Received: strength={strength}"
         )
-    transform = import_extra("scipy.ndimage").affine_transform
+    transform = import_extra("scipy.ndimage", "data").affine_transform
     rng = np.random.default_rng(seed)
     matrices = np.eye(2) + rng.normal(scale=strength, size=[len(images), 2, 2])
     centre = (np.array(images.shape[1:]) - 1) / 2

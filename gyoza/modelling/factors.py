@@ -7,7 +7,12 @@ import numpy as np
 
 from gyoza.modelling.axes import check_integers
 
-__all__ = ["check_dimensions_per_factor", "index_factors", "split_pairs"]
+__all__ = [
+    "check_dimensions_per_factor",
+    "check_correlation_shape",
+    "index_factors",
+    "split_pairs",
+]
 
 
 def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[int]:
@@ -32,6 +37,26 @@ def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[in
     return dimensions
 
 
+def check_correlation_shape(
+    shape: Sequence[int | None], dimensions_per_factor: Sequence[int]
+) -> None:
+    """Checks the shape of targets that are one correlation per pair and factor.
+
+    Args:
+        shape: The shape of the targets.
+        dimensions_per_factor: The number of latent entries of each factor.
+
+    Raises:
+        ValueError: If the shape is not `[batch, factor count]`.
+    """
+    factor_count = len(dimensions_per_factor)
+    if len(shape) != 2 or shape[1] != factor_count:
+        raise ValueError(
+            f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
+            f"each of `dimensions_per_factor`. Received: y_true.shape={tuple(shape)}"
+        )
+
+
 def index_factors(dimensions_per_factor: Sequence[int]) -> np.ndarray:
     """Gives the factor to which each dimension belongs, `[dimension count]`."""
     return np.repeat(np.arange(len(dimensions_per_factor)), dimensions_per_factor)
@@ -54,12 +79,8 @@ def split_pairs(
     Raises:
         ValueError: If shapes do not fit one another.
     """
-    factor_count, d = len(dimensions_per_factor), sum(dimensions_per_factor)
-    if len(y_true.shape) != 2 or y_true.shape[1] != factor_count:
-        raise ValueError(
-            f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
-            f"each of `dimensions_per_factor`. Received: y_true.shape={tuple(y_true.shape)}"
-        )
+    check_correlation_shape(y_true.shape, dimensions_per_factor)
+    d = sum(dimensions_per_factor)
     if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
         raise ValueError(
             f"`y_pred` should have shape [batch, {2 * d + 2}]: two latent vectors of {d} "

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import import_extra
 from gyoza.data.pairs.base import PairSource, name_factor, to_columns, to_correlations, to_instances
 from gyoza.data.pairs.groups import Groups
+from gyoza.extras import import_extra
 
 __all__ = ["ContinuousPairs"]
 
@@ -114,7 +114,7 @@ class ContinuousPairs(PairSource):
         # same one every time; drawing from the group that shares them is fair.
         points, group_of = np.unique(scores, axis=0, return_inverse=True)
         self._groups = Groups(group_of.reshape(-1))
-        self._tree = import_extra("scipy.spatial").KDTree(points)
+        self._tree = import_extra("scipy.spatial", "data").KDTree(points)
         self.set_epoch(0)
 
     def _draw_partners(
@@ -174,7 +174,7 @@ def _normal_scores(factors: np.ndarray) -> np.ndarray:
             "`factors` should be real numbers; for classes, use `CategoricalPairs`. "
             f"Received: factors.dtype={factors.dtype}"
         )
-    ndtri = import_extra("scipy.special").ndtri
+    ndtri = import_extra("scipy.special", "data").ndtri
     scores = np.empty(factors.shape)
     for k, column in enumerate(factors.T):
         if not np.all(np.isfinite(column)):

@@ -7,9 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.axes import check_integers
 from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.factors import (
+    check_correlation_shape,
+    check_dimensions_per_factor,
+    index_factors,
+    split_pairs,
+)
 
 __all__ = ["SupervisedFactorLoss"]
 
@@ -91,16 +96,14 @@ class SupervisedFactorLoss(keras.losses.Loss):
         correlation: float | Sequence[float] | None = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.dimensions_per_factor = _check_dimensions(dimensions_per_factor)
+        self.dimensions_per_factor = check_dimensions_per_factor(dimensions_per_factor)
         self.include_constant = include_constant
         self.correlation = correlation
         if correlation is not None:
             self._correlation_of_factor = np.concatenate(
                 [[0.0], _check_correlation(correlation, len(self.dimensions_per_factor) - 1)]
             )
-        self._factor_of_dimension = np.repeat(
-            np.arange(len(self.dimensions_per_factor)), self.dimensions_per_factor
-        )
+        self._factor_of_dimension = index_factors(self.dimensions_per_factor)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Computes the reduced loss; see :meth:`call`."""
@@ -135,17 +138,12 @@ class SupervisedFactorLoss(keras.losses.Loss):
             )
 
     def _check_targets(self, shape: Sequence[int | None]) -> None:
-        factor_count = len(self.dimensions_per_factor)
-        if self.correlation is not None:
-            if len(shape) not in (1, 2) or tuple(shape[1:]) not in ((), (1,)):
-                raise ValueError(
-                    "`y_true` should have shape [batch] or [batch, 1], with the index of the "
-                    f"factor that a pair shares. Received: y_true.shape={tuple(shape)}"
-                )
-        elif len(shape) != 2 or shape[1] != factor_count:
+        if self.correlation is None:
+            check_correlation_shape(shape, self.dimensions_per_factor)
+        elif len(shape) not in (1, 2) or tuple(shape[1:]) not in ((), (1,)):
             raise ValueError(
-                f"`y_true` should have shape [batch, {factor_count}], with one correlation for "
-                f"each of `dimensions_per_factor`. Received: y_true.shape={tuple(shape)}"
+                "`y_true` should have shape [batch] or [batch, 1], with the index of the "
+                f"factor that a pair shares. Received: y_true.shape={tuple(shape)}"
             )
 
     def _to_correlations(self, y_true: Any) -> Any:
@@ -175,23 +173,11 @@ class SupervisedFactorLoss(keras.losses.Loss):
         y_pred = ops.cast(y_pred, at_least_float32(y_pred.dtype))
         y_true = ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
         self._check_targets(y_true.shape)
-        d = len(self._factor_of_dimension)
-        if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
-            raise ValueError(
-                f"`y_pred` should have shape [batch, {2 * d + 2}]: two latent vectors of {d} "
-                f"entries, the sum of `dimensions_per_factor`, and their log-determinants. "
-                f"Received: y_pred.shape={tuple(y_pred.shape)}"
-            )
-        if None not in (y_true.shape[0], y_pred.shape[0]) and y_true.shape[0] != y_pred.shape[0]:
-            raise ValueError(
-                "`y_true` and `y_pred` should have the same number of instances. Received: "
-                f"y_true.shape={tuple(y_true.shape)}, y_pred.shape={tuple(y_pred.shape)}"
-            )
-        z_a, z_b = y_pred[:, :d], y_pred[:, d : 2 * d]
-        j_a, j_b = y_pred[:, 2 * d], y_pred[:, 2 * d + 1]
+        y_true = self._to_correlations(y_true)
+        z_a, z_b, j_a, j_b = split_pairs(y_true, y_pred, self.dimensions_per_factor)
 
         limit = 1.0 - self.CORRELATION_MARGIN
-        correlations = ops.take(self._to_correlations(y_true), self._factor_of_dimension, axis=1)
+        correlations = ops.take(y_true, self._factor_of_dimension, axis=1)
         valid = ops.abs(correlations) <= 1.0 + self.CORRELATION_MARGIN
         correlations = ops.where(valid, ops.clip(correlations, -limit, limit), np.nan)
         variances = 1.0 - ops.square(correlations)
@@ -199,7 +185,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
         prior_b = 0.5 * ops.sum(
             ops.square(z_b - correlations * z_a) / variances + ops.log(variances), axis=1
         )
-        constant = d * LOG_2_PI if self.include_constant else 0.0
+        constant = len(self._factor_of_dimension) * LOG_2_PI if self.include_constant else 0.0
         return prior_a + prior_b + constant - (j_a + j_b)
 
     def get_config(self) -> dict[str, Any]:
@@ -213,16 +199,6 @@ class SupervisedFactorLoss(keras.losses.Loss):
             if self.correlation is None
             else np.asarray(self.correlation).tolist(),
         }
-
-
-def _check_dimensions(dimensions_per_factor: Iterable[int]) -> list[int]:
-    dimensions = check_integers("dimensions_per_factor", dimensions_per_factor)
-    if not dimensions or min(dimensions) < 0 or sum(dimensions) == 0:
-        raise ValueError(
-            "`dimensions_per_factor` should hold numbers that are not negative, nor all zero. "
-            f"Received: dimensions_per_factor={dimensions}"
-        )
-    return dimensions
 
 
 def _check_correlation(correlation: float | Sequence[float], count: int) -> np.ndarray:

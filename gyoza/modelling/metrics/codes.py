@@ -1,8 +1,6 @@
-"""What the scores of codes share: the checks of their arguments, and optional libraries."""
+"""What the scores of codes share: the checks of their arguments."""
 
-import importlib
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -10,24 +8,12 @@ import numpy as np
 from gyoza.modelling.factors import check_dimensions_per_factor
 
 __all__ = [
-    "import_library",
     "check_codes",
     "check_labels",
     "is_categorical",
     "find_bins",
     "split_units",
 ]
-
-
-def import_library(name: str) -> ModuleType:
-    """Imports a module of scikit-learn or scipy."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        library = {"sklearn": "scikit-learn"}.get(name.split(".")[0], name.split(".")[0])
-        raise ImportError(
-            f'This metric needs {library}. Install it with `pip install "gyoza[metrics]"`.'
-        ) from error
 
 
 def check_codes(codes: Any, name: str = "codes") -> np.ndarray:

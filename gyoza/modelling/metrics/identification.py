@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.modelling.metrics.codes import check_codes, import_library
+from gyoza.extras import import_extra
+from gyoza.modelling.metrics.codes import check_codes
 
 __all__ = ["mean_correlation_coefficient"]
 
@@ -67,10 +68,12 @@ def mean_correlation_coefficient(codes: Any, sources: Any, correlation: str = "p
             f"Received: correlation={correlation!r}"
         )
     if correlation == "spearman":
-        rank = import_library("scipy.stats").rankdata
+        rank = import_extra("scipy.stats", "metrics").rankdata
         codes, sources = rank(codes, axis=0), rank(sources, axis=0)
     correlations = np.abs(_standardise(codes).T @ _standardise(sources)) / len(codes)
-    pairs = import_library("scipy.optimize").linear_sum_assignment(correlations, maximize=True)
+    pairs = import_extra("scipy.optimize", "metrics").linear_sum_assignment(
+        correlations, maximize=True
+    )
     return float(np.sum(correlations[pairs]) / sources.shape[1])
 
 

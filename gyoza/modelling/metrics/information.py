@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from gyoza.extras import import_extra
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.metrics.codes import (
     check_codes,
     check_labels,
     find_bins,
-    import_library,
     is_categorical,
     split_units,
 )
@@ -205,7 +205,7 @@ def _check(
 
 def _compute_information(first: np.ndarray, second: np.ndarray) -> float:
     # Rounding makes the information of independent classes slightly negative.
-    return max(import_library("sklearn.metrics").mutual_info_score(first, second), 0.0)
+    return max(import_extra("sklearn.metrics", "metrics").mutual_info_score(first, second), 0.0)
 
 
 def _inform(

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gyoza.extras import import_extra
 from gyoza.modelling.metrics.codes import (
     check_codes,
     check_labels,
-    import_library,
     is_categorical,
     split_units,
 )
@@ -256,35 +256,35 @@ def _concentrate(importances: np.ndarray) -> float:
     used = sums > 0
     if not np.any(used):
         return 0.0
-    entropies = import_library("scipy.stats").entropy(
+    entropies = import_extra("scipy.stats", "metrics").entropy(
         importances[used], base=importances.shape[1], axis=1
     )
     return float(np.average(1 - entropies, weights=sums[used]))
 
 
 def _make_linear(column: np.ndarray, neighbours: int) -> Any:
-    linear = import_library("sklearn.linear_model")
+    linear = import_extra("sklearn.linear_model", "metrics")
     if is_categorical(column):
         return linear.LogisticRegression(class_weight="balanced", max_iter=1000)
     return linear.Ridge()
 
 
 def _make_nearest(column: np.ndarray, neighbours: int) -> Any:
-    nearest = import_library("sklearn.neighbors")
+    nearest = import_extra("sklearn.neighbors", "metrics")
     if is_categorical(column):
         return nearest.KNeighborsClassifier(neighbours)
     return nearest.KNeighborsRegressor(neighbours)
 
 
 def _make_boosting(column: np.ndarray, seed: int | None) -> Any:
-    ensemble = import_library("sklearn.ensemble")
+    ensemble = import_extra("sklearn.ensemble", "metrics")
     if is_categorical(column):
         return ensemble.GradientBoostingClassifier(random_state=seed)
     return ensemble.GradientBoostingRegressor(random_state=seed)
 
 
 def _make_forest(column: np.ndarray, seed: int | None) -> Any:
-    ensemble = import_library("sklearn.ensemble")
+    ensemble = import_extra("sklearn.ensemble", "metrics")
     # Trees that are not shown all entries would have to make do with uninformative ones.
     if is_categorical(column):
         return ensemble.RandomForestClassifier(max_features=None, n_jobs=-1, random_state=seed)
@@ -307,7 +307,7 @@ def _score(
             "to test on. If they are real numbers, pass `categorical=False`. Received: "
             f"{np.sum(np.bincount(label) == 1)} classes seen once"
         )
-    split = import_library("sklearn.model_selection").train_test_split
+    split = import_extra("sklearn.model_selection", "metrics").train_test_split
     train, test, y_train, y_test = split(
         codes,
         label,
@@ -315,9 +315,9 @@ def _score(
         random_state=seed,
         stratify=label if is_categorical(label) else None,
     )
-    scaler = import_library("sklearn.preprocessing").StandardScaler().fit(train)
+    scaler = import_extra("sklearn.preprocessing", "metrics").StandardScaler().fit(train)
     predicted = predictor.fit(scaler.transform(train), y_train).predict(scaler.transform(test))
-    metrics = import_library("sklearn.metrics")
+    metrics = import_extra("sklearn.metrics", "metrics")
     if is_categorical(label):
         return float(metrics.balanced_accuracy_score(y_test, predicted, adjusted=True))
     return float(metrics.r2_score(y_test, predicted))
