@@ -68,7 +68,7 @@ def split_pairs(
     """Takes the output of a model for pairs apart, and checks it against its targets.
 
     Args:
-        y_true: Correlations per pair and factor, `[batch, factor count]`.
+        y_true: Targets, `[batch, ...]`.
         y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
             j_b]`, `[batch, 2 * dimension count + 2]`.
         dimensions_per_factor: The number of latent entries of each factor.
@@ -79,7 +79,6 @@ def split_pairs(
     Raises:
         ValueError: If shapes do not fit one another.
     """
-    check_correlation_shape(y_true.shape, dimensions_per_factor)
     d = sum(dimensions_per_factor)
     if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
         raise ValueError(

@@ -173,11 +173,10 @@ class SupervisedFactorLoss(keras.losses.Loss):
         y_pred = ops.cast(y_pred, at_least_float32(y_pred.dtype))
         y_true = ops.convert_to_tensor(y_true, dtype=y_pred.dtype)
         self._check_targets(y_true.shape)
-        y_true = self._to_correlations(y_true)
         z_a, z_b, j_a, j_b = split_pairs(y_true, y_pred, self.dimensions_per_factor)
 
         limit = 1.0 - self.CORRELATION_MARGIN
-        correlations = ops.take(y_true, self._factor_of_dimension, axis=1)
+        correlations = ops.take(self._to_correlations(y_true), self._factor_of_dimension, axis=1)
         valid = ops.abs(correlations) <= 1.0 + self.CORRELATION_MARGIN
         correlations = ops.where(valid, ops.clip(correlations, -limit, limit), np.nan)
         variances = 1.0 - ops.square(correlations)

@@ -7,7 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.factors import check_dimensions_per_factor, index_factors, split_pairs
+from gyoza.modelling.factors import (
+    check_correlation_shape,
+    check_dimensions_per_factor,
+    index_factors,
+    split_pairs,
+)
 
 __all__ = ["PairCorrelation"]
 
@@ -89,6 +94,7 @@ class PairCorrelation(keras.metrics.Metric):
         """
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)
         y_pred = ops.convert_to_tensor(y_pred, dtype=self.dtype)
+        check_correlation_shape(y_true.shape, self.dimensions_per_factor)
         a, b, _, _ = split_pairs(y_true, y_pred, self.dimensions_per_factor)
         weights = ops.cast(ops.not_equal(y_true, 0), self.dtype)
         if sample_weight is not None:
