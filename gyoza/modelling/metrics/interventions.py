@@ -110,15 +110,12 @@ def _draw_alike(rng: np.random.Generator, classes: np.ndarray, count: int, size:
 
 
 class SwapConsistency(NamedTuple):
-    """What :func:`swap_consistency` returns, rates from 0 to 1 per label.
-
-    Attributes:
-        follows: How often the prediction is the label of b, `[K]` or one number.
-        keeps: How often it is the label of a, likewise.
-    """
+    """What :func:`swap_consistency` returns, rates from 0 to 1 per label."""
 
     follows: Any
+    """How often the prediction is the label of b, `[K]` or one number."""
     keeps: Any
+    """How often it is the label of a, likewise."""
 
 
 def swap_consistency(predicted: Any, labels_a: Any, labels_b: Any) -> SwapConsistency:

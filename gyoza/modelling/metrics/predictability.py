@@ -157,17 +157,14 @@ def separated_attribute_predictability(
 
 
 class DisentanglementScores(NamedTuple):
-    """What :func:`disentanglement_completeness_informativeness` returns, each from 0 to 1.
-
-    Attributes:
-        disentanglement: How far each factor serves to predict one label only.
-        completeness: How far each label is predicted from one factor only.
-        informativeness: How well labels are predicted from the whole code.
-    """
+    """What :func:`disentanglement_completeness_informativeness` returns, each from 0 to 1."""
 
     disentanglement: float
+    """How far each factor serves to predict one label only."""
     completeness: float
+    """How far each label is predicted from one factor only."""
     informativeness: float
+    """How well labels are predicted from the whole code."""
 
 
 def disentanglement_completeness_informativeness(
