@@ -14,6 +14,18 @@ import pytest
 
 from gyoza.testing import check_flow_layer
 
+if keras.backend.backend() != "tensorflow":
+    # These compute with NumPy alone. Once is enough.
+    collect_ignore_glob = [
+        "data/test_digits.py",
+        "data/test_sprites.py",
+        "data/test_toy.py",
+        "interpretation/test_factor_sizes.py",
+        "modelling/metrics/test_i*.py",
+        "modelling/metrics/test_predictability.py",
+        "plotting/*",
+    ]
+
 if keras.backend.backend() == "jax":
     # What costs most here and depends least on the backend is left to the other two.
     check_flow_layer.__kwdefaults__.update(policies=(), fresh_process=False)
