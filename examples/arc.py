@@ -12,7 +12,6 @@ Run it with `python examples/arc.py`; it takes less than a minute on two cores.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ from gyoza.modelling.flow_layers import (
     Reflection,
 )
 from gyoza.modelling.losses import SupervisedFactorLoss
+from gyoza.plotting import latent_scatter, training_curves, warped_grid
 
 plt.switch_backend("Agg")  # draws into files and needs no display
 
@@ -50,9 +50,7 @@ LEARNING_RATE = 5e-3
 RESIDUAL, POSITION = 0, 1
 """Where the two factors stand among the latent coordinates: the residual always comes first."""
 
-ACROSS_COLOUR, ALONG_COLOUR = "#4d4d4d", "#d55e00"
 PATH_COLOURS = ["#0072b2", "#d55e00", "#cc79a7", "#009e73"]
-POSITION_MAP = "viridis"
 
 
 # --- The data ----------------------------------------------------------------------------------
@@ -275,20 +273,14 @@ def print_correlations(latent: np.ndarray, positions: np.ndarray, offsets: np.nd
 
 def draw_training(axes: plt.Axes, history: keras.callbacks.History, optimum: Optimum) -> None:
     """Draws the losses of all epochs, and the two optima below them."""
-    epochs = np.arange(1, len(history.epoch) + 1)
-    axes.plot(epochs, history.history["loss"], "o-", color="#0072b2", label="training")
-    axes.plot(epochs, history.history["val_loss"], "s-", color="#d55e00", label="held out")
-    axes.axhline(optimum.gaussian, color="black", ls="--", label="exactly Gaussian latent")
-    axes.axhline(optimum.bound, color="black", ls=":", label="entropy bound")
-    top = max(history.history["val_loss"])
+    optima = {"exactly Gaussian latent": optimum.gaussian, "entropy bound": optimum.bound}
+    training_curves(history, optima, ax=axes)
+    top = max(*history.history["val_loss"], optimum.bound + 0.12)
     axes.set(
-        xlabel="epoch",
         ylabel="loss in nats per pair",
         title="Training",
-        xticks=epochs,
-        ylim=(optimum.bound - 0.01, max(top, optimum.bound + 0.12) + 0.01),
+        ylim=(optimum.bound - 0.01, top + 0.01),
     )
-    axes.legend()
 
 
 def draw_latent_space(axes: plt.Axes, latent: np.ndarray, positions: np.ndarray) -> None:
@@ -299,8 +291,8 @@ def draw_latent_space(axes: plt.Axes, latent: np.ndarray, positions: np.ndarray)
         latent: Latent vectors, `[count, 2]`.
         positions: True positions, `[count]`.
     """
-    scatter(axes, latent[:, [POSITION, RESIDUAL]], positions)
-    draw_grid(axes, lambda lines: lines)
+    scatter(axes, latent, positions, dimensions=(POSITION, RESIDUAL))
+    warped_grid(lambda points: points, ax=axes)
     axes.set(
         xlabel="position factor",
         ylabel="residual factor",
@@ -313,7 +305,7 @@ def draw_latent_space(axes: plt.Axes, latent: np.ndarray, positions: np.ndarray)
 
 def draw_input_space(
     axes: plt.Axes, model: DisentanglingFlowModel, points: np.ndarray, positions: np.ndarray
-) -> plt.Artist:
+) -> None:
     """Draws points, coloured by position, and where the grid of latent space comes from.
 
     Args:
@@ -321,15 +313,15 @@ def draw_input_space(
         model: The flow.
         points: Points in the plane, `[count, 2]`.
         positions: Their positions, `[count]`.
-
-    Returns:
-        The scattered points, for a colour bar.
     """
-    artist = scatter(axes, points, positions)
-    draw_grid(axes, lambda lines: decode(model, lines[:, np.argsort([POSITION, RESIDUAL])]))
+    scatter(axes, points, positions)
+    warped_grid(
+        lambda lines: decode(model, lines[:, np.argsort([POSITION, RESIDUAL])]),
+        labels=("position changes", "residual changes"),
+        ax=axes,
+    )
     label_plane(axes, "Input space")
     axes.legend(loc="upper center", framealpha=0.95)
-    return artist
 
 
 def draw_paths(
@@ -357,37 +349,19 @@ def draw_paths(
     axes.legend(loc="upper center", framealpha=0.95)
 
 
-def draw_grid(axes: plt.Axes, place: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Draws lines along which one latent coordinate changes and the other one is constant.
-
-    Args:
-        axes: What to draw on.
-        place: Maps points of a line, given as (position, residual), to where they are drawn.
-    """
-    levels, course = np.linspace(-3.0, 3.0, 9), np.linspace(-3.0, 3.0, 121)
-    for i, level in enumerate(levels):
-        constant = np.full_like(course, level)
-        across = place(np.stack([constant, course], axis=-1))
-        along = place(np.stack([course, constant], axis=-1))
-        label = "residual changes" if i == 0 else None
-        axes.plot(*across.T, color=ACROSS_COLOUR, lw=1.0, label=label)
-        label = "position changes" if i == 0 else None
-        axes.plot(*along.T, color=ALONG_COLOUR, lw=1.0, label=label)
-
-
-def scatter(axes: plt.Axes, points: np.ndarray, positions: np.ndarray) -> plt.Artist:
+def scatter(axes: plt.Axes, points: np.ndarray, positions: np.ndarray, **kwargs) -> None:
     """Scatters points, coloured by position."""
     limit = 2.5 * POSITION_DEVIATION
-    return axes.scatter(
-        *points.T,
-        c=positions,
-        cmap=POSITION_MAP,
-        vmin=-limit,
-        vmax=limit,
-        s=6,
-        linewidths=0,
-        rasterized=True,
+    latent_scatter(
+        points, positions, ax=axes, show_key=False, vmin=-limit, vmax=limit, s=6, **kwargs
     )
+
+
+def draw_key(axes: plt.Axes, beside: plt.Axes | np.ndarray) -> None:
+    """Draws the key to the colours of the points on some axes, beside these or others."""
+    label = "true position s"
+    points = axes.collections[0]
+    axes.figure.colorbar(points, ax=beside, label=label, extend="both", shrink=0.9)
 
 
 def label_plane(axes: plt.Axes, title: str) -> None:
@@ -452,9 +426,9 @@ def draw_figures(
     save_figure(figure, output / "training.png")
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    artist = draw_input_space(axes[0], model, points, positions)
+    draw_input_space(axes[0], model, points, positions)
     draw_latent_space(axes[1], latent, positions)
-    figure.colorbar(artist, ax=axes, label="true position s", extend="both", shrink=0.9)
+    draw_key(axes[0], beside=axes)
     save_figure(figure, output / "spaces.png")
 
     figure, axes = plt.subplots(figsize=(6, 4.8), layout="constrained")
@@ -463,9 +437,9 @@ def draw_figures(
 
     if docs is not None:
         figure, axes = plt.subplots(1, 3, figsize=(14, 3.9), layout="constrained")
-        artist = draw_input_space(axes[0], model, points, positions)
+        draw_input_space(axes[0], model, points, positions)
         draw_latent_space(axes[1], latent, positions)
-        figure.colorbar(artist, ax=axes[1], label="true position s", extend="both", shrink=0.9)
+        draw_key(axes[0], beside=axes[1])
         draw_paths(axes[2], model, chosen, points)
         save_figure(figure, docs)
 

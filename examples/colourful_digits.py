@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -30,24 +29,15 @@ import matplotlib
 import numpy as np
 from keras import layers, ops
 from matplotlib import colors
-from scipy import ndimage
-from sklearn.datasets import load_digits
 from sklearn.feature_selection import f_classif
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from gyoza.data import CategoricalPairs
+from gyoza.data import CategoricalPairs, TintedDigits, load_tinted_digits, tint
 from gyoza.modelling import conditioners, flow_layers, losses
+from gyoza.plotting import swap_grid, training_curves, traversal_strips
 
 matplotlib.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
-from matplotlib.ticker import MaxNLocator
-
-# The data
-COPY_COUNT = 12  # of every training picture, each in another colour and slightly distorted
-COLOUR_CLASS_COUNT = 12  # colours are continuous; pairs share one of so many sections of the wheel
-DISTORTION = 0.06  # how much copies are turned, slanted, scaled and shifted
-SATURATION = 0.85
 
 # The factors, in the order of their blocks, and how many of the code's entries each is given
 DIMENSIONS_PER_FACTOR = {"residual": 22, "digit": 8, "colour": 2}
@@ -64,71 +54,6 @@ BATCH_SIZE = 256
 
 # Evaluation and figures
 PAIR_COUNT = 2000
-GROUND, INK = "#0b0d12", "#e8e8e8"
-
-
-@dataclass
-class Pictures:
-    """Pictures `[N, 8, 8, 3]` and, of shape [N], their digits and their hues from 0 to 1."""
-
-    images: np.ndarray
-    digits: np.ndarray
-    hues: np.ndarray
-
-    @property
-    def classes(self) -> np.ndarray:
-        """Digit and section of the colour wheel, of shape [N, 2]."""
-        return np.stack([self.digits, (self.hues * COLOUR_CLASS_COUNT).astype(int)], axis=1)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, indices: np.ndarray) -> Pictures:
-        return Pictures(self.images[indices], self.digits[indices], self.hues[indices])
-
-
-# ---------------------------------------------------------------------------------------- the data
-
-
-def tint(ink: np.ndarray, digits: np.ndarray, hues: np.ndarray) -> Pictures:
-    """Colours grey pictures `[N, 8, 8]` of handwriting, which stays on black ground."""
-    hsv = np.stack([hues, np.full_like(hues, SATURATION), np.ones_like(hues)], axis=-1)
-    images = ink[..., None] * colors.hsv_to_rgb(hsv)[:, None, None, :]
-    return Pictures(images.astype("float32"), digits, hues)
-
-
-def distort(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turns, slants, scales and shifts grey pictures `[N, 8, 8]` a little, each in its own way."""
-    matrices = np.eye(2) + rng.normal(scale=DISTORTION, size=[len(ink), 2, 2])
-    centre = (np.array(ink.shape[1:]) - 1) / 2
-    offsets = centre - matrices @ centre + rng.normal(scale=2 * DISTORTION, size=[len(ink), 2])
-    warped = [
-        ndimage.affine_transform(picture, matrix, offset, mode="grid-constant")
-        for picture, matrix, offset in zip(ink, matrices, offsets, strict=True)
-    ]
-    return np.clip(warped, 0, 1)
-
-
-def make_data(seed: int) -> tuple[Pictures, Pictures, Pictures]:
-    """Splits the handwriting in three and only then tints it: training, validation and test set."""
-    rng = np.random.default_rng(seed)
-    data = load_digits()
-    ink = data.images / 16.0
-    rest, test = train_test_split(
-        np.arange(len(ink)), test_size=0.2, stratify=data.target, random_state=seed
-    )
-    train, validation = train_test_split(
-        rest, test_size=0.1, stratify=data.target[rest], random_state=seed
-    )
-    train, validation = (np.repeat(part, COPY_COUNT) for part in (train, validation))
-    return tuple(
-        tint(part_ink, data.target[part], rng.uniform(size=len(part)))
-        for part, part_ink in (
-            (train, distort(ink[train], rng)),
-            (validation, ink[validation]),
-            (test, ink[test]),
-        )
-    )
 
 
 # -------------------------------------------------------------------------------------- the models
@@ -242,7 +167,7 @@ def prepare(model, loss, learning_rate: float, step_count: int) -> None:
     optimizer.build(model.trainable_variables)
 
 
-def count_steps(data: Pictures, epoch_count: int) -> int:
+def count_steps(data: TintedDigits, epoch_count: int) -> int:
     """Gives the number of batches in so many epochs."""
     return epoch_count * -(-len(data) // BATCH_SIZE)
 
@@ -252,7 +177,7 @@ def predict(model: keras.Model, x: np.ndarray):
     return keras.tree.map_structure(ops.convert_to_numpy, model(x))
 
 
-def train_classifier(train: Pictures, validation: Pictures) -> keras.Model:
+def train_classifier(train: TintedDigits, validation: TintedDigits) -> keras.Model:
     """Trains the judge, on pictures in all colours."""
     classifier = make_classifier()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -269,7 +194,7 @@ def train_classifier(train: Pictures, validation: Pictures) -> keras.Model:
     return classifier
 
 
-def train_autoencoder(train: Pictures, validation: Pictures) -> tuple:
+def train_autoencoder(train: TintedDigits, validation: TintedDigits) -> tuple:
     """Trains the autoencoder, which knows nothing of digits, nor of colours, as such."""
     autoencoder, encoder, decoder = make_autoencoder()
     prepare(autoencoder, "mse", 3e-3, count_steps(train, AUTOENCODER_EPOCH_COUNT))
@@ -392,7 +317,7 @@ def compute_colour_error(images: np.ndarray, hues: np.ndarray) -> float:
     return float(360 * np.minimum(distances, 1 - distances).mean())
 
 
-def evaluate(editor: Editor, classifier, codes, pictures: Pictures, seed: int) -> dict:
+def evaluate(editor: Editor, classifier, codes, pictures: TintedDigits, seed: int) -> dict:
     """Swaps factors between random pairs of different digits and measures what comes out.
 
     Returns:
@@ -416,7 +341,7 @@ def evaluate(editor: Editor, classifier, codes, pictures: Pictures, seed: int) -
     return results
 
 
-def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_results) -> None:
+def print_table(classifier, decoder, codes, test: TintedDigits, flow_results, raw_results) -> None:
     """Prints what swaps achieve, next to what they cannot exceed and what chance would give."""
     decoded = predict(decoder, codes)
     test_accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
@@ -451,7 +376,7 @@ def print_table(classifier, decoder, codes, test: Pictures, flow_results, raw_re
 # ----------------------------------------------------------------------------------------- figures
 
 
-def pick_examples(pictures: Pictures, digits, hues, seed: int) -> Pictures:
+def pick_examples(pictures: TintedDigits, digits, hues, seed: int) -> TintedDigits:
     """Draws one picture for each of the digits, in the given colours.
 
     They are drawn from that quarter of a digit's pictures that are nearest to their mean, so that
@@ -464,99 +389,54 @@ def pick_examples(pictures: Pictures, digits, hues, seed: int) -> Pictures:
         candidates = np.flatnonzero(pictures.digits == digit)
         distances = np.sum((ink[candidates] - ink[candidates].mean(axis=0)) ** 2, axis=(1, 2))
         chosen.append(rng.choice(candidates[np.argsort(distances)[: len(candidates) // 4]]))
-    return tint(ink[chosen], np.asarray(digits), np.asarray(hues))
-
-
-def show(axes, images: np.ndarray, row_length: int) -> None:
-    """Draws pictures `[N, 8, 8, 3]` side by side, smoothly enlarged, with a gap between them."""
-    padded = np.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)])
-    rows = padded.reshape(-1, row_length, *padded.shape[1:])
-    mosaic = rows.transpose(0, 2, 1, 3, 4).reshape(
-        len(rows) * padded.shape[1], row_length * padded.shape[2], 3
-    )
-    axes.imshow(np.clip(mosaic, 0, 1), interpolation="lanczos", aspect="auto")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-
-
-def label(axes, text: str, side: str) -> None:
-    """Writes beside a drawing: at its "top", or at its "left"."""
-    style = {"color": INK, "fontsize": 13}
-    if side == "top":
-        axes.set_title(text, pad=8, **style)
-    else:
-        axes.set_ylabel(text, rotation=0, ha="right", va="center", labelpad=8, **style)
+    return TintedDigits(tint(ink[chosen], hues), np.asarray(digits), np.asarray(hues))
 
 
 def save(figure, path: Path) -> None:
     """Saves a figure in 6 bits per colour, which look the same and take half the space."""
     figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] & 0b11111100
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] | 0b00000011
     plt.imsave(path, pixels, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 
-def plot_swaps(editor: Editor, encoder, test: Pictures, path: Path) -> None:
+def plot_swaps(editor: Editor, encoder, test: TintedDigits, path: Path) -> None:
     """Draws two tables: rows are pictures a, columns pictures b, cells take one factor from b."""
-    a = pick_examples(test, [3, 7, 0, 5, 2, 4], np.array([0.0, 0.12, 0.32, 0.5, 0.62, 0.85]), 0)
+    a = pick_examples(test, [3, 7, 0, 5, 2, 4], [0.0, 0.12, 0.32, 0.5, 0.62, 0.85], 0)
     b = pick_examples(test, range(10), np.linspace(0.04, 0.94, 10), 1)
     a_codes, b_codes = (predict(encoder, x.images)[0] for x in (a, b))
-    row_count, column_count = len(a), len(b)
-    pairs = np.repeat(a_codes, column_count, axis=0), np.tile(b_codes, [row_count, 1])
+    pairs = np.repeat(a_codes, len(b), axis=0), np.tile(b_codes, [len(a), 1])
 
-    figure = plt.figure(figsize=(12, 4.5), dpi=100, facecolor=GROUND)
-    halves = figure.subfigures(1, 2, facecolor=GROUND)
-    for half, factor, title in (
-        (halves[0], "digit", "digit of b, colour and style of a"),
-        (halves[1], "colour", "colour of b, digit and style of a"),
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), dpi=100, layout="constrained")
+    for panel, factor, title in (
+        (axes[0], "digit", "digit of b, colour and style of a"),
+        (axes[1], "colour", "colour of b, digit and style of a"),
     ):
-        half.set_facecolor(GROUND)
-        grid = half.add_gridspec(
-            2,
-            2,
-            width_ratios=[1, column_count],
-            height_ratios=[1, row_count],
-            left=0.06,
-            right=0.98,
-            bottom=0.03,
-            top=0.9,
-            wspace=0.05,
-            hspace=0.06,
-        )
-        header, side, table = (half.add_subplot(grid[place]) for place in ((0, 1), (1, 0), (1, 1)))
-        show(header, b.images, column_count)
-        label(header, title, "top")
-        label(header, "b", "left")
-        show(side, a.images, 1)
-        label(side, "a", "left")
-        show(table, editor.swap(*pairs, factor), column_count)
+        results = editor.swap(*pairs, factor).reshape(len(a), len(b), 8, 8, 3)
+        swap_grid(results, a.images, b.images, "a", "b", panel, interpolation="lanczos")
+        panel.set(title=title, anchor="S")
     save(figure, path)
 
 
-def plot_traversals(editor: Editor, encoder, test: Pictures, path: Path) -> None:
+def plot_traversals(editor: Editor, encoder, test: TintedDigits, path: Path) -> None:
     """Draws what lies between pairs of pictures when only one factor moves from a to b."""
-    a = pick_examples(test, [0, 3, 4, 8, 7], np.array([0.0, 0.3, 0.55, 0.8, 0.12]), 2)
-    b = pick_examples(test, [6, 5, 9, 2, 1], np.array([0.6, 0.08, 0.85, 0.45, 0.7]), 3)
+    a = pick_examples(test, [0, 3, 4, 8, 7], [0.0, 0.3, 0.55, 0.8, 0.12], 2)
+    b = pick_examples(test, [6, 5, 9, 2, 1], [0.6, 0.08, 0.85, 0.45, 0.7], 3)
     a_codes, b_codes = (predict(encoder, x.images)[0] for x in (a, b))
-    weights = np.linspace(0, 1, 8)
+    strips = {"a": [a.images]}
+    for factor in ("digit", "colour", "residual"):
+        strips[f"only the {factor} moves from a to b"] = [
+            editor.blend(a_codes, b_codes, factor, weight) for weight in np.linspace(0, 1, 8)
+        ]
+    strips["b"] = [b.images]
 
+    widths = [len(steps) for steps in strips.values()]
     figure, axes = plt.subplots(
-        1,
-        5,
-        figsize=(12, 2.7),
-        dpi=100,
-        facecolor=GROUND,
-        width_ratios=[1, *[len(weights)] * 3, 1],
+        1, 5, figsize=(12, 2.55), dpi=100, layout="constrained", width_ratios=widths
     )
-    for panel, pictures, title in ((axes[0], a, "a"), (axes[-1], b, "b")):
-        show(panel, pictures.images, 1)
-        label(panel, title, "top")
-    for panel, factor in zip(axes[1:-1], ("digit", "colour", "residual"), strict=True):
-        steps = [editor.blend(a_codes, b_codes, factor, weight) for weight in weights]
-        show(panel, np.stack(steps, axis=1).reshape(-1, 8, 8, 3), len(weights))
-        label(panel, f"only the {factor} moves from a to b", "top")
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.87, wspace=0.06)
+    for panel, (title, steps) in zip(axes, strips.items(), strict=True):
+        traversal_strips(np.stack(steps, axis=1), ax=panel, interpolation="lanczos")
+        panel.set_title(title)
     save(figure, path)
 
 
@@ -567,15 +447,9 @@ def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> 
         (axes[0], autoencoder_history, "Autoencoder"),
         (axes[1], flow_history, "Flow"),
     ):
-        epochs = np.arange(1, 1 + len(history["loss"]))
-        panel.plot(epochs, history["loss"], label="training")
-        panel.plot(epochs, history["val_loss"], label="validation")
+        training_curves(history, ax=panel)
         panel.set_title(title)
-        panel.set_xlabel("epoch")
-        panel.set_xlim(1, len(epochs))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
-        panel.legend()
     axes[0].set_yscale("log")
     axes[0].set_ylabel("squared error + KL term")
     axes[1].set_ylabel("negative log-likelihood of pairs / nats")
@@ -606,19 +480,19 @@ def main() -> None:
     keras.utils.set_random_seed(seed)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    train, validation, test = make_data(seed)
+    train, validation, test = load_tinted_digits(seed=seed)
     classifier = train_classifier(train, validation)
     encoder, decoder, autoencoder_history = train_autoencoder(train, validation)
 
     # The flow is trained on samples, which cover more of the space, and used on the means.
     train_codes, validation_codes = (predict(encoder, x.images)[1] for x in (train, validation))
     flow, flow_history = train_flow(
-        train_codes, train.classes, validation_codes, validation.classes, seed
+        train_codes, train.classes(), validation_codes, validation.classes(), seed
     )
 
     codes = predict(encoder, test.images)[0]
     editor = Editor(decoder, flow, find_flow_blocks())
-    raw_editor = Editor(decoder, None, find_best_raw_blocks(train_codes, train.classes))
+    raw_editor = Editor(decoder, None, find_best_raw_blocks(train_codes, train.classes()))
     results = (evaluate(e, classifier, codes, test, seed) for e in (editor, raw_editor))
     print_table(classifier, decoder, codes, test, *results)
 

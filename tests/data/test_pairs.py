@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gyoza.data import CategoricalPairs, ContinuousPairs, pairs
+from gyoza.data import CategoricalPairs, ContinuousPairs
+from gyoza.data.pairs import continuous
 
 
 def _categorical(**kwargs):
@@ -353,18 +354,18 @@ def test_unattainable_correlations_are_reported():
 
 def test_noise_has_its_covariance():
     rng = np.random.default_rng(0)
-    scores = pairs._normal_scores(rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)))
+    scores = continuous._normal_scores(rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)))
     correlations = np.array([0.5, 0.4, 0.5])
-    root = pairs._noise_root(scores, correlations)
+    root = continuous._noise_root(scores, correlations)
     agreement = np.corrcoef(scores, rowvar=False)
     expected = agreement * (1 - np.outer(correlations, correlations))
     np.testing.assert_allclose(root.T @ root, expected, atol=1e-12)
 
 
 def test_noise_keeps_its_variance_where_its_covariance_is_impossible():
-    score = pairs._normal_scores(np.random.default_rng(0).normal(size=(500, 1)))
+    score = continuous._normal_scores(np.random.default_rng(0).normal(size=(500, 1)))
     correlations = np.array([0.9, 0.0])
-    root = pairs._noise_root(np.repeat(score, 2, axis=1), correlations)
+    root = continuous._noise_root(np.repeat(score, 2, axis=1), correlations)
     covariance = root.T @ root
     np.testing.assert_allclose(np.diag(covariance), 1 - correlations**2, atol=1e-12)
     # As dependent as two variables can be.
@@ -403,8 +404,8 @@ def test_equal_instances_are_drawn_equally_often():
 
 def test_normal_scores_depend_on_ranks_alone():
     values = np.array([[3.0], [-1.0], [100.0], [0.0], [3.0]])
-    scores = pairs._normal_scores(values)
-    np.testing.assert_allclose(scores, pairs._normal_scores(np.exp(values / 50)))
+    scores = continuous._normal_scores(values)
+    np.testing.assert_allclose(scores, continuous._normal_scores(np.exp(values / 50)))
     np.testing.assert_allclose([scores.mean(), scores.var()], [0, 1], atol=1e-12)
     ranks = stats.rankdata(values.ravel())
     expected = stats.norm.ppf((ranks - 0.5) / 5)
