@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["vjp", "jit", "jit_batches", "is_traced", "forget_gradients"]
+__all__ = ["vjp", "with_gradient", "after", "jit", "jit_batches", "is_traced", "forget_gradients"]
 
 _BACKEND = keras.backend.backend()
 
@@ -46,6 +46,40 @@ if _BACKEND == "tensorflow":
             )
 
         return outputs, pullback
+
+    def with_gradient(
+        forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    ) -> Callable[..., Any]:
+        """Gives a function a gradient of its own, which does not need its first argument.
+
+        Args:
+            forward: A callable of tensors that returns a tuple of tensors.
+            backward: A callable of these outputs, of all arguments of `forward` but the first, and
+                of the cotangents of the outputs, each a tuple. It returns one gradient for each
+                argument of `forward`, or `None` for one that is no floating-point tensor.
+
+        Returns:
+            The function `forward`. Of its arguments and what it computes, it keeps for `backward`
+            only what that is given.
+        """
+
+        @tf.custom_gradient
+        def function(x: Any, *others: Any) -> Any:
+            outputs = forward(x, *others)
+
+            def gradient(*cotangents: Any, variables: Sequence[Any] = ()) -> Any:
+                gradients = backward(outputs, others, cotangents)
+                # Variables that are looked at besides the arguments do not count.
+                return (gradients, [None] * len(variables)) if variables else gradients
+
+            return outputs, gradient
+
+        return function
+
+    def after(x: Any, other: Any) -> Any:
+        """Gives `x`, but not to be used in compiled code before `other` is computed."""
+        with tf.control_dependencies([other]):
+            return tf.identity(x)
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         """Compiles `function`: TensorFlow by XLA when `xla` is set, JAX always, PyTorch never."""
@@ -89,6 +123,21 @@ elif _BACKEND == "jax":
         function: Callable[..., Any], primals: Sequence[Any]
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
         return jax.vjp(function, *primals)
+
+    def with_gradient(
+        forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    ) -> Callable[..., Any]:
+        function = jax.custom_vjp(forward)
+
+        def run(x: Any, *others: Any) -> Any:
+            outputs = forward(x, *others)
+            return outputs, (outputs, others)
+
+        function.defvjp(run, lambda kept, cotangents: tuple(backward(*kept, cotangents)))
+        return function
+
+    def after(x: Any, other: Any) -> Any:
+        return jax.lax.optimization_barrier((x, other))[0]
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return jax.jit(function)
@@ -152,6 +201,28 @@ elif _BACKEND == "torch":
             )
 
         return outputs, pullback
+
+    def with_gradient(
+        forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    ) -> Callable[..., Any]:
+        class Function(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: Any, x: Any, *others: Any) -> Any:
+                outputs = tuple(forward(x, *others))
+                ctx.output_count = len(outputs)
+                ctx.save_for_backward(*outputs, *others)
+                return outputs
+
+            @staticmethod
+            def backward(ctx: Any, *cotangents: Any) -> Any:
+                kept = ctx.saved_tensors
+                outputs, others = kept[: ctx.output_count], kept[ctx.output_count :]
+                return tuple(backward(outputs, others, cotangents))
+
+        return Function.apply
+
+    def after(x: Any, other: Any) -> Any:
+        return x
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return function

@@ -60,6 +60,8 @@ class MaskedAutoregressive(ConditionalFlowLayer):
         conditioner: The network :math:`p`.
     """
 
+    recomputable = False
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,

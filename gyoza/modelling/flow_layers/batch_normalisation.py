@@ -72,6 +72,8 @@ class BatchNormalization(FlowLayer):
           density estimation." `arXiv:1705.07057 <https://arxiv.org/abs/1705.07057>`_
     """
 
+    recomputable = False
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,

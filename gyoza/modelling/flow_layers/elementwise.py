@@ -258,6 +258,8 @@ class Softplus(_Elementwise):
         array([-0.6931], dtype=float32)
     """
 
+    recomputable = False  # outputs near the bounds are rounded
+
     def stretch(self, x: Any) -> tuple[Any, Any]:
         """Computes the softplus, whose derivative is the sigmoid."""
         return ops.softplus(x), -ops.softplus(-x)
@@ -269,6 +271,8 @@ class Softplus(_Elementwise):
 
 class _Bounded(_Elementwise):
     """Base class of the layers that connect all numbers with an interval."""
+
+    recomputable = False  # outputs near the bounds are rounded
 
     def __init__(
         self,

@@ -72,6 +72,8 @@ class MixtureGaussianization(FlowLayer):
           `arXiv:2003.01941 <https://arxiv.org/abs/2003.01941>`_
     """
 
+    recomputable = False
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,

@@ -91,6 +91,10 @@ class Invertible:
 
     name: str
 
+    recomputable = True
+    """Whether a memory-efficient model gets inputs back from outputs in its backward pass. Layers
+    whose inverse is inexact, or takes much longer than `call`, say no."""
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("invert", "invert_and_log_det"):

@@ -81,6 +81,8 @@ class MixtureLogisticCoupling(AffineCoupling):
           `arXiv:1902.00275 <https://arxiv.org/abs/1902.00275>`_
     """
 
+    recomputable = False
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,

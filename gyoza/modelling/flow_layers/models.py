@@ -1,6 +1,7 @@
 """Chains of flow layers, which are densities of data."""
 
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.density import Density, split_context
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
+from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
 
 __all__ = ["FlowModel"]
 
@@ -54,6 +56,12 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
             they are trained with the flow.
         context_encoder: A Keras layer or model that is given the context, and whose outputs are the
             context of layers and base distribution. It is trained with the flow.
+        memory_efficient: Whether training keeps no activations. The backward pass then goes back
+            from the outputs of each layer to its inputs and computes there what it needs, so that
+            memory does not grow with the number of layers. Gradients are the same, up to rounding
+            that grows with the depth. Layers whose attribute `recomputable` is `False` because
+            their inverse is costly or inexact, and those with random numbers or moving statistics,
+            are stored.
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
@@ -87,9 +95,11 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         flow_layers: Iterable[FlowLayer] = (),
         base_distribution: Distribution | None = None,
         context_encoder: keras.Layer | None = None,
+        memory_efficient: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.memory_efficient = memory_efficient
         if base_distribution is None:
             base_distribution = StandardNormal()
         if not isinstance(base_distribution, Distribution):
@@ -168,8 +178,33 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         Returns:
             The pair of outputs and log-determinants, `[batch]`.
         """
-        results = list(self.run_layers(*split_context(inputs, context), training))
+        inputs, context = split_context(inputs, context)
+        if self.memory_efficient:
+            return self._run_and_forget(inputs, context, training)
+        results = list(self.run_layers(inputs, context, training))
         return results[-1][1], sum(log_det for _, _, log_det in results)
+
+    def _run_and_forget(self, x: Any, context: Any, training: bool | None) -> tuple[Any, Any]:
+        """Executes all layers, and stores inputs of those only that cannot be recomputed."""
+        context = self.encode(context, training)
+
+        def run(layer: Any, x: Any, context: Any) -> Any:
+            return layer(x, **_pass_on(context, layer), training=training)
+
+        def invert(layer: Any, y: Any, context: Any) -> Any:
+            return layer.invert(y, **_pass_on(context, layer))
+
+        log_det: Any = 0.0
+        for recomputed, group in itertools.groupby(self._flow_layers_, can_be_recomputed):
+            layers = list(group)
+            if recomputed:
+                x, of_group = run_and_forget(layers, x, context, run, invert)
+                log_det = log_det + of_group
+                continue
+            for layer in layers:
+                x, of_layer = run(layer, x, context)
+                log_det = log_det + of_layer
+        return x, log_det
 
     def run_layers(
         self, x: Any, context: Any = None, training: bool | None = None
@@ -377,6 +412,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
             **super().get_config(),
             "flow_layers": layers,
             "base_distribution": keras.saving.serialize_keras_object(self.base_distribution),
+            "memory_efficient": self.memory_efficient,
             "context_encoder": keras.saving.serialize_keras_object(self.context_encoder),
         }
 

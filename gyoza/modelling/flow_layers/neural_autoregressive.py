@@ -89,6 +89,8 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
           flows." `arXiv:1804.00779 <https://arxiv.org/abs/1804.00779>`_
     """
 
+    recomputable = False
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,

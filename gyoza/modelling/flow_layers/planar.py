@@ -92,6 +92,8 @@ class Planar(FlowLayer):
           `arXiv:1505.05770 <https://arxiv.org/abs/1505.05770>`_
     """
 
+    recomputable = False
+
     def __init__(
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
     ) -> None:
@@ -176,6 +178,8 @@ class Radial(FlowLayer):
         - Rezende, D. J. & Mohamed, S. (2015). "Variational inference with normalizing flows."
           `arXiv:1505.05770 <https://arxiv.org/abs/1505.05770>`_
     """
+
+    recomputable = False
 
     def __init__(
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
@@ -290,6 +294,8 @@ class Sylvester(FlowLayer):
           normalizing flows for variational inference."
           `arXiv:1803.05649 <https://arxiv.org/abs/1803.05649>`_
     """
+
+    recomputable = False
 
     def __init__(
         self,

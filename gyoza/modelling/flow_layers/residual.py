@@ -91,6 +91,8 @@ class Residual(FlowLayer):
           invertible generative modeling." `arXiv:1906.02735 <https://arxiv.org/abs/1906.02735>`_
     """
 
+    recomputable = False
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
