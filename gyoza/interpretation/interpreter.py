@@ -240,7 +240,7 @@ class Interpreter(keras.Model):
             value: Its latent entries, in a shape that broadcasts to `[instances, size]`.
 
         Returns:
-            What the network makes of it: outputs of the tail.
+            What the network makes of it, as outputs of the tail.
 
         Raises:
             ValueError: If there is no such factor, or `value` does not have the right shape.
@@ -267,7 +267,7 @@ class Interpreter(keras.Model):
             factors: The name of the factor that `a` gets from `b`, or names of several.
 
         Returns:
-            What the network makes of `a` with these factors of `b`: outputs of the tail.
+            What the network makes of `a` with these factors of `b`, as outputs of the tail.
 
         Raises:
             ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
@@ -288,7 +288,7 @@ class Interpreter(keras.Model):
                 an entry. What the factor holds at right angles to it stays.
 
         Returns:
-            What the network makes of each place: outputs of the tail, `[steps, instances, ...]`.
+            What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, or `direction` does not fit it.
@@ -328,7 +328,7 @@ class Interpreter(keras.Model):
             factors: The name of the factor that moves, or names of several; all of them if omitted.
 
         Returns:
-            What the network makes of each place: outputs of the tail, `[steps, instances, ...]`.
+            What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
@@ -356,7 +356,8 @@ class Interpreter(keras.Model):
             seed: Integer for the same draws every time. Other ones at each call if omitted.
 
         Returns:
-            What the network makes of them: outputs of the tail, `[sample_count, instances, ...]`.
+            What the network makes of them, as outputs of the tail, `[sample_count, instances,
+            ...]`.
 
         Raises:
             ValueError: If there is no such factor.

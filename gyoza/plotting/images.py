@@ -40,8 +40,8 @@ def swap_grid(
         **kwargs: Arguments of `matplotlib.axes.Axes.imshow`, such as `interpolation`.
 
     Returns:
-        The axes, with three images: the results, the rows and the columns. A picture has height and
-        width 1 there; the results start at (0, 0) and go to the right and down.
+        The axes, with three images, which are the results, the rows and the columns. A picture has
+        height and width 1 there; the results start at (0, 0) and go to the right and down.
 
     Raises:
         ValueError: If an argument has an unsuitable shape.

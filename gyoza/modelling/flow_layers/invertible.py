@@ -91,10 +91,6 @@ class Invertible:
 
     name: str
 
-    recomputable = True
-    """Whether a memory-efficient model gets inputs back from outputs in its backward pass. Layers
-    whose inverse is inexact, or takes much longer than `call`, say no."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("invert", "invert_and_log_det"):
@@ -110,6 +106,14 @@ class Invertible:
     def accepts_context(self) -> bool:
         """Whether `call` and `invert` have an argument `context`."""
         return "context" in inspect.signature(self.call).parameters  # type: ignore[attr-defined]
+
+    @property
+    def recomputable(self) -> bool:
+        """Whether a memory-efficient model gets inputs back from outputs in its backward pass.
+
+        Layers whose inverse is inexact, or takes much longer than `call`, say no.
+        """
+        return True
 
     def invert(self, outputs: Any) -> Any:
         """Maps outputs of `call` back to its inputs.
