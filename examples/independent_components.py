@@ -5,8 +5,10 @@ of faint noise, a random network, of which nothing is known but that it can be i
 into ten measurements. A flow learns from measurements and groups alone to undo this: within a
 group, its latent dimensions are to be independent and normal. As the groups differ in mean and
 variance, causes can be recovered up to their order, shift, scale and sign; without groups, there
-would be endless other solutions. And as the flow preserves volume and starts from linear methods,
-what is faint stays faint: its latent space has two wide dimensions and eight narrow ones.
+would be endless other solutions. And as the flow preserves volume and starts from principal
+components, what is faint stays faint: its latent space has two wide dimensions and eight narrow
+ones. With seeds 0, 1 and 2, their mean correlation with the causes is 0.983, 0.907 and 0.996. That
+of principal components is 0.934, 0.867 and 0.978, that of linear ICA 0.993, 0.731 and 0.712.
 
     python examples/independent_components.py --output figures
 
