@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from gyoza.modelling.flow_layers import FlowLayer
-from gyoza.testing import check_flow_layer
+from gyoza.testing.flow_layer_checks import check_flow_layer
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
