@@ -5,7 +5,7 @@ This is the only module that imports TensorFlow, JAX or PyTorch.
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -14,6 +14,17 @@ import numpy as np
 __all__ = ["vjp", "with_gradient", "after", "jit", "jit_batches", "is_traced", "forget_gradients"]
 
 _BACKEND = keras.backend.backend()
+
+
+def _pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
+    """Runs a function on batches of one of a few sizes, by repeats of the last instance."""
+    count = tensors[0].shape[0]
+    indices = np.minimum(np.arange(max(32, 1 << (count - 1).bit_length())), count - 1)
+    if count in (0, len(indices)):
+        return function(*tensors)
+    outputs = function(*(keras.ops.take(tensor, indices, axis=0) for tensor in tensors))
+    return keras.tree.map_structure(lambda output: output[:count], outputs)
+
 
 if _BACKEND == "tensorflow":
     import tensorflow as tf
@@ -86,31 +97,35 @@ if _BACKEND == "tensorflow":
         # TensorFlow counts traces by code, and would warn of methods compiled for several objects.
         return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
 
-    def is_traced(tensors: Sequence[Any]) -> bool:
+    def is_traced(tensors: Iterable[Any]) -> bool:
         """Tells whether a function of `tensors` is being compiled or differentiated right now."""
         return not tf.executing_eagerly()
 
-    def jit_batches(
-        function: Callable[..., Any], variables: Callable[[], Sequence[Any]]
-    ) -> Callable[..., Any]:
+    def jit_batches(function: Callable[..., Any], xla: bool = True) -> Callable[..., Any]:
         """Compiles a function of batches once for all batch sizes (on PyTorch, never).
 
         Args:
             function: A callable of tensors with a common first axis, that returns tensors with this
                 axis, row by row. It can use and change Keras variables.
-            variables: A callable that returns these variables.
+            xla: Whether TensorFlow compiles by XLA, which takes longer, and is faster then.
 
         Returns:
-            The compiled function. On JAX it is compiled once for each power of two, from 64 on,
-            that batch sizes are rounded up to.
+            The compiled function: a callable of these variables, a list, and the tensors. By XLA,
+            it is compiled once for each power of two, from 32 on, that batch sizes are rounded up
+            to.
         """
-        compiled = tf.function(functools.partial(function), autograph=False)
+
+        @functools.cache
+        def compile_for(signature: tuple[Any, ...]) -> Callable[..., Any]:
+            return tf.function(
+                functools.partial(function), signature, autograph=False, jit_compile=xla
+            )
 
         def run(*tensors: Any) -> Any:
-            signature = [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors]
-            return compiled.get_concrete_function(*signature)(*tensors)
+            signature = (tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors)
+            return compile_for(tuple(signature))(*tensors)
 
-        return run
+        return lambda variables, *tensors: _pad_batches(run, *tensors) if xla else run(*tensors)
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
@@ -142,31 +157,31 @@ elif _BACKEND == "jax":
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return jax.jit(function)
 
-    def is_traced(tensors: Sequence[Any]) -> bool:
+    def is_traced(tensors: Iterable[Any]) -> bool:
         return any(isinstance(tensor, jax.core.Tracer) for tensor in tensors)
 
-    def jit_batches(
-        function: Callable[..., Any], variables: Callable[[], Sequence[Any]]
-    ) -> Callable[..., Any]:
+    def jit_batches(function: Callable[..., Any], xla: bool = True) -> Callable[..., Any]:
+        variables: list[Any] = []
+
         @jax.jit
         def compiled(values: Sequence[Any], *tensors: Any) -> Any:
-            mapping = list(zip(variables(), values, strict=True))
+            mapping = list(zip(variables, values, strict=True))
             with keras.StatelessScope(state_mapping=mapping) as scope:
                 outputs = function(*tensors)
-            return outputs, [scope.get_current_value(v) for v in variables() if not v.trainable]
+            updated = enumerate(scope.get_current_value(variable) for variable in variables)
+            return outputs, {k: value for k, value in updated if value is not values[k]}
 
         def run(*tensors: Any) -> Any:
-            count = tensors[0].shape[0]
-            # Compiled code has one batch size: repeat the last instance up to one of a few.
-            indices = np.minimum(np.arange(max(64, 1 << (count - 1).bit_length())), count - 1)
-            padded = tensors if len(indices) == count else [tensor[indices] for tensor in tensors]
-            outputs, state = compiled([variable.value for variable in variables()], *padded)
-            changing = [variable for variable in variables() if not variable.trainable]
-            for variable, value in zip(changing, state, strict=True):
-                variable.assign(value)
-            return keras.tree.map_structure(lambda output: output[:count], outputs)
+            outputs, updated = compiled([variable.value for variable in variables], *tensors)
+            for k, value in updated.items():
+                variables[k].assign(value)
+            return outputs
 
-        return run
+        def run_with(of_model: Sequence[Any], *tensors: Any) -> Any:
+            variables[:] = of_model
+            return _pad_batches(run, *tensors)
+
+        return run_with
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
@@ -227,13 +242,11 @@ elif _BACKEND == "torch":
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return function
 
-    def is_traced(tensors: Sequence[Any]) -> bool:
+    def is_traced(tensors: Iterable[Any]) -> bool:
         return False
 
-    def jit_batches(
-        function: Callable[..., Any], variables: Callable[[], Sequence[Any]]
-    ) -> Callable[..., Any]:
-        return function
+    def jit_batches(function: Callable[..., Any], xla: bool = True) -> Callable[..., Any]:
+        return lambda variables, *tensors: function(*tensors)
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         return torch.no_grad()

@@ -431,14 +431,16 @@ class Interpreter(keras.Model):
             "decode": lambda z: self.tail(self._to_hidden(z)),
             "to_hidden": self._to_hidden,
         }
-        return {name: jit_batches(f, lambda: self.variables) for name, f in methods.items()}
+        # The network may have layers that XLA does not know.
+        return {name: jit_batches(f, xla=False) for name, f in methods.items()}
 
     def _run(self, name: str, x: Any) -> Any:
         """Runs a part of the network on any number of instances, compiled and in batches."""
         parts = []
         with forget_gradients():
             for start in range(0, max(len(x), 1), self.batch_size):
-                outputs = self._compiled[name](_to_tensor(x[start : start + self.batch_size]))
+                batch = _to_tensor(x[start : start + self.batch_size])
+                outputs = self._compiled[name](self.variables, batch)
                 parts.append(keras.tree.map_structure(ops.convert_to_numpy, outputs))
         return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
 

@@ -130,6 +130,9 @@ class Mask(keras.Layer):
                 )
         self._shape_, self._axes_ = list(shape), list(axes)
         self._set_pattern()
+        # A coupling need not call its mask. Keras would trace a model with unbuilt layers anew
+        # whenever `fit` is called.
+        self.built = True
 
     def call(self, inputs: Any, is_positive: bool = True) -> Any:
         """Applies the mask.

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,7 @@ class Density:
     losses: Any
     compute_dtype: str
     run_eagerly: bool
+    jit_compile: bool
     context_encoder: Any
     base_distribution: Distribution
     invert: Callable[..., Any]
@@ -88,9 +90,9 @@ class Density:
     def log_prob(self, x: Any, context: Any = None, batch_size: int = _BATCH_SIZE) -> Any:
         """Computes the logarithm of the density of data.
 
-        It is compiled, once for all batch sizes (on JAX, once for each power of two that they are
-        rounded up to), except on PyTorch. The results are differentiable; on PyTorch, if `x` is a
-        tensor.
+        It is compiled, once for each power of two, from 32 on, that batch sizes are rounded up to;
+        not on PyTorch, nor by XLA where `compile` is told `jit_compile=False`. The results are
+        differentiable; on PyTorch, if `x` is a tensor.
 
         Args:
             x: Floating-point array or tensor, `[instances, ...]`. Or a dictionary, as `fit` takes
@@ -227,20 +229,21 @@ class Density:
             context = self._to_tensor(self._spread(context, ops.shape(x)[0]))
         tensors = [x] if context is None else [x, context]
         self.build_for(*tensors)
-        if is_traced([*tensors, *(variable.value for variable in self.variables)]):
+        variables = self.variables
+        if is_traced(itertools.chain(tensors, (variable.value for variable in variables))):
             return function(*tensors)
         self._prepare_context(x, context)
         compiled = self._compiled.get(function.__name__)
         if compiled is None:
-            compiled = jit_batches(function, lambda: self.variables)
+            compiled = jit_batches(function, xla=self.jit_compile)
             self._compiled[function.__name__] = compiled
         with holds:
+            if x.shape[0] <= batch_size:
+                return compiled(variables, *tensors)
             parts = [
-                compiled(*(tensor[start : start + batch_size] for tensor in tensors))
-                for start in range(0, max(x.shape[0], 1), batch_size)
+                compiled(variables, *(tensor[start : start + batch_size] for tensor in tensors))
+                for start in range(0, x.shape[0], batch_size)
             ]
-        if len(parts) == 1:
-            return parts[0]
         return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
 
     def _to_tensor(self, x: Any) -> Any:

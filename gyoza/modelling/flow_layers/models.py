@@ -119,6 +119,14 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         for layer in flow_layers:
             self.add(layer)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_jax_state":
+            # What Keras' training on JAX assigns in each step. Keras would look for new weights in
+            # it, one tensor after the other, which takes longer than a step of a small model.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def add(self, flow_layer: FlowLayer) -> None:
         """Appends a layer. This is possible until the model is built.
 
@@ -353,7 +361,27 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         Returns:
             The `keras.callbacks.History`.
         """
-        return super().fit(x, self._prepare_targets(x, y, kwargs), *args, **kwargs)
+        y = self._prepare_targets(x, y, kwargs)
+        self._create_variables(x, y, kwargs.get("sample_weight"))
+        return super().fit(x, y, *args, **kwargs)
+
+    def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
+        """Builds model, optimiser and metrics, unless it takes drawing from an iterator.
+
+        Where they are built within the first step, TensorFlow traces it twice.
+        """
+        if not self.compiled or getattr(self, "_distribute_strategy", None) is not None:
+            return
+        batch = x[0] if isinstance(x, keras.utils.PyDataset) else (x, y, sample_weight)
+        batch = getattr(x, "element_spec", batch)
+        if not all(
+            hasattr(value, "shape") for value in keras.tree.flatten(batch) if value is not None
+        ):
+            return
+        batch = keras.tree.map_structure(_describe, batch)
+        if not self.built:
+            self(keras.utils.unpack_x_y_sample_weight(batch)[0])
+        self._symbolic_build(data_batch=batch)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
@@ -435,6 +463,14 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         for name in ("base_distribution", "context_encoder"):
             config[name] = deserialize(config[name])
         return cls(flow_layers=layers, **config)
+
+
+def _describe(values: Any) -> Any:
+    """Gives a symbolic tensor for an array, or one for a batch of a data set."""
+    if values is None:
+        return None
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    return keras.KerasTensor((None, *values.shape[1:]), dtype)
 
 
 def _pass_on(context: Any, layer: Any) -> dict[str, Any]:
