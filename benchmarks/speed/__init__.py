@@ -1,0 +1,1 @@
+"""How fast gyoza is beside other libraries: run `python -m speed` in `benchmarks/`."""

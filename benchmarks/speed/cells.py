@@ -1,0 +1,134 @@
+"""The work that is timed: what each cell of the benchmark asks of a library."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["CELLS", "Cell", "Work", "make_batches"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One piece of work.
+
+    Attributes:
+        name: What the cell is called, such as `"W2"`.
+        kind: The kind of flow: `"additive"`, `"affine"`, `"spline"`, `"reflections"`, `"maf"`,
+            `"glow"` or `"pairs"`.
+        title: What it is, for people.
+        shape: The shape of one instance.
+        depth: The number of blocks; of reflections for `"reflections"`.
+        hidden: Units of the hidden layers of each conditioner.
+        batch: The batch size.
+        measures_memory: Whether memory is what counts, so that few steps are taken.
+    """
+
+    name: str
+    kind: str
+    title: str
+    shape: tuple[int, ...]
+    depth: int
+    hidden: tuple[int, ...] = (128, 128)
+    batch: int = 512
+    measures_memory: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of entries of an instance."""
+        return int(np.prod(self.shape))
+
+
+_AFFINE = "8 affine couplings, 64 dimensions, MLP (128, 128)"
+_DEEP = "affine couplings, 256 dimensions, MLP (512, 512), batch 4096"
+_ALL = [
+    Cell(
+        "W1",
+        "additive",
+        "8 × (ActNorm, additive coupling, half swap), 64 dimensions, MLP (128, 128)",
+        (64,),
+        8,
+    ),
+    Cell("W2", "affine", _AFFINE, (64,), 8),
+    Cell(
+        "W3",
+        "spline",
+        "6 rational-quadratic couplings, 16 dimensions, 8 bins, MLP (128, 128)",
+        (16,),
+        6,
+    ),
+    Cell(
+        "W4-128",
+        "reflections",
+        "128 reflections in 128 dimensions, batch 1024",
+        (128,),
+        128,
+        (),
+        1024,
+    ),
+    Cell(
+        "W4-512",
+        "reflections",
+        "512 reflections in 512 dimensions, batch 1024",
+        (512,),
+        512,
+        (),
+        1024,
+    ),
+    Cell("W5", "maf", "5 masked autoregressive layers, 16 dimensions, (128, 128)", (16,), 5),
+    *(
+        Cell(f"W6-{depth}", "affine", f"{depth} {_DEEP}", (256,), depth, (512, 512), 4096, True)
+        for depth in (4, 16, 32, 64)
+    ),
+    Cell(
+        "W7",
+        "glow",
+        "squeeze, 4 × (ActNorm, 1×1 convolution, affine coupling with 64 channels), 16×16×3, "
+        "batch 64",
+        (16, 16, 3),
+        4,
+        (64, 64),
+        64,
+    ),
+    Cell(
+        "W8", "pairs", "12 blocks of width 512 on pairs of 64-dimensional codes", (64,), 12, (512,)
+    ),
+    Cell("W9-32", "affine", f"{_AFFINE}, batch 32", (64,), 8, batch=32),
+    Cell("W9-16384", "affine", f"{_AFFINE}, batch 16384", (64,), 8, batch=16384),
+]
+CELLS = {cell.name: cell for cell in _ALL}
+
+
+@dataclasses.dataclass
+class Work:
+    """A cell, as a library does it. Each function returns when its results are there.
+
+    Attributes:
+        train: Takes a number of training steps: likelihood (but for pairs), Adam, one batch a step.
+            For reflections, it runs forward and backward that many times.
+        log_prob: Computes log-densities of a batch. For reflections, it runs forward.
+        sample: Draws a batch of samples. For reflections, it runs the inverse.
+        weight_count: The number of trained numbers.
+        device_memory: Gives the highest number of bytes used on an accelerator so far, and forgets
+            it.
+    """
+
+    train: Callable[[int], None]
+    log_prob: Callable[[], None] | None = None
+    sample: Callable[[], None] | None = None
+    weight_count: int = 0
+    device_memory: Callable[[], int] | None = None
+
+
+def make_batches(cell: Cell, count: int = 8) -> np.ndarray:
+    """Makes data that every library is given.
+
+    Args:
+        cell: The cell.
+        count: The number of batches.
+
+    Returns:
+        Standard normal numbers, float32, `[count, batch, *shape]`.
+    """
+    shape = (count, cell.batch, *cell.shape)
+    return np.random.default_rng(0).standard_normal(shape, dtype="float32")

@@ -1,0 +1,1 @@
+"""What each library does in a cell, one module a library."""

@@ -1,0 +1,201 @@
+"""gyoza, as its users train it: by `compile` and `fit`."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza import backend
+from gyoza.data import CategoricalPairs
+from gyoza.modelling import conditioners, flow_layers, losses
+from speed.cells import Cell, Work, make_batches
+
+__all__ = ["PACKAGES", "make"]
+
+_BACKEND = keras.backend.backend()
+PACKAGES = ["gyoza", "keras", _BACKEND]
+
+
+def make(cell: Cell, variant: str) -> Work | None:
+    """Makes the work of a cell; variants are `"default"` and `"memory-efficient"`."""
+    keras.utils.set_random_seed(0)
+    if cell.kind == "reflections":
+        return _make_reflections(cell)
+    layers = _LAYERS[cell.kind](cell)
+    if cell.kind == "pairs":
+        return _make_pairs(cell, layers)
+    model = flow_layers.FlowModel(layers, memory_efficient=variant == "memory-efficient")
+    model.compile("adam")
+    batches = make_batches(cell)
+    x = batches.reshape(-1, *cell.shape)
+
+    @functools.lru_cache(maxsize=2)
+    def repeat(steps: int) -> np.ndarray:
+        return np.concatenate([x] * (-(-steps // len(batches))))[: steps * cell.batch]
+
+    def train(steps: int) -> None:
+        model.fit(repeat(steps), batch_size=cell.batch, verbose=0)
+
+    model.build((None, *cell.shape))
+    return Work(
+        train,
+        lambda: _wait(model.log_prob(batches[0], batch_size=cell.batch)),
+        lambda: _wait(model.sample(cell.batch, batch_size=cell.batch)),
+        sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
+        _device_memory(),
+    )
+
+
+def _additive(cell: Cell) -> list:
+    return [
+        layer
+        for _ in range(cell.depth)
+        for layer in (
+            flow_layers.ActivationNormalization(),
+            flow_layers.AdditiveCoupling(compute_coupling_parameters=conditioners.MLP(cell.hidden)),
+            flow_layers.HeavisidePermutation(),
+        )
+    ]
+
+
+def _affine(cell: Cell) -> list:
+    return [
+        layer
+        for _ in range(cell.depth)
+        for layer in (
+            flow_layers.AffineCoupling(compute_coupling_parameters=conditioners.MLP(cell.hidden)),
+            flow_layers.HeavisidePermutation(),
+        )
+    ]
+
+
+def _spline(cell: Cell) -> list:
+    return [
+        layer
+        for _ in range(cell.depth)
+        for layer in (
+            flow_layers.RationalQuadraticSplineCoupling(
+                compute_coupling_parameters=conditioners.MLP(cell.hidden)
+            ),
+            flow_layers.HeavisidePermutation(),
+        )
+    ]
+
+
+def _maf(cell: Cell) -> list:
+    return [
+        flow_layers.MaskedAffine(
+            conditioner=conditioners.MADE(cell.hidden, order=("natural", "reversed")[index % 2])
+        )
+        for index in range(cell.depth)
+    ]
+
+
+def _glow(cell: Cell) -> list:
+    steps = [
+        layer
+        for _ in range(cell.depth)
+        for layer in (
+            flow_layers.ActivationNormalization(axes=[3]),
+            flow_layers.InvertibleConvolution(),
+            flow_layers.AffineCoupling(
+                axes=[3], compute_coupling_parameters=conditioners.ResNet(cell.hidden[0])
+            ),
+        )
+    ]
+    return [flow_layers.Squeeze(), *steps]
+
+
+_LAYERS = {
+    "additive": _additive,
+    "affine": _affine,
+    "spline": _spline,
+    "maf": _maf,
+    "glow": _glow,
+    "pairs": _additive,
+}
+
+
+def _make_pairs(cell: Cell, layers: list) -> Work:
+    model = flow_layers.DisentanglingFlowModel(layers)
+    model.compile("adam", loss=losses.SupervisedFactorLoss([32, 16, 16]))
+    x = make_batches(cell).reshape(-1, cell.size)
+    labels = np.random.default_rng(1).integers(4, size=[len(x), 2])
+
+    @functools.lru_cache(maxsize=2)
+    def make_source(steps: int) -> CategoricalPairs:
+        count = steps * cell.batch
+        index = np.arange(count) % len(x)
+        return CategoricalPairs(x[index], labels[index], cell.batch, seed=0)
+
+    def train(steps: int) -> None:
+        model.fit(make_source(steps), verbose=0)
+
+    model.build((None, *cell.shape))
+    weights = model.trainable_variables
+    count = sum(int(np.prod(weight.shape)) for weight in weights)
+    return Work(train, weight_count=count, device_memory=_device_memory())
+
+
+def _make_reflections(cell: Cell) -> Work:
+    layer = flow_layers.Reflection(shape=cell.shape, reflection_count=cell.depth)
+    x, cotangents = (ops.convert_to_tensor(batch) for batch in make_batches(cell, 2))
+    normals = ops.convert_to_tensor(layer._reflection_normals_)
+
+    def run(x, normals):
+        with keras.StatelessScope(state_mapping=[(layer._reflection_normals_, normals)]):
+            return layer(x)[0]
+
+    def step(x, normals, cotangents):
+        _, pull_back = backend.vjp(run, [x, normals])
+        return pull_back(cotangents)
+
+    def invert(x, normals):
+        with keras.StatelessScope(state_mapping=[(layer._reflection_normals_, normals)]):
+            return layer.invert(x)
+
+    step, forward, inverse = (backend.jit(function, xla=True) for function in (step, run, invert))
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            gradients = step(x, normals, cotangents)
+        _wait(gradients[0])
+
+    return Work(
+        train,
+        lambda: _wait(forward(x, normals)),
+        lambda: _wait(inverse(x, normals)),
+        cell.depth * cell.size,
+        _device_memory(),
+    )
+
+
+def _wait(x) -> None:
+    """Returns when a tensor is computed."""
+    if _BACKEND == "jax":
+        x.block_until_ready()
+    elif x.device != "cpu":
+        ops.convert_to_numpy(x)
+
+
+def _device_memory():
+    """Gives the function that reads the highest use of an accelerator's memory, if there is one."""
+    if _BACKEND == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+
+            def read() -> int:
+                peak = torch.cuda.max_memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                return peak
+
+            return read
+    if _BACKEND == "jax":
+        import jax
+
+        statistics = jax.devices()[0].memory_stats()
+        if statistics:
+            return lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+    return None

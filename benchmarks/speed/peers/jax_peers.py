@@ -1,0 +1,136 @@
+"""What the JAX libraries share: Adam steps and measurements around their functions."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from speed.cells import Cell, Work, make_batches
+
+__all__ = [
+    "apply_mlp",
+    "get_device_memory",
+    "make_likelihood_work",
+    "make_mlp",
+    "make_reflections_work",
+]
+
+
+def make_likelihood_work(
+    cell: Cell,
+    params: Any,
+    log_prob: Callable[[Any, jax.Array], jax.Array],
+    sample: Callable[[Any, jax.Array], jax.Array],
+) -> Work:
+    """Makes work of pure functions.
+
+    Args:
+        cell: The cell.
+        params: The trained arrays, in a tree.
+        log_prob: Gives log-densities for parameters and a batch.
+        sample: Gives a batch of samples for parameters and a random key.
+
+    Returns:
+        The work, each of its functions compiled as a whole.
+    """
+    optimizer = optax.adam(1e-3)
+    batches = [jax.device_put(batch) for batch in make_batches(cell)]
+    weight_count = _count(params)
+    state = optimizer.init(params)
+    key = jax.random.key(0)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state, batch):
+        loss, gradients = jax.value_and_grad(lambda p: -jnp.mean(log_prob(p, batch)))(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    @jax.jit
+    def draw(params, key):
+        key, used = jax.random.split(key)
+        return sample(params, used), key
+
+    compiled_log_prob = jax.jit(log_prob)
+
+    def train(steps: int) -> jax.Array:
+        nonlocal params, state
+        for index in range(steps):
+            params, state, loss = step(params, state, batches[index % len(batches)])
+        return jax.block_until_ready((loss, params))[0]
+
+    def draw_batch() -> jax.Array:
+        nonlocal key
+        samples, key = draw(params, key)
+        return samples.block_until_ready()
+
+    return Work(
+        train,
+        lambda: compiled_log_prob(params, batches[0]).block_until_ready(),
+        draw_batch,
+        weight_count,
+        get_device_memory(),
+    )
+
+
+def make_reflections_work(
+    cell: Cell,
+    params: Any,
+    forward: Callable[[Any, jax.Array], jax.Array],
+    inverse: Callable[[Any, jax.Array], jax.Array],
+) -> Work:
+    """Makes work of reflections; `forward` and `inverse` take parameters and a batch."""
+    batches = [jax.device_put(batch) for batch in make_batches(cell)]
+    cotangents = batches[-1]
+
+    @jax.jit
+    def step(params, batch):
+        outputs, pull_back = jax.vjp(forward, params, batch)
+        return outputs, pull_back(cotangents)
+
+    compiled_forward, compiled_inverse = jax.jit(forward), jax.jit(inverse)
+
+    def train(steps: int) -> Any:
+        for index in range(steps):
+            result = step(params, batches[index % len(batches)])
+        return jax.block_until_ready(result)
+
+    return Work(
+        train,
+        lambda: compiled_forward(params, batches[0]).block_until_ready(),
+        lambda: compiled_inverse(params, batches[0]).block_until_ready(),
+        _count(params),
+        get_device_memory(),
+    )
+
+
+def get_device_memory() -> Callable[[], int] | None:
+    """Gives a function for the peak of an accelerator's memory, or `None` without one."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return None
+    return lambda: device.memory_stats()["peak_bytes_in_use"]
+
+
+def make_mlp(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """Makes weights of dense layers, with the last ones small so that couplings start mild."""
+    keys = jax.random.split(key, len(sizes) - 1)
+    layers = []
+    for index, (key, inputs, outputs) in enumerate(zip(keys, sizes, sizes[1:], strict=False)):
+        bound = math.sqrt(6 / (inputs + outputs)) * (0.01 if index == len(sizes) - 2 else 1.0)
+        kernel = jax.random.uniform(key, (inputs, outputs), minval=-bound, maxval=bound)
+        layers.append({"kernel": kernel, "bias": jnp.zeros(outputs)})
+    return layers
+
+
+def apply_mlp(layers: Sequence[dict[str, jax.Array]], inputs: jax.Array) -> jax.Array:
+    for layer in layers[:-1]:
+        inputs = jax.nn.relu(inputs @ layer["kernel"] + layer["bias"])
+    return inputs @ layers[-1]["kernel"] + layers[-1]["bias"]
+
+
+def _count(params: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,100 @@
+"""Times one cell with one library, in this process, and prints the figures as JSON."""
+
+import argparse
+import ctypes
+import gc
+import importlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+from speed.cells import CELLS
+
+__all__ = ["main"]
+
+_STATUS = pathlib.Path("/proc/self/status")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("peer", help="module in speed.peers")
+    parser.add_argument("variant", help="row of that module")
+    parser.add_argument("cell", choices=CELLS)
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of each measurement")
+    parser.add_argument("--repeats", type=int, default=5, help="number of measurements")
+    arguments = parser.parse_args()
+    started = float(os.environ["SPEED_STARTED"])
+    peer = importlib.import_module(f"speed.peers.{arguments.peer}")
+    cell = CELLS[arguments.cell]
+    work = peer.make(cell, arguments.variant)
+    if work is None:
+        print(json.dumps({"missing": True}))
+        return
+    work.train(1)
+    figures = {"first_step_s": time.time() - started, "weight_count": work.weight_count}
+    repeats = 2 if cell.measures_memory else arguments.repeats
+    seconds = 0.0 if cell.measures_memory else arguments.seconds
+    figures.update(_measure_memory(lambda: work.train(1), work.device_memory))
+    figures["train_s"] = _time(work.train, seconds, repeats)
+    for name in ("log_prob", "sample"):
+        function = getattr(work, name)
+        if function is not None and not cell.measures_memory:
+            figures[f"{name}_s"] = _time(_repeat(function), seconds, repeats)
+    figures["peak_mib"] = _read_memory("VmHWM") / 2**20
+    figures["versions"] = {name: importlib.metadata.version(name) for name in peer.PACKAGES}
+    print(json.dumps(figures))
+
+
+def _repeat(function: Callable[[], None]) -> Callable[[int], None]:
+    def run(count: int) -> None:
+        for _ in range(count):
+            function()
+
+    return run
+
+
+def _time(run: Callable[[int], None], seconds: float, repeats: int) -> list[float]:
+    """Gives the seconds that one of `count` runs takes, `repeats` times."""
+    run(1)  # whatever is compiled on the way, is now
+    count, spent = 1, 0.0
+    while True:
+        start = time.perf_counter()
+        run(count)
+        spent = time.perf_counter() - start
+        if spent >= 0.5 * seconds:
+            break
+        count *= 2 if spent <= 0 else min(8, max(2, int(0.7 * seconds / spent)))
+    count = max(1, round(count * seconds / spent))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run(count)
+        times.append((time.perf_counter() - start) / count)
+    return times
+
+
+def _measure_memory(run: Callable[[], None], device_memory: Callable[[], int] | None) -> dict:
+    """Gives the memory in use before a step, and by how much it grows during the step, in MiB."""
+    if device_memory is not None:
+        device_memory()
+        run()
+        return {"step_mib": device_memory() / 2**20}
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _read_memory("VmRSS")
+    pathlib.Path("/proc/self/clear_refs").write_text("5", "ascii")  # forgets the peak so far
+    run()
+    return {"before_mib": before / 2**20, "step_mib": (_read_memory("VmHWM") - before) / 2**20}
+
+
+def _read_memory(name: str) -> int:
+    """Gives a figure of this process in bytes: `VmRSS` is memory in use now, `VmHWM` its peak."""
+    lines = _STATUS.read_text("ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What can be said of speed without a clock: traces, operations and bytes."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+
+from gyoza import applications
+from gyoza.modelling import conditioners, flow_layers
+
+BACKEND = keras.backend.backend()
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="reads what JAX compiles")
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="reads TensorFlow's graph")
+
+
+def make_coupling(**kwargs):
+    return flow_layers.AffineCoupling(
+        compute_coupling_parameters=conditioners.MLP([16, 16]), **kwargs
+    )
+
+
+def make_data(count=96, size=6):
+    return np.random.default_rng(0).normal(size=(count, size)).astype("float32")
+
+
+class Counting(flow_layers.FlowModel):
+    """A model that counts how often Python runs it."""
+
+    count = 0
+
+    def call(self, inputs, context=None, training=None):
+        self.count += 1
+        return super().call(inputs, context, training)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="runs eagerly")
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_a_model_is_traced_once_to_be_fitted(is_adapted):
+    model = Counting([flow_layers.ActivationNormalization(), make_coupling()])
+    if is_adapted:
+        model.adapt(make_data())
+    model.compile("adam")
+    model.count = 0
+    model.fit(make_data(), batch_size=32, epochs=3, verbose=0)
+    model.fit(make_data(), batch_size=32, verbose=0)
+    assert model.count == 1
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="runs eagerly")
+def test_a_smaller_last_batch_costs_no_second_trace_on_tensorflow():
+    model = Counting([make_coupling()])
+    model.build((None, 6))
+    model.compile("adam")
+    model.count = 0
+    model.fit(make_data(90), batch_size=32, epochs=2, verbose=0)
+    assert model.count == (1 if BACKEND == "tensorflow" else 2)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="runs eagerly")
+def test_log_prob_is_traced_once_for_all_sizes_that_are_rounded_up_to_the_same():
+    model = Counting([make_coupling()])
+    model.build((None, 6))
+    model.count = 0
+    expected = keras.ops.convert_to_numpy(model.log_prob(make_data(64)))
+    for count in (33, 50, 64):
+        log_prob = keras.ops.convert_to_numpy(model.log_prob(make_data(64)[:count]))
+        np.testing.assert_allclose(log_prob, expected[:count], rtol=1e-6)
+    assert model.count == 1
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        applications.NICE,
+        applications.MAF,
+        applications.NeuralSplineFlow,
+        applications.GaussianizationFlow,
+        applications.InterpretationNetwork,
+    ],
+)
+def test_all_parts_of_a_model_are_built(make_model):
+    # Otherwise, Keras traces the model anew in each call of `fit` and `evaluate`.
+    model = make_model()
+    model.build_for(make_data(8))
+    assert [layer.name for layer in model._flatten_layers() if not layer.built] == []
+
+
+def count_operations(layer, x):
+    """Gives the number of each operation in the graph of a layer."""
+    import tensorflow as tf
+
+    layer(x)
+    graph = tf.function(lambda x: layer(x)).get_concrete_function(x).graph
+    return collections.Counter(
+        operation.type
+        for part in [graph, *graph._functions.values()]
+        for operation in getattr(part, "graph", part).get_operations()
+    )
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("make_layer", "products", "gathers"),
+    [
+        (make_coupling, 3, 0),
+        (lambda: flow_layers.Reflection(reflection_count=6), 3, 0),
+        (flow_layers.HeavisidePermutation, 0, 0),
+        (flow_layers.ActivationNormalization, 0, 0),
+        (flow_layers.ShufflePermutation, 0, 1),
+        (flow_layers.MaskedAffine, 3, 0),
+        (
+            lambda: flow_layers.RationalQuadraticSplineCoupling(
+                compute_coupling_parameters=conditioners.MLP([16])
+            ),
+            2,
+            None,
+        ),
+    ],
+)
+def test_layers_multiply_and_gather_no_more_than_they_must(make_layer, products, gathers):
+    counts = count_operations(make_layer(), make_data(8))
+    assert counts["MatMul"] + counts["BatchMatMulV2"] == products
+    if gathers is not None:
+        assert counts["GatherV2"] + counts["GatherNd"] == gathers
+
+
+def lower_gradient(model, x):
+    """Compiles the gradient of the mean latent square with respect to all weights."""
+    import jax
+
+    variables = model.trainable_variables
+
+    def loss(values, x):
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            z, log_det = model(x)
+        return keras.ops.mean(keras.ops.square(z)) - keras.ops.mean(log_det)
+
+    values = [variable.value for variable in variables]
+    return jax.jit(jax.grad(loss)).lower(values, x)
+
+
+@on_jax
+def test_a_training_step_has_three_products_for_each_dense_layer():
+    model = flow_layers.FlowModel([make_coupling(), flow_layers.HeavisidePermutation()])
+    model.build((None, 6))
+    text = lower_gradient(model, make_data(8)).as_text()
+    # All layers have a product for their outputs, one for the gradient of their weights and, but
+    # for the first one of the flow, one for the gradient of their inputs.
+    assert text.count("stablehlo.dot_general") == 3 * 3 - 1
+
+
+@on_jax
+def test_activations_are_kept_once():
+    size, width, batch = 64, 32, 1024
+
+    def measure(depth):
+        layers = []
+        for _ in range(depth):
+            network = conditioners.MLP([width, width])
+            layers += [
+                flow_layers.AffineCoupling(compute_coupling_parameters=network),
+                flow_layers.HeavisidePermutation(),
+            ]
+        model = flow_layers.FlowModel(layers)
+        model.build((None, size))
+        compiled = lower_gradient(model, make_data(batch, size)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    kept = (measure(12) - measure(4)) / 8
+    # Kept are the two parts of the inputs, the units of both hidden layers, and the log-scales and
+    # shifts.
+    assert kept <= 1.5 * 4 * batch * (size + 2 * width + size)
