@@ -103,6 +103,7 @@ def _measure(row: Row, cell: str, python: pathlib.Path, options: list[str]) -> d
     """Measures one row of one cell in a process of its own."""
     command = [python, "-m", "speed.worker", row.peer, row.variant, cell, *options]
     variables = {"PYTHONPATH": str(_BENCHMARKS), "TF_CPP_MIN_LOG_LEVEL": "3", **row.variables}
+    variables["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # first steps compile, as a user's do
     variables["SPEED_STARTED"] = str(time.time())
     try:
         process = subprocess.run(

@@ -127,7 +127,7 @@ def _make_pairs(cell: Cell, layers: list) -> Work:
     def make_source(steps: int) -> CategoricalPairs:
         count = steps * cell.batch
         index = np.arange(count) % len(x)
-        return CategoricalPairs(x[index], labels[index], cell.batch, seed=0)
+        return CategoricalPairs(x[index], labels[index], cell.batch, correlation=0.975, seed=0)
 
     def train(steps: int) -> None:
         model.fit(make_source(steps), verbose=0)
