@@ -67,9 +67,9 @@ def main() -> None:
                     results["figures"].append(
                         {"cell": name, "row": row.name, "round": number, **figures}
                     )
+            results["minutes"] = (time.monotonic() - started) / 60
+            write_report(results, arguments.output)
         longest = max(longest, time.monotonic() - round_started)
-        results["minutes"] = (time.monotonic() - started) / 60
-        write_report(results, arguments.output)
     print(f"{arguments.output}/tables.md after {results['minutes']:.0f} minutes")
 
 

@@ -365,6 +365,15 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         self._create_variables(x, y, kwargs.get("sample_weight"))
         return super().fit(x, y, *args, **kwargs)
 
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.
+
+        There, training steps of flows take about half the time with it.
+        """
+        if keras.backend.backend() != "tensorflow" or self._distribute_strategy is not None:
+            return super()._resolve_auto_jit_compile()
+        return all(layer.supports_jit for layer in self._flatten_layers())
+
     def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Builds model, optimiser and metrics, unless it takes drawing from an iterator.
 

@@ -100,6 +100,19 @@ def count_operations(layer, x):
 
 
 @on_tensorflow
+def test_models_are_compiled_by_xla_unless_they_are_told_otherwise():
+    model = flow_layers.FlowModel([make_coupling()])
+    model.compile("adam")
+    assert model.jit_compile
+    model.compile("adam", jit_compile=False)
+    assert not model.jit_compile
+    model = flow_layers.FlowModel([make_coupling()])
+    model._flow_layers_[0].supports_jit = False
+    model.compile("adam")
+    assert not model.jit_compile
+
+
+@on_tensorflow
 @pytest.mark.parametrize(
     ("make_layer", "products", "gathers"),
     [
