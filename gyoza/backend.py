@@ -5,13 +5,22 @@ This is the only module that imports TensorFlow, JAX or PyTorch.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-__all__ = ["vjp", "with_gradient", "after", "jit", "jit_batches", "is_traced", "forget_gradients"]
+__all__ = [
+    "vjp",
+    "with_gradient",
+    "after",
+    "jit",
+    "jit_batches",
+    "is_traced",
+    "forget_gradients",
+    "keep_values",
+]
 
 _BACKEND = keras.backend.backend()
 
@@ -131,6 +140,13 @@ if _BACKEND == "tensorflow":
         """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
         return contextlib.nullcontext()
 
+    def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+        """Gives variables their values back if training fails before the end of its first step.
+
+        On JAX, Keras takes the values out of the variables meanwhile.
+        """
+        return contextlib.nullcontext()
+
 elif _BACKEND == "jax":
     import jax
 
@@ -185,6 +201,20 @@ elif _BACKEND == "jax":
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
+
+    def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+        return _restore_on_error(variables)
+
+    @contextlib.contextmanager
+    def _restore_on_error(variables: Sequence[Any]) -> Iterator[None]:
+        values = [variable.value for variable in variables]
+        try:
+            yield
+        except BaseException:
+            for variable, value in zip(variables, values, strict=True):
+                if variable._value is None and not value.is_deleted():
+                    variable.assign(value)
+            raise
 
 elif _BACKEND == "torch":
     import torch
@@ -250,6 +280,9 @@ elif _BACKEND == "torch":
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         return torch.no_grad()
+
+    def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
 
 else:
     raise ValueError(

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import keep_values
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -363,7 +364,9 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         """
         y = self._prepare_targets(x, y, kwargs)
         self._create_variables(x, y, kwargs.get("sample_weight"))
-        return super().fit(x, y, *args, **kwargs)
+        variables = [*self.variables, *self.metrics_variables]
+        with keep_values([*variables, *getattr(self.optimizer, "variables", ())]):
+            return super().fit(x, y, *args, **kwargs)
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.

@@ -336,3 +336,15 @@ def test_bad_input(pairs):
         DisentanglingFlowModel([ActivationNormalization()])((a[:, None], b[:, None]))
     with pytest.raises(ValueError, match="should be built before `invert`"):
         FlowModel(layers()).invert(a)
+
+
+def test_a_failing_fit_leaves_the_weights():
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))])
+    model.compile("adam")
+    model.fit(x, verbose=0)
+    expected = to_numpy(model.log_prob(x))
+    with pytest.raises(ValueError, match="shape"):
+        model.fit(x[:, :3], verbose=0)
+    np.testing.assert_array_equal(to_numpy(model.log_prob(x)), expected)
+    model.fit(x, verbose=0)
