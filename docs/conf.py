@@ -28,7 +28,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 # What `benchmarks/accuracy.py` writes is part of the page on density estimation.
-exclude_patterns = ["_build", "accuracy"]
+exclude_patterns = ["_build", "accuracy", "speed"]
 # Docstrings write code in single backticks, as Keras does.
 default_role = "code"
 
