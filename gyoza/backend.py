@@ -37,6 +37,8 @@ def _pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
 
 if _BACKEND == "tensorflow":
     import tensorflow as tf
+    from tensorflow.compiler.tf2xla.python import xla as tf2xla
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
     def vjp(
         function: Callable[..., Any], primals: Sequence[Any]
@@ -98,6 +100,8 @@ if _BACKEND == "tensorflow":
 
     def after(x: Any, other: Any) -> Any:
         """Gives `x`, but not to be used in compiled code before `other` is computed."""
+        if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+            return tf2xla.optimization_barrier(x, other)[0]  # XLA drops control dependencies
         with tf.control_dependencies([other]):
             return tf.identity(x)
 

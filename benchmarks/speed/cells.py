@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["CELLS", "Cell", "Work", "make_batches"]
+__all__ = ["CELLS", "SMALL_BATCH", "Cell", "Work", "make_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Cell:
         return int(np.prod(self.shape))
 
 
+SMALL_BATCH = "W6-16-small"
 _AFFINE = "8 affine couplings, 64 dimensions, MLP (128, 128)"
 _DEEP = "affine couplings, 256 dimensions, MLP (512, 512), batch 4096"
 _ALL = [
@@ -80,6 +81,8 @@ _ALL = [
         Cell(f"W6-{depth}", "affine", f"{depth} {_DEEP}", (256,), depth, (512, 512), 4096, True)
         for depth in (4, 16, 32, 64)
     ),
+    # What a step needs for weights and their updates alone, to be subtracted from the others.
+    Cell(SMALL_BATCH, "affine", "16 of them, batch 8", (256,), 16, (512, 512), 8, True),
     Cell(
         "W7",
         "glow",
@@ -109,15 +112,14 @@ class Work:
         log_prob: Computes log-densities of a batch. For reflections, it runs forward.
         sample: Draws a batch of samples. For reflections, it runs the inverse.
         weight_count: The number of trained numbers.
-        device_memory: Gives the highest number of bytes used on an accelerator so far, and forgets
-            it.
+        count_memory: See `speed.memory.get_counter`.
     """
 
     train: Callable[[int], None]
     log_prob: Callable[[], None] | None = None
     sample: Callable[[], None] | None = None
     weight_count: int = 0
-    device_memory: Callable[[], int] | None = None
+    count_memory: Callable[[], tuple[int, int]] | None = None
 
 
 def make_batches(cell: Cell, count: int = 8) -> np.ndarray:

@@ -6,7 +6,7 @@ import statistics
 
 import matplotlib.pyplot as plt
 
-from speed.cells import CELLS, Cell
+from speed.cells import CELLS, SMALL_BATCH, Cell
 
 __all__ = ["write_report"]
 
@@ -37,6 +37,10 @@ def write_report(results: dict, folder: pathlib.Path) -> None:
         if not CELLS[name].measures_memory
     ]
     deep = {name: rows for name, rows in figures.items() if CELLS[name].measures_memory}
+    small = deep.pop(SMALL_BATCH, {})
+    for rows in deep.values():
+        for row, entries in rows.items():
+            _subtract_weights(entries, small.get(row, []))
     if deep:
         parts.append(_tabulate_memory(deep))
         _plot_memory(deep, folder / "memory.png")
@@ -152,14 +156,19 @@ def _tabulate_memory(figures: dict[str, dict[str, list[dict]]]) -> str:
     return "\n".join(lines)
 
 
-def _activation_mib(entries: list[dict]) -> float:
-    """Gives by how much memory grows in a step, less one gradient for each weight."""
-    gradients = 4 * entries[0]["weight_count"] / 2**20
-    return (_median(entries, "step_mib") or 0.0) - gradients
+def _subtract_weights(entries: list[dict], of_small_batch: list[dict]) -> None:
+    """Adds the memory of activations: what a step takes, less what its weights and updates take.
+
+    The latter is what it takes with a small batch, in proportion to the number of weights.
+    """
+    for entry in entries:
+        entry["activations_mib"] = entry["step_mib"] - entry["weight_count"] * statistics.median(
+            [small["step_mib"] / small["weight_count"] for small in of_small_batch] or [0.0]
+        )
 
 
 def _activations(entries: list[dict] | None) -> str:
-    return f"{_activation_mib(entries):.0f}" if entries else ""
+    return f"{_median(entries, 'activations_mib'):.0f}" if entries else ""
 
 
 def _peak(entries: list[dict] | None) -> str:
@@ -178,7 +187,7 @@ def _plot_memory(figures: dict[str, dict[str, list[dict]]], path: pathlib.Path) 
         cells = [name for name in figures if row in figures[name]]
         axes.plot(
             [CELLS[name].depth for name in cells],
-            [_activation_mib(figures[name][row]) for name in cells],
+            [_median(figures[name][row], "activations_mib") for name in cells],
             color=f"C{index}",
             marker="osD^v<>P*X"[index % 10],
             linestyle="-" if "efficient" in row else "--",

@@ -1,21 +1,17 @@
 """Times one cell with one library, in this process, and prints the figures as JSON."""
 
 import argparse
-import ctypes
-import gc
 import importlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import time
 from collections.abc import Callable
 
 from speed.cells import CELLS
+from speed.memory import measure_step, read_process_memory
 
 __all__ = ["main"]
-
-_STATUS = pathlib.Path("/proc/self/status")
 
 
 def main() -> None:
@@ -35,9 +31,10 @@ def main() -> None:
         return
     work.train(1)
     figures = {"first_step_s": time.time() - started, "weight_count": work.weight_count}
-    start = time.perf_counter()
-    figures.update(_measure_memory(lambda: work.train(1), work.device_memory))
+    figures["step_mib"] = measure_step(lambda: work.train(1), work.count_memory)
     if cell.measures_memory:  # a step takes seconds
+        start = time.perf_counter()
+        work.train(1)
         figures["train_s"] = [time.perf_counter() - start]
     else:
         figures["train_s"] = _time(work.train, arguments.seconds, arguments.repeats)
@@ -46,7 +43,7 @@ def main() -> None:
             if function is not None:
                 times = _time(_repeat(function), arguments.seconds, arguments.repeats)
                 figures[f"{name}_s"] = times
-    figures["peak_mib"] = _read_memory("VmHWM") / 2**20
+    figures["peak_mib"] = read_process_memory("VmHWM") / 2**20
     figures["versions"] = {name: importlib.metadata.version(name) for name in peer.PACKAGES}
     print(json.dumps(figures))
 
@@ -77,26 +74,6 @@ def _time(run: Callable[[int], None], seconds: float, repeats: int) -> list[floa
         run(count)
         times.append((time.perf_counter() - start) / count)
     return times
-
-
-def _measure_memory(run: Callable[[], None], device_memory: Callable[[], int] | None) -> dict:
-    """Gives the memory in use before a step, and by how much it grows during the step, in MiB."""
-    if device_memory is not None:
-        device_memory()
-        run()
-        return {"step_mib": device_memory() / 2**20}
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    before = _read_memory("VmRSS")
-    pathlib.Path("/proc/self/clear_refs").write_text("5", "ascii")  # forgets the peak so far
-    run()
-    return {"before_mib": before / 2**20, "step_mib": (_read_memory("VmHWM") - before) / 2**20}
-
-
-def _read_memory(name: str) -> int:
-    """Gives a figure of this process in bytes: `VmRSS` is memory in use now, `VmHWM` its peak."""
-    lines = _STATUS.read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) * 1024
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from speed.cells import Cell, Work, make_batches
-from speed.peers.jax_peers import get_device_memory, make_likelihood_work
+from speed.memory import get_counter
+from speed.peers.jax_peers import make_likelihood_work
 
 __all__ = ["PACKAGES", "make"]
 
@@ -68,7 +69,7 @@ def _make_fitted(cell: Cell, network: bf.networks.CouplingFlow) -> Work:
         lambda: approximator.log_prob({"inference_variables": batches[0]}),
         lambda: approximator.sample(num_samples=cell.batch),
         network.count_params(),
-        get_device_memory(),
+        get_counter("jax"),
     )
 
 

@@ -10,6 +10,7 @@ from gyoza import backend
 from gyoza.data import CategoricalPairs
 from gyoza.modelling import conditioners, flow_layers, losses
 from speed.cells import Cell, Work, make_batches
+from speed.memory import get_counter
 
 __all__ = ["PACKAGES", "make"]
 
@@ -43,7 +44,7 @@ def make(cell: Cell, variant: str) -> Work | None:
         lambda: _wait(model.log_prob(batches[0], batch_size=cell.batch)),
         lambda: _wait(model.sample(cell.batch, batch_size=cell.batch)),
         sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
-        _device_memory(),
+        get_counter(_BACKEND),
     )
 
 
@@ -135,7 +136,7 @@ def _make_pairs(cell: Cell, layers: list) -> Work:
     model.build((None, *cell.shape))
     weights = model.trainable_variables
     count = sum(int(np.prod(weight.shape)) for weight in weights)
-    return Work(train, weight_count=count, device_memory=_device_memory())
+    return Work(train, weight_count=count, count_memory=get_counter(_BACKEND))
 
 
 def _make_reflections(cell: Cell) -> Work:
@@ -167,7 +168,7 @@ def _make_reflections(cell: Cell) -> Work:
         lambda: _wait(forward(x, normals)),
         lambda: _wait(inverse(x, normals)),
         cell.depth * cell.size,
-        _device_memory(),
+        get_counter(_BACKEND),
     )
 
 
@@ -177,25 +178,3 @@ def _wait(x) -> None:
         x.block_until_ready()
     elif x.device != "cpu":
         ops.convert_to_numpy(x)
-
-
-def _device_memory():
-    """Gives the function that reads the highest use of an accelerator's memory, if there is one."""
-    if _BACKEND == "torch":
-        import torch
-
-        if torch.cuda.is_available():
-
-            def read() -> int:
-                peak = torch.cuda.max_memory_allocated()
-                torch.cuda.reset_peak_memory_stats()
-                return peak
-
-            return read
-    if _BACKEND == "jax":
-        import jax
-
-        statistics = jax.devices()[0].memory_stats()
-        if statistics:
-            return lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-    return None

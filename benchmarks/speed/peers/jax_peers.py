@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from speed.cells import Cell, Work, make_batches
+from speed.memory import get_counter
 
 __all__ = [
     "apply_mlp",
-    "get_device_memory",
     "make_likelihood_work",
     "make_mlp",
     "make_reflections_work",
@@ -72,7 +72,7 @@ def make_likelihood_work(
         lambda: compiled_log_prob(params, batches[0]).block_until_ready(),
         draw_batch,
         weight_count,
-        get_device_memory(),
+        get_counter("jax"),
     )
 
 
@@ -103,16 +103,8 @@ def make_reflections_work(
         lambda: compiled_forward(params, batches[0]).block_until_ready(),
         lambda: compiled_inverse(params, batches[0]).block_until_ready(),
         _count(params),
-        get_device_memory(),
+        get_counter("jax"),
     )
-
-
-def get_device_memory() -> Callable[[], int] | None:
-    """Gives a function for the peak of an accelerator's memory, or `None` without one."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return None
-    return lambda: device.memory_stats()["peak_bytes_in_use"]
 
 
 def make_mlp(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from speed.cells import Cell, Work, make_batches
+from speed.memory import get_counter
 
 __all__ = [
     "get_batches",
@@ -47,7 +48,7 @@ def make_likelihood_work(
         lambda: transformed_log_prob(batches[0]).numpy(),
         lambda: transformed_sample().numpy(),
         _count(list_variables()),
-        _get_device_memory(),
+        get_counter("tensorflow"),
     )
 
 
@@ -107,7 +108,7 @@ def make_reflections_work(
         lambda: forward(batches[0]).numpy(),
         lambda: inverse(batches[0]).numpy(),
         _count(variables),
-        _get_device_memory(),
+        get_counter("tensorflow"),
     )
 
 
@@ -122,19 +123,6 @@ def make_mlp(hidden: Sequence[int], output_size: int) -> tf.keras.Sequential:
     return tf.keras.Sequential(
         [*layers, tf.keras.layers.Dense(output_size, kernel_initializer=small)]
     )
-
-
-def _get_device_memory() -> Callable[[], int] | None:
-    """Gives a function for the peak of a GPU's memory since its last call, if there is a GPU."""
-    if not tf.config.list_physical_devices("GPU"):
-        return None
-
-    def read() -> int:
-        peak = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-        tf.config.experimental.reset_memory_stats("GPU:0")
-        return peak
-
-    return read
 
 
 def _count(variables: Sequence[tf.Variable]) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from speed.cells import Cell, Work, make_batches
+from speed.memory import get_counter
 
 __all__ = [
     "DEVICE",
@@ -95,7 +96,7 @@ def make_work(
         _evaluate(flow, lambda: log_prob(batches[0])),
         _evaluate(flow, sample),
         _count_weights(flow),
-        _get_device_memory(),
+        get_counter("torch"),
     )
 
 
@@ -128,7 +129,7 @@ def make_reflections(
         _evaluate(layer, lambda: transform(batches[0])),
         _evaluate(layer, lambda: invert(batches[0])),
         _count_weights(layer),
-        _get_device_memory(),
+        get_counter("torch"),
     )
 
 
@@ -155,13 +156,3 @@ def _wait() -> None:
 
 def _count_weights(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-
-
-def _get_device_memory() -> Callable[[], int] | None:
-    return _read_device_memory if DEVICE.type == "cuda" else None
-
-
-def _read_device_memory() -> int:
-    peak = torch.cuda.max_memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    return peak

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import forget_gradients
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.masks import HeavisideMask, Mask
@@ -452,6 +453,18 @@ class ElementwiseCoupling(Coupling):
         kept, changed, parameters = self._split(outputs, context)
         decoupled, log_stretch = self._decouple_and_stretch_(changed, parameters)
         return self._mask_.join(kept, decoupled), self.sum_log_det(outputs, log_stretch)
+
+    def recompute(self, outputs: Any, shift: Any, context: Any = None) -> tuple[Any, Any, Any]:
+        """See :meth:`FlowLayer.recompute`; runs the network once."""
+        if self._is_in_full_shape:
+            return super().recompute(outputs, shift, context=context)
+        kept, coupled, parameters = self._split(outputs + self._mask_(shift), context)
+        with forget_gradients():
+            changed = self._decouple_(coupled, ops.stop_gradient(parameters))
+        inputs = ops.stop_gradient(self._mask_.join(kept, changed))
+        _, changed = self._mask_.split(inputs + shift)
+        coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
+        return inputs, self._mask_.join(kept, coupled), self.sum_log_det(inputs, log_stretch)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

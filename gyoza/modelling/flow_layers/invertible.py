@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
+from gyoza.backend import forget_gradients
 from gyoza.modelling.dtypes import at_least_float32
 
 __all__ = ["Invertible", "Inversion", "check_floating"]
@@ -22,7 +24,7 @@ def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
         layer = args[0]
         (_, outputs), *others = arguments
         if not hasattr(outputs, "shape"):
-            outputs = keras.ops.convert_to_tensor(outputs)
+            outputs = ops.convert_to_tensor(outputs)
         check_floating(outputs, layer.name)
         layer._prepare_inversion(outputs, **dict(others))
         return Inversion(layer, invert)(outputs, **dict(others))
@@ -150,6 +152,28 @@ class Invertible:
         """
         inputs = self.invert(outputs, *args, **kwargs)
         return inputs, self(inputs, *args, **kwargs)[1]
+
+    def recompute(
+        self, outputs: Any, shift: Any, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any, Any]:
+        """Maps outputs of `call` back, and forward again, for gradients of memory-efficient models.
+
+        Layers for which both ways have work in common override it. It is run as `call` is, with
+        inputs converted and weights cast.
+
+        Args:
+            outputs: See :meth:`invert`.
+            shift: Zeros in the shape of the inputs, to be added to them: derivatives with respect
+                to these zeros are those with respect to inputs.
+            *args: Further arguments of `invert` and `call`.
+            **kwargs: Further arguments of `invert` and `call`, such as `context`.
+
+        Returns:
+            The inputs, which nothing is differentiated by, and what `call` returns for them.
+        """
+        with forget_gradients():
+            inputs = ops.stop_gradient(self.invert(outputs, *args, **kwargs))
+        return inputs, *self(inputs + shift, *args, **kwargs)
 
     def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
         """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""

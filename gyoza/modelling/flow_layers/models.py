@@ -197,21 +197,15 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         """Executes all layers, and stores inputs of those only that cannot be recomputed."""
         context = self.encode(context, training)
 
-        def run(layer: Any, x: Any, context: Any) -> Any:
-            return layer(x, **_pass_on(context, layer), training=training)
-
-        def invert(layer: Any, y: Any, context: Any) -> Any:
-            return layer.invert(y, **_pass_on(context, layer))
-
         log_det: Any = 0.0
         for recomputed, group in itertools.groupby(self._flow_layers_, can_be_recomputed):
             layers = list(group)
             if recomputed:
-                x, of_group = run_and_forget(layers, x, context, run, invert)
+                x, of_group = run_and_forget(layers, x, context, _pass_on, training)
                 log_det = log_det + of_group
                 continue
             for layer in layers:
-                x, of_layer = run(layer, x, context)
+                x, of_layer = layer(x, **_pass_on(context, layer), training=training)
                 log_det = log_det + of_layer
         return x, log_det
 

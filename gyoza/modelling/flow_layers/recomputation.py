@@ -1,6 +1,5 @@
 """Chains of flow layers whose backward pass recomputes activations instead of storing them."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from keras import ops
 
 from gyoza.backend import after, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
+from gyoza.modelling.flow_layers.invertible import Inversion
 
 __all__ = ["can_be_recomputed", "run_and_forget"]
 
@@ -31,8 +31,8 @@ def run_and_forget(
     layers: Sequence[Any],
     x: Any,
     context: Any,
-    run: Callable[..., Any],
-    invert: Callable[..., Any],
+    pass_on: Callable[[Any, Any], dict[str, Any]],
+    training: bool | None,
 ) -> Any:
     r"""Executes layers one after the other, and keeps nothing but the last outputs.
 
@@ -49,8 +49,9 @@ def run_and_forget(
         layers: Built layers for which :func:`can_be_recomputed` holds.
         x: Inputs of the first one, `[batch, ...]`.
         context: The context, or `None`.
-        run: A callable of layer, inputs and context that gives outputs and log-determinants.
-        invert: A callable of layer, outputs and context that gives inputs.
+        pass_on: A callable of context and layer that gives the arguments by which the layer is told
+            of the context.
+        training: Whether the model is being trained.
 
     Returns:
         The pair of outputs of the last layer and summed log-determinants, `[batch]`.
@@ -64,18 +65,33 @@ def run_and_forget(
     indices = {id(variable): index for index, variable in enumerate(variables)}
     has_context = context is not None
 
-    def call(function: Callable[..., Any], layer: Any, x: Any, context: Any, values: Any) -> Any:
-        """Calls `run` or `invert` with weights of these values."""
+    def call(
+        run: Callable[..., Any], layer: Any, x: Any, context: Any, values: Any, **kwargs: Any
+    ) -> Any:
+        """Runs a layer, or its `recompute`, with weights of these values."""
         mapping = [(variable, values[indices[id(variable)]]) for variable in layer.variables]
+        of_context = pass_on(context, layer) if has_context else {}
         with keras.StatelessScope(state_mapping=mapping):
-            return function(layer, x, context if has_context else None)
+            return run(x, **of_context, **kwargs, training=training)
 
     def forward(x: Any, context: Any, *values: Any) -> tuple[Any, Any]:
         log_det: Any = 0.0
         for layer in layers:
-            x, of_layer = call(run, layer, x, context, values)
+            x, of_layer = call(layer, layer, x, context, values)
             log_det = log_det + of_layer
         return x, log_det
+
+    def recompute(
+        layer: Any, y: Any, values: Sequence[Any], trained: Sequence[int]
+    ) -> Callable[..., Any]:
+        """Gives a function of what the outputs of a layer are differentiated by."""
+        run = Inversion(layer, type(layer).recompute)
+
+        def function(shift: Any, context: Any, *weights: Any) -> Any:
+            of_layer = {**dict(enumerate(values)), **dict(zip(trained, weights, strict=True))}
+            return call(run, layer, y, context, of_layer, shift=shift)
+
+        return function
 
     def backward(
         outputs: Sequence[Any], others: Sequence[Any], cotangents: Sequence[Any]
@@ -86,18 +102,15 @@ def run_and_forget(
         gradients: list[Any] = [None] * len(variables)
         for layer in reversed(layers):
             trained = [indices[id(variable)] for variable in layer.trainable_variables]
-
-            def run_with(x: Any, context: Any, *of_layer: Any, layer: Any, trained: Any) -> Any:
-                replaced = dict(zip(trained, of_layer, strict=True))
-                return call(run, layer, x, context, {**dict(enumerate(values)), **replaced})
-
+            shape = layer.compute_input_shape(tuple(y.shape))
+            shift = ops.zeros((ops.shape(y)[0], *shape[1:]), y.dtype)
             # Otherwise all inputs might be computed first, and be stored.
-            y = call(invert, layer, after(y, y_bar), context, values)
-            _, pull_back = vjp(
-                functools.partial(run_with, layer=layer, trained=trained),
-                [y, context, *(values[k] for k in trained)],
+            y = after(y, y_bar)
+            (y, *_), pull_back = vjp(
+                recompute(layer, y, values, trained),
+                [shift, context, *(values[k] for k in trained)],
             )
-            y_bar, of_context, *of_layer = pull_back((y_bar, log_det_bar))
+            y_bar, of_context, *of_layer = pull_back((shift, y_bar, log_det_bar))
             context_bar = context_bar + of_context
             for k, gradient in zip(trained, of_layer, strict=True):
                 gradients[k] = gradient if gradients[k] is None else gradients[k] + gradient
