@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import keep_values
+from gyoza.backend import jit_step, keep_values
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -370,6 +370,12 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         if keras.backend.backend() != "tensorflow" or self._distribute_strategy is not None:
             return super()._resolve_auto_jit_compile()
         return all(layer.supports_jit for layer in self._flatten_layers())
+
+    def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Takes the compiled step of `fit`, `evaluate` or `predict`; called by Keras on JAX."""
+        if self.jit_compile and not self.run_eagerly and keras.distribution.distribution() is None:
+            step_function = jit_step(step_function)
+        return super()._make_function(step_function, *args, **kwargs)
 
     def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Builds model, optimiser and metrics, unless it takes drawing from an iterator.
