@@ -18,6 +18,7 @@ __all__ = [
     "jit",
     "jit_batches",
     "jit_step",
+    "to_data_set",
     "is_traced",
     "forget_gradients",
     "keep_values",
@@ -38,6 +39,7 @@ def _pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
 
 if _BACKEND == "tensorflow":
     import tensorflow as tf
+    from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
     from tensorflow.compiler.tf2xla.python import xla as tf2xla
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
@@ -144,6 +146,41 @@ if _BACKEND == "tensorflow":
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
+    def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
+        """Makes what Keras makes of arrays, but for TensorFlow's tuning of it while it is used.
+
+        To end the tuning, which happens after each epoch, can take as long as an epoch.
+
+        Args:
+            arguments: Arguments of `fit`.
+
+        Returns:
+            Arguments that have the same effect.
+        """
+        given = dict(arguments)
+        arrays = [given.pop(name, None) for name in ("x", "y", "sample_weight")]
+        if (
+            given.get("validation_split")
+            or given.get("steps_per_epoch")
+            or not all(
+                isinstance(a, np.ndarray) for a in keras.tree.flatten(arrays) if a is not None
+            )
+        ):
+            return arguments
+        batch_size = given.pop("batch_size", None) or 32
+        adapter = ArrayDataAdapter(
+            *arrays,
+            batch_size=batch_size,
+            shuffle=given.pop("shuffle", True),
+            class_weight=given.pop("class_weight", None),
+        )
+        options = tf.data.Options()
+        options.autotune.enabled = False
+        count = tf.data.experimental.assert_cardinality(adapter.num_batches)
+        data_set = adapter.get_tf_dataset().apply(count).with_options(options)
+        given.setdefault("validation_batch_size", batch_size)
+        return {"x": data_set, "shuffle": False, **given}
+
     def forget_gradients() -> contextlib.AbstractContextManager:
         """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
         return contextlib.nullcontext()
@@ -237,6 +274,9 @@ elif _BACKEND == "jax":
 
         return run_with
 
+    def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments
+
     def forget_gradients() -> contextlib.AbstractContextManager:
         return contextlib.nullcontext()
 
@@ -318,6 +358,9 @@ elif _BACKEND == "torch":
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
+
+    def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         return torch.no_grad()

@@ -1,6 +1,7 @@
 """Chains of flow layers, which are densities of data."""
 
 import functools
+import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import jit_step, keep_values
+from gyoza.backend import jit_step, keep_values, to_data_set
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -19,6 +20,8 @@ from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
 
 __all__ = ["FlowModel"]
+
+_SIGNATURE = inspect.signature(keras.Model.fit)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -360,7 +363,9 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         self._create_variables(x, y, kwargs.get("sample_weight"))
         variables = [*self.variables, *self.metrics_variables]
         with keep_values([*variables, *getattr(self.optimizer, "variables", ())]):
-            return super().fit(x, y, *args, **kwargs)
+            arguments = _SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
+            del arguments["self"]
+            return super().fit(**to_data_set(arguments))
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.

@@ -184,3 +184,55 @@ def test_activations_are_kept_once():
     # Kept are the two parts of the inputs, the units of both hidden layers, and the log-scales and
     # shifts.
     assert kept <= 1.5 * 4 * batch * (size + 2 * width + size)
+
+
+@on_jax
+def test_keras_compiles_steps_as_layers_ask_for(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(
+        flow_layers.models, "jit_step", lambda step: compiled.append(step.__name__) or step
+    )
+    model = flow_layers.FlowModel([make_coupling()])
+    model.compile("adam")
+    x = make_data(8)
+    model.fit(x, verbose=0)
+    model.evaluate(x, verbose=0)
+    model.predict(x, verbose=0)
+    assert compiled == ["train_step", "test_step", "predict_step"]
+    model.compile("adam", jit_compile=False)
+    model.fit(x, verbose=0)
+    assert len(compiled) == 3
+
+
+@on_tensorflow
+def test_arrays_are_fitted_as_a_data_set_is_that_is_not_tuned(monkeypatch):
+    import tensorflow as tf
+
+    x = make_data(20)
+    weights = np.linspace(0.5, 2.0, 20, dtype="float32")
+    received = []
+    fit = keras.Model.fit
+
+    def spy(self, x, **kwargs):
+        received.append((x, kwargs))
+        return fit(self, x, **kwargs)
+
+    histories = []
+    for data in (
+        {"x": x, "sample_weight": weights},
+        {"x": tf.data.Dataset.from_tensor_slices((x, np.zeros([20, 1]), weights)).batch(8)},
+    ):
+        model = flow_layers.FlowModel([flow_layers.ActivationNormalization()])
+        model.compile(keras.optimizers.SGD(0.1))
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.Model, "fit", spy)
+            options = {"epochs": 3, "validation_data": (x,), "shuffle": False, "verbose": 0}
+            if isinstance(data["x"], np.ndarray):
+                options["batch_size"] = 8
+            history = model.fit(**data, **options)
+        histories.append(history)
+    assert received[0][0].options().autotune.enabled is False
+    assert [history.params["steps"] for history in histories] == [3, 3]
+    for name in ("loss", "val_loss"):
+        first, second = (history.history[name] for history in histories)
+        np.testing.assert_allclose(first, second, rtol=1e-5)
