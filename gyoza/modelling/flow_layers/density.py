@@ -12,6 +12,7 @@ from keras import ops
 
 from gyoza.backend import forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
+from gyoza.modelling.distributions.tools import check_natural
 
 __all__ = ["Density", "split_context"]
 
@@ -155,7 +156,7 @@ class Density:
             ValueError: If the model is not built, so that the shape of the latent is not known. And
                 see :meth:`log_prob`.
         """
-        return self._sample(self._invert, sample_count, seed, context, batch_size)
+        return self._sample(self._invert, self._draw, sample_count, seed, context, batch_size)
 
     def sample_and_log_prob(
         self,
@@ -178,7 +179,8 @@ class Density:
         Raises:
             ValueError: See :meth:`sample`.
         """
-        return self._sample(self._invert_and_log_prob, sample_count, seed, context, batch_size)
+        functions = self._invert_and_log_prob, self._draw_with_log_prob
+        return self._sample(*functions, sample_count, seed, context, batch_size)
 
     def _invert(self, z: Any, context: Any = None) -> Any:
         return self.invert(z, context)
@@ -187,17 +189,39 @@ class Density:
         x, log_det = self.invert_and_log_det(z, context)
         return x, self._add_up((z, log_det), context)
 
+    def _draw(self, rows: Any, context: Any = None) -> Any:
+        return self._invert(self._draw_latents(rows, context), context)
+
+    def _draw_with_log_prob(self, rows: Any, context: Any = None) -> tuple[Any, Any]:
+        return self._invert_and_log_prob(self._draw_latents(rows, context), context)
+
+    def _draw_latents(self, rows: Any, context: Any, seed: Any = None) -> Any:
+        count = ops.shape(rows)[0]
+        return self.base_distribution.sample(count, seed=seed, **self._base_context(context))
+
     def _sample(
-        self, function: Callable[..., Any], count: int, seed: Any, context: Any, batch_size: int
+        self,
+        invert: Callable[..., Any],
+        draw: Callable[..., Any],
+        count: int,
+        seed: Any,
+        context: Any,
+        batch_size: int,
     ) -> Any:
+        """Draws latents and inverts them."""
         if not self.built:
             raise ValueError(
                 f"Model '{self.name}' should be built before it is sampled: call or fit it on "
                 "data, or call `build` with their shape."
             )
         context = self._spread(context, count)
-        z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
-        return self._in_batches(function, z, context, batch_size)
+        rows = ops.zeros((check_natural("sample_count", count), 0), dtype=self.compute_dtype)
+        if seed is None and keras.backend.backend() == "jax":
+            # All is compiled. TensorFlow's XLA cannot draw from every distribution.
+            return self._in_batches(draw, rows, context, batch_size)
+        return self._in_batches(
+            invert, self._draw_latents(rows, context, seed), context, batch_size
+        )
 
     def _spread(self, context: Any, count: Any) -> Any:
         """Repeats a context that is one for all instances."""
@@ -213,7 +237,7 @@ class Density:
         return context
 
     @functools.cached_property
-    def _compiled(self) -> dict[str, Callable[..., Any]]:
+    def _compiled(self) -> dict[Any, Callable[..., Any]]:
         # Keras would track what is assigned to an attribute.
         return {}
 
@@ -233,10 +257,10 @@ class Density:
         if is_traced(itertools.chain(tensors, (variable.value for variable in variables))):
             return function(*tensors)
         self._prepare_context(x, context)
-        compiled = self._compiled.get(function.__name__)
-        if compiled is None:
-            compiled = jit_batches(function, xla=self.jit_compile)
-            self._compiled[function.__name__] = compiled
+        key = function.__name__, self.jit_compile
+        if key not in self._compiled:
+            self._compiled[key] = jit_batches(function, xla=self.jit_compile)
+        compiled = self._compiled[key]
         with holds:
             if x.shape[0] <= batch_size:
                 return compiled(variables, *tensors)

@@ -1,5 +1,6 @@
 """Chains of flow layers, which are densities of data."""
 
+import contextlib
 import functools
 import inspect
 import itertools
@@ -361,11 +362,15 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         """
         y = self._prepare_targets(x, y, kwargs)
         self._create_variables(x, y, kwargs.get("sample_weight"))
-        variables = [*self.variables, *self.metrics_variables]
-        with keep_values([*variables, *getattr(self.optimizer, "variables", ())]):
+        with self._keep_values():
             arguments = _SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
             del arguments["self"]
             return super().fit(**to_data_set(arguments))
+
+    def _keep_values(self) -> contextlib.AbstractContextManager:
+        """Sees to it that weights outlive a failure."""
+        variables = [*self.variables, *self.metrics_variables]
+        return keep_values([*variables, *getattr(self.optimizer, "variables", ())])
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.
@@ -396,13 +401,25 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         ):
             return
         batch = keras.tree.map_structure(_describe, batch)
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if not self.built:
-            self(keras.utils.unpack_x_y_sample_weight(batch)[0])
+            self(x)
+        # Compiled steps of TensorFlow would find a wrong shape only where it does harm.
+        inputs, context = split_context(x)
+        if context is None:
+            keras.tree.map_structure(self._flow_layers_[0], inputs)
         self._symbolic_build(data_batch=batch)
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
-        return super().evaluate(x, self._prepare_targets(x, y, kwargs), *args, **kwargs)
+        y = self._prepare_targets(x, y, kwargs)
+        with self._keep_values():
+            return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Executes the model in batches; see `keras.Model.predict`."""
+        with self._keep_values():
+            return super().predict(*args, **kwargs)
 
     def _prepare_targets(self, x: Any, y: Any, arguments: dict[str, Any]) -> Any:
         """Checks labels, and gives targets that nobody uses to weighted data that have none.

@@ -338,13 +338,15 @@ def test_bad_input(pairs):
         FlowModel(layers()).invert(a)
 
 
-def test_a_failing_fit_leaves_the_weights():
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_failure_leaves_the_weights(method):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     model = FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))])
     model.compile("adam")
     model.fit(x, verbose=0)
     expected = to_numpy(model.log_prob(x))
-    with pytest.raises((ValueError, TypeError)):
-        model.fit(x[:, :3], verbose=0)
+    # On TensorFlow, compiled steps are told no sizes in advance; only `fit` checks them before.
+    with pytest.raises(ValueError if method == "fit" else (ValueError, TypeError)):
+        getattr(model, method)(x[:, :3], verbose=0)
     np.testing.assert_array_equal(to_numpy(model.log_prob(x)), expected)
     model.fit(x, verbose=0)
