@@ -40,6 +40,7 @@ class Row:
         variables: Environment variables.
         is_deep: Whether it runs the cells that measure memory.
         is_shallow: Whether it runs the others.
+        is_fast: Whether it is among the fastest, and so runs other batch sizes, too.
         is_quick: Whether it is part of the quick form.
     """
 
@@ -51,11 +52,14 @@ class Row:
     variables: dict[str, str] = dataclasses.field(default_factory=dict)
     is_deep: bool = False
     is_shallow: bool = True
+    is_fast: bool = False
     is_quick: bool = False
 
     def offers(self, cell: Cell) -> bool:
         """Tells whether there is something to measure."""
         runs = self.is_deep if cell.measures_memory else self.is_shallow
+        if cell.name.startswith("W9"):
+            runs = self.is_fast
         return runs and cell.kind in self.kinds
 
 
@@ -74,6 +78,7 @@ ROWS = [
             _KINDS,
             variables={"KERAS_BACKEND": backend},
             is_deep=True,
+            is_fast=True,
             is_quick=True,
         )
         for name, backend in _BACKENDS.items()
@@ -95,7 +100,14 @@ ROWS = [
     Row("zuko, compiled", "zuko", "zuko_flows", ("maf",), "compiled"),
     Row("nflows", "nflows", "nflows_flows", _TORCH_KINDS, "eager"),
     Row("normflows", "normflows", "normflows_flows", _TORCH_KINDS[:5], "eager"),
-    Row("FrEIA", "freia", "freia_flows", ("additive", "affine", "glow", "reflections"), "eager"),
+    Row(
+        "FrEIA",
+        "freia",
+        "freia_flows",
+        ("additive", "affine", "glow", "reflections"),
+        "eager",
+        is_fast=True,
+    ),
     Row("FrEIA, compiled", "freia", "freia_flows", ("additive", "affine", "glow"), "compiled"),
     Row(
         "flowjax",
@@ -103,10 +115,11 @@ ROWS = [
         "flowjax_flows",
         ("affine", "spline", "maf", "reflections"),
         is_deep=True,
+        is_fast=True,
         is_quick=True,
     ),
-    Row("distrax", "distrax", "distrax_flows", ("affine", "spline")),
-    Row("TensorFlow Probability", "tfp", "tfp_flows", _TFP_KINDS, variables=_LEGACY),
+    Row("distrax", "distrax", "distrax_flows", ("affine", "spline"), is_fast=True),
+    Row("TensorFlow Probability", "tfp", "tfp_flows", _TFP_KINDS, variables=_LEGACY, is_fast=True),
     Row("TensorFlow Probability, XLA", "tfp", "tfp_flows", ("spline",), "compiled", _LEGACY),
     Row(
         "BayesFlow",

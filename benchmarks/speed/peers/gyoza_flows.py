@@ -39,12 +39,20 @@ def make(cell: Cell, variant: str) -> Work | None:
         model.fit(repeat(steps), batch_size=cell.batch, verbose=0)
 
     model.build((None, *cell.shape))
-    # On PyTorch, an array is what asks for no gradients.
-    batch = batches[0] if _BACKEND == "torch" else ops.convert_to_tensor(batches[0])
+    batch = ops.convert_to_tensor(batches[0])
+
+    def log_prob() -> None:
+        with backend.forget_gradients():
+            _wait(model.log_prob(batch, batch_size=cell.batch))
+
+    def sample() -> None:
+        with backend.forget_gradients():
+            _wait(model.sample(cell.batch, batch_size=cell.batch))
+
     return Work(
         train,
-        lambda: _wait(model.log_prob(batch, batch_size=cell.batch)),
-        lambda: _wait(model.sample(cell.batch, batch_size=cell.batch)),
+        log_prob,
+        sample,
         sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
         get_counter(_BACKEND),
     )
