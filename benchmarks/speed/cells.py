@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-__all__ = ["CELLS", "SMALL_BATCH", "Cell", "Work", "make_batches"]
+__all__ = ["CELLS", "SMALL_BATCH", "Cell", "Seconds", "Work", "make_batches"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +103,25 @@ _ALL = [
 CELLS = {cell.name: cell for cell in _ALL}
 
 
+class Seconds(float):
+    """A time that a function took by itself."""
+
+
 @dataclasses.dataclass
 class Work:
     """A cell, as a library does it. Each function returns when its results are there.
 
     Attributes:
         train: Takes a number of training steps: likelihood (but for pairs), Adam, one batch a step.
-            For reflections, it runs forward and backward that many times.
+            For reflections, it runs forward and backward that many times. Where it takes one step
+            more, before that, it returns the seconds that the others took.
         log_prob: Computes log-densities of a batch. For reflections, it runs forward.
         sample: Draws a batch of samples. For reflections, it runs the inverse.
         weight_count: The number of trained numbers.
         count_memory: See `speed.memory.get_counter`.
     """
 
-    train: Callable[[int], None]
+    train: Callable[[int], Any]
     log_prob: Callable[[], None] | None = None
     sample: Callable[[], None] | None = None
     weight_count: int = 0

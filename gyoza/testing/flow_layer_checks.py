@@ -12,6 +12,7 @@ from keras import ops
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowLayer, FlowModel
+from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
 from gyoza.testing.fresh_process import load_and_run
 
 __all__ = ["check_flow_layer"]
@@ -42,6 +43,7 @@ def check_flow_layer(
     - the round trip through `invert`, in both directions, and `invert_and_log_det`,
     - that each trainable weight, and a context, has a gradient, and all gradients are finite, also
       those of `invert`,
+    - that gradients are the same in a memory-efficient model, unless the layer is stored there,
     - that eager, compiled (for TensorFlow by XLA, too) and symbolic execution agree,
     - that `from_config(get_config())` and a saved model, loaded by another process without custom
       objects, give an equal layer,
@@ -249,17 +251,22 @@ class _Check:
 
     def gradients(self) -> None:
         weights = self.layer.trainable_weights
-
+        names = ["inputs", *("the context" for _ in self.contexts)]
+        names = [*names, *(f"weight '{weight.path}'" for weight in weights)]
+        seed = int(self.random.integers(2**31))
+        results = {}
         for method, function, inputs in (
             ("call", self.layer, self.inputs),
+            ("recompute", self._call_and_forget, self.inputs),
             ("invert", self.layer.invert, self.outputs),
         ):
-            gradients = jit(self._differentiate(function))(
+            if method == "recompute" and not can_be_recomputed(self.layer):
+                continue
+            gradients = jit(self._differentiate(function, seed))(
                 *self.tensors(inputs), *(weight.value for weight in weights)
             )
-            names = ["inputs", *("the context" for _ in self.contexts)]
-            names = [*names, *(f"weight '{weight.path}'" for weight in weights)]
-            for name, gradient in zip(names, map(_to_numpy, gradients), strict=True):
+            results[method] = list(map(_to_numpy, gradients))
+            for name, gradient in zip(names, results[method], strict=True):
                 if not np.all(np.isfinite(gradient)):
                     self.fail(
                         f"The gradient of `{method}` with respect to {name} should be finite. Look "
@@ -270,11 +277,25 @@ class _Check:
                         f"The gradient of `call` with respect to {name} should not vanish: neither "
                         "outputs nor log-determinants depend on it."
                     )
+        for name, *gradients in zip(
+            names, results["call"], results.get("recompute", []), strict=False
+        ):
+            self.compare(
+                f"The gradient with respect to {name} should be the same in a memory-efficient "
+                "model: check `invert` and `recompute`, or set `recomputable` to False",
+                *gradients,
+                100 * self.tolerance,
+            )
 
-    def _differentiate(self, function: Callable[[Any], Any]) -> Callable[..., Any]:
+    def _call_and_forget(self, x: Any, context: Any = None) -> Any:
+        """Calls the layer as a memory-efficient model does."""
+        return run_and_forget(
+            [self.layer], x, context, lambda context, _: {"context": context}, training=None
+        )
+
+    def _differentiate(self, function: Callable[..., Any], seed: int) -> Callable[..., Any]:
         """Gives a function of inputs and weights: the gradients of a random sum of outputs."""
         weights = self.layer.trainable_weights
-        seed = int(self.random.integers(2**31))
 
         def run(*primals: Any) -> Any:
             count = len(primals) - len(weights)

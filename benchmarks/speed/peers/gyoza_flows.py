@@ -9,7 +9,8 @@ from keras import ops
 from gyoza import backend
 from gyoza.data import CategoricalPairs
 from gyoza.modelling import conditioners, flow_layers, losses
-from speed.cells import Cell, Work, make_batches
+from speed.cells import Cell, Seconds, Work, make_batches
+from speed.keras_clock import time_steps
 from speed.memory import get_counter
 
 __all__ = ["PACKAGES", "make"]
@@ -35,8 +36,8 @@ def make(cell: Cell, variant: str) -> Work | None:
     def repeat(steps: int) -> np.ndarray:
         return np.concatenate([x] * (-(-steps // len(batches))))[: steps * cell.batch]
 
-    def train(steps: int) -> None:
-        model.fit(repeat(steps), batch_size=cell.batch, verbose=0)
+    def train(steps: int) -> Seconds:
+        return time_steps(model, repeat(steps + 1), batch_size=cell.batch)
 
     model.build((None, *cell.shape))
     batch = ops.convert_to_tensor(batches[0])
@@ -140,8 +141,8 @@ def _make_pairs(cell: Cell, layers: list) -> Work:
         index = np.arange(count) % len(x)
         return CategoricalPairs(x[index], labels[index], cell.batch, correlation=0.975, seed=0)
 
-    def train(steps: int) -> None:
-        model.fit(make_source(steps), verbose=0)
+    def train(steps: int) -> Seconds:
+        return time_steps(model, make_source(steps + 1))
 
     model.build((None, *cell.shape))
     weights = model.trainable_variables
