@@ -369,8 +369,9 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
 
     def _keep_values(self) -> contextlib.AbstractContextManager:
         """Sees to it that weights outlive a failure."""
+        optimizer = getattr(self, "optimizer", None)  # models can predict before `compile`
         variables = [*self.variables, *self.metrics_variables]
-        return keep_values([*variables, *getattr(self.optimizer, "variables", ())])
+        return keep_values([*variables, *getattr(optimizer, "variables", ())])
 
     def _resolve_auto_jit_compile(self) -> bool:
         """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.
