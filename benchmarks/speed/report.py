@@ -30,6 +30,7 @@ def write_report(results: dict, folder: pathlib.Path) -> None:
     figures: dict[str, dict[str, list[dict]]] = {}
     for entry in results["figures"]:
         figures.setdefault(entry["cell"], {}).setdefault(entry["row"], []).append(entry)
+    figures = {name: figures[name] for name in CELLS if name in figures}
     parts = [_describe(results), _summarise(figures)]
     parts += [
         f"### {name}\n\n{_capitalise(CELLS[name].title)}.\n\n{_tabulate(CELLS[name], rows)}"

@@ -277,13 +277,13 @@ class _Check:
                         f"The gradient of `call` with respect to {name} should not vanish: neither "
                         "outputs nor log-determinants depend on it."
                     )
-        for name, *gradients in zip(
-            names, results["call"], results.get("recompute", []), strict=False
-        ):
+        recomputed = results.get("recompute", results["call"])
+        for name, expected, received in zip(names, results["call"], recomputed, strict=True):
             self.compare(
                 f"The gradient with respect to {name} should be the same in a memory-efficient "
                 "model: check `invert` and `recompute`, or set `recomputable` to False",
-                *gradients,
+                expected,
+                received,
                 100 * self.tolerance,
             )
 
