@@ -195,9 +195,9 @@ class Density:
     def _draw_with_log_prob(self, rows: Any, context: Any = None) -> tuple[Any, Any]:
         return self._invert_and_log_prob(self._draw_latents(rows, context), context)
 
-    def _draw_latents(self, rows: Any, context: Any, seed: Any = None) -> Any:
-        count = ops.shape(rows)[0]
-        return self.base_distribution.sample(count, seed=seed, **self._base_context(context))
+    def _draw_latents(self, rows: Any, context: Any) -> Any:
+        """Draws as many latents as there are rows."""
+        return self.base_distribution.sample(ops.shape(rows)[0], **self._base_context(context))
 
     def _sample(
         self,
@@ -215,13 +215,13 @@ class Density:
                 "data, or call `build` with their shape."
             )
         context = self._spread(context, count)
-        rows = ops.zeros((check_natural("sample_count", count), 0), dtype=self.compute_dtype)
         if seed is None and keras.backend.backend() == "jax":
             # All is compiled. TensorFlow's XLA cannot draw from every distribution.
+            count = check_natural("sample_count", count)
+            rows = ops.zeros((count, 0), dtype=self.compute_dtype)
             return self._in_batches(draw, rows, context, batch_size)
-        return self._in_batches(
-            invert, self._draw_latents(rows, context, seed), context, batch_size
-        )
+        z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
+        return self._in_batches(invert, z, context, batch_size)
 
     def _spread(self, context: Any, count: Any) -> Any:
         """Repeats a context that is one for all instances."""
