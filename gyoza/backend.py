@@ -194,6 +194,7 @@ if _BACKEND == "tensorflow":
 
 elif _BACKEND == "jax":
     import jax
+    from jax._src.core import trace_state_clean
 
     def vjp(
         function: Callable[..., Any], primals: Sequence[Any]
@@ -232,7 +233,14 @@ elif _BACKEND == "jax":
         return options
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
-        return jax.jit(function, compiler_options=_get_options())
+        options = _get_options()
+        alone, within = jax.jit(function, compiler_options=options), jax.jit(function)
+
+        def run(*args: Any) -> Any:
+            # Options are those of the outermost compiled function.
+            return (alone if trace_state_clean() else within)(*args)
+
+        return run if options else within
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles a step of training, testing or predicting that Keras compiled, for processors.

@@ -236,3 +236,13 @@ def test_arrays_are_fitted_as_a_data_set_is_that_is_not_tuned(monkeypatch):
     for name in ("loss", "val_loss"):
         first, second = (history.history[name] for history in histories)
         np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+@on_jax
+def test_samples_can_be_drawn_within_compiled_code():
+    import jax
+
+    model = flow_layers.FlowModel([make_coupling()])
+    model.build((None, 6))
+    expected = np.asarray(model.sample(3, seed=0))
+    np.testing.assert_allclose(jax.jit(lambda: model.sample(3, seed=0))(), expected, rtol=1e-6)
