@@ -236,9 +236,9 @@ elif _BACKEND == "jax":
         options = _get_options()
         alone, within = jax.jit(function, compiler_options=options), jax.jit(function)
 
-        def run(*args: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
             # Options are those of the outermost compiled function.
-            return (alone if trace_state_clean() else within)(*args)
+            return (alone if trace_state_clean() else within)(*args, **kwargs)
 
         return run if options else within
 
