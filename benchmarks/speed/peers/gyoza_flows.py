@@ -112,7 +112,8 @@ def _glow(cell: Cell) -> list:
             flow_layers.ActivationNormalization(axes=[3]),
             flow_layers.InvertibleConvolution(),
             flow_layers.AffineCoupling(
-                axes=[3], compute_coupling_parameters=conditioners.ResNet(cell.hidden[0], block_count=0)
+                axes=[3],
+                compute_coupling_parameters=conditioners.ResNet(cell.hidden[0], block_count=0),
             ),
         )
     ]
