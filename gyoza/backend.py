@@ -178,7 +178,7 @@ if _BACKEND == "tensorflow":
         options.autotune.enabled = False
         count = tf.data.experimental.assert_cardinality(adapter.num_batches)
         data_set = adapter.get_tf_dataset().apply(count).with_options(options)
-        given.setdefault("validation_batch_size", batch_size)
+        given["validation_batch_size"] = given.get("validation_batch_size") or batch_size
         return {"x": data_set, "shuffle": False, **given}
 
     def forget_gradients() -> contextlib.AbstractContextManager:
