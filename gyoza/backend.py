@@ -37,6 +37,13 @@ def _pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
     return keras.tree.map_structure(lambda output: output[:count], outputs)
 
 
+def _chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a function that is given what `prepare`, if there is one, makes of its arguments."""
+    if prepare is None:
+        return function
+    return lambda x, *others: function(prepare(x, *others), *others)
+
+
 if _BACKEND == "tensorflow":
     import tensorflow as tf
     from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
@@ -117,13 +124,19 @@ if _BACKEND == "tensorflow":
         """Tells whether a function of `tensors` is being compiled or differentiated right now."""
         return not tf.executing_eagerly()
 
-    def jit_batches(function: Callable[..., Any], xla: bool = True) -> Callable[..., Any]:
+    def jit_batches(
+        function: Callable[..., Any],
+        xla: bool = True,
+        prepare: Callable[..., Any] | None = None,
+    ) -> Callable[..., Any]:
         """Compiles a function of batches once for all batch sizes (on PyTorch, never).
 
         Args:
             function: A callable of tensors with a common first axis, that returns tensors with this
                 axis, row by row. It can use and change Keras variables.
             xla: Whether TensorFlow compiles by XLA, which takes longer, and is faster then.
+            prepare: A callable of these tensors whose result `function` is given in place of the
+                first. TensorFlow does not compile it by XLA, which cannot draw gamma numbers.
 
         Returns:
             The compiled function: a callable of these variables, a list, and the tensors. By XLA,
@@ -133,9 +146,10 @@ if _BACKEND == "tensorflow":
 
         @functools.cache
         def compile_for(signature: tuple[Any, ...]) -> Callable[..., Any]:
-            return tf.function(
-                functools.partial(function), signature, autograph=False, jit_compile=xla
-            )
+            if prepare is None:
+                compiled = functools.partial(function)
+                return tf.function(compiled, signature, autograph=False, jit_compile=xla)
+            return tf.function(_chain(prepare, jit(function, xla)), signature, autograph=False)
 
         def run(*tensors: Any) -> Any:
             signature = (tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors)
@@ -195,6 +209,7 @@ if _BACKEND == "tensorflow":
 elif _BACKEND == "jax":
     import jax
     from jax._src.core import trace_state_clean
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
 
     def vjp(
         function: Callable[..., Any], primals: Sequence[Any]
@@ -257,10 +272,15 @@ elif _BACKEND == "jax":
         return jax.jit(function, donate_argnums=0, compiler_options=options)
 
     def is_traced(tensors: Iterable[Any]) -> bool:
-        return any(isinstance(tensor, jax.core.Tracer) for tensor in tensors)
+        return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
 
-    def jit_batches(function: Callable[..., Any], xla: bool = True) -> Callable[..., Any]:
+    def jit_batches(
+        function: Callable[..., Any],
+        xla: bool = True,
+        prepare: Callable[..., Any] | None = None,
+    ) -> Callable[..., Any]:
         variables: list[Any] = []
+        function = _chain(prepare, function)
 
         @jit
         def compiled(values: Sequence[Any], *tensors: Any) -> Any:
@@ -271,7 +291,8 @@ elif _BACKEND == "jax":
             return outputs, {k: value for k, value in updated if value is not values[k]}
 
         def run(*tensors: Any) -> Any:
-            outputs, updated = compiled([variable.value for variable in variables], *tensors)
+            # As `value`, which looks for scopes first, as it is outside of any.
+            outputs, updated = compiled([variable._value for variable in variables], *tensors)
             for k, value in updated.items():
                 variables[k].assign(value)
             return outputs
@@ -361,7 +382,12 @@ elif _BACKEND == "torch":
     def is_traced(tensors: Iterable[Any]) -> bool:
         return False
 
-    def jit_batches(function: Callable[..., Any], xla: bool = True) -> Callable[..., Any]:
+    def jit_batches(
+        function: Callable[..., Any],
+        xla: bool = True,
+        prepare: Callable[..., Any] | None = None,
+    ) -> Callable[..., Any]:
+        function = _chain(prepare, function)
         return lambda variables, *tensors: function(*tensors)
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 __all__ = ["get_counter", "measure_step", "read_process_memory"]
 
@@ -57,18 +58,18 @@ def get_counter(framework: str) -> _Counter | None:
     return count
 
 
-def measure_step(run: Callable[[], None], count: _Counter | None) -> float:
-    """Gives by how much the memory in use grows during a step, in MiB."""
+def measure_step(run: Callable[[], Any], count: _Counter | None) -> tuple[float, Any]:
+    """Gives by how much the memory in use grows during a step, in MiB, and what `run` returns."""
     gc.collect()
     if count is not None:
         before, _ = count()
-        run()
-        return (count()[1] - before) / 2**20
+        result = run()
+        return (count()[1] - before) / 2**20, result
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = read_process_memory("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5", "ascii")  # forgets the peak so far
-    run()
-    return (read_process_memory("VmHWM") - before) / 2**20
+    result = run()
+    return (read_process_memory("VmHWM") - before) / 2**20, result
 
 
 def read_process_memory(name: str) -> int:

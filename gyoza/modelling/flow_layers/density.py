@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -156,7 +155,7 @@ class Density:
             ValueError: If the model is not built, so that the shape of the latent is not known. And
                 see :meth:`log_prob`.
         """
-        return self._sample(self._invert, self._draw, sample_count, seed, context, batch_size)
+        return self._sample(self._invert, sample_count, seed, context, batch_size)
 
     def sample_and_log_prob(
         self,
@@ -179,8 +178,7 @@ class Density:
         Raises:
             ValueError: See :meth:`sample`.
         """
-        functions = self._invert_and_log_prob, self._draw_with_log_prob
-        return self._sample(*functions, sample_count, seed, context, batch_size)
+        return self._sample(self._invert_and_log_prob, sample_count, seed, context, batch_size)
 
     def _invert(self, z: Any, context: Any = None) -> Any:
         return self.invert(z, context)
@@ -189,20 +187,13 @@ class Density:
         x, log_det = self.invert_and_log_det(z, context)
         return x, self._add_up((z, log_det), context)
 
-    def _draw(self, rows: Any, context: Any = None) -> Any:
-        return self._invert(self._draw_latents(rows, context), context)
-
-    def _draw_with_log_prob(self, rows: Any, context: Any = None) -> tuple[Any, Any]:
-        return self._invert_and_log_prob(self._draw_latents(rows, context), context)
-
-    def _draw_latents(self, rows: Any, context: Any) -> Any:
+    def _draw_latents(self, rows: Any, context: Any = None) -> Any:
         """Draws as many latents as there are rows."""
         return self.base_distribution.sample(ops.shape(rows)[0], **self._base_context(context))
 
     def _sample(
         self,
         invert: Callable[..., Any],
-        draw: Callable[..., Any],
         count: int,
         seed: Any,
         context: Any,
@@ -215,11 +206,9 @@ class Density:
                 "data, or call `build` with their shape."
             )
         context = self._spread(context, count)
-        if seed is None and keras.backend.backend() == "jax":
-            # All is compiled. TensorFlow's XLA cannot draw from every distribution.
-            count = check_natural("sample_count", count)
-            rows = ops.zeros((count, 0), dtype=self.compute_dtype)
-            return self._in_batches(draw, rows, context, batch_size)
+        if seed is None and not ops.is_tensor(count):
+            rows = np.zeros((check_natural("sample_count", count), 0), "float32")
+            return self._in_batches(invert, rows, context, batch_size, self._draw_latents)
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
         return self._in_batches(invert, z, context, batch_size)
 
@@ -242,25 +231,34 @@ class Density:
         return {}
 
     def _in_batches(
-        self, function: Callable[..., Any], x: Any, context: Any, batch_size: int
+        self,
+        function: Callable[..., Any],
+        x: Any,
+        context: Any,
+        batch_size: int,
+        prepare: Callable[..., Any] | None = None,
     ) -> Any:
-        """Runs a method of the model on any number of instances, compiled and in batches."""
+        """Runs a method of the model on any number of instances, compiled and in batches.
+
+        It is given what `prepare`, if there is one, makes of `x` and the context.
+        """
         if isinstance(x, keras.KerasTensor):
             return function(x, context)
-        holds = contextlib.nullcontext() if ops.is_tensor(x) else forget_gradients()
+        is_differentiable = prepare is not None or ops.is_tensor(x)
+        holds = contextlib.nullcontext() if is_differentiable else forget_gradients()
         x = self._to_tensor(x)
         if context is not None:
             context = self._to_tensor(self._spread(context, ops.shape(x)[0]))
         tensors = [x] if context is None else [x, context]
         self.build_for(*tensors)
-        variables = self.variables
-        if is_traced(itertools.chain(tensors, (variable.value for variable in variables))):
-            return function(*tensors)
+        if is_traced(tensors):
+            return function(x if prepare is None else prepare(*tensors), *tensors[1:])
         self._prepare_context(x, context)
-        key = function.__name__, self.jit_compile
+        key = function.__name__, prepare is None, self.jit_compile
         if key not in self._compiled:
-            self._compiled[key] = jit_batches(function, xla=self.jit_compile)
+            self._compiled[key] = jit_batches(function, self.jit_compile, prepare)
         compiled = self._compiled[key]
+        variables = self.variables
         with holds:
             if x.shape[0] <= batch_size:
                 return compiled(variables, *tensors)
