@@ -335,7 +335,9 @@ class ElementwiseCoupling(Coupling):
     or `_couple_and_stretch_` and `_decouple_and_stretch_`, where results and their log-stretch come
     from one computation, and if it needs more than one parameter per entry, `parameter_count`.
     Parameters then have a further, last axis of that length, also those of a network that answers
-    in full shape.
+    in full shape. A :class:`~gyoza.modelling.conditioners.Conditioner` gives the first parameter of
+    all entries, then the second of all, and so on, which is faster to read than one entry after the
+    other.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -406,14 +408,20 @@ class ElementwiseCoupling(Coupling):
             expected = (*changed.shape[:-1], changed.shape[-1] * self.parameter_count)
             self._check_parameters(parameters, expected)
             if per_entry:
-                parameters = ops.reshape(parameters, (*ops.shape(changed), *per_entry))
+                parameters = self._group_by_entry(parameters)
             return kept, changed, parameters
         parameters = self._run_network(self._mask_(x), context)
         if isinstance(self._compute_coupling_parameters_, Conditioner) and per_entry:
-            parameters = ops.reshape(parameters, (*ops.shape(x), *per_entry))
+            parameters = self._group_by_entry(parameters)
         self._check_parameters(parameters, (*x.shape, *per_entry))
         _, parameters = self._mask_.split(parameters)
         return kept, changed, ops.swapaxes(parameters, -1, -2) if per_entry else parameters
+
+    def _group_by_entry(self, parameters: Any) -> Any:
+        """Gives the parameters of each entry an axis of their own."""
+        count = self.parameter_count
+        shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
+        return ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
 
     def _check_parameters(self, parameters: Any, expected: Sequence[int | None]) -> None:
         received = getattr(parameters, "shape", None)

@@ -35,7 +35,7 @@ def make(layer_class, values, **kwargs):
     """A layer that keeps the last entry, with given raw log-scales and shifts of the others."""
     mask = np.arange(len(values) + 1) == len(values)
     return layer_class(
-        compute_coupling_parameters=Constant(values),
+        compute_coupling_parameters=Constant(np.transpose(values)),
         mask=Mask(axes=[1], shape=[len(values) + 1], mask=mask),
         **kwargs,
     )

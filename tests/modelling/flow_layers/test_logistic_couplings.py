@@ -112,7 +112,8 @@ def test_documented_methods_agree_with_call():
     randomise(layer, 0.3)
     outputs, log_det = layer(x)
     changed, kept = x[:, :2], x[:, 2:]
-    parameters = to_numpy(layer._compute_coupling_parameters_(kept)).reshape(20, 2, 8)
+    parameters = to_numpy(layer._compute_coupling_parameters_(kept)).reshape(20, 8, 2)
+    parameters = parameters.swapaxes(1, 2)
     np.testing.assert_allclose(
         to_numpy(layer._couple_(changed, parameters)), to_numpy(outputs)[:, :2], rtol=1e-5
     )

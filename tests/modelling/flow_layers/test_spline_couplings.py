@@ -103,7 +103,7 @@ def test_changed_entries_are_mapped_by_their_own_parameters_and_options(layer_cl
     if layer_class is CircularSplineCoupling:
         kept = np.concatenate([np.cos(kept * np.pi / 3.0), np.sin(kept * np.pi / 3.0)])
     count = layer.parameter_count
-    numbers = (kept.sum() + 0.01 * np.arange(2 * count)).reshape(2, count).astype("float32")
+    numbers = (kept.sum() + 0.01 * np.arange(2 * count)).reshape(count, 2).T.astype("float32")
     expected, log_slopes = fast(lambda *v: SPLINES[layer_class](*v, **options))(
         ops.convert_to_tensor(x[0, :2]),
         *(ops.convert_to_tensor(part) for part in np.split(numbers, [4, 8], axis=1)),
