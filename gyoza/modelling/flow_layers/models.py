@@ -405,22 +405,31 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
         if not self.built:
             self(x)
-        # Compiled steps of TensorFlow would find a wrong shape only where it does harm.
-        inputs, context = split_context(x)
-        if context is None:
-            keras.tree.map_structure(self._flow_layers_[0], inputs)
+        self._check_shapes(x)
         self._symbolic_build(data_batch=batch)
+
+    def _check_shapes(self, x: Any) -> None:
+        """Raises a `ValueError` if inputs, or their descriptions, do not suit the built model.
+
+        Compiled steps of TensorFlow would find a wrong shape only where it does harm.
+        """
+        x, context = split_context(x)
+        for values in keras.tree.flatten(x) if self.built and context is None else ():
+            if hasattr(values, "shape") and hasattr(values, "dtype"):
+                self._flow_layers_[0](_describe(values))
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
         y = self._prepare_targets(x, y, kwargs)
+        self._check_shapes(x)
         with self._keep_values():
             return super().evaluate(x, y, *args, **kwargs)
 
-    def predict(self, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Executes the model in batches; see `keras.Model.predict`."""
+        self._check_shapes(x)
         with self._keep_values():
-            return super().predict(*args, **kwargs)
+            return super().predict(x, *args, **kwargs)
 
     def _prepare_targets(self, x: Any, y: Any, arguments: dict[str, Any]) -> Any:
         """Checks labels, and gives targets that nobody uses to weighted data that have none.

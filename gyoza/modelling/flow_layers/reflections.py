@@ -9,12 +9,13 @@ from keras import ops
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.triangles import solve_triangle
 
 __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 
 
 def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
-    r"""Reflects vectors at hyperplanes, one after the other, at the cost of two matrix products.
+    r"""Reflects vectors at hyperplanes, one after the other, by one or two matrix products.
 
     With the normals :math:`v_1, …, v_R` as rows of :math:`V`, the product of the Householder
     matrices :math:`H_r = I - 2 v_r v_r^T / \lVert v_r \rVert^2` has the compact form
@@ -45,11 +46,15 @@ def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
     normals = _normalise(ops.cast(normals, dtype))
     # The operator keeps float64, which `ops.matmul` would round to float32 on PyTorch.
     gram = normals @ ops.transpose(normals)
-    weights = ops.triu(gram, k=1) + 0.5 * ops.eye(normals.shape[0], dtype=dtype)
+    count, size = normals.shape
+    weights = ops.triu(gram, k=1) + 0.5 * ops.eye(count, dtype=dtype)
     if reverse:
         weights = ops.transpose(weights)
-    solved = ops.cast(ops.solve_triangular(weights, normals, lower=reverse), x.dtype)
-    return x - (x @ ops.cast(ops.transpose(normals), x.dtype)) @ solved
+    solved = solve_triangle(weights, normals, lower=reverse)
+    if 2 * count > size:
+        matrix = ops.eye(size, dtype=dtype) - ops.transpose(normals) @ solved
+        return x @ ops.cast(matrix, x.dtype)
+    return x - (x @ ops.cast(ops.transpose(normals), x.dtype)) @ ops.cast(solved, x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -63,7 +68,7 @@ class Reflection(FlowLayer):
     This is an orthogonal map. With `reflection_count` equal to the number of dimensions, every
     orthogonal map whose determinant is :math:`(-1)^R` can be learnt. The cost is that of two matrix
     products of size `[batch, dimension_count] × [dimension_count, reflection_count]`, in both
-    directions.
+    directions, or of one by a square matrix where that is less.
 
     Args:
         shape: See :class:`FlowLayer`.

@@ -1,0 +1,32 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.modelling.triangles import solve_triangle
+
+
+def solve(matrix, right, lower):
+    matrix, right = (ops.convert_to_tensor(values, "float32") for values in (matrix, right))
+    return ops.convert_to_numpy(solve_triangle(matrix, right, lower))
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 21])
+def test_solutions_are_those_of_numpy(size, lower):
+    random = np.random.default_rng(size)
+    matrix = random.normal(size=(size, size)) / size + 2 * np.eye(size)
+    matrix = np.tril(matrix) if lower else np.triu(matrix)
+    right = random.normal(size=(size, 4))
+    solved = solve(matrix, right, lower)
+    np.testing.assert_allclose(solved, np.linalg.solve(matrix, right), rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_as_stable_as_substitution():
+    # The powers of this matrix grow beyond all bounds, but not its inverse; nor do scales of
+    # columns do harm.
+    size = 100
+    matrix = np.triu(np.ones((size, size)), k=1) + 0.5 * np.eye(size)
+    scales = 10.0 ** np.random.default_rng(0).uniform(-6, 6, size=size)
+    expected = np.linalg.inv(matrix)
+    solved = solve(matrix * scales, np.eye(size), lower=False) * scales[:, None]
+    np.testing.assert_allclose(solved, expected, atol=1e-4 * np.abs(expected).max())
