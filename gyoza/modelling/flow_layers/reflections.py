@@ -170,7 +170,7 @@ class Orthogonal(Reflection):
     every map of the other sign. Densities do not mind: a base distribution that is the same on both
     sides of some plane, as the standard normal distribution is, makes no difference between them.
 
-    The cost is that of two matrix products of size `[batch, D] × [D, D]`, in both directions.
+    The cost is that of one matrix product of size `[batch, D] × [D, D]`, in both directions.
 
     Args:
         shape: See :class:`FlowLayer`.
