@@ -5,6 +5,7 @@ This is the only module that imports TensorFlow, JAX or PyTorch.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "jit",
     "jit_batches",
     "jit_step",
+    "jit_steps",
     "to_data_set",
     "is_traced",
     "forget_gradients",
@@ -35,6 +37,29 @@ def _pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
         return function(*tensors)
     outputs = function(*(keras.ops.take(tensor, indices, axis=0) for tensor in tensors))
     return keras.tree.map_structure(lambda output: output[:count], outputs)
+
+
+def _draw_steps(iterator: Iterator[Any], count: int) -> Iterator[tuple[list[Any], int]]:
+    """Draws at most `count` batches, and gives those of one shape in lists of that length.
+
+    Yields:
+        A list, filled up with repeats of the last batch, and how many of its batches count.
+    """
+
+    def describe(batch: Any) -> list[tuple[int, ...]]:
+        return [tuple(value.shape) for value in keras.tree.flatten(batch) if value is not None]
+
+    batches = itertools.islice(iterator, count)
+    for _, equal in itertools.groupby(batches, describe):
+        group = list(equal)
+        yield group + group[-1:] * (count - len(group)), len(group)
+
+
+def _map_present(function: Callable[..., Any], *structures: Any) -> Any:
+    """Maps structures in which some tensors are `None`, and stay so."""
+    return keras.tree.map_structure(
+        lambda value, *values: None if value is None else function(value, *values), *structures
+    )
 
 
 def _chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,10 +185,66 @@ if _BACKEND == "tensorflow":
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
-    def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
-        """Makes what Keras makes of arrays, but for TensorFlow's tuning of it while it is used.
+    def jit_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compiles steps of training so that one call can take several.
 
-        To end the tuning, which happens after each epoch, can take as long as an epoch.
+        Between calls, a tensor is made of each variable, and Python decides what is next: for small
+        models, that takes longer than the steps.
+
+        Args:
+            function: A callable of a batch that takes a step, by the variables of a model, and
+                returns a structure of tensors.
+
+        Returns:
+            A callable of the most steps to take, a positive integer, and an iterator of batches. It
+            returns what `function` returned in the end. On JAX, both have the state for a further
+            first argument, and for a second result.
+        """
+        step = tf.function(functools.partial(function), autograph=False)
+
+        def run(batches: Any, count: Any) -> Any:
+            of_any_size = _map_present(
+                lambda x: tf.TensorSpec([None, *x.shape[2:]], x.dtype), batches
+            )
+            step_once = step.get_concrete_function(of_any_size)
+
+            def take_step(k: Any, _: Any) -> Any:
+                return k + 1, step_once(_map_present(lambda x: x[k], batches))
+
+            # The loop starts from what is replaced by its outputs.
+            start = tf.nest.map_structure(
+                lambda x: tf.zeros(x.shape, x.dtype), step_once.structured_outputs
+            )
+            return tf.while_loop(lambda k, _: k < count, take_step, (0, start))[1]
+
+        compiled = tf.function(run, autograph=False, jit_compile=True, reduce_retracing=True)
+
+        def find_absent(value: Any) -> Any:
+            return None if isinstance(value, tf.experimental.Optional) else value
+
+        def stack(*values: Any) -> Any:
+            return (
+                tf.constant(np.stack(values))
+                if isinstance(values[0], np.ndarray)
+                else tf.stack(values)
+            )
+
+        def take_steps(count: int, iterator: Iterator[Any]) -> Any:
+            outputs = None
+            present = (keras.tree.map_structure(find_absent, batch) for batch in iterator)
+            for batches, taken in _draw_steps(present, count):
+                outputs = compiled(_map_present(stack, *batches), tf.constant(taken))
+            if outputs is None:
+                raise StopIteration
+            return outputs
+
+        return take_steps
+
+    def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
+        """Makes arrays into what `fit` takes batches from at less cost.
+
+        Keras' own data set for TensorFlow takes as long for a batch as a small model for a step,
+        and its tuning, which ends after each epoch, as long as the epoch.
 
         Args:
             arguments: Arguments of `fit`.
@@ -182,18 +263,23 @@ if _BACKEND == "tensorflow":
         ):
             return arguments
         batch_size = given.pop("batch_size", None) or 32
-        adapter = ArrayDataAdapter(
+        adapter = _Arrays(
             *arrays,
             batch_size=batch_size,
             shuffle=given.pop("shuffle", True),
             class_weight=given.pop("class_weight", None),
         )
-        options = tf.data.Options()
-        options.autotune.enabled = False
-        count = tf.data.experimental.assert_cardinality(adapter.num_batches)
-        data_set = adapter.get_tf_dataset().apply(count).with_options(options)
         given["validation_batch_size"] = given.get("validation_batch_size") or batch_size
-        return {"x": data_set, "shuffle": False, **given}
+        return {"x": adapter, **given}
+
+    class _Arrays(ArrayDataAdapter):
+        """Arrays whose batches are slices, not elements of a `tf.data.Dataset`."""
+
+        def get_tf_dataset(self) -> Iterable[Any]:
+            return self
+
+        def __iter__(self) -> Iterator[Any]:
+            return self.get_numpy_iterator()
 
     def forget_gradients() -> contextlib.AbstractContextManager:
         """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
@@ -208,6 +294,7 @@ if _BACKEND == "tensorflow":
 
 elif _BACKEND == "jax":
     import jax
+    import jax.numpy as jnp
     from jax._src.core import trace_state_clean
     from keras.src.backend.common.stateless_scope import in_stateless_scope
 
@@ -270,6 +357,36 @@ elif _BACKEND == "jax":
         if options is None:
             return function
         return jax.jit(function, donate_argnums=0, compiler_options=options)
+
+    def jit_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+        step = jax.jit(function)
+
+        def run(state: Any, batches: Any, count: Any) -> Any:
+            def take_step(carry: Any) -> Any:
+                k, _, state = carry
+                return k + 1, *step(state, jax.tree.map(lambda x: x[k], batches))
+
+            first = jax.tree.map(lambda x: x[0], batches)
+            outputs, _ = jax.eval_shape(step, state, first)
+            start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
+            return jax.lax.while_loop(lambda carry: carry[0] < count, take_step, (0, start, state))[
+                1:
+            ]
+
+        compiled = jax.jit(run, donate_argnums=0, compiler_options=_get_options())
+
+        def stack(*values: Any) -> Any:
+            return (np if isinstance(values[0], np.ndarray) else jnp).stack(values)
+
+        def take_steps(count: int, state: Any, iterator: Iterator[Any]) -> Any:
+            outputs = None
+            for batches, taken in _draw_steps(iterator, count):
+                outputs, state = compiled(state, jax.tree.map(stack, *batches), taken)
+            if outputs is None:
+                raise StopIteration
+            return outputs, state
+
+        return take_steps
 
     def is_traced(tensors: Iterable[Any]) -> bool:
         return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
@@ -392,6 +509,9 @@ elif _BACKEND == "torch":
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
+
+    def jit_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+        raise NotImplementedError("Keras compiles steps on PyTorch itself.")
 
     def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments

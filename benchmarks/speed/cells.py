@@ -113,8 +113,8 @@ class Work:
 
     Attributes:
         train: Takes a number of training steps: likelihood (but for pairs), Adam, one batch a step.
-            For reflections, it runs forward and backward that many times. Where it takes one step
-            more, before that, it returns the seconds that the others took.
+            For reflections, it runs forward and backward that many times. Where it prepares data
+            before that, it returns the seconds that the steps took.
         log_prob: Computes log-densities of a batch. For reflections, it runs forward.
         sample: Draws a batch of samples. For reflections, it runs the inverse.
         weight_count: The number of trained numbers.

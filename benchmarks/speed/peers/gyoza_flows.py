@@ -37,7 +37,7 @@ def make(cell: Cell, variant: str) -> Work | None:
         return np.concatenate([x] * (-(-steps // len(batches))))[: steps * cell.batch]
 
     def train(steps: int) -> Seconds:
-        return time_steps(model, repeat(steps + 1), batch_size=cell.batch)
+        return time_steps(model, repeat(steps), batch_size=cell.batch)
 
     model.build((None, *cell.shape))
     batch = ops.convert_to_tensor(batches[0])
@@ -143,7 +143,7 @@ def _make_pairs(cell: Cell, layers: list) -> Work:
         return CategoricalPairs(x[index], labels[index], cell.batch, correlation=0.975, seed=0)
 
     def train(steps: int) -> Seconds:
-        return time_steps(model, make_source(steps + 1))
+        return time_steps(model, make_source(steps))
 
     model.build((None, *cell.shape))
     weights = model.trainable_variables

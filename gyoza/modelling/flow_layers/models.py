@@ -4,6 +4,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import jit_step, keep_values, to_data_set
+from gyoza.backend import jit_step, jit_steps, keep_values, to_data_set
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -23,6 +24,10 @@ from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and
 __all__ = ["FlowModel"]
 
 _SIGNATURE = inspect.signature(keras.Model.fit)
+_BATCH_HOOKS = ["on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"]
+# `fit` takes so many steps at once, or so many that they take about half a second on two cores.
+_MOST_STEPS = 16
+_MOST_PRODUCTS = 10**10
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -123,6 +128,10 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         self._flow_layers_: list[FlowLayer] = []
         for layer in flow_layers:
             self.add(layer)
+
+    steps_per_execution: int
+    train_function: Any
+    _step_count = 1
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_jax_state":
@@ -365,7 +374,69 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         with self._keep_values():
             arguments = _SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
             del arguments["self"]
-            return super().fit(**to_data_set(arguments))
+            with self._take_several_steps(arguments):
+                return super().fit(**to_data_set(arguments))
+
+    @contextlib.contextmanager
+    def _take_several_steps(self, arguments: dict[str, Any]) -> Iterator[None]:
+        """Lets training execute several steps at once where nobody looks in between."""
+        given = self.steps_per_execution
+        self._given_steps_per_execution = given
+        self.steps_per_execution = self._step_count = self._count_steps(arguments)
+        try:
+            yield
+        finally:
+            self.steps_per_execution, self._step_count = given, 1
+
+    def _count_steps(self, arguments: dict[str, Any]) -> int:
+        """Says how many steps `fit`, with these arguments, executes at once."""
+        callbacks = arguments.get("callbacks") or []
+        if (
+            self.steps_per_execution > 1
+            or not (self.built and self._compiles_steps())
+            or any(map(_looks_at_batches, keras.tree.flatten(callbacks)))
+        ):
+            return self.steps_per_execution
+        x = arguments["x"]
+        first = keras.tree.flatten(getattr(x, "element_spec", x))[0]
+        shape = tuple(getattr(first, "shape", ()))
+        if hasattr(x, "element_spec"):
+            batch_size = shape[0] if shape else None
+        elif shape:
+            batch_size = arguments.get("batch_size") or 32
+        else:
+            batch_size = getattr(x, "batch_size", None)
+        products = self.count_params() * (batch_size or 0) * math.prod(shape[1:-1])
+        count = min(_MOST_STEPS, _MOST_PRODUCTS // products) if products else 1
+        # The last execution of an epoch should not take steps of the next.
+        steps = arguments.get("steps_per_epoch") or 0
+        return next((k for k in range(count, 1, -1) if steps % k == 0), 1)
+
+    def _compiles_steps(self) -> bool:
+        """Tells whether steps of training are compiled as a whole."""
+        return (
+            keras.backend.backend() != "torch"
+            and self.jit_compile
+            and not self.run_eagerly
+            and keras.distribution.distribution() is None
+            and getattr(self, "_distribute_strategy", None) is None
+        )
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Makes what `fit` calls to take steps; see `keras.Model.make_train_function`."""
+        if self.train_function is None or force:
+            self._train_functions: dict[bool, Any] = {}
+        several = self._step_count > 1
+        if several not in self._train_functions:
+            if several and self._compiles_steps():
+                take_steps = jit_steps(self.train_step)
+                self.train_function = lambda *args: take_steps(self._step_count, *args)
+            else:
+                super().make_train_function(force=True)
+            self._train_functions[several] = self.train_function
+        self.train_function = self._train_functions[several]
+        if several:  # Validation, which Keras prepares later, is as usual.
+            self.steps_per_execution = self._given_steps_per_execution
 
     def _keep_values(self) -> contextlib.AbstractContextManager:
         """Sees to it that weights outlive a failure."""
@@ -515,6 +586,17 @@ def _describe(values: Any) -> Any:
         return None
     dtype = keras.backend.standardize_dtype(values.dtype)
     return keras.KerasTensor((None, *values.shape[1:]), dtype)
+
+
+def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
+    """Tells whether a callback does something between steps of training."""
+    if isinstance(callback, keras.callbacks.CallbackList):
+        return any(map(_looks_at_batches, callback.callbacks))
+    if getattr(callback, "save_freq", None) == "epoch" or isinstance(
+        callback, keras.callbacks.ProgbarLogger
+    ):
+        return False
+    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in _BATCH_HOOKS)
 
 
 def _pass_on(context: Any, layer: Any) -> dict[str, Any]:

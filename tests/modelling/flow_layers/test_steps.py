@@ -1,0 +1,148 @@
+"""How many steps `fit` takes at once."""
+
+import keras
+import numpy as np
+import pytest
+
+from gyoza.data import ContinuousPairs
+from gyoza.modelling import conditioners, flow_layers, losses
+
+BACKEND = keras.backend.backend()
+ONE = BACKEND == "torch"  # Keras takes one step after the other
+
+
+class Counting(keras.callbacks.Callback):
+    """Counts the calls of what takes steps, without a look at batches."""
+
+    def on_train_begin(self, logs=None):
+        self.count = 0
+        take_steps = self.model.train_function
+
+        def count(*args):
+            self.count += 1
+            return take_steps(*args)
+
+        self.model.train_function = count
+
+
+class Watching(Counting):
+    """Looks at batches, too."""
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.batches = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append(batch)
+
+
+def make_model(**kwargs):
+    conditioner = conditioners.MLP([8])
+    model = flow_layers.FlowModel(
+        [
+            flow_layers.ActivationNormalization(),
+            flow_layers.AffineCoupling(compute_coupling_parameters=conditioner),
+        ]
+    )
+    model.compile(keras.optimizers.Adam(0.01), **kwargs)
+    return model
+
+
+def make_data(count):
+    return np.random.default_rng(0).normal(2.0, 3.0, size=(count, 4)).astype("float32")
+
+
+def fit(callback, data, **options):
+    keras.utils.set_random_seed(0)
+    model = make_model()
+    history = model.fit(
+        *data, callbacks=[callback], epochs=3, validation_data=data, verbose=0, **options
+    )
+    assert model.steps_per_execution == 1
+    return history.history, [keras.ops.convert_to_numpy(v) for v in model.variables]
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_steps_at_once_train_as_steps_one_by_one_do(is_weighted):
+    # 20 whole batches and one of 3 instances: two executions, of which the second is not full.
+    x = make_data(20 * 8 + 3)
+    options = {"batch_size": 8}
+    if is_weighted:
+        options["sample_weight"] = np.linspace(0.5, 1.5, len(x), dtype="float32")
+    counting, watching = Counting(), Watching()
+    history, weights = fit(counting, (x,), **options)
+    expected_history, expected_weights = fit(watching, (x,), **options)
+    assert counting.count == (63 if ONE else 6)
+    assert watching.count == 63
+    assert watching.batches == list(range(21)) * 3
+    for name, values in expected_history.items():
+        np.testing.assert_allclose(history[name], values, rtol=1e-4)
+    for value, expected in zip(weights, expected_weights, strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="TensorFlow's data sets suit it less")
+@pytest.mark.parametrize("drop_remainder", [False, True])
+def test_data_sets_are_fitted_in_steps_at_once(drop_remainder):
+    tf = pytest.importorskip("tensorflow")
+    x = make_data(60)
+    data = tf.data.Dataset.from_tensor_slices(x).batch(8, drop_remainder=drop_remainder)
+    counting, watching = Counting(), Watching()
+    history, _ = fit(counting, (data,))
+    expected, _ = fit(watching, (data,))
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
+    # The size of batches is only known where they are equal.
+    assert counting.count == (3 if drop_remainder else 24)
+
+
+def test_pairs_are_fitted_in_steps_at_once():
+    x = make_data(64)
+    source = ContinuousPairs(x, factors=x[:, 0], correlations=0.9, batch_size=8)
+    model = flow_layers.DisentanglingFlowModel([flow_layers.ActivationNormalization()])
+    model.compile("adam", loss=losses.SupervisedFactorLoss([3, 1]))
+    counting = Counting()
+    model.fit(source, callbacks=[counting], verbose=0)
+    assert counting.count == (8 if ONE else 1)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(12, 1), (34, 17), (17, 17)])
+def test_no_more_steps_are_taken_than_are_asked_for(steps, count):
+    model, counting = make_model(), Counting()
+    model.build((None, 4))
+    x = make_data(8 * 40)
+    model.fit(x, batch_size=8, steps_per_epoch=steps, callbacks=[counting], verbose=0)
+    assert int(model.optimizer.iterations) == steps
+    assert counting.count == (steps if ONE else count)
+
+
+def test_callbacks_that_do_not_look_at_batches_leave_steps_at_once(tmp_path):
+    x = make_data(64)
+    for callback, count in (
+        (keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"), 1),
+        (keras.callbacks.LambdaCallback(on_epoch_end=print), 1),
+        (keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_, **__: None), 8),
+        (keras.callbacks.ModelCheckpoint(tmp_path / "model.keras", save_freq=3), 8),
+    ):
+        model, counting = make_model(), Counting()
+        model.fit(x, batch_size=8, callbacks=[callback, counting], verbose=0)
+        assert counting.count == (8 if ONE else count)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras takes one step at a time")
+def test_a_given_number_of_steps_per_execution_stays():
+    model, watching = make_model(steps_per_execution=3), Watching()
+    model.fit(make_data(64), batch_size=8, callbacks=[watching], verbose=0)
+    assert watching.batches == [2, 5, 8]
+    assert int(model.optimizer.iterations) == 8
+    assert model.steps_per_execution == 3
+
+
+def test_training_on_a_batch_takes_one_step_after_several_at_once():
+    model = make_model()
+    model.fit(make_data(64), batch_size=8, verbose=0)
+    model.train_on_batch(make_data(8))
+    assert int(model.optimizer.iterations) == 9
+    model.compile("adam")
+    model.train_on_batch(make_data(8))
+    model.fit(make_data(64), batch_size=8, verbose=0)
+    assert int(model.optimizer.iterations) == 9
