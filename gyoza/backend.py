@@ -164,23 +164,25 @@ if _BACKEND == "tensorflow":
                 first. TensorFlow does not compile it by XLA, which cannot draw gamma numbers.
 
         Returns:
-            The compiled function: a callable of these variables, a list, and the tensors. By XLA,
-            it is compiled once for each power of two, from 32 on, that batch sizes are rounded up
-            to.
+            The compiled function: a callable of the model with these variables and the tensors. By
+            XLA, it is compiled once for each power of two, from 32 on, that batch sizes are rounded
+            up to.
         """
 
         @functools.cache
-        def compile_for(signature: tuple[Any, ...]) -> Callable[..., Any]:
-            if prepare is None:
-                compiled = functools.partial(function)
-                return tf.function(compiled, signature, autograph=False, jit_compile=xla)
-            return tf.function(_chain(prepare, jit(function, xla)), signature, autograph=False)
+        def compile_for(*tensors: tuple[Any, ...]) -> Callable[..., Any]:
+            signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in tensors]
+            compiled = tf.function(lambda *xs: function(*xs), autograph=False, jit_compile=xla)
+            if prepare is not None:
+                compiled = tf.function(_chain(prepare, compiled), autograph=False)
+            return compiled.get_concrete_function(*signature)
 
         def run(*tensors: Any) -> Any:
-            signature = (tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in tensors)
-            return compile_for(tuple(signature))(*tensors)
+            return compile_for(*((tuple(t.shape[1:]), tf.as_dtype(t.dtype)) for t in tensors))(
+                *tensors
+            )
 
-        return lambda variables, *tensors: _pad_batches(run, *tensors) if xla else run(*tensors)
+        return lambda model, *tensors: _pad_batches(run, *tensors) if xla else run(*tensors)
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
@@ -414,8 +416,8 @@ elif _BACKEND == "jax":
                 variables[k].assign(value)
             return outputs
 
-        def run_with(of_model: Sequence[Any], *tensors: Any) -> Any:
-            variables[:] = of_model
+        def run_with(model: keras.Model, *tensors: Any) -> Any:
+            variables[:] = model.variables
             return _pad_batches(run, *tensors)
 
         return run_with
@@ -505,7 +507,7 @@ elif _BACKEND == "torch":
         prepare: Callable[..., Any] | None = None,
     ) -> Callable[..., Any]:
         function = _chain(prepare, function)
-        return lambda variables, *tensors: function(*tensors)
+        return lambda model, *tensors: function(*tensors)
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function

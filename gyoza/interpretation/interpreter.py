@@ -440,7 +440,7 @@ class Interpreter(keras.Model):
         with forget_gradients():
             for start in range(0, max(len(x), 1), self.batch_size):
                 batch = _to_tensor(x[start : start + self.batch_size])
-                outputs = self._compiled[name](self.variables, batch)
+                outputs = self._compiled[name](self, batch)
                 parts.append(keras.tree.map_structure(ops.convert_to_numpy, outputs))
         return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
 

@@ -246,7 +246,8 @@ class Density:
             return function(x, context)
         is_differentiable = prepare is not None or ops.is_tensor(x)
         holds = contextlib.nullcontext() if is_differentiable else forget_gradients()
-        x = self._to_tensor(x)
+        if prepare is None:
+            x = self._to_tensor(x)
         if context is not None:
             context = self._to_tensor(self._spread(context, ops.shape(x)[0]))
         tensors = [x] if context is None else [x, context]
@@ -258,12 +259,11 @@ class Density:
         if key not in self._compiled:
             self._compiled[key] = jit_batches(function, self.jit_compile, prepare)
         compiled = self._compiled[key]
-        variables = self.variables
         with holds:
             if x.shape[0] <= batch_size:
-                return compiled(variables, *tensors)
+                return compiled(self, *tensors)
             parts = [
-                compiled(variables, *(tensor[start : start + batch_size] for tensor in tensors))
+                compiled(self, *(tensor[start : start + batch_size] for tensor in tensors))
                 for start in range(0, x.shape[0], batch_size)
             ]
         return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
