@@ -4,7 +4,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,14 +19,11 @@ from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.density import Density, split_context
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
+from gyoza.modelling.flow_layers.steps import count_steps, make_callbacks
 
 __all__ = ["FlowModel"]
 
 _SIGNATURE = inspect.signature(keras.Model.fit)
-_BATCH_HOOKS = ["on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"]
-# `fit` takes so many steps at once, or so many that they take about half a second on two cores.
-_MOST_STEPS = 16
-_MOST_PRODUCTS = 10**10
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -374,43 +370,32 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         with self._keep_values():
             arguments = _SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
             del arguments["self"]
-            with self._take_several_steps(arguments):
+            with self._take_several_steps(arguments) as arguments:
                 return super().fit(**to_data_set(arguments))
 
     @contextlib.contextmanager
-    def _take_several_steps(self, arguments: dict[str, Any]) -> Iterator[None]:
-        """Lets training execute several steps at once where nobody looks in between."""
+    def _take_several_steps(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Lets `fit` take several steps at once where nobody looks in between.
+
+        Args:
+            arguments: Arguments of `fit`.
+
+        Yields:
+            Arguments to call it with instead.
+        """
         given = self.steps_per_execution
+        if given == 1 and self.built and self._compiles_steps():
+            self._step_count = count_steps(self, arguments)
+        else:
+            self._step_count = given
         self._given_steps_per_execution = given
-        self.steps_per_execution = self._step_count = self._count_steps(arguments)
+        self.steps_per_execution = self._step_count
+        if self._step_count > 1:
+            arguments = {**arguments, "callbacks": make_callbacks(arguments)}
         try:
-            yield
+            yield arguments
         finally:
             self.steps_per_execution, self._step_count = given, 1
-
-    def _count_steps(self, arguments: dict[str, Any]) -> int:
-        """Says how many steps `fit`, with these arguments, executes at once."""
-        callbacks = arguments.get("callbacks") or []
-        if (
-            self.steps_per_execution > 1
-            or not (self.built and self._compiles_steps())
-            or any(map(_looks_at_batches, keras.tree.flatten(callbacks)))
-        ):
-            return self.steps_per_execution
-        x = arguments["x"]
-        first = keras.tree.flatten(getattr(x, "element_spec", x))[0]
-        shape = tuple(getattr(first, "shape", ()))
-        if hasattr(x, "element_spec"):
-            batch_size = shape[0] if shape else None
-        elif shape:
-            batch_size = arguments.get("batch_size") or 32
-        else:
-            batch_size = getattr(x, "batch_size", None)
-        products = self.count_params() * (batch_size or 0) * math.prod(shape[1:-1])
-        count = min(_MOST_STEPS, _MOST_PRODUCTS // products) if products else 1
-        # The last execution of an epoch should not take steps of the next.
-        steps = arguments.get("steps_per_epoch") or 0
-        return next((k for k in range(count, 1, -1) if steps % k == 0), 1)
 
     def _compiles_steps(self) -> bool:
         """Tells whether steps of training are compiled as a whole."""
@@ -586,17 +571,6 @@ def _describe(values: Any) -> Any:
         return None
     dtype = keras.backend.standardize_dtype(values.dtype)
     return keras.KerasTensor((None, *values.shape[1:]), dtype)
-
-
-def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
-    """Tells whether a callback does something between steps of training."""
-    if isinstance(callback, keras.callbacks.CallbackList):
-        return any(map(_looks_at_batches, callback.callbacks))
-    if getattr(callback, "save_freq", None) == "epoch" or isinstance(
-        callback, keras.callbacks.ProgbarLogger
-    ):
-        return False
-    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in _BATCH_HOOKS)
 
 
 def _pass_on(context: Any, layer: Any) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """How many steps `fit` takes at once."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -146,3 +148,9 @@ def test_training_on_a_batch_takes_one_step_after_several_at_once():
     model.train_on_batch(make_data(8))
     model.fit(make_data(64), batch_size=8, verbose=0)
     assert int(model.optimizer.iterations) == 9
+
+
+def test_the_progress_bar_shows_as_many_steps_as_there_are(capsys):
+    make_model().fit(make_data(20 * 8 + 3), batch_size=8, verbose=1)
+    shown = re.findall(r"(\d+)/21", capsys.readouterr().out)
+    assert {int(count) for count in shown} == (set(range(1, 22)) if ONE else {16, 21})
