@@ -1,6 +1,7 @@
 """gyoza, as its users train it: by `compile` and `fit`."""
 
 import functools
+import random
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ PACKAGES = ["gyoza", "keras", _BACKEND]
 
 def make(cell: Cell, variant: str) -> Work | None:
     """Makes the work of a cell; variants are `"default"` and `"memory-efficient"`."""
-    keras.utils.set_random_seed(0)
+    random.seed(0)  # for Keras' weights; its own function would import TensorFlow on any backend
     if cell.kind == "reflections":
         return _make_reflections(cell)
     layers = _LAYERS[cell.kind](cell)
