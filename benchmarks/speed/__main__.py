@@ -50,7 +50,7 @@ def main() -> None:
     if unknown or not rows:
         parser.error(f"there are no such cells or rows: {sorted(unknown) or arguments.rows}")
     pythons = _make_environments({row.environment for row in rows})
-    options = ["--seconds", "0.1", "--repeats", "3"] if arguments.quick else []
+    options = ["--seconds", "0.05", "--repeats", "3"] if arguments.quick else []
     results = {"machine": _describe_machine(), "figures": []}
     longest = 0.0
     for number in range(1 if arguments.quick else 10):

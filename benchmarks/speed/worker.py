@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("peer", help="module in speed.peers")
     parser.add_argument("variant", help="row of that module")
     parser.add_argument("cell", choices=CELLS)
-    parser.add_argument("--seconds", type=float, default=0.15, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=0.1, help="length of each measurement")
     parser.add_argument("--repeats", type=int, default=5, help="number of measurements")
     arguments = parser.parse_args()
     started = float(os.environ["SPEED_STARTED"])
