@@ -164,23 +164,22 @@ if _BACKEND == "tensorflow":
                 first. TensorFlow does not compile it by XLA, which cannot draw gamma numbers.
 
         Returns:
-            The compiled function: a callable of the model with these variables and the tensors. By
-            XLA, it is compiled once for each power of two, from 32 on, that batch sizes are rounded
-            up to.
+            The compiled function: a callable of the model that has these variables, and of the
+            tensors. By XLA, it is compiled once for each power of two, from 32 on, that batch sizes
+            are rounded up to.
         """
 
         @functools.cache
-        def compile_for(*tensors: tuple[Any, ...]) -> Callable[..., Any]:
-            signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in tensors]
+        def compile_for(*kinds: tuple[Any, ...]) -> Callable[..., Any]:
+            signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in kinds]
             compiled = tf.function(lambda *xs: function(*xs), autograph=False, jit_compile=xla)
             if prepare is not None:
                 compiled = tf.function(_chain(prepare, compiled), autograph=False)
             return compiled.get_concrete_function(*signature)
 
         def run(*tensors: Any) -> Any:
-            return compile_for(*((tuple(t.shape[1:]), tf.as_dtype(t.dtype)) for t in tensors))(
-                *tensors
-            )
+            kinds = ((tuple(tensor.shape[1:]), tf.as_dtype(tensor.dtype)) for tensor in tensors)
+            return compile_for(*kinds)(*tensors)
 
         return lambda model, *tensors: _pad_batches(run, *tensors) if xla else run(*tensors)
 
@@ -225,11 +224,7 @@ if _BACKEND == "tensorflow":
             return None if isinstance(value, tf.experimental.Optional) else value
 
         def stack(*values: Any) -> Any:
-            return (
-                tf.constant(np.stack(values))
-                if isinstance(values[0], np.ndarray)
-                else tf.stack(values)
-            )
+            return (np if isinstance(values[0], np.ndarray) else tf).stack(values)
 
         def take_steps(count: int, iterator: Iterator[Any]) -> Any:
             outputs = None
@@ -371,9 +366,9 @@ elif _BACKEND == "jax":
             first = jax.tree.map(lambda x: x[0], batches)
             outputs, _ = jax.eval_shape(step, state, first)
             start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
-            return jax.lax.while_loop(lambda carry: carry[0] < count, take_step, (0, start, state))[
-                1:
-            ]
+            carry = (0, start, state)
+            _, outputs, state = jax.lax.while_loop(lambda c: c[0] < count, take_step, carry)
+            return outputs, state
 
         compiled = jax.jit(run, donate_argnums=0, compiler_options=_get_options())
 

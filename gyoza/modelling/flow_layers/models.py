@@ -96,6 +96,10 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         True
     """
 
+    steps_per_execution: int
+    train_function: Any
+    _step_count = 1
+
     def __init__(
         self,
         flow_layers: Iterable[FlowLayer] = (),
@@ -124,10 +128,6 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         self._flow_layers_: list[FlowLayer] = []
         for layer in flow_layers:
             self.add(layer)
-
-    steps_per_execution: int
-    train_function: Any
-    _step_count = 1
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_jax_state":
@@ -393,11 +393,11 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
             self._step_count = given
         self._given_steps_per_execution = given
         self.steps_per_execution = self._step_count
-        if self._step_count > 1:
-            arguments = {**arguments, "callbacks": make_callbacks(arguments)}
-        if self._step_count == 1 or self._compiles_steps():
-            arguments = to_data_set(arguments)
         try:
+            if self._step_count > 1:
+                arguments = {**arguments, "callbacks": make_callbacks(arguments)}
+            if self._step_count == 1 or self._compiles_steps():
+                arguments = to_data_set(arguments)
             yield arguments
         finally:
             self.steps_per_execution, self._step_count = given, 1
