@@ -292,4 +292,5 @@ def _sum_series(
     one = ops.ones((), dtype=probe.dtype)
     state = (one, probe, one, ops.zeros_like(probe[..., 0]), probe)
     *_, value, resolved = ops.while_loop(is_left, add, state)
-    return value, resolved
+    # TensorFlow would look for gradients of a loop of unknown length, if only to find none.
+    return ops.stop_gradient(value), ops.stop_gradient(resolved)
