@@ -172,16 +172,18 @@ if _BACKEND == "tensorflow":
         @functools.cache
         def compile_for(*kinds: tuple[Any, ...]) -> Callable[..., Any]:
             signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in kinds]
-            compiled = tf.function(lambda *xs: function(*xs), autograph=False, jit_compile=xla)
+            # Without the names of arguments, TensorFlow knows them by their order, which is quick.
+            run = functools.partial(lambda *values: function(*values))
+            compiled = tf.function(run, autograph=False, jit_compile=xla)
             if prepare is not None:
                 compiled = tf.function(_chain(prepare, compiled), autograph=False)
             return compiled.get_concrete_function(*signature)
 
-        def run(*tensors: Any) -> Any:
+        def run_on(*tensors: Any) -> Any:
             kinds = ((tuple(tensor.shape[1:]), tf.as_dtype(tensor.dtype)) for tensor in tensors)
             return compile_for(*kinds)(*tensors)
 
-        return lambda model, *tensors: _pad_batches(run, *tensors) if xla else run(*tensors)
+        return lambda model, *tensors: _pad_batches(run_on, *tensors) if xla else run_on(*tensors)
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
@@ -218,7 +220,10 @@ if _BACKEND == "tensorflow":
             )
             return tf.while_loop(lambda k, _: k < count, take_step, (0, start))[1]
 
-        compiled = tf.function(run, autograph=False, jit_compile=True, reduce_retracing=True)
+        # TensorFlow counts traces by code, and would warn of several models.
+        compiled = tf.function(
+            functools.partial(run), autograph=False, jit_compile=True, reduce_retracing=True
+        )
 
         def find_absent(value: Any) -> Any:
             return None if isinstance(value, tf.experimental.Optional) else value
