@@ -25,6 +25,8 @@ def count_steps(model: keras.Model, arguments: dict[str, Any]) -> int:
     """
     if any(map(_looks_at_batches, keras.tree.flatten(arguments.get("callbacks") or []))):
         return 1
+    if any(len(variable.shape) > 2 for variable in model.trainable_variables):
+        return 1  # within loops, XLA's convolutions take 15 times as long on processors
     x = arguments["x"]
     first = keras.tree.flatten(getattr(x, "element_spec", x))[0]
     shape = tuple(getattr(first, "shape", ()))

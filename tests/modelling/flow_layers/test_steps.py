@@ -150,6 +150,18 @@ def test_training_on_a_batch_takes_one_step_after_several_at_once():
     assert int(model.optimizer.iterations) == 9
 
 
+def test_convolutions_are_not_put_into_a_loop():
+    # XLA computes them there without the library that it uses elsewhere.
+    coupling = flow_layers.AffineCoupling(
+        axes=[3], compute_coupling_parameters=conditioners.ResNet(2, block_count=0)
+    )
+    model, counting = flow_layers.FlowModel([coupling]), Counting()
+    model.compile("adam")
+    x = np.random.default_rng(0).normal(size=(24, 2, 2, 2)).astype("float32")
+    model.fit(x, batch_size=8, callbacks=[counting], verbose=0)
+    assert counting.count == 3
+
+
 def test_the_progress_bar_shows_as_many_steps_as_there_are(capsys):
     make_model().fit(make_data(20 * 8 + 3), batch_size=8, verbose=1)
     shown = {int(count) for count in re.findall(r"(\d+)/21", capsys.readouterr().out)}
