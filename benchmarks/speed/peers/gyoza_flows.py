@@ -38,7 +38,7 @@ def make(cell: Cell, variant: str) -> Work | None:
         return np.concatenate([x] * (-(-steps // len(batches))))[: steps * cell.batch]
 
     def train(steps: int) -> Seconds:
-        return time_steps(model, repeat(steps), batch_size=cell.batch)
+        return time_steps(model, repeat(steps), cell.measures_memory, batch_size=cell.batch)
 
     model.build((None, *cell.shape))
     batch = ops.convert_to_tensor(batches[0])
