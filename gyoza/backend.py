@@ -173,10 +173,9 @@ if _BACKEND == "tensorflow":
         def compile_for(*kinds: tuple[Any, ...]) -> Callable[..., Any]:
             signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in kinds]
             # Without the names of arguments, TensorFlow knows them by their order, which is quick.
-            run = functools.partial(lambda *values: function(*values))
-            compiled = tf.function(run, autograph=False, jit_compile=xla)
+            compiled: Any = jit(lambda *values: function(*values), xla)
             if prepare is not None:
-                compiled = tf.function(_chain(prepare, compiled), autograph=False)
+                compiled = jit(_chain(prepare, compiled))
             return compiled.get_concrete_function(*signature)
 
         def run_on(*tensors: Any) -> Any:
@@ -203,7 +202,7 @@ if _BACKEND == "tensorflow":
             returns what `function` returned in the end. On JAX, both have the state for a further
             first argument, and for a second result.
         """
-        step = tf.function(functools.partial(function), autograph=False)
+        step: Any = jit(function)
 
         def run(batches: Any, count: Any) -> Any:
             of_any_size = _map_present(
@@ -220,10 +219,7 @@ if _BACKEND == "tensorflow":
             )
             return tf.while_loop(lambda k, _: k < count, take_step, (0, start))[1]
 
-        # TensorFlow counts traces by code, and would warn of several models.
-        compiled = tf.function(
-            functools.partial(run), autograph=False, jit_compile=True, reduce_retracing=True
-        )
+        compiled = jit(run, xla=True)
 
         def find_absent(value: Any) -> Any:
             return None if isinstance(value, tf.experimental.Optional) else value
