@@ -6,6 +6,7 @@ This is the only module that imports TensorFlow, JAX or PyTorch.
 import contextlib
 import functools
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -168,21 +169,46 @@ if _BACKEND == "tensorflow":
             tensors. By XLA, it is compiled once for each power of two, from 32 on, that batch sizes
             are rounded up to.
         """
+        # Without the names of arguments, TensorFlow knows them by their order, which is quick.
+        compiled = jit(lambda *values: function(*values), xla)
 
         @functools.cache
-        def compile_for(*kinds: tuple[Any, ...]) -> Callable[..., Any]:
+        def compile_for(part_count: int, *kinds: tuple[Any, ...]) -> Callable[..., Any]:
             signature = [tf.TensorSpec([None, *shape], dtype) for shape, dtype in kinds]
-            # Without the names of arguments, TensorFlow knows them by their order, which is quick.
-            compiled: Any = jit(lambda *values: function(*values), xla)
+            whole: Any = compiled
+            if part_count > 1:
+                whole = jit(_run_in_parts(whole, part_count))
             if prepare is not None:
-                compiled = jit(_chain(prepare, compiled))
-            return compiled.get_concrete_function(*signature)
+                whole = jit(_chain(prepare, whole))
+            return whole.get_concrete_function(*signature)
 
         def run_on(*tensors: Any) -> Any:
+            part_count = _count_parts(tensors[0].shape[0]) if xla else 1
             kinds = ((tuple(tensor.shape[1:]), tf.as_dtype(tensor.dtype)) for tensor in tensors)
-            return compile_for(*kinds)(*tensors)
+            return compile_for(part_count, *kinds)(*tensors)
 
         return lambda model, *tensors: _pad_batches(run_on, *tensors) if xla else run_on(*tensors)
+
+    @functools.cache
+    def _count_parts(row_count: int) -> int:
+        """Says in how many parts a batch, whose size is a power of two, is best worked through.
+
+        TensorFlow's XLA uses one core for the matrix products of usual conditioners and batches.
+        """
+        if tf.config.list_logical_devices("GPU"):
+            return 1
+        core_count = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
+        return max(1, min(1 << (core_count.bit_length() - 1), row_count // 128))
+
+    def _run_in_parts(function: Callable[..., Any], count: int) -> Callable[..., Any]:
+        """Gives a function that is run on equal parts of batches, on several cores at once."""
+
+        def run(*tensors: Any) -> Any:
+            parts = zip(*(tf.split(tensor, count) for tensor in tensors), strict=True)
+            outputs = [function(*part) for part in parts]
+            return tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *outputs)
+
+        return run
 
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from gyoza import applications
+from gyoza import applications, backend
 from gyoza.modelling import conditioners, flow_layers
 
 BACKEND = keras.backend.backend()
@@ -242,6 +242,29 @@ def test_arrays_are_fitted_as_a_data_set_is_without_being_one(monkeypatch):
     for name in ("loss", "val_loss"):
         first, second = (history.history[name] for history in histories)
         np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+@on_tensorflow
+def test_large_batches_are_worked_through_on_all_cores_with_one_trace(monkeypatch):
+    part_counts = []
+    run_in_parts = backend._run_in_parts
+
+    def spy(function, count):
+        part_counts.append(count)
+        return run_in_parts(function, count)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    monkeypatch.setattr(backend, "_run_in_parts", spy)
+    monkeypatch.setattr(backend, "_count_parts", backend._count_parts.__wrapped__)
+    model = Counting([flow_layers.ActivationNormalization(), make_coupling()])
+    x = make_data(600)
+    model.adapt(x)
+    model.count = 0
+    expected = np.concatenate([model.log_prob(x[k : k + 100]) for k in range(0, 600, 100)])
+    for size in (600, 300, 200):
+        np.testing.assert_allclose(model.log_prob(x[:size]), expected[:size], rtol=1e-5)
+    assert part_counts == [4, 2]  # of 1024 and 512 rows, and of 256
+    assert model.count == 1
 
 
 @on_jax

@@ -77,6 +77,12 @@ def test_every_call_draws_other_noise_but_the_same_in_a_layer_of_the_same_seed(k
     assert len(np.unique(first - x / 4)) == 15
 
 
+def test_rows_of_a_large_batch_have_different_noise():
+    model = FlowModel([UniformDequantization(8), ActivationNormalization()])
+    log_prob = to_numpy(model.log_prob(np.full([256, 2], 3.0, "float32")))
+    assert len(np.unique(log_prob)) > 250
+
+
 @KINDS
 def test_noise_is_new_in_training_steps_and_new_batches(kind):
     layer = make_layers()[kind]
