@@ -40,7 +40,7 @@ test-tensorflow: $(VENV)/.gyoza-test  ## Run it on TensorFlow
 test-jax: $(VENV)/.gyoza-test $(VENV)/.gyoza-jax  ## Run it on JAX
 test-torch: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## Run it on PyTorch
 $(BACKENDS:%=test-%): test-%:
-	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.gyoza-lint  ## Check style, formatting and types
 	$(BIN)/ruff check
