@@ -23,6 +23,7 @@ __all__ = [
     "jit_steps",
     "to_data_set",
     "is_traced",
+    "has_slow_convolutions",
     "forget_gradients",
     "keep_values",
 ]
@@ -149,6 +150,14 @@ if _BACKEND == "tensorflow":
     def is_traced(tensors: Iterable[Any]) -> bool:
         """Tells whether a function of `tensors` is being compiled or differentiated right now."""
         return not tf.executing_eagerly()
+
+    def has_slow_convolutions() -> bool:
+        """Tells whether code is being compiled in which products take less than convolutions.
+
+        These are XLA's convolutions on processors, with their gradients.
+        """
+        in_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+        return in_xla and not tf.config.list_logical_devices("GPU")
 
     def jit_batches(
         function: Callable[..., Any],
@@ -415,6 +424,9 @@ elif _BACKEND == "jax":
     def is_traced(tensors: Iterable[Any]) -> bool:
         return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
 
+    def has_slow_convolutions() -> bool:
+        return jax.default_backend() == "cpu" and not trace_state_clean()
+
     def jit_batches(
         function: Callable[..., Any],
         xla: bool = True,
@@ -521,6 +533,9 @@ elif _BACKEND == "torch":
         return function
 
     def is_traced(tensors: Iterable[Any]) -> bool:
+        return False
+
+    def has_slow_convolutions() -> bool:
         return False
 
     def jit_batches(

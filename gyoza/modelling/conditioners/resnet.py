@@ -7,6 +7,7 @@ import keras
 
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners.base import Conditioner
+from gyoza.modelling.conditioners.convolutions import Convolution
 
 __all__ = ["ResNet"]
 
@@ -119,9 +120,7 @@ class ResNet(Conditioner):
 
     def _add_convolution(self, channels: int | None, **options: Any) -> keras.Layer:
         options = {"filters": self.width, "kernel_size": self.kernel_size, **options}
-        convolution = keras.layers.Conv2D(
-            padding="same", data_format="channels_last", dtype=self.dtype_policy, **options
-        )
+        convolution = Convolution(dtype=self.dtype_policy, **options)
         convolution.build((None, None, None, channels))
         return convolution
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.products import multiply
 from gyoza.modelling.triangles import solve_triangle
 
 __all__ = ["LULinear", "InvertibleConvolution", "TriangularAffine"]
@@ -119,7 +120,7 @@ class LULinear(FlowLayer):
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
         """Multiplies vectors by the matrix; see :meth:`FlowLayer.transform`."""
-        outputs = inputs @ ops.cast(self.matrix, inputs.dtype)
+        outputs = multiply(inputs, ops.cast(self.matrix, inputs.dtype))
         if self.bias is not None:
             outputs = outputs + ops.cast(self.bias, inputs.dtype)
         return outputs, _sum_diagonal(self.factors, inputs, self.log_det_dtype)
@@ -135,7 +136,7 @@ class LULinear(FlowLayer):
         inverse = solve_triangle(lower, inverse, lower=True)
         inverse = solve_triangle(upper, inverse, lower=False)
         inverse = ops.take(inverse, self.permutation, axis=-1)
-        return ops.cast(vectors @ inverse, outputs.dtype)
+        return ops.cast(multiply(vectors, inverse), outputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -1,0 +1,26 @@
+"""Products of a matrix and the vectors at all positions of a tensor."""
+
+from typing import Any
+
+from keras import ops
+
+__all__ = ["multiply"]
+
+
+def multiply(vectors: Any, matrix: Any) -> Any:
+    """Multiplies the vectors along the last axis by a matrix.
+
+    This is `vectors @ matrix`, as a product of two matrices. Of a product with more axes, XLA
+    computes the gradient with respect to the matrix from a transposed copy, which takes longer than
+    all products.
+
+    Args:
+        vectors: A tensor, `[..., size]`.
+        matrix: A tensor of the same dtype, `[size, new_size]`.
+
+    Returns:
+        A tensor, `[..., new_size]`.
+    """
+    # The operator keeps float64, which `ops.matmul` would round to float32 on PyTorch.
+    products = ops.reshape(vectors, (-1, vectors.shape[-1])) @ matrix
+    return ops.reshape(products, (*ops.shape(vectors)[:-1], matrix.shape[-1]))
