@@ -10,9 +10,9 @@ __all__ = ["multiply"]
 def multiply(vectors: Any, matrix: Any) -> Any:
     """Multiplies the vectors along the last axis by a matrix.
 
-    This is `vectors @ matrix`, as a product of two matrices. Of a product with more axes, XLA
-    computes the gradient with respect to the matrix from a transposed copy, which takes longer than
-    all products.
+    This is `vectors @ matrix`, as a product of two matrices. From a product with more axes, XLA
+    computes the gradient with respect to the matrix by a transposed copy, which takes longer than
+    the product.
 
     Args:
         vectors: A tensor, `[..., size]`.
