@@ -206,8 +206,14 @@ if _BACKEND == "tensorflow":
         """
         if tf.config.list_logical_devices("GPU"):
             return 1
-        core_count = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
+        core_count = tf.config.threading.get_inter_op_parallelism_threads() or _count_cores()
         return max(1, min(1 << (core_count.bit_length() - 1), row_count // 128))
+
+    def _count_cores() -> int:
+        """Gives the number of cores that this process may use, as TensorFlow counts them."""
+        if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+            return len(os.sched_getaffinity(0))
+        return os.cpu_count() or 1
 
     def _run_in_parts(function: Callable[..., Any], count: int) -> Callable[..., Any]:
         """Gives a function that is run on equal parts of batches, on several cores at once."""

@@ -253,7 +253,7 @@ def test_large_batches_are_worked_through_on_all_cores_with_one_trace(monkeypatc
         part_counts.append(count)
         return run_in_parts(function, count)
 
-    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(5)), raising=False)
     monkeypatch.setattr(backend, "_run_in_parts", spy)
     monkeypatch.setattr(backend, "_count_parts", backend._count_parts.__wrapped__)
     model = Counting([flow_layers.ActivationNormalization(), make_coupling()])
