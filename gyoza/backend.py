@@ -34,9 +34,10 @@ _BACKEND = keras.backend.backend()
 def _pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
     """Runs a function on batches of one of a few sizes, by repeats of the last instance."""
     count = tensors[0].shape[0]
-    indices = np.minimum(np.arange(max(32, 1 << (count - 1).bit_length())), count - 1)
-    if count in (0, len(indices)):
+    padded_count = max(32, 1 << (count - 1).bit_length())
+    if count in (0, padded_count):
         return function(*tensors)
+    indices = np.minimum(np.arange(padded_count), count - 1)
     outputs = function(*(keras.ops.take(tensor, indices, axis=0) for tensor in tensors))
     return keras.tree.map_structure(lambda output: output[:count], outputs)
 
@@ -433,6 +434,15 @@ elif _BACKEND == "jax":
     def has_slow_convolutions() -> bool:
         return jax.default_backend() == "cpu" and not trace_state_clean()
 
+    def _list_variables(model: keras.Model) -> list[Any]:
+        """Gives what `model.variables` does, which goes through them anew for each nested layer."""
+        found: list[Any] = []
+        for layer in model._flatten_layers():
+            found += layer._trainable_variables
+            found += layer._non_trainable_variables
+            found += [generator.state for generator in layer._seed_generators]
+        return list({id(variable): variable for variable in found}.values())
+
     def jit_batches(
         function: Callable[..., Any],
         xla: bool = True,
@@ -450,14 +460,14 @@ elif _BACKEND == "jax":
             return outputs, {k: value for k, value in updated if value is not values[k]}
 
         def run(*tensors: Any) -> Any:
-            # As `value`, which looks for scopes first, as it is outside of any.
+            # As `value` and `assign`, which look for scopes first, as it is outside of any.
             outputs, updated = compiled([variable._value for variable in variables], *tensors)
             for k, value in updated.items():
-                variables[k].assign(value)
+                variables[k]._value = value
             return outputs
 
         def run_with(model: keras.Model, *tensors: Any) -> Any:
-            variables[:] = model.variables
+            variables[:] = _list_variables(model)
             return _pad_batches(run, *tensors)
 
         return run_with

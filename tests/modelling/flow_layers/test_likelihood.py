@@ -181,6 +181,28 @@ def test_one_compilation_serves_all_batch_sizes(x, method):
     assert layer.count == count
 
 
+def test_compiled_densities_follow_each_weight(x):
+    model = make_model(base_distribution=DiagonalNormal(trainable=True))
+    model.build((None, 3))
+    # The first time, some have no effect, since the last ones of networks start as zeros.
+    for is_first in (True, False):
+        before = to_numpy(model.log_prob(x[:5]))
+        for weight in model.trainable_weights:
+            weight.assign(1.1 * weight + 0.1)
+            after = to_numpy(model.log_prob(x[:5]))
+            expected = to_numpy(model._log_prob(ops.convert_to_tensor(x[:5])))
+            np.testing.assert_allclose(after, expected, rtol=1e-4)
+            assert is_first or np.abs(after - before).max() > 1e-4
+            before = after
+
+
+def test_samples_are_others_at_each_call():
+    model = make_model()
+    model.build((None, 3))
+    first, second = to_numpy(model.sample(5)), to_numpy(model.sample(5))
+    assert np.abs(first - second).min() > 0.0
+
+
 def test_large_inputs_are_worked_through_in_batches(x):
     model = make_model()
     whole = to_numpy(model.log_prob(x))
