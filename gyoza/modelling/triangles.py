@@ -1,5 +1,6 @@
 """Systems of equations with triangular matrices."""
 
+import math
 from typing import Any
 
 import keras
@@ -9,11 +10,12 @@ __all__ = ["solve_triangle"]
 
 
 def solve_triangle(matrix: Any, right: Any, lower: bool) -> Any:
-    r"""Solves `matrix @ x = right`, like `keras.ops.solve_triangular`, and soon on TensorFlow, too.
+    r"""Solves `matrix @ x = right`, like `keras.ops.solve_triangular`, and sooner where it can be.
 
-    There, XLA would solve for one row after the other. So the matrix is inverted, block by block:
-    from the inverses of blocks on the diagonal, of size 1 at first, those of blocks twice as large
-    are computed, all at once,
+    On TensorFlow, XLA would solve for one row after the other, and on JAX, its library takes longer
+    for more than 128 rows. So the matrix is inverted there, block by block: from the inverses of
+    blocks on the diagonal, of size 1 at first, those of blocks twice as large are computed, all at
+    once,
 
     .. math::
         \begin{pmatrix} A & 0 \\ B & C \end{pmatrix}^{-1} =
@@ -30,7 +32,8 @@ def solve_triangle(matrix: Any, right: Any, lower: bool) -> Any:
     References:
         - Higham, N. J. (2002). Accuracy and Stability of Numerical Algorithms, chapter 14.
     """
-    if keras.backend.backend() != "tensorflow":
+    longest = {"tensorflow": 0, "jax": 128, "torch": math.inf}[keras.backend.backend()]
+    if matrix.shape[0] <= longest:
         return ops.solve_triangular(matrix, right, lower=lower)
     if lower:
         return _invert(matrix) @ right
