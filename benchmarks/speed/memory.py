@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +21,14 @@ def get_counter(framework: str) -> _Counter | None:
 
     Returns:
         A function that gives the bytes in use and the most there were since its last call. `None`
-        where the allocator does not count, on processors with JAX and PyTorch; they return memory
-        to the system after each step, so that it can be seen from outside, but TensorFlow does not.
+        where the allocator does not count, on processors with JAX, which returns memory to the
+        system after each step, so that it can be seen from outside; the others do not.
     """
     if framework == "torch":
         import torch
 
         if not torch.cuda.is_available():
-            return None
+            return _make_profiler()
 
         def count() -> tuple[int, int]:
             counts = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
@@ -58,18 +59,37 @@ def get_counter(framework: str) -> _Counter | None:
     return count
 
 
-def measure_step(run: Callable[[], Any], count: _Counter | None) -> tuple[float, Any]:
-    """Gives by how much the memory in use grows during a step, in MiB, and what `run` returns."""
+def _make_profiler() -> _Counter:
+    """Gives a counter for PyTorch on processors. Only its profiler sees what is taken and freed."""
+    from torch.autograd.profiler import profile
+
+    running: list[profile] = []
+
+    def count() -> tuple[int, int]:
+        if not running:
+            running.append(profile(profile_memory=True).__enter__())
+            return 0, 0
+        profiler = running.pop()
+        profiler.__exit__(None, None, None)
+        events = [e for e in profiler.kineto_results.events() if e.name() == "[memory]"]
+        sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        return sum(sizes), max(itertools.accumulate(sizes, initial=0))
+
+    return count
+
+
+def measure_step(run: Callable[[], Any], count: _Counter | None) -> float:
+    """Gives by how much the memory in use grows during a step, in MiB."""
     gc.collect()
     if count is not None:
         before, _ = count()
-        result = run()
-        return (count()[1] - before) / 2**20, result
+        run()
+        return (count()[1] - before) / 2**20
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = read_process_memory("VmRSS")
     pathlib.Path("/proc/self/clear_refs").write_text("5", "ascii")  # forgets the peak so far
-    result = run()
-    return (read_process_memory("VmHWM") - before) / 2**20, result
+    run()
+    return (read_process_memory("VmHWM") - before) / 2**20
 
 
 def read_process_memory(name: str) -> int:
