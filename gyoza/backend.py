@@ -24,6 +24,8 @@ __all__ = [
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
+    "draw_uniform",
+    "draw_normal",
     "forget_gradients",
     "keep_values",
 ]
@@ -74,6 +76,7 @@ def _chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> 
 
 if _BACKEND == "tensorflow":
     import tensorflow as tf
+    from keras.src.random.seed_generator import draw_seed
     from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
     from tensorflow.compiler.tf2xla.python import xla as tf2xla
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
@@ -159,6 +162,22 @@ if _BACKEND == "tensorflow":
         """
         in_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
         return in_xla and not tf.config.list_logical_devices("GPU")
+
+    def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+        """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
+
+        With TensorFlow's default algorithm, which is this one, XLA on processors derives the key
+        anew for each number if a program draws only once.
+        """
+        return tf.random.stateless_uniform(shape, _draw_key(seed), dtype=dtype, alg="philox")
+
+    def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+        """Draws standard normal numbers: those of `keras.random.normal`; see `draw_uniform`."""
+        return tf.random.stateless_normal(shape, _draw_key(seed), dtype=dtype, alg="philox")
+
+    def _draw_key(seed: Any) -> Any:
+        # As Keras does, for XLA.
+        return tf.cast(tf.math.floormod(draw_seed(seed), tf.int32.max - 1), "int32")
 
     def jit_batches(
         function: Callable[..., Any],
@@ -434,6 +453,12 @@ elif _BACKEND == "jax":
     def has_slow_convolutions() -> bool:
         return jax.default_backend() == "cpu" and not trace_state_clean()
 
+    def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+        return keras.random.uniform(shape, dtype=dtype, seed=seed)
+
+    def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+        return keras.random.normal(shape, dtype=dtype, seed=seed)
+
     def _list_variables(model: keras.Model) -> list[Any]:
         """Gives what `model.variables` does, which goes through them anew for each nested layer."""
         found: list[Any] = []
@@ -553,6 +578,12 @@ elif _BACKEND == "torch":
 
     def has_slow_convolutions() -> bool:
         return False
+
+    def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+        return keras.random.uniform(shape, dtype=dtype, seed=seed)
+
+    def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+        return keras.random.normal(shape, dtype=dtype, seed=seed)
 
     def jit_batches(
         function: Callable[..., Any],

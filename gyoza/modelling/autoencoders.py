@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.backend import draw_normal
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.distributions.tools import LOG_2_PI, check_natural, check_positive
 from gyoza.modelling.dtypes import at_least_float32
@@ -189,7 +190,7 @@ class VariationalAutoencoder(keras.Model):
 
     def _draw(self, mean: Any, log_variance: Any, context: Any, seed: Any) -> tuple[Any, Any]:
         """Draws from posteriors, and gives the log-densities of what it draws, `[batch]`."""
-        noise = keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=seed)
+        noise = draw_normal(ops.shape(mean), mean.dtype, seed)
         log_densities = -0.5 * (ops.square(noise) + log_variance + LOG_2_PI)
         z, log_det = self._bend(mean + ops.exp(0.5 * log_variance) * noise, context)
         return z, ops.sum(log_densities, axis=tuple(range(1, len(mean.shape)))) - log_det

@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_normal
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
     check_finite,
     check_positive,
     check_values,
-    draw_normal,
     make_constant,
 )
 

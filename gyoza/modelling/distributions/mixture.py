@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
@@ -16,7 +17,6 @@ from gyoza.modelling.distributions.tools import (
     check_natural,
     check_positive,
     class_penalty,
-    draw_normal,
     select_rows,
     split_seed,
     to_classes,
@@ -216,7 +216,7 @@ class GaussianMixture(Labelled):
         location, log_scale, log_weights = self._components(changes)
         # A component is the first whose cumulative weight exceeds a uniform number.
         weights = ops.exp(select_rows(log_weights, chosen, has_batch))
-        uniform = keras.random.uniform((sample_count, 1), dtype=self.log_prob_dtype, seed=seeds[0])
+        uniform = draw_uniform((sample_count, 1), self.log_prob_dtype, seeds[0])
         reached = uniform >= ops.cumsum(weights, axis=-1)[:, :-1]
         component = chosen * self.component_count + ops.sum(ops.cast(reached, "int32"), axis=-1)
         lead = (-1,) if has_batch else ()

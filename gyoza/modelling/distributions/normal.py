@@ -7,13 +7,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_normal
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
     check_covariance,
     check_finite,
-    draw_normal,
     make_constant,
 )
 

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_uniform
+
 __all__ = [
     "LOG_2_PI",
     "log_gamma_step",
     "log1p_square",
-    "draw_normal",
     "draw_open_uniform",
     "split_seed",
     "select_rows",
@@ -62,16 +63,10 @@ def log1p_square(x: Any) -> Any:
     return 2.0 * ops.log(large) + ops.log1p(ops.square(small / large))
 
 
-def draw_normal(shape: tuple[Any, ...], dtype: str, seed: Any) -> Any:
-    """Draws standard normal numbers."""
-    return keras.random.normal(shape, dtype=dtype, seed=seed)
-
-
 def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Any:
     """Draws from the interval between 0 and 1, of which neither can be drawn."""
     margin = float(np.finfo(dtype).epsneg)
-    uniform = keras.random.uniform(shape, dtype=dtype, seed=seed)
-    return ops.clip(uniform, margin, 1.0 - margin)
+    return ops.clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
 
 
 def split_seed(seed: Any, count: int = 2) -> list[Any]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_uniform
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.tools import (
     check_finite,
@@ -76,8 +77,7 @@ class Uniform(Distribution):
         """See :meth:`Distribution.draw`."""
         low, high = self._bound(self._low), self._bound(self._high)
         shape = (sample_count, self.dimension_count)
-        uniform = keras.random.uniform(shape, dtype=self.log_prob_dtype, seed=seed)
-        vectors = low + (high - low) * uniform
+        vectors = low + (high - low) * draw_uniform(shape, self.log_prob_dtype, seed)
         return ops.where(vectors < high, vectors, high)  # rounding could go beyond
 
     def get_config(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
@@ -125,7 +126,7 @@ class UniformDequantization(FlowLayer):
             The pair of noise between 0 and 1, in the shape of `x`, and the logarithms of its
             density, `[batch]`, or 0.
         """
-        return keras.random.uniform(ops.shape(x), dtype=x.dtype, seed=self.seed_generator), 0.0
+        return draw_uniform(ops.shape(x), x.dtype, self.seed_generator), 0.0
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         """Adds noise.

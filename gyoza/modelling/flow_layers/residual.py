@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.spectral_norms import bound_spectral_norm
@@ -181,9 +182,9 @@ class Residual(FlowLayer):
 
     def _estimate_log_det(self, x: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
         """Estimates log-determinants: their values by one series, their gradients by another."""
-        draw = keras.random.uniform(ops.shape(x), dtype=x.dtype, seed=self.seed_generator)
+        draw = draw_uniform(ops.shape(x), x.dtype, self.seed_generator)
         probe = ops.where(draw < 0.5, -ops.ones_like(x), ops.ones_like(x))
-        draw = keras.random.uniform((), dtype=x.dtype, seed=self.seed_generator)
+        draw = draw_uniform((), x.dtype, self.seed_generator)
         term_count = _SURE_TERMS + ops.log1p(-draw) / math.log(_CONTINUATION)
         value, resolved = _sum_series(
             probe,
