@@ -191,7 +191,7 @@ if _BACKEND == "tensorflow":
                 axis, row by row. It can use and change Keras variables.
             xla: Whether TensorFlow compiles by XLA, which takes longer, and is faster then.
             prepare: A callable of these tensors whose result `function` is given in place of the
-                first. TensorFlow does not compile it by XLA, which cannot draw gamma numbers.
+                first. It may do what XLA cannot, such as drawing gamma numbers.
 
         Returns:
             The compiled function: a callable of the model that has these variables, and of the
@@ -208,7 +208,8 @@ if _BACKEND == "tensorflow":
             if part_count > 1:
                 whole = jit(_run_in_parts(whole, part_count))
             if prepare is not None:
-                whole = jit(_chain(prepare, whole))
+                as_one = xla and part_count == 1 and _is_known_to_xla(prepare, kinds)
+                whole = jit(_chain(prepare, whole), as_one)
             return whole.get_concrete_function(*signature)
 
         def run_on(*tensors: Any) -> Any:
@@ -217,6 +218,16 @@ if _BACKEND == "tensorflow":
             return compile_for(part_count, *kinds)(*tensors)
 
         return lambda model, *tensors: _pad_batches(run_on, *tensors) if xla else run_on(*tensors)
+
+    def _is_known_to_xla(function: Callable[..., Any], kinds: Iterable[tuple[Any, ...]]) -> bool:
+        """Tells whether XLA can compile a function of batches, whose rows have these shapes."""
+        examples = [tf.zeros([1, *shape], dtype) for shape, dtype in kinds]
+        compiled: Any = jit(lambda *values: function(*values), xla=True)
+        try:
+            compiled.experimental_get_compiler_ir(*examples)(stage="hlo")
+        except ValueError:
+            return False
+        return True
 
     @functools.cache
     def _count_parts(row_count: int) -> int:

@@ -8,7 +8,7 @@ from scipy import stats
 
 from gyoza.backend import vjp
 from gyoza.modelling.conditioners import MLP
-from gyoza.modelling.distributions import DiagonalNormal
+from gyoza.modelling.distributions import DiagonalNormal, Distribution
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
@@ -201,6 +201,25 @@ def test_samples_are_others_at_each_call():
     model.build((None, 3))
     first, second = to_numpy(model.sample(5)), to_numpy(model.sample(5))
     assert np.abs(first - second).min() > 0.0
+
+
+class GammaNumbers(Distribution):
+    """One whose numbers TensorFlow's XLA cannot draw."""
+
+    def compute_log_prob(self, x):
+        return ops.sum(ops.log(x) - x, axis=-1)
+
+    def draw(self, sample_count, seed):
+        return keras.random.gamma((sample_count, self.dimension_count), 2.0, seed=seed)
+
+
+@pytest.mark.parametrize("count", [5, 700])
+def test_base_distributions_can_draw_what_xla_cannot(count):
+    model = FlowModel([HeavisidePermutation()], base_distribution=GammaNumbers([2]))
+    model.build((None, 2))
+    samples = to_numpy(model.sample(count))
+    assert samples.shape == (count, 2)
+    assert samples.min() > 0.0
 
 
 def test_large_inputs_are_worked_through_in_batches(x):
