@@ -191,7 +191,7 @@ if _BACKEND == "tensorflow":
                 axis, row by row. It can use and change Keras variables.
             xla: Whether TensorFlow compiles by XLA, which takes longer, and is faster then.
             prepare: A callable of these tensors whose result `function` is given in place of the
-                first. It may do what XLA cannot, such as drawing gamma numbers.
+                first. It may draw what XLA cannot, such as gamma numbers.
 
         Returns:
             The compiled function: a callable of the model that has these variables, and of the
@@ -208,7 +208,7 @@ if _BACKEND == "tensorflow":
             if part_count > 1:
                 whole = jit(_run_in_parts(whole, part_count))
             if prepare is not None:
-                as_one = xla and part_count == 1 and _is_known_to_xla(prepare, kinds)
+                as_one = xla and part_count == 1 and _suits_xla(prepare, signature)
                 whole = jit(_chain(prepare, whole), as_one)
             return whole.get_concrete_function(*signature)
 
@@ -219,15 +219,14 @@ if _BACKEND == "tensorflow":
 
         return lambda model, *tensors: _pad_batches(run_on, *tensors) if xla else run_on(*tensors)
 
-    def _is_known_to_xla(function: Callable[..., Any], kinds: Iterable[tuple[Any, ...]]) -> bool:
-        """Tells whether XLA can compile a function of batches, whose rows have these shapes."""
-        examples = [tf.zeros([1, *shape], dtype) for shape, dtype in kinds]
-        compiled: Any = jit(lambda *values: function(*values), xla=True)
-        try:
-            compiled.experimental_get_compiler_ir(*examples)(stage="hlo")
-        except ValueError:
-            return False
-        return True
+    def _suits_xla(function: Callable[..., Any], signature: Sequence[Any]) -> bool:
+        """Tells whether all that a function draws is drawn by `draw_uniform` and `draw_normal`.
+
+        XLA may take long for other random numbers, and knows no gamma numbers.
+        """
+        compiled: Any = jit(lambda *values: function(*values))
+        graph = compiled.get_concrete_function(*signature).graph
+        return "StatelessRandomGetKeyCounter" not in str(graph.as_graph_def())
 
     @functools.cache
     def _count_parts(row_count: int) -> int:
