@@ -17,6 +17,7 @@ __all__ = [
     "vjp",
     "with_gradient",
     "after",
+    "make_zeros",
     "jit",
     "jit_batches",
     "jit_step",
@@ -139,12 +140,26 @@ if _BACKEND == "tensorflow":
 
         return function
 
+    def _is_within_xla() -> bool:
+        return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
     def after(x: Any, other: Any) -> Any:
         """Gives `x`, but not to be used in compiled code before `other` is computed."""
-        if GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        if _is_within_xla():
             return tf2xla.optimization_barrier(x, other)[0]  # XLA drops control dependencies
         with tf.control_dependencies([other]):
             return tf.identity(x)
+
+    def make_zeros(shape: Any, dtype: str) -> Any:
+        """Makes zeros for compiled code.
+
+        TensorFlow computes what is constant while it compiles, before XLA sees that it is not
+        needed, and keeps the memory. Not so these zeros, nor what is computed from them.
+        """
+        zero = tf.zeros(())
+        if _is_within_xla():
+            zero = tf2xla.reduce_precision(zero, 8, 23)  # the precision it has
+        return tf.broadcast_to(tf.cast(zero, dtype), shape)
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         """Compiles `function`: TensorFlow by XLA when `xla` is set, JAX always, PyTorch never."""
@@ -160,8 +175,7 @@ if _BACKEND == "tensorflow":
 
         These are XLA's convolutions on processors, with their gradients.
         """
-        in_xla = GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
-        return in_xla and not tf.config.list_logical_devices("GPU")
+        return _is_within_xla() and not tf.config.list_logical_devices("GPU")
 
     def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
         """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
@@ -387,6 +401,9 @@ elif _BACKEND == "jax":
     def after(x: Any, other: Any) -> Any:
         return jax.lax.optimization_barrier((x, other))[0]
 
+    def make_zeros(shape: Any, dtype: str) -> Any:
+        return keras.ops.zeros(shape, dtype)
+
     @functools.cache
     def _get_options() -> dict[str, Any] | None:
         """Gives the compiler options that suit flows, where there are such.
@@ -579,6 +596,9 @@ elif _BACKEND == "torch":
 
     def after(x: Any, other: Any) -> Any:
         return x
+
+    def make_zeros(shape: Any, dtype: str) -> Any:
+        return keras.ops.zeros(shape, dtype)
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return function

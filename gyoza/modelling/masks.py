@@ -149,7 +149,7 @@ class Mask(keras.Layer):
         read_shape(inputs.shape, self._shape_, self._axes_, first_axis=0)
         passes = self._pattern if is_positive else ~self._pattern
         passes = align(passes, self._axes_, self._shape_, len(inputs.shape))
-        return ops.where(passes, inputs, ops.zeros_like(inputs))
+        return ops.where(passes, inputs, ops.zeros((), inputs.dtype))
 
     def split(self, x: Any) -> tuple[Any, Any]:
         """Separates the entries that are kept from those that are changed.

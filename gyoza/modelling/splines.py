@@ -93,9 +93,9 @@ def rational_quadratic_spline(
         inverse,
     )
     is_inside = ops.logical_and(exact > -bound, exact < bound)
-    zeros = ops.zeros_like(exact)
-    results = exact + ops.where(is_inside, displacement, zeros)
-    return ops.cast(results, x.dtype), ops.where(is_inside, log_slope, zeros)
+    zero = ops.zeros((), dtype)
+    results = exact + ops.where(is_inside, displacement, zero)
+    return ops.cast(results, x.dtype), ops.where(is_inside, log_slope, zero)
 
 
 def circular_spline(
@@ -241,10 +241,10 @@ def _positive(parameters: Any, minimum: float) -> Any:
     is_positive = parameters >= 0.0
     # Not `abs` and `relu`, whose gradient at zero, where training starts, is zero.
     magnitudes = ops.where(is_positive, parameters, -parameters)
-    linear = ops.where(is_positive, parameters, ops.zeros_like(parameters))
+    linear = ops.where(is_positive, parameters, 0.0)
     rest = math.exp(minimum - 1.0)
-    ones = ops.ones_like(parameters)  # `where` of two numbers would be float32
-    factors = ops.where(is_positive, rest * ones, (1.0 - rest) * ones)
+    one = ops.ones((), parameters.dtype)  # `where` of two numbers would be float32
+    factors = ops.where(is_positive, rest * one, (1.0 - rest) * one)
     return 1.0 + linear + ops.log1p(factors * ops.expm1(-magnitudes))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import after, vjp, with_gradient
+from gyoza.backend import after, make_zeros, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.invertible import Inversion
 
@@ -98,12 +98,14 @@ def run_and_forget(
     ) -> list[Any]:
         context, *values = others
         y, y_bar, log_det_bar = outputs[0], *cotangents
+        # The gradient of a mean is constant, and TensorFlow would compute what follows from it.
+        log_det_bar = log_det_bar + make_zeros(ops.shape(log_det_bar), log_det_bar.dtype)
         context_bar = ops.zeros_like(context)
         gradients: list[Any] = [None] * len(variables)
         for layer in reversed(layers):
             trained = [indices[id(variable)] for variable in layer.trainable_variables]
             shape = layer.compute_input_shape(tuple(y.shape))
-            shift = ops.zeros((ops.shape(y)[0], *shape[1:]), y.dtype)
+            shift = make_zeros((ops.shape(y)[0], *shape[1:]), y.dtype)
             # Otherwise all inputs might be computed first, and be stored.
             y = after(y, y_bar)
             (y, *_), pull_back = vjp(
