@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,10 @@ __all__ = [
     "jit_batches",
     "jit_step",
     "jit_steps",
+    "XLA_ERRORS",
+    "find_unsupported",
+    "is_distributed",
+    "mark_replica",
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
@@ -269,10 +274,41 @@ if _BACKEND == "tensorflow":
 
         return run
 
+    # What XLA may raise while it compiles, before anything is executed.
+    XLA_ERRORS: tuple[type[Exception], ...] = (
+        tf.errors.InvalidArgumentError,
+        tf.errors.UnimplementedError,
+        tf.errors.InternalError,
+    )
+
+    def find_unsupported(error: Exception) -> str:
+        """Returns the name of the operation that XLA cannot compile, or all that it said."""
+        match = re.search(r"XLA_\w+_JIT: (\w+)", str(error))
+        return f"the operation {match[1]}" if match else f"this ({str(error).splitlines()[0]})"
+
+    def is_distributed(model: keras.Model) -> bool:
+        """Returns whether a model is trained under a distribution strategy of Keras' backend."""
+        return isinstance(model.distribute_strategy, tf.distribute.Strategy) and (
+            model.distribute_strategy is not _NO_STRATEGY
+        )
+
+    _NO_STRATEGY = tf.distribute.get_strategy()
+
+    def mark_replica(seed: Any) -> Any:
+        """Changes a seed, `[2]`, such that each replica of a strategy has its own."""
+        if tf.distribute.get_strategy() is _NO_STRATEGY or tf.distribute.in_cross_replica_context():
+            return seed
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return seed + tf.cast(tf.stack([index, 0]), seed.dtype) * _SEED_STRIDE
+
+    _SEED_STRIDE = 2**20 + 7
+
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
-    def jit_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+    def jit_steps(
+        function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
+    ) -> Callable[..., Any]:
         """Compiles steps of training so that one call can take several.
 
         Between calls, a tensor is made of each variable, and Python decides what is next: for small
@@ -281,6 +317,8 @@ if _BACKEND == "tensorflow":
         Args:
             function: A callable of a batch that takes a step, by the variables of a model, and
                 returns a structure of tensors.
+            leave_xla: A callable of what XLA raised, if it cannot compile the steps, that returns
+                the context in which to take them one by one without XLA.
 
         Returns:
             A callable of the most steps to take, a positive integer, and an iterator of batches. It
@@ -312,11 +350,28 @@ if _BACKEND == "tensorflow":
         def stack(*values: Any) -> Any:
             return (np if isinstance(values[0], np.ndarray) else tf).stack(values)
 
+        def take_singly(batches: Sequence[Any]) -> Any:
+            return [step(batch) for batch in batches][-1]
+
+        has_left_xla = False
+
+        def take(batches: Sequence[Any], count: int) -> Any:
+            nonlocal has_left_xla
+            if has_left_xla:
+                return take_singly(batches[:count])
+            try:
+                return compiled(_map_present(stack, *batches), tf.constant(count))
+            except XLA_ERRORS as error:
+                with leave_xla(error):
+                    outputs = take_singly(batches[:count])
+                has_left_xla = True
+                return outputs
+
         def take_steps(count: int, iterator: Iterator[Any]) -> Any:
             outputs = None
             present = (keras.tree.map_structure(find_absent, batch) for batch in iterator)
             for batches, taken in _draw_steps(present, count):
-                outputs = compiled(_map_present(stack, *batches), tf.constant(taken))
+                outputs = take(batches, taken)
             if outputs is None:
                 raise StopIteration
             return outputs
@@ -444,7 +499,9 @@ elif _BACKEND == "jax":
             return function
         return jax.jit(function, donate_argnums=0, compiler_options=options)
 
-    def jit_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+    def jit_steps(
+        function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
+    ) -> Callable[..., Any]:
         step = jax.jit(function)
 
         def run(state: Any, batches: Any, count: Any) -> Any:
@@ -473,6 +530,17 @@ elif _BACKEND == "jax":
             return outputs, state
 
         return take_steps
+
+    XLA_ERRORS = ()
+
+    def find_unsupported(error: Exception) -> str:
+        return str(error)
+
+    def is_distributed(model: keras.Model) -> bool:
+        return keras.distribution.distribution() is not None
+
+    def mark_replica(seed: Any) -> Any:
+        return seed
 
     def is_traced(tensors: Iterable[Any]) -> bool:
         return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
@@ -603,6 +671,17 @@ elif _BACKEND == "torch":
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return function
 
+    XLA_ERRORS = ()
+
+    def find_unsupported(error: Exception) -> str:
+        return str(error)
+
+    def is_distributed(model: keras.Model) -> bool:
+        return keras.distribution.distribution() is not None
+
+    def mark_replica(seed: Any) -> Any:
+        return seed
+
     def is_traced(tensors: Iterable[Any]) -> bool:
         return False
 
@@ -626,7 +705,9 @@ elif _BACKEND == "torch":
     def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
-    def jit_steps(function: Callable[..., Any]) -> Callable[..., Any]:
+    def jit_steps(
+        function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
+    ) -> Callable[..., Any]:
         raise NotImplementedError("Keras compiles steps on PyTorch itself.")
 
     def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from gyoza.modelling.losses import (
     normal_kl,
     normal_log_likelihood,
 )
+from gyoza.modelling.seeds import SeedGenerator
+from gyoza.modelling.training_data import TakesData, average_losses
 
 __all__ = ["VariationalAutoencoder"]
 
@@ -27,7 +29,7 @@ _PARTS = ("encoder", "decoder", "prior", "posterior_flow")
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class VariationalAutoencoder(keras.Model):
+class VariationalAutoencoder(TakesData):
     r"""A variational autoencoder (VAE), whose prior and posterior can be refined by flows.
 
     An encoder gives means :math:`m` and logarithms of variances :math:`s^2` of a latent vector. A
@@ -146,7 +148,7 @@ class VariationalAutoencoder(keras.Model):
         self.kl_weight = float(kl_weight)
         self.entanglement_weight = float(entanglement_weight)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
         self._kl = keras.metrics.Mean(name="kl")
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -230,15 +232,12 @@ class VariationalAutoencoder(keras.Model):
     ) -> Any:
         """Computes the weighted negative ELBO; see `keras.Model.compute_loss`.
 
-        Targets `y` are not used. For `sample_weight`, Keras wants some all the same: `fit(x, x,
-        sample_weight=…)`.
+        Targets `y` are not used.
         """
         losses = self.kl_weight * y_pred["kl"] - self._log_likelihood(x, y_pred["decoded"])
         if self.entanglement_weight:
             losses = losses + self.entanglement_weight * entanglement(y_pred["mean"])
-        if sample_weight is not None:
-            losses = losses * ops.cast(sample_weight, losses.dtype)
-        return ops.mean(losses) + sum(self.losses)
+        return average_losses(losses, sample_weight, self.losses)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""

@@ -15,6 +15,7 @@ from gyoza.modelling.distributions.tools import (
     make_constant,
 )
 from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.seeds import SeedGenerator
 
 __all__ = ["Distribution"]
 
@@ -107,7 +108,7 @@ class Distribution(Conditional, keras.Layer):
         self._has_weights = False
         self._parameter_shapes: dict[str, tuple[int, ...]] = {}
         self._set_network(context_network)
-        self.seed_generator = keras.random.SeedGenerator()
+        self.seed_generator = SeedGenerator()
         self._set_input_spec()
 
     def _set_input_spec(self) -> None:

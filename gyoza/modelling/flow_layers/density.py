@@ -2,14 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import forget_gradients, is_traced, jit_batches
+from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.distributions.tools import check_natural
 
@@ -61,6 +61,8 @@ class Density:
     invert: Callable[..., Any]
     invert_and_log_det: Callable[..., Any]
     _prepare_context: Callable[..., Any]
+    _check_inputs: Callable[..., None]
+    _leave_xla: Callable[..., Any]
 
     def encode(self, context: Any, training: bool | None = None) -> Any:
         """Runs the context encoder.
@@ -242,11 +244,13 @@ class Density:
 
         It is given what `prepare`, if there is one, makes of `x` and the context.
         """
+        check_natural("batch_size", batch_size, minimum=1)
         if isinstance(x, keras.KerasTensor):
             return function(x, context)
         is_differentiable = prepare is not None or ops.is_tensor(x)
         holds = contextlib.nullcontext() if is_differentiable else forget_gradients()
         if prepare is None:
+            self._check_inputs(x)
             x = self._to_tensor(x)
         if context is not None:
             context = self._to_tensor(self._spread(context, ops.shape(x)[0]))
@@ -255,17 +259,33 @@ class Density:
         if is_traced(tensors):
             return function(x if prepare is None else prepare(*tensors), *tensors[1:])
         self._prepare_context(x, context)
+        with holds:
+            try:
+                return self._run_compiled(function, tensors, batch_size, prepare)
+            except XLA_ERRORS as error:
+                if not self.jit_compile:
+                    raise
+                with self._leave_xla(error):
+                    return self._run_compiled(function, tensors, batch_size, prepare)
+
+    def _run_compiled(
+        self,
+        function: Callable[..., Any],
+        tensors: Sequence[Any],
+        batch_size: int,
+        prepare: Callable[..., Any] | None,
+    ) -> Any:
         key = function.__name__, prepare is None, self.jit_compile
         if key not in self._compiled:
             self._compiled[key] = jit_batches(function, self.jit_compile, prepare)
         compiled = self._compiled[key]
-        with holds:
-            if x.shape[0] <= batch_size:
-                return compiled(self, *tensors)
-            parts = [
-                compiled(self, *(tensor[start : start + batch_size] for tensor in tensors))
-                for start in range(0, x.shape[0], batch_size)
-            ]
+        count = tensors[0].shape[0]
+        if count <= batch_size:
+            return compiled(self, *tensors)
+        parts = [
+            compiled(self, *(tensor[start : start + batch_size] for tensor in tensors))
+            for start in range(0, count, batch_size)
+        ]
         return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
 
     def _to_tensor(self, x: Any) -> Any:

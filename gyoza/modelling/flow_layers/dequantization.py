@@ -12,6 +12,7 @@ from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.seeds import SeedGenerator
 
 __all__ = ["UniformDequantization", "VariationalDequantization"]
 
@@ -96,7 +97,7 @@ class UniformDequantization(FlowLayer):
             raise ValueError(f"`seed` should be a non-negative integer. Received: seed={seed}")
         self.levels = int(levels)
         self.seed = None if seed is None else int(seed)
-        self.seed_generator = keras.random.SeedGenerator(self.seed)
+        self.seed_generator = SeedGenerator(self.seed)
         # Rounding moves an output by less than this, in units of the inputs.
         self._margin = self.levels * _PRECISIONS.get(self.compute_dtype, 2.0**-23)
         if self._margin >= 0.5:

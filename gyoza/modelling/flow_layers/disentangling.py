@@ -1,6 +1,6 @@
 """Models that learn from pairs which factors their latent vectors consist of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.density import split_context
 from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.training_data import to_arrays
 
 __all__ = ["DisentanglingFlowModel"]
 
@@ -74,39 +75,54 @@ class DisentanglingFlowModel(FlowModel):
             _check_pair([first, second])
             super().build(first)
 
-    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
-        """Executes all layers on one batch or on a pair of batches.
+    def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
+        """Runs `call` on one batch, or on both batches of a pair at once.
 
         Args:
             inputs: Floating-point tensor, `[batch, ...]`, or a pair (tuple or list) of such. Or
                 `{"inputs": …, "context": …}`.
             context: The context, one for both instances of a pair, if the model is conditional.
-            training: See :meth:`FlowModel.call`.
+            **kwargs: Further arguments of `call`.
 
         Returns:
             For one batch, the pair of outputs and log-determinants. For a pair, the tensor
             `[batch, 2 * dimension count + 2]` that the loss is given as `y_pred`.
         """
         inputs, context = split_context(inputs, context)
+        inputs = to_arrays(inputs)
+        if not isinstance(inputs, list | tuple):
+            return super().__call__(inputs, context, **kwargs)
+        return self._join_pair(super().__call__, inputs, context, **kwargs)
+
+    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
+        """Executes all layers on one batch or on a pair of batches.
+
+        A subclass that overrides it is only given one batch: the instances of both batches of a
+        pair, one after the other.
+
+        Args:
+            inputs: See :meth:`__call__`.
+            context: See :meth:`__call__`.
+            training: See :meth:`FlowModel.call`.
+
+        Returns:
+            What :meth:`__call__` returns.
+        """
+        inputs, context = split_context(inputs, context)
         if not isinstance(inputs, list | tuple):
             return super().call(inputs, context, training)
-        _check_pair([tuple(x.shape) for x in inputs])
+        return self._join_pair(super().call, inputs, context, training=training)
+
+    def _join_pair(self, run: Callable[..., Any], pair: Any, context: Any, **kwargs: Any) -> Any:
+        """Runs both batches of a pair as one, and joins what belongs to an instance of the pair."""
+        _check_pair([tuple(x.shape) for x in pair])
         if context is not None:
             context = ops.concatenate([context, context], axis=0)
-        z, log_det = super().call(ops.concatenate(inputs, axis=0), context, training)
+        z, log_det = run(ops.concatenate(pair, axis=0), context, **kwargs)
         _check_latent(z.shape)
         z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
         j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
         return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
-
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Describes what `call` returns for symbolic `inputs`."""
-        if not isinstance(inputs, list | tuple):
-            return super().compute_output_spec(inputs, *args, **kwargs)
-        _check_pair([tuple(x.shape) for x in inputs])
-        shape, _ = self.compute_output_shape(inputs[0].shape)
-        _check_latent(shape)
-        return keras.KerasTensor((shape[0], 2 * (shape[1] or 0) + 2), dtype=self.log_det_dtype)
 
     def compute_loss(
         self,
@@ -121,47 +137,30 @@ class DisentanglingFlowModel(FlowModel):
             raise ValueError(
                 f"Model '{self.name}' should be fitted to pairs `(a, b)`. Received: a single array"
             )
+        if not isinstance(y_pred, tuple | list):
+            self._check_loss()
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
-    def _check_targets(self, y: Any) -> None:
+    def _check_loss(self) -> None:
+        if self._compile_loss is None:
+            raise ValueError(
+                f"Model '{self.name}' should be compiled with a loss before it is fitted to pairs. "
+                "Received: loss=None"
+            )
+
+    def _check_inputs(self, inputs: Any) -> None:
+        inputs, _ = split_context(inputs)
+        for part in inputs if isinstance(inputs, list | tuple) else [inputs]:
+            super()._check_inputs(part)
+
+    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
         """Checks correlations that are given as one array, before compiled code meets them."""
         check = getattr(self.loss, "check_correlations", None)
         if check is not None and hasattr(y, "shape"):
             check(ops.convert_to_numpy(y))
-
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains the model; see `keras.Model.fit`.
-
-        Args:
-            x: A pair `(a, b)` of arrays, or a data set that yields `((a, b), y)`, such as those of
-                :mod:`gyoza.data`.
-            y: Correlations per pair and factor, `[instances, factor count]`, if `x` is a pair.
-            *args: Further arguments of `keras.Model.fit`.
-            **kwargs: Likewise.
-
-        Returns:
-            The `keras.callbacks.History`.
-        """
-        self._check_targets(y)
-        validation_data = kwargs.get("validation_data")
-        if isinstance(validation_data, tuple | list) and len(validation_data) > 1:
-            self._check_targets(validation_data[1])
-        return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes loss and metrics; see `keras.Model.evaluate`, and :meth:`fit` for the data."""
-        self._check_targets(y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains on one batch; see `keras.Model.train_on_batch`."""
-        self._check_targets(y)
-        return super().train_on_batch(x, y, *args, **kwargs)
-
-    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates one batch; see `keras.Model.test_on_batch`."""
-        self._check_targets(y)
-        return super().test_on_batch(x, y, *args, **kwargs)
+        if y is not None and not self.base_distribution.accepts_labels:
+            self._check_loss()
+        super()._check_targets(y, class_weight)
 
 
 def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:

@@ -1,8 +1,6 @@
 """Chains of flow layers, which are densities of data."""
 
-import contextlib
 import functools
-import inspect
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -11,7 +9,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import jit_step, jit_steps, keep_values, to_data_set
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -19,15 +16,14 @@ from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.density import Density, split_context
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
-from gyoza.modelling.flow_layers.steps import count_steps, make_callbacks
+from gyoza.modelling.flow_layers.training import Training, describe
+from gyoza.modelling.training_data import average_losses, to_arrays
 
 __all__ = ["FlowModel"]
 
-_SIGNATURE = inspect.signature(keras.Model.fit)
-
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(TakesContext, Density, Invertible, keras.Model):
+class FlowModel(TakesContext, Density, Invertible, Training):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::
@@ -96,10 +92,6 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         True
     """
 
-    steps_per_execution: int
-    train_function: Any
-    _step_count = 1
-
     def __init__(
         self,
         flow_layers: Iterable[FlowLayer] = (),
@@ -128,14 +120,6 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         self._flow_layers_: list[FlowLayer] = []
         for layer in flow_layers:
             self.add(layer)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_jax_state":
-            # What Keras' training on JAX assigns in each step. Keras would look for new weights in
-            # it, one tensor after the other, which takes longer than a step of a small model.
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def add(self, flow_layer: FlowLayer) -> None:
         """Appends a layer. This is possible until the model is built.
@@ -183,7 +167,10 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
 
     def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
-        return super().__call__(*split_context(inputs, context), **kwargs)
+        inputs, context = split_context(inputs, context)
+        inputs = to_arrays(inputs)
+        self._check_inputs(inputs)
+        return super().__call__(inputs, context, **kwargs)
 
     def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
         """Executes all layers.
@@ -266,6 +253,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         )
 
     def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
+        self._check_batch(outputs)
         self._prepare_context(outputs, context)
         if not self.built:
             self.compute_input_shape(tuple(outputs.shape))
@@ -326,9 +314,7 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         if self._compile_loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         losses = -self._compute_log_prob(x, y, y_pred, training)
-        if sample_weight is not None:
-            losses = losses * ops.cast(sample_weight, losses.dtype)
-        return ops.mean(losses) + sum(self.losses)
+        return average_losses(losses, sample_weight, self.losses)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`.
@@ -342,171 +328,56 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
 
     def _compute_log_prob(self, x: Any, y: Any, y_pred: Any, training: bool = False) -> Any:
         """Computes log-densities from what training steps hold."""
-        if not isinstance(y_pred, tuple | list):
-            raise ValueError(
-                f"Model '{self.name}' should be compiled with a loss before it is fitted to pairs. "
-                "Received: loss=None"
-            )
         labels = {}
-        if y is not None and self.base_distribution.accepts_labels and y.shape[-1] != 0:
+        if y is not None and y.shape[-1] != 0:
+            self._check_targets(y)
             labels = {"labels": y}
         return self._add_up(tuple(y_pred), split_context(x)[1], training, **labels)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trains the model; see `keras.Model.fit`.
+    def _check_inputs(self, inputs: Any) -> None:
+        inputs, _ = split_context(inputs)
+        if isinstance(inputs, tuple | list):
+            raise ValueError(
+                f"The inputs of '{self.name}' should be one array. With a context, pass "
+                f'`{{"inputs": …, "context": …}}`. Received: a {type(inputs).__name__} of '
+                f"{len(inputs)} elements"
+            )
+        self._check_batch(inputs)
 
-        Where no callback looks at batches, steps that take little time are compiled to be taken up
-        to 16 at once, with the same results.
+    def _check_batch(self, x: Any) -> None:
+        """Raises a `ValueError` for a single instance where there should be a batch."""
+        rank = getattr(self._flow_layers_[0].input_spec, "min_ndim", None) if self.built else None
+        shape = getattr(x, "shape", None)
+        if shape is not None and len(shape) < (rank or 2):
+            raise ValueError(
+                f"'{self.name}' should be given batches of instances, with at least {rank or 2} "
+                "axes: `x[None]` is a batch of one instance `x`. "
+                f"Received: an array of shape {tuple(shape)}"
+            )
 
-        Args:
-            x: The inputs, or a data set that yields them.
-            y: What the compiled loss compares outputs with. Without a compiled loss, labels if the
-                base distribution takes them, and `None` otherwise.
-            *args: Further arguments of `keras.Model.fit`.
-            **kwargs: Likewise.
-
-        Returns:
-            The `keras.callbacks.History`.
-        """
-        y = self._prepare_targets(x, y, kwargs)
-        self._create_variables(x, y, kwargs.get("sample_weight"))
-        with self._keep_values():
-            arguments = _SIGNATURE.bind(self, x, y, *args, **kwargs).arguments
-            del arguments["self"]
-            with self._take_several_steps(arguments) as arguments:
-                return super().fit(**arguments)
-
-    @contextlib.contextmanager
-    def _take_several_steps(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Lets `fit` take several steps at once where nobody looks in between.
-
-        Args:
-            arguments: Arguments of `fit`.
-
-        Yields:
-            Arguments to call it with instead.
-        """
-        given = self.steps_per_execution
-        if given == 1 and self.built and self._compiles_steps():
-            self._step_count = count_steps(self, arguments)
-        else:
-            self._step_count = given
-        self._given_steps_per_execution = given
-        self.steps_per_execution = self._step_count
-        try:
-            if self._step_count > 1:
-                arguments = {**arguments, "callbacks": make_callbacks(arguments)}
-            if self._step_count == 1 or self._compiles_steps():
-                arguments = to_data_set(arguments)
-            yield arguments
-        finally:
-            self.steps_per_execution, self._step_count = given, 1
-
-    def _compiles_steps(self) -> bool:
-        """Tells whether steps of training are compiled as a whole."""
-        return (
-            keras.backend.backend() != "torch"
-            and self.jit_compile
-            and not self.run_eagerly
-            and keras.distribution.distribution() is None
-            and getattr(self, "_distribute_strategy", None) is None
-        )
-
-    def make_train_function(self, force: bool = False) -> None:
-        """Makes what `fit` calls to take steps; see `keras.Model.make_train_function`."""
-        if self.train_function is None or force:
-            self._train_functions: dict[bool, Any] = {}
-        several = self._step_count > 1
-        if several not in self._train_functions:
-            if several and self._compiles_steps():
-                take_steps = jit_steps(self.train_step)
-                self.train_function = lambda *args: take_steps(self._step_count, *args)
-            else:
-                super().make_train_function(force=True)
-            self._train_functions[several] = self.train_function
-        self.train_function = self._train_functions[several]
-        if several:  # Validation, which Keras prepares later, is as usual.
-            self.steps_per_execution = self._given_steps_per_execution
-
-    def _keep_values(self) -> contextlib.AbstractContextManager:
-        """Sees to it that weights outlive a failure."""
-        optimizer = getattr(self, "optimizer", None)  # models can predict before `compile`
-        variables = [*self.variables, *self.metrics_variables]
-        return keep_values([*variables, *getattr(optimizer, "variables", ())])
-
-    def _resolve_auto_jit_compile(self) -> bool:
-        """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.
-
-        There, training steps of flows take about half the time with it.
-        """
-        if keras.backend.backend() != "tensorflow" or self._distribute_strategy is not None:
-            return super()._resolve_auto_jit_compile()
-        return all(layer.supports_jit for layer in self._flatten_layers())
-
-    def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Takes the compiled step of `fit`, `evaluate` or `predict`; called by Keras on JAX."""
-        if self.jit_compile and not self.run_eagerly and keras.distribution.distribution() is None:
-            step_function = jit_step(step_function)
-        return super()._make_function(step_function, *args, **kwargs)
-
-    def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
-        """Builds model, optimiser and metrics, unless it takes drawing from an iterator.
-
-        Where they are built within the first step, TensorFlow traces it twice.
-        """
-        if not self.compiled or getattr(self, "_distribute_strategy", None) is not None:
+    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+        takes_labels = self.base_distribution.accepts_labels
+        if takes_labels and isinstance(y, np.ndarray):
+            self.base_distribution.check_labels(y)
+        if takes_labels or self._compile_loss is not None:
             return
-        batch = x[0] if isinstance(x, keras.utils.PyDataset) else (x, y, sample_weight)
-        batch = getattr(x, "element_spec", batch)
-        if not all(
-            hasattr(value, "shape") for value in keras.tree.flatten(batch) if value is not None
-        ):
-            return
-        batch = keras.tree.map_structure(_describe, batch)
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        if not self.built:
-            self(x)
-        self._check_shapes(x)
-        self._symbolic_build(data_batch=batch)
+        if y is not None and y.shape[-1] != 0:
+            raise ValueError(
+                f"Model '{self.name}' is trained by the likelihood of its inputs alone, and should "
+                'be given no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
+                f'"context": x}}`. Received: y of shape {tuple(y.shape)}'
+            )
+        if class_weight is not None:
+            raise ValueError(
+                "`class_weight` should be given only where there are labels; pass a "
+                f"`sample_weight` instead. Received: class_weight={class_weight}"
+            )
 
     def _check_shapes(self, x: Any) -> None:
-        """Raises a `ValueError` if inputs, or their descriptions, do not suit the built model.
-
-        Compiled steps of TensorFlow would find a wrong shape only where it does harm.
-        """
         x, context = split_context(x)
         for values in keras.tree.flatten(x) if self.built and context is None else ():
             if hasattr(values, "shape") and hasattr(values, "dtype"):
-                self._flow_layers_[0](_describe(values))
-
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
-        y = self._prepare_targets(x, y, kwargs)
-        self._check_shapes(x)
-        with self._keep_values():
-            return super().evaluate(x, y, *args, **kwargs)
-
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Executes the model in batches; see `keras.Model.predict`."""
-        self._check_shapes(x)
-        with self._keep_values():
-            return super().predict(x, *args, **kwargs)
-
-    def _prepare_targets(self, x: Any, y: Any, arguments: dict[str, Any]) -> Any:
-        """Checks labels, and gives targets that nobody uses to weighted data that have none.
-
-        Without any, Keras would drop the weights.
-        """
-        if y is not None:
-            if self.base_distribution.accepts_labels and isinstance(y, np.ndarray | list):
-                self.base_distribution.check_labels(y)
-            return y
-        if arguments.get("sample_weight") is None or not (
-            isinstance(x, dict) or hasattr(x, "shape")
-        ):
-            return None
-        width = 0 if self.base_distribution.accepts_labels else 1
-        return np.zeros([len(keras.tree.flatten(x)[0]), width], "float32")
+                self._flow_layers_[0](describe(values))
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Gives all layers that have an `adapt` method their data-dependent start.
@@ -568,14 +439,6 @@ class FlowModel(TakesContext, Density, Invertible, keras.Model):
         for name in ("base_distribution", "context_encoder"):
             config[name] = deserialize(config[name])
         return cls(flow_layers=layers, **config)
-
-
-def _describe(values: Any) -> Any:
-    """Gives a symbolic tensor for an array, or one for a batch of a data set."""
-    if values is None:
-        return None
-    dtype = keras.backend.standardize_dtype(values.dtype)
-    return keras.KerasTensor((None, *values.shape[1:]), dtype)
 
 
 def _pass_on(context: Any, layer: Any) -> dict[str, Any]:

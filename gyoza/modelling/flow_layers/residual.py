@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.spectral_norms import bound_spectral_norm
 
 __all__ = ["Residual"]
@@ -123,7 +124,7 @@ class Residual(FlowLayer):
         self.hidden_sizes = hidden_sizes
         self.coefficient, self.exact_limit = float(coefficient), int(exact_limit)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(seed)
         self._create_weights_once()
 
     def create_weights(self) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.training_data import average_losses
 
 __all__ = ["VariationalModel"]
 
@@ -110,7 +111,7 @@ class VariationalModel(keras.Model):
         training: bool = True,
     ) -> Any:
         """Computes the mean over the samples; see `keras.Model.compute_loss`."""
-        return ops.mean(y_pred) + sum(self.losses)
+        return average_losses(y_pred, sample_weight, self.losses)
 
     def fit(
         self,

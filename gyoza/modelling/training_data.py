@@ -1,0 +1,206 @@
+"""What models are trained with: data in forms that Keras does not take as they are, and losses."""
+
+import inspect
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+__all__ = ["to_arrays", "average_losses", "TakesData"]
+
+
+def to_arrays(data: Any) -> Any:
+    """Returns data with data frames and lists of numbers as arrays, and all else as it is.
+
+    Args:
+        data: An array, tensor, data frame or list of numbers, or a tuple, list or dictionary of
+            such. Or anything else that Keras takes.
+    """
+    if hasattr(data, "to_numpy"):
+        return data.to_numpy()
+    if isinstance(data, list) and data and _holds_numbers(data):
+        data = np.asarray(data)
+        return data.astype(keras.config.floatx()) if data.dtype == "float64" else data
+    if isinstance(data, list | tuple):
+        parts = [to_arrays(part) for part in data]
+        return tuple(parts) if isinstance(data, tuple) else parts
+    if isinstance(data, dict):
+        return {name: to_arrays(part) for name, part in data.items()}
+    return data
+
+
+def _holds_numbers(data: Any) -> bool:
+    while isinstance(data, list) and data:
+        data = data[0]
+    return isinstance(data, int | float | np.number)
+
+
+def _is_empty(x: Any) -> bool:
+    """Returns whether data are arrays, or a structure of arrays, without an instance."""
+    shapes = (getattr(part, "shape", None) for part in keras.tree.flatten(x))
+    return any(shape is not None and tuple(shape[:1]) == (0,) for shape in shapes)
+
+
+def _check_not_empty(x: Any) -> None:
+    """Raises a `ValueError` if data are arrays without an instance."""
+    if _is_empty(x):
+        shapes = [tuple(part.shape) for part in keras.tree.flatten(x)]
+        raise ValueError(f"`x` should hold at least one instance. Received: shapes {shapes}")
+
+
+def _keep_weights(y: Any, sample_weight: Any) -> Any:
+    """Returns targets that let Keras keep the weights of instances.
+
+    It drops them where there are no targets.
+
+    Args:
+        y: Targets, or `None`.
+        sample_weight: Weights of the instances, or `None`.
+
+    Returns:
+        The targets `y`, or ones of length 0 if they are `None` and there are weights.
+    """
+    if y is not None or sample_weight is None:
+        return y
+    return np.zeros([len(sample_weight), 0], "float32")
+
+
+class _Mean(keras.losses.Loss):
+    """Averages losses, which it is given as predictions."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return y_pred
+
+
+def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[Any] = ()) -> Any:
+    """Averages the losses of instances, and adds what does not belong to one, as Keras does.
+
+    Args:
+        losses: The losses, `[batch]`.
+        sample_weight: Their weights, `[batch]` or `[batch, 1]`. The sum of weighted losses is
+            divided by the batch size.
+        penalties: What layers add to the loss, such as regularisation.
+
+    Returns:
+        The sum of mean and penalties. Under a `tf.distribute` strategy, it is divided by the number
+        of replicas, since gradients are summed over them.
+    """
+    if sample_weight is not None and tuple(sample_weight.shape[1:]) not in ((), (1,)):
+        raise ValueError(
+            "`sample_weight` should have one weight for each instance, and shape [batch]. "
+            f"Received: sample_weight.shape={tuple(sample_weight.shape)}"
+        )
+    mean = _Mean(name="mean", dtype=losses.dtype)
+    loss = mean(losses, losses, sample_weight)
+    if penalties:
+        penalty = ops.reshape(ops.cast(sum(penalties), losses.dtype), (1,))
+        loss = loss + mean(penalty, penalty)
+    return loss
+
+
+_SIGNATURES = {name: inspect.signature(getattr(keras.Model, name)) for name in ("fit", "evaluate")}
+
+
+class TakesData(keras.Model):
+    """A Keras model that checks data, and gives them to Keras in a form that it takes.
+
+    Weights of instances count whether there are targets or not.
+    """
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`.
+
+        Args:
+            x: The inputs: an array, a data frame, `{"inputs": …, "context": …}`, or a data set that
+                yields such.
+            y: What the compiled loss compares outputs with. Without a compiled loss, labels if the
+                base distribution takes them, and `None` otherwise.
+            *args: Further arguments of `keras.Model.fit`.
+            **kwargs: Likewise.
+
+        Returns:
+            The `keras.callbacks.History`.
+        """
+        arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
+        _check_not_empty(arguments["x"])
+        with self._during_fit(arguments) as arguments:
+            return super().fit(**arguments)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
+        arguments = self._prepare_arguments("evaluate", x, y, *args, **kwargs)
+        _check_not_empty(arguments["x"])
+        with self._during_run(arguments["x"]):
+            return super().evaluate(**arguments)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Executes the model in batches; see `keras.Model.predict`."""
+        x = self._prepare_inputs(x)
+        with self._during_run(x):
+            if _is_empty(x):
+                return keras.tree.map_structure(ops.convert_to_numpy, self(x))
+            return super().predict(x, *args, **kwargs)
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Trains on one batch; see `keras.Model.train_on_batch`."""
+        data = self._prepare_data(x, y, sample_weight, class_weight)
+        return super().train_on_batch(*data, class_weight, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+        """Evaluates one batch; see `keras.Model.test_on_batch`."""
+        return super().test_on_batch(*self._prepare_data(x, y, sample_weight), **kwargs)
+
+    def _prepare_arguments(self, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Returns the arguments of `fit` or `evaluate` by name, with data as Keras takes them."""
+        arguments = _SIGNATURES[method].bind(self, *args, **kwargs).arguments
+        del arguments["self"]
+        arguments |= arguments.pop("kwargs", {})
+        names = ("x", "y", "sample_weight")
+        data = self._prepare_data(*map(arguments.get, (*names, "class_weight")))
+        arguments.update(zip(names, data, strict=True))
+        validation_data = arguments.get("validation_data")
+        if isinstance(validation_data, tuple | list):
+            validation_data = keras.utils.unpack_x_y_sample_weight(validation_data)
+            arguments["validation_data"] = self._prepare_data(*validation_data)
+        return arguments
+
+    def _prepare_data(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+    ) -> tuple[Any, Any, Any]:
+        """Checks data, and brings them into the form that Keras takes."""
+        x, y = self._prepare_inputs(x), to_arrays(y)
+        sample_weight = to_arrays(sample_weight)
+        self._check_targets(y, class_weight)
+        return x, _keep_weights(y, sample_weight), sample_weight
+
+    def _prepare_inputs(self, x: Any) -> Any:
+        """Checks inputs, and returns them in the form that Keras takes."""
+        x = to_arrays(x)
+        self._check_inputs(x)
+        return x
+
+    def _check_inputs(self, inputs: Any) -> None:
+        """Raises an error if inputs, without their context, are not what the model can be given."""
+        return
+
+    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+        """Raises an error if targets, or weights of classes, are not what the loss can be given."""
+        return
+
+    def _during_fit(self, arguments: dict[str, Any]) -> AbstractContextManager[dict[str, Any]]:
+        """Returns the context in which Keras trains, with the arguments of `fit` to use there."""
+        return nullcontext(arguments)
+
+    def _during_run(self, x: Any) -> AbstractContextManager[None]:
+        """Returns the context in which Keras evaluates or predicts."""
+        return nullcontext()
