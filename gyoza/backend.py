@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "track_last",
 ]
 
 _BACKEND = keras.backend.backend()
@@ -64,6 +66,19 @@ def _draw_steps(iterator: Iterator[Any], count: int) -> Iterator[tuple[list[Any]
     for _, equal in itertools.groupby(batches, describe):
         group = list(equal)
         yield group + group[-1:] * (count - len(group)), len(group)
+
+
+def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
+    """Lets the variables of a model end with those of some of its layers, where Keras allows it.
+
+    Args:
+        model: The model, which Keras asks for the layers in the order in which it was given them.
+        layers: Those that come last.
+    """
+    order = getattr(model, "_layers", [])
+    for layer in layers:
+        if any(layer is other for other in order):
+            order.sort(key=lambda other, last=layer: other is last)
 
 
 def _map_present(function: Callable[..., Any], *structures: Any) -> Any:
@@ -436,6 +451,8 @@ elif _BACKEND == "jax":
     from jax._src.core import trace_state_clean
     from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+    _LOCK = threading.RLock()
+
     def vjp(
         function: Callable[..., Any], primals: Sequence[Any]
     ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
@@ -581,14 +598,21 @@ elif _BACKEND == "jax":
 
         def run(*tensors: Any) -> Any:
             # As `value` and `assign`, which look for scopes first, as it is outside of any.
-            outputs, updated = compiled([variable._value for variable in variables], *tensors)
+            values = [variable._value for variable in variables]
+            if any(value is None for value in values):
+                raise RuntimeError(
+                    "A model should not be run while another thread trains or evaluates it: Keras "
+                    "takes the weights out of it meanwhile. A callback can run it between steps."
+                )
+            outputs, updated = compiled(values, *tensors)
             for k, value in updated.items():
                 variables[k]._value = value
             return outputs
 
         def run_with(model: keras.Model, *tensors: Any) -> Any:
-            variables[:] = _list_variables(model)
-            return _pad_batches(run, *tensors)
+            with _LOCK:  # or two threads could draw with the same seed
+                variables[:] = _list_variables(model)
+                return _pad_batches(run, *tensors)
 
         return run_with
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import track_last
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -144,6 +145,8 @@ class FlowModel(TakesContext, Density, Invertible, Training):
                 f"Received: flow_layer={flow_layer}"
             )
         self._flow_layers_.append(flow_layer)
+        others = [self.context_encoder, self.base_distribution]
+        track_last(self, [part for part in others if part is not None])
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Builds all layers.

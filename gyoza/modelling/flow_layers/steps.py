@@ -30,6 +30,8 @@ def count_steps(model: keras.Model, arguments: dict[str, Any]) -> int:
     x = arguments["x"]
     first = keras.tree.flatten(getattr(x, "element_spec", x))[0]
     shape = tuple(getattr(first, "shape", ()))
+    if None in shape[1:-1]:
+        return 1
     if hasattr(x, "element_spec"):
         batch_size = shape[0] if shape else None
     elif shape:

@@ -106,14 +106,31 @@ class Training(TakesData):
             self._step_count = given
         self._given_steps_per_execution = given
         self.steps_per_execution = self._step_count
+        taken = int(self.optimizer.iterations) if self._step_count > 1 else None
         try:
             if self._step_count > 1:
                 arguments = {**arguments, "callbacks": make_callbacks(arguments)}
             if not is_distributed(self) and (self._step_count == 1 or self._compiles_steps()):
                 arguments = to_data_set(arguments)
             yield arguments
+            has_train_step = type(self).train_step is not keras.Model.train_step
+            if self.history.epoch and self.trainable_variables and not has_train_step:
+                self._check_progress(taken)
         finally:
             self.steps_per_execution, self._step_count = given, 1
+
+    def _check_progress(self, before: int | None) -> None:
+        """Raises an error if there are no more steps than before, which compiled code has counted.
+
+        With a persistent compilation cache, JAX 0.6.0 does not run what it has donated memory to.
+        """
+        if before == int(self.optimizer.iterations):
+            raise RuntimeError(
+                f"`fit` should have taken steps, but the optimizer of model '{self.name}' has "
+                "counted none. Switch off the persistent compilation cache of the backend, or "
+                "compile the model with `steps_per_execution=2`. "
+                f"Received: optimizer.iterations={before} before and after"
+            )
 
     def _compiles_steps(self) -> bool:
         """Returns whether steps of training are compiled as a whole."""
