@@ -75,10 +75,10 @@ def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
         model: The model, which Keras asks for the layers in the order in which it was given them.
         layers: Those that come last.
     """
-    order = getattr(model, "_layers", [])
-    for layer in layers:
-        if any(layer is other for other in order):
-            order.sort(key=lambda other, last=layer: other is last)
+    order = [*map(id, layers)]
+    getattr(model, "_layers", []).sort(
+        key=lambda layer: order.index(id(layer)) if id(layer) in order else -1
+    )
 
 
 def _map_present(function: Callable[..., Any], *structures: Any) -> Any:

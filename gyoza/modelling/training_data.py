@@ -88,11 +88,15 @@ def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[A
         The sum of mean and penalties. Under a `tf.distribute` strategy, it is divided by the number
         of replicas, since gradients are summed over them.
     """
-    if sample_weight is not None and tuple(sample_weight.shape[1:]) not in ((), (1,)):
-        raise ValueError(
-            "`sample_weight` should have one weight for each instance, and shape [batch]. "
-            f"Received: sample_weight.shape={tuple(sample_weight.shape)}"
-        )
+    if sample_weight is not None:
+        shape = sample_weight.shape
+        is_known = getattr(shape, "rank", 1) is not None  # within TensorFlow, it may not be
+        if is_known and tuple(shape[1:]) not in ((), (1,)):
+            raise ValueError(
+                "`sample_weight` should have one weight for each instance, and shape [batch]. "
+                f"Received: sample_weight.shape={tuple(shape)}"
+            )
+        sample_weight = ops.reshape(sample_weight, ops.shape(losses))
     mean = _Mean(name="mean", dtype=losses.dtype)
     loss = mean(losses, losses, sample_weight)
     if penalties:
@@ -159,6 +163,16 @@ class TakesData(keras.Model):
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluates one batch; see `keras.Model.test_on_batch`."""
         return super().test_on_batch(*self._prepare_data(x, y, sample_weight), **kwargs)
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Saves the model, as a `.keras` file; see `keras.Model.save`."""
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` should end in '.keras': an HDF5 file of this model could not be "
+                "loaded. `save_weights` writes weights alone to '.weights.h5'. "
+                f"Received: filepath={filepath}"
+            )
+        return super().save(filepath, *args, **kwargs)
 
     def _prepare_arguments(self, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the arguments of `fit` or `evaluate` by name, with data as Keras takes them."""

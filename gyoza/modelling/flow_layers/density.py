@@ -12,6 +12,7 @@ from keras import ops
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.distributions.tools import check_natural
+from gyoza.modelling.training_data import to_arrays
 
 __all__ = ["Density", "split_context"]
 
@@ -55,7 +56,7 @@ class Density:
     losses: Any
     compute_dtype: str
     run_eagerly: bool
-    jit_compile: bool
+    jit_compile: Any
     context_encoder: Any
     base_distribution: Distribution
     invert: Callable[..., Any]
@@ -113,6 +114,7 @@ class Density:
                 round, or a shape is not as described.
         """
         x, context = split_context(x, context)
+        x = to_arrays(x)
         return self._in_batches(self._log_prob, x, context, batch_size)
 
     def _log_prob(self, x: Any, context: Any = None) -> Any:

@@ -412,6 +412,26 @@ class FlowModel(TakesContext, Density, Invertible, Training):
             outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
             x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
 
+    def export(self, filepath: Any, *args: Any, input_signature: Any = None, **kwargs: Any) -> Any:
+        """Writes `call` to a file for inference; see `keras.Model.export`.
+
+        A conditional model is exported as a function of `{"inputs": …, "context": …}`. To export
+        `log_prob`, `invert` or `sample`, use `keras.export.ExportArchive`.
+        """
+        if input_signature is None and self.context_shape is not None:
+            _, *shape = (self.get_build_config() or {})["input_shape"]
+            inputs = keras.InputSpec(shape=(None, *shape), dtype=self.input_dtype)
+            context = keras.InputSpec(shape=(None, *self.context_shape), dtype=self.context_dtype)
+            input_signature = [{"inputs": inputs, "context": context}]
+        return super().export(filepath, *args, input_signature=input_signature, **kwargs)
+
+    @property
+    def _default_save_signature(self) -> Any:
+        # What TensorFlow saves besides: a function of inputs alone, which it could not trace here.
+        if self.context_shape is not None:
+            return None
+        return getattr(super(), "_default_save_signature", None)
+
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
         layers = [keras.saving.serialize_keras_object(layer) for layer in self._flow_layers_]

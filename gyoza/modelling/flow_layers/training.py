@@ -23,6 +23,13 @@ from gyoza.modelling.training_data import TakesData
 __all__ = ["Training"]
 
 
+class _Choice(int):
+    """What is true, as XLA was chosen for a user who left the choice to Keras."""
+
+
+_CHOICE = _Choice(True)
+
+
 class Training(TakesData):
     """A Keras model whose `fit`, `evaluate` and `predict` suit flows.
 
@@ -31,10 +38,9 @@ class Training(TakesData):
     """
 
     steps_per_execution: int
+    jit_compile: Any
     train_function: Any
     _step_count = 1
-    _auto_was_resolved = False
-    _has_chosen_xla = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_jax_state":
@@ -106,24 +112,27 @@ class Training(TakesData):
             self._step_count = given
         self._given_steps_per_execution = given
         self.steps_per_execution = self._step_count
-        taken = int(self.optimizer.iterations) if self._step_count > 1 else None
+        are_compiled = self._step_count > 1 and self._compiles_steps()
+        taken = int(self.optimizer.iterations) if are_compiled else 0
         try:
             if self._step_count > 1:
                 arguments = {**arguments, "callbacks": make_callbacks(arguments)}
             if not is_distributed(self) and (self._step_count == 1 or self._compiles_steps()):
                 arguments = to_data_set(arguments)
             yield arguments
-            has_train_step = type(self).train_step is not keras.Model.train_step
-            if self.history.epoch and self.trainable_variables and not has_train_step:
+            if are_compiled and self.history.epoch:
                 self._check_progress(taken)
         finally:
             self.steps_per_execution, self._step_count = given, 1
 
-    def _check_progress(self, before: int | None) -> None:
+    def _check_progress(self, before: int) -> None:
         """Raises an error if there are no more steps than before, which compiled code has counted.
 
         With a persistent compilation cache, JAX 0.6.0 does not run what it has donated memory to.
         """
+        has_train_step = type(self).train_step is not keras.Model.train_step
+        if has_train_step or not self.trainable_variables:
+            return
         if before == int(self.optimizer.iterations):
             raise RuntimeError(
                 f"`fit` should have taken steps, but the optimizer of model '{self.name}' has "
@@ -170,26 +179,14 @@ class Training(TakesData):
             super().make_predict_function(force=True)
             self._guard("predict_function")
 
-    @property
-    def jit_compile(self) -> bool:
-        """Whether steps are compiled by XLA; see `keras.Model.compile`."""
-        return super().jit_compile
-
-    @jit_compile.setter
-    def jit_compile(self, value: bool) -> None:
-        keras.Model.jit_compile.fset(self, value)
-        # Keras resolves "auto" just before it sets the value.
-        self._has_chosen_xla, self._auto_was_resolved = self._auto_was_resolved, False
-
-    def _resolve_auto_jit_compile(self) -> bool:
+    def _resolve_auto_jit_compile(self) -> Any:
         """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.
 
         There, training steps of flows take about half the time with it.
         """
         if keras.backend.backend() != "tensorflow" or self._distribute_strategy is not None:
             return super()._resolve_auto_jit_compile()
-        self._auto_was_resolved = self._has_chosen_xla = True
-        return all(layer.supports_jit for layer in self._flatten_layers())
+        return _CHOICE if all(layer.supports_jit for layer in self._flatten_layers()) else False
 
     def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
         """Takes the compiled step of `fit`, `evaluate` or `predict`; called by Keras on JAX."""
@@ -200,7 +197,7 @@ class Training(TakesData):
     def get_compile_config(self) -> dict[str, Any] | None:
         """Returns what `compile` was called with; see `keras.Model.get_compile_config`."""
         config = super().get_compile_config()
-        if config and self._has_chosen_xla:
+        if config and isinstance(config["jit_compile"], _Choice):
             config["jit_compile"] = "auto"
         return config
 
@@ -211,7 +208,7 @@ class Training(TakesData):
             name: `"train_function"` or `"test_function"`, which are given an iterator, or
                 `"predict_function"`, which is given a list of batches.
         """
-        if not (self._has_chosen_xla and self.jit_compile and not self.run_eagerly):
+        if self.run_eagerly or self.jit_compile is not _CHOICE:
             return
         compiled = getattr(self, name)
         remake: Callable[..., Any] = getattr(super(), f"make_{name}")
@@ -244,13 +241,13 @@ class Training(TakesData):
         Raises:
             Exception: That error, if XLA was asked for.
         """
-        if not self._has_chosen_xla:
+        if self.jit_compile is not _CHOICE:
             raise error
         self.jit_compile = False
         try:
             yield
         except Exception:
-            self.jit_compile = self._has_chosen_xla = True
+            self.jit_compile = _CHOICE
             raise
         self._train_functions = {}
         warnings.warn(

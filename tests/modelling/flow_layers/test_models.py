@@ -11,6 +11,7 @@ from keras import ops
 
 from gyoza.data import CategoricalPairs
 from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.distributions import DiagonalNormal
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
@@ -349,3 +350,22 @@ def test_a_failure_leaves_the_weights(method):
         getattr(model, method)(x[:, :3], verbose=0)
     np.testing.assert_array_equal(to_numpy(model.log_prob(x)), expected)
     model.fit(x, verbose=0)
+
+
+def test_variables_come_in_the_order_of_layers():
+    base = DiagonalNormal(shape=[3])
+    parts = layers()
+    model = FlowModel(parts[:2], base_distribution=base, context_encoder=keras.layers.Dense(2))
+    for layer in parts[2:]:
+        model.add(layer)
+    model(np.ones([2, 3], "float32"), np.ones([2, 4], "float32"))
+    before = [id(variable) for variable in model.variables]
+    of_layers = [id(variable) for layer in parts for variable in layer.variables]
+    others = [model.context_encoder, base]
+    expected = of_layers + [id(variable) for part in others for variable in part.variables]
+    assert before == expected
+    model.sample(2, context=np.ones([2, 4], "float32"))
+    assert [id(variable) for variable in model.variables] == before
+    # So that weights of a functional model of the same layers can be copied by their order.
+    copied = [id(weight) for weight in model.weights[: len(of_layers)]]
+    assert copied == [id(weight) for layer in parts for weight in layer.weights]

@@ -1,0 +1,366 @@
+"""What models do with the data that they are trained with, and with what XLA cannot compile."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.modelling.autoencoders import VariationalAutoencoder
+from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.distributions import GaussianMixture
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AdditiveCoupling,
+    AffineCoupling,
+    DisentanglingFlowModel,
+    FlowModel,
+    Reflection,
+)
+from gyoza.modelling.losses import SupervisedFactorLoss
+
+BACKEND = keras.backend.backend()
+only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow and its XLA")
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(0).normal(size=(24, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return np.random.default_rng(1).uniform(0.0, 4.0, size=24).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def model(x):
+    """A density that a step of training leaves as it is."""
+    model = FlowModel([ActivationNormalization(shape=[3], axes=[1])])
+    model.adapt(2.0 * x)
+    model.compile(keras.optimizers.SGD(0.0))
+    return model
+
+
+@pytest.fixture(scope="module")
+def right_loss(model, x, weights):
+    return np.mean(-weights * to_numpy(model.log_prob(x)))
+
+
+def test_weights_of_instances_count_in_every_form(model, x, weights, right_loss):
+    for given in (weights, weights[:, None], weights.tolist()):
+        validation = (x[:5], None, np.zeros(5, "float32"))
+        fit = {"batch_size": 24, "verbose": 0, "validation_data": validation}
+        history = model.fit(x, sample_weight=given, **fit).history
+        assert history["loss"][0] == pytest.approx(right_loss, abs=1e-4)
+        assert history["val_loss"][0] == 0.0
+    positional = model.fit(x, None, 24, 1, 0, None, 0.0, None, False, None, weights).history
+    assert positional["loss"][0] == pytest.approx(right_loss, abs=1e-4)
+    for loss in (
+        model.evaluate(x, sample_weight=weights, verbose=0),
+        model.train_on_batch(x, sample_weight=weights),
+        model.test_on_batch(x, sample_weight=weights),
+    ):
+        assert loss == pytest.approx(right_loss, abs=1e-4)
+    with pytest.raises(ValueError, match="`sample_weight` should have one weight for each"):
+        model.evaluate(x, sample_weight=np.ones([24, 3]), verbose=0)
+
+
+def test_weights_of_an_autoencoder_need_no_targets(x, weights):
+    inputs = keras.Input([3])
+    outputs = [keras.layers.Dense(2)(inputs), keras.layers.Dense(2)(inputs)]
+    model = VariationalAutoencoder(
+        keras.Model(inputs, outputs), keras.layers.Dense(3), likelihood="normal", seed=0
+    )
+    model.compile(keras.optimizers.SGD(0.0))
+    loss = model.fit(x, batch_size=24, verbose=0).history["loss"][0]
+    weightless = model.fit(x, batch_size=24, sample_weight=np.full(24, 0.0), verbose=0).history
+    assert loss > 0.0
+    assert weightless["loss"][0] == 0.0
+
+
+def test_targets_that_nobody_uses_are_refused(model, x):
+    expected = r'`\{"inputs": y, "context": x\}`. Received: y of shape \(24, 1\)'
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=expected):
+            run(x, x[:, :1], verbose=0)
+    with pytest.raises(ValueError, match=expected):
+        model.fit(x, validation_data=(x, x[:, :1]), verbose=0)
+    with pytest.raises(ValueError, match="Received: y of shape"):
+        model.fit(Batches(x), verbose=0)
+    with pytest.raises(ValueError, match="`class_weight` should be given only where there are"):
+        model.fit(x, class_weight={0: 1.0}, verbose=0)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of inputs with targets."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.x, self.x
+
+
+def test_labels_have_weights_of_classes(x):
+    base = GaussianMixture(component_count=2, shape=[3], class_count=2)
+    model = FlowModel([ActivationNormalization()], base_distribution=base)
+    model.compile(keras.optimizers.SGD(0.0))
+    labels = np.arange(24) % 2
+    both = model.fit(x, labels, batch_size=24, verbose=0).history["loss"][0]
+    halves = [
+        model.fit(x, labels, batch_size=24, class_weight=weights, verbose=0).history["loss"][0]
+        for weights in ({0: 1.0, 1: 0.0}, {0: 0.0, 1: 1.0})
+    ]
+    assert sum(halves) == pytest.approx(both, rel=1e-5)
+
+
+def test_lists_and_data_frames_are_data(model, x):
+    pandas = pytest.importorskip("pandas")
+    expected = to_numpy(model.log_prob(x))
+    for data in (x.tolist(), pandas.DataFrame(x, columns=["a", "b", "c"])):
+        np.testing.assert_allclose(to_numpy(model.log_prob(data)), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            model.predict(data, verbose=0)[0], to_numpy(model(x)[0]), rtol=1e-5, atol=1e-6
+        )
+        loss = model.fit(data, batch_size=24, verbose=0).history["loss"][0]
+        assert loss == pytest.approx(-expected.mean(), abs=1e-5)
+        assert model.evaluate(data, verbose=0) == pytest.approx(-expected.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "log_prob", "__call__"])
+def test_inputs_that_are_no_batch_say_so(model, x, method):
+    run = getattr(model, method)
+    with pytest.raises(ValueError, match=r"`x\[None\]` is a batch of one.*shape \(3,\)"):
+        run(x[0])
+    with pytest.raises(ValueError, match=r"should be one array. With a context.*a tuple of 2"):
+        run((x, x))
+    with pytest.raises(ValueError, match=r"Received: the keys \['input', 'context'\]"):
+        run({"input": x, "context": x})
+
+
+def test_single_latents_say_so(model, x):
+    with pytest.raises(ValueError, match=r"`x\[None\]` is a batch of one"):
+        model.invert(x[0])
+
+
+def test_no_instances_give_no_outputs(model, x):
+    z, log_det = model.predict(x[:0], verbose=0)
+    assert z.shape == (0, 3)
+    assert log_det.shape == (0,)
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match="`x` should hold at least one instance"):
+            run(x[:0], verbose=0)
+    for run in (model.log_prob, lambda x, **options: model.sample(2, **options)):
+        with pytest.raises(ValueError, match="`batch_size` should be an integer of at least 1"):
+            run(x, batch_size=0)
+
+
+def test_pairs_go_through_an_overridden_call(x):
+    class Doubled(DisentanglingFlowModel):
+        def call(self, inputs):
+            return super().call(inputs * 2.0)
+
+    layers = [ActivationNormalization(), Reflection()]
+    models = [kind(layers) for kind in (Doubled, DisentanglingFlowModel)]
+    pairs = [(x[:12], x[12:]), (2.0 * x[:12], 2.0 * x[12:])]
+    y = np.tile(np.array([[0.0, 0.9]], "float32"), (12, 1))
+    for model in models:
+        model.compile(keras.optimizers.SGD(0.0), loss=SupervisedFactorLoss([2, 1]))
+    losses = [
+        model.fit(pair, y, batch_size=12, verbose=0).history["loss"][0]
+        for model, pair in zip(models, pairs, strict=True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    np.testing.assert_allclose(
+        to_numpy(models[0](pairs[0])), to_numpy(models[1](pairs[1])), rtol=1e-5, atol=1e-5
+    )
+
+
+def run_in_threads(function, count):
+    threads = [threading.Thread(target=function) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_threads_draw_different_samples(model):
+    model.sample(2)
+    drawn = []
+
+    def draw():
+        for _ in range(25):
+            drawn.append(to_numpy(model.sample(2)).tobytes())
+
+    run_in_threads(draw, 4)
+    assert len(set(drawn)) == 100
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="elsewhere, models can be run meanwhile")
+def test_models_that_another_thread_trains_say_so(model, x):
+    errors = []
+
+    def sample():
+        try:
+            model.sample(2)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    def sample_elsewhere(batch, logs):
+        run_in_threads(sample, 1)
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=sample_elsewhere)
+    model.fit(x, batch_size=24, callbacks=[callback], verbose=0)
+    assert len(errors) == 1
+    assert "should not be run while another thread trains" in errors[0]
+    assert model.sample(2).shape == (2, 3)
+
+
+def test_a_step_that_is_not_taken_is_noticed(x, monkeypatch):
+    if BACKEND == "torch":
+        pytest.skip("Keras takes one step after the other")
+    model = FlowModel([ActivationNormalization()])
+    model.compile("adam")
+    model.fit(x, batch_size=4, verbose=0)
+    monkeypatch.setattr(model, "_train_functions", {True: lambda *args: {"loss": 0.0}})
+    if BACKEND == "jax":
+        model._train_functions = {True: lambda state, iterator: ({"loss": 0.0}, state)}
+    with pytest.raises(RuntimeError, match="should have taken steps"):
+        model.fit(x, batch_size=4, verbose=0)
+
+
+@only_tensorflow
+def test_lengths_that_a_data_set_leaves_open_are_those_of_the_layers(x):
+    import tensorflow as tf
+
+    model = FlowModel(
+        [ActivationNormalization(shape=[3], axes=[1]), Reflection(shape=[3], axes=[1])]
+    )
+    model.compile("adam")
+    data = tf.data.Dataset.from_generator(
+        lambda: iter([x, x]), output_signature=tf.TensorSpec([None, None], "float32")
+    )
+    assert np.isfinite(model.fit(data, verbose=0).history["loss"][0])
+
+
+def make_printing_model(jit_compile):
+    import tensorflow as tf
+
+    class Printing(keras.layers.Layer):
+        """A conditioner with an operation that XLA does not know."""
+
+        def build(self, shape):
+            self.dense = keras.layers.Dense(3, kernel_initializer="zeros")
+            self.dense.build(shape)
+
+        def call(self, x):
+            tf.print("mean", tf.reduce_mean(x), output_stream="file:///dev/null")
+            return self.dense(x)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    model = FlowModel(
+        [AdditiveCoupling(compute_coupling_parameters=Printing()), ActivationNormalization()]
+    )
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+    return model
+
+
+@only_tensorflow
+def test_what_xla_cannot_compile_runs_without_it(x):
+    options = {"batch_size": 4, "shuffle": False, "epochs": 2, "verbose": 0}
+    expected = make_printing_model(False).fit(x, **options).history["loss"]
+    watching = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
+    for callbacks in ([], [watching]):  # several steps at once, and one by one
+        model = make_printing_model("auto")
+        with pytest.warns(UserWarning, match="XLA cannot compile the operation StringFormat"):
+            history = model.fit(x, callbacks=callbacks, **options).history
+        np.testing.assert_allclose(history["loss"], expected, rtol=1e-5)
+        assert int(model.optimizer.iterations) == 12
+
+
+@only_tensorflow
+@pytest.mark.parametrize("method", ["evaluate", "predict", "log_prob"])
+def test_models_find_out_once_that_xla_cannot_compile_them(x, method, recwarn):
+    model = make_printing_model("auto")
+    model(x)
+    getattr(model, method)(x, **({} if method == "log_prob" else {"verbose": 0}))
+    model.fit(x, verbose=0)
+    model.evaluate(x, verbose=0)
+    assert model.predict(x, verbose=0)[0].shape == (24, 3)
+    assert model.log_prob(x).shape == (24,)
+    assert model.sample(5).shape == (5, 3)
+    assert len([w for w in recwarn if "XLA cannot compile" in str(w.message)]) == 1
+    assert not model.jit_compile
+    assert model.get_compile_config()["jit_compile"] == "auto"
+
+
+@only_tensorflow
+def test_xla_that_was_asked_for_says_what_it_cannot_compile(x):
+    import tensorflow as tf
+
+    model = make_printing_model(True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="unsupported operations"):
+        model.fit(x, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="unsupported operations"):
+        model.log_prob(x)
+
+
+@only_tensorflow
+def test_models_remember_whether_xla_was_asked_for():
+    model = FlowModel([ActivationNormalization(shape=[3])])
+    for jit_compile, expected in (("auto", "auto"), (True, True), (False, False)):
+        model.compile("adam", jit_compile=jit_compile)
+        assert model.get_compile_config()["jit_compile"] == expected
+
+
+@only_tensorflow
+def test_errors_of_users_are_not_taken_for_those_of_xla(model, x):
+    import tensorflow as tf
+
+    class Failing(keras.layers.Layer):
+        def call(self, x):
+            with tf.control_dependencies([tf.debugging.assert_less(x, 1.0)]):
+                return tf.ensure_shape(tf.py_function(lambda x: x, [x], "float32"), x.shape)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    failing = FlowModel([AdditiveCoupling(compute_coupling_parameters=Failing())])
+    failing.compile("adam")
+    failing(0.0 * x)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="assert"):
+        failing.fit(x + 5.0, verbose=0)
+    assert failing.jit_compile
+
+
+def test_models_are_cloned_and_exported_after_training(x, tmp_path):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    model, c = FlowModel([layer]), x[:, :2]
+    model.compile("adam")
+    model.fit({"inputs": x, "context": c}, batch_size=4, verbose=0)
+    clone = keras.models.clone_model(model)
+    clone(x, c)
+    clone.set_weights(model.get_weights())
+    expected = to_numpy(model(x, c)[0])
+    np.testing.assert_array_equal(to_numpy(clone(x, c)[0]), expected)
+    with pytest.raises(ValueError, match=r"`filepath` should end in '.keras'.*model.h5"):
+        model.save(tmp_path / "model.h5")
+    if BACKEND == "torch":
+        return  # Keras exports no model of this kind
+    tf = pytest.importorskip("tensorflow")
+    model.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    outputs, _ = exported.serve({"inputs": x, "context": c})
+    np.testing.assert_allclose(np.asarray(outputs), expected, rtol=1e-5, atol=1e-6)
