@@ -1,5 +1,6 @@
 """Models that learn from pairs which factors their latent vectors consist of."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,9 +9,29 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.density import split_context
 from gyoza.modelling.flow_layers.models import FlowModel
-from gyoza.modelling.training_data import to_arrays
 
 __all__ = ["DisentanglingFlowModel"]
+
+
+def _run_on_pairs(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a `call` of one batch, so that it can be given a pair of batches."""
+
+    @functools.wraps(call)
+    def wrapper(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        pair, context = split_context(inputs)
+        if not isinstance(pair, list | tuple):
+            return call(self, inputs, *args, **kwargs)
+        _check_pair([tuple(x.shape) for x in pair])
+        context = kwargs.pop("context", context)
+        if context is not None:
+            kwargs["context"] = ops.concatenate([context, context], axis=0)
+        z, log_det = call(self, ops.concatenate(pair, axis=0), *args, **kwargs)
+        _check_latent(z.shape)
+        z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
+        j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
+        return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
+
+    return wrapper
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -75,54 +96,38 @@ class DisentanglingFlowModel(FlowModel):
             _check_pair([first, second])
             super().build(first)
 
-    def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
-        """Runs `call` on one batch, or on both batches of a pair at once.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "call" in vars(cls):
+            cls.call = _run_on_pairs(vars(cls)["call"])  # type: ignore[method-assign]
+
+    @_run_on_pairs
+    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
+        """Executes all layers on one batch or on a pair of batches.
+
+        A subclass that overrides it is given one batch, `[batch, ...]`: of a pair, the instances of
+        both batches, one after the other.
 
         Args:
             inputs: Floating-point tensor, `[batch, ...]`, or a pair (tuple or list) of such. Or
                 `{"inputs": …, "context": …}`.
             context: The context, one for both instances of a pair, if the model is conditional.
-            **kwargs: Further arguments of `call`.
+            training: See :meth:`FlowModel.call`.
 
         Returns:
             For one batch, the pair of outputs and log-determinants. For a pair, the tensor
             `[batch, 2 * dimension count + 2]` that the loss is given as `y_pred`.
         """
-        inputs, context = split_context(inputs, context)
-        inputs = to_arrays(inputs)
+        return super().call(inputs, context, training)
+
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Describes what `call` returns for symbolic `inputs`."""
         if not isinstance(inputs, list | tuple):
-            return super().__call__(inputs, context, **kwargs)
-        return self._join_pair(super().__call__, inputs, context, **kwargs)
-
-    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
-        """Executes all layers on one batch or on a pair of batches.
-
-        A subclass that overrides it is only given one batch: the instances of both batches of a
-        pair, one after the other.
-
-        Args:
-            inputs: See :meth:`__call__`.
-            context: See :meth:`__call__`.
-            training: See :meth:`FlowModel.call`.
-
-        Returns:
-            What :meth:`__call__` returns.
-        """
-        inputs, context = split_context(inputs, context)
-        if not isinstance(inputs, list | tuple):
-            return super().call(inputs, context, training)
-        return self._join_pair(super().call, inputs, context, training=training)
-
-    def _join_pair(self, run: Callable[..., Any], pair: Any, context: Any, **kwargs: Any) -> Any:
-        """Runs both batches of a pair as one, and joins what belongs to an instance of the pair."""
-        _check_pair([tuple(x.shape) for x in pair])
-        if context is not None:
-            context = ops.concatenate([context, context], axis=0)
-        z, log_det = run(ops.concatenate(pair, axis=0), context, **kwargs)
-        _check_latent(z.shape)
-        z_a, z_b = ops.split(ops.cast(z, log_det.dtype), 2, axis=0)
-        j_a, j_b = ops.split(log_det[:, None], 2, axis=0)
-        return ops.concatenate([z_a, z_b, j_a, j_b], axis=-1)
+            return super().compute_output_spec(inputs, *args, **kwargs)
+        _check_pair([tuple(x.shape) for x in inputs])
+        shape, _ = self.compute_output_shape(inputs[0].shape)
+        _check_latent(shape)
+        return keras.KerasTensor((shape[0], 2 * (shape[1] or 0) + 2), dtype=self.log_det_dtype)
 
     def compute_loss(
         self,
