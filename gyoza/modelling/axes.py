@@ -77,12 +77,22 @@ def check_shape_and_axes(
 
 
 def read_shape(
-    input_shape: Sequence[int | None],
+    input_shape: Sequence[int | None] | None,
     shape: list[int] | None,
     axes: list[int] | None,
     first_axis: int = 1,
 ) -> tuple[list[int], list[int]]:
-    """Reads from `input_shape` what is not yet known of shape and axes, and checks the rest."""
+    """Reads from `input_shape` what is not yet known of shape and axes, and checks the rest.
+
+    If there is no `input_shape`, both should be known.
+    """
+    if input_shape is None:
+        if shape is None or axes is None:
+            raise ValueError(
+                "`input_shape` should be given unless `shape` and `axes` are known. "
+                f"Received: input_shape=None, shape={shape}, axes={axes}"
+            )
+        return shape, axes
     if axes is None:
         axes = list(range(first_axis, len(input_shape)))
     if not axes or len(input_shape) <= axes[-1]:
@@ -113,15 +123,19 @@ def _reshape(x: Any, lead: tuple[Any, ...], tail: tuple[int, ...]) -> Any:
     return ops.reshape(x, lead + tail)
 
 
-def to_vectors(x: Any, axes: Sequence[int]) -> Any:
-    """Moves `axes` to the end and merges them: `[rest of the shape..., product of lengths]`."""
+def to_vectors(x: Any, axes: Sequence[int], shape: Sequence[int] | None = None) -> Any:
+    """Moves `axes` to the end and merges them: `[rest of the shape..., product of lengths]`.
+
+    Lengths along `axes` are taken from `shape` if it is given: TensorFlow may not know those of
+    `x` when it compiles.
+    """
     rest = [axis for axis in range(len(x.shape)) if axis not in axes]
     order = rest + list(axes)
     if order != sorted(order):
         x = ops.transpose(x, order)
-    if len(axes) == 1:
+    if len(axes) == 1 and (shape is None or x.shape[-1] is not None):
         return x
-    size = math.prod(x.shape[len(rest) :])
+    size = math.prod(x.shape[len(rest) :] if shape is None else shape)
     return _reshape(x, tuple(ops.shape(x)[: len(rest)]), (size,))
 
 

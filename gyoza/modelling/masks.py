@@ -15,6 +15,7 @@ from gyoza.modelling.axes import (
     read_shape,
     to_vectors,
 )
+from gyoza.modelling.tensors import PLAIN_TYPES, to_tensor
 
 __all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
 
@@ -107,8 +108,12 @@ class Mask(keras.Layer):
     def _mask_(self) -> Any:
         return ops.convert_to_tensor(self._pattern, dtype=self.compute_dtype)
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Reads `shape` and `axes` from `input_shape` where they were omitted."""
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Reads `shape` and `axes` from `input_shape` where they were omitted.
+
+        Args:
+            input_shape: Shape of the inputs. It is not needed if `shape` and `axes` were given.
+        """
         first_axis = 1 if self._axes_ is None else 0
         self.set_shape(*read_shape(input_shape, self._shape_, self._axes_, first_axis))
 
@@ -134,6 +139,14 @@ class Mask(keras.Layer):
         # whenever `fit` is called.
         self.built = True
 
+    def _prepare(self, x: Any) -> Any:
+        """Converts what is like a tensor, and reads from it what was omitted, or checks it."""
+        x = x if type(x) in PLAIN_TYPES else to_tensor(x)
+        if not self.built:
+            self.build(tuple(x.shape))
+        read_shape(x.shape, self._shape_, self._axes_, first_axis=0)
+        return x
+
     def call(self, inputs: Any, is_positive: bool = True) -> Any:
         """Applies the mask.
 
@@ -146,7 +159,7 @@ class Mask(keras.Layer):
         Returns:
             The masked tensor, in the shape of `inputs`.
         """
-        read_shape(inputs.shape, self._shape_, self._axes_, first_axis=0)
+        inputs = self._prepare(inputs)
         passes = self._pattern if is_positive else ~self._pattern
         passes = align(passes, self._axes_, self._shape_, len(inputs.shape))
         return ops.where(passes, inputs, ops.zeros((), inputs.dtype))
@@ -160,8 +173,8 @@ class Mask(keras.Layer):
         Returns:
             The pair `(kept, changed)` of tensors `[rest of the shape..., number of entries]`.
         """
-        read_shape(x.shape, self._shape_, self._axes_, first_axis=0)
-        vectors = to_vectors(x, self._axes_)
+        x = self._prepare(x)
+        vectors = to_vectors(x, self._axes_, self._shape_)
         return _select(vectors, self.kept_indices), _select(vectors, self.changed_indices)
 
     def join(self, kept: Any, changed: Any) -> Any:
@@ -174,6 +187,8 @@ class Mask(keras.Layer):
         Returns:
             The tensor with `shape` along `axes`.
         """
+        kept = kept if type(kept) in PLAIN_TYPES else to_tensor(kept)
+        changed = changed if type(changed) in PLAIN_TYPES else to_tensor(changed)
         vectors = ops.concatenate(self._in_order(kept, changed), axis=-1)
         return from_vectors(_select(vectors, self._order), self._axes_, self._shape_)
 
@@ -186,9 +201,6 @@ class Mask(keras.Layer):
         Returns:
             The arranged tensor, with `axes` merged to one axis at the position of the first.
         """
-        x = ops.convert_to_tensor(x)
-        if not self.built:
-            self.build(x.shape)
         kept, changed = self.split(x)
         return ops.moveaxis(ops.concatenate([changed, kept], axis=-1), -1, self._axes_[0])
 
@@ -205,7 +217,7 @@ class Mask(keras.Layer):
             raise ValueError(
                 f"Mask '{self.name}' should be given `shape`, or be called, before `re_arrange`."
             )
-        x_new = ops.convert_to_tensor(x_new)
+        x_new = to_tensor(x_new)
         read_shape(x_new.shape, [math.prod(self._shape_)], self._axes_[:1], first_axis=0)
         vectors = ops.moveaxis(x_new, self._axes_[0], -1)
         changed_count = len(self.changed_indices)

@@ -48,7 +48,7 @@ def check_flow_layer(
     - that `from_config(get_config())` and a saved model, loaded by another process without custom
       objects, give an equal layer,
     - that it works under other dtype policies,
-    - that integer inputs are refused.
+    - that integer inputs are refused, or returned unchanged by a layer that moves any dtype.
 
     Args:
         layer: The layer, of a class registered with Keras. It is not changed, only copied.
@@ -335,6 +335,14 @@ class _Check:
                 "Symbolic outputs and log-determinants should have the shapes of real ones: check "
                 f"`compute_output_shape`. Expected {expected}. Received: {received}"
             )
+        alone = self.layer.compute_jacobian_determinant(inputs, *contexts)
+        outputs_of_call, _ = self.layer.call(inputs, *contexts)
+        received = [tuple(outputs_of_call.shape), tuple(alone.shape)]
+        if received != expected:
+            self.fail(
+                "`call` and `compute_jacobian_determinant` should return symbolic tensors for "
+                f"symbolic inputs. Expected {expected}. Received: {received}"
+            )
         results = [outputs, log_det, self.layer.invert(outputs, *contexts)]
         model = keras.Model([inputs, *contexts], results)
         if len(model.weights) != len(self.layer.weights):
@@ -441,6 +449,16 @@ class _Check:
             )
 
     def integer_inputs(self) -> None:
+        if self.layer.moves_any_dtype:
+            inputs = np.arange(self.inputs.size, dtype="int32").reshape(self.inputs.shape)
+            outputs, _ = self.layer(inputs)
+            inverse = self.layer.invert(outputs)
+            for what, array in (("outputs", outputs), ("results of `invert`", inverse)):
+                received = keras.backend.standardize_dtype(array.dtype)
+                if received != "int32":
+                    self.fail(f"The {what} should be int32 for such inputs. Received: {received}")
+            self.compare("`invert(call(x)[0])` should be `x` for integers, too", inputs, inverse)
+            return
         for method in (self.layer, self.layer.invert):
             try:
                 method(np.zeros(self.inputs.shape, "int32"), *self.contexts)

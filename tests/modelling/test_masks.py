@@ -67,6 +67,65 @@ def test_arrangement_puts_cancelled_entries_first_and_is_undone(mask, x):
     np.testing.assert_array_equal(to_numpy(mask.re_arrange(arranged)), x)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int32", "bool"])
+def test_whatever_is_like_a_tensor_can_be_masked_and_arranged(x, dtype):
+    x = x.astype(dtype)
+    mask = CheckerBoardMask(axes=[1, 2], shape=[2, 3])
+    masked, arranged = to_numpy(mask(x)), to_numpy(mask.arrange(x))
+    likes = [x, x.tolist(), keras.Variable(x, dtype=dtype, trainable=False)]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        likes.append(tf.Variable(x))
+    else:
+        likes.append(pytest.importorskip("torch").from_numpy(x))
+    for like in likes:
+        np.testing.assert_array_equal(to_numpy(mask.call(like)), masked)
+        kept, changed = mask.split(like)
+        np.testing.assert_array_equal(to_numpy(mask.join(to_numpy(kept), changed)), x)
+        received = mask.arrange(like)
+        if not isinstance(like, list):
+            assert keras.backend.standardize_dtype(received.dtype) == dtype
+        np.testing.assert_array_equal(to_numpy(received), arranged)
+        received = keras.Variable(received, dtype=dtype, trainable=False)
+        np.testing.assert_array_equal(to_numpy(mask.re_arrange(received)), x)
+    np.testing.assert_array_equal(to_numpy(mask.re_arrange(arranged.tolist())), x)
+
+
+def test_symbolic_tensors_are_masked_and_arranged(x):
+    mask = CheckerBoardMask(axes=[1, 2], shape=[2, 3])
+    mask.build(None)
+    inputs = keras.Input(x.shape[1:])
+    arranged = mask.arrange(inputs)
+    model = keras.Model(inputs, [mask.call(inputs), arranged, mask.re_arrange(arranged)])
+    expected = (mask(x), mask.arrange(x), x)
+    for result, received in zip(expected, model(x), strict=True):
+        np.testing.assert_array_equal(to_numpy(received), to_numpy(result))
+
+
+def test_a_mask_is_built_when_a_method_needs_it(x):
+    for method in ("call", "split", "arrange"):
+        mask = HeavisideMask()
+        getattr(mask, method)(x)
+        assert mask._shape_ == [2, 3, 2]
+    with pytest.raises(ValueError, match=r"`input_shape` should be given.*shape=None"):
+        HeavisideMask().build(None)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shapes are always known")
+def test_lengths_are_those_of_the_mask_where_tensorflow_knows_none(x):
+    import tensorflow as tf
+
+    mask = CheckerBoardMask(axes=[1, 2], shape=[2, 3])
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, None])])
+    def run(x):
+        return mask(x), mask.re_arrange(mask.arrange(x))
+
+    for expected, received in zip((mask(x), x), run(x), strict=True):
+        np.testing.assert_array_equal(to_numpy(received), to_numpy(expected))
+
+
 def test_arrangement_of_a_small_example():
     mask = Mask(axes=[1], shape=[4], mask=[1, 0, 1, 0])
     arranged = to_numpy(mask.arrange(np.array([[1.0, 2.0, 3.0, 4.0]])))

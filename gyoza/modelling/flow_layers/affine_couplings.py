@@ -148,12 +148,21 @@ class VolumePreservingCoupling(AffineCoupling):
           `arXiv:2001.04872 <https://arxiv.org/abs/2001.04872>`_
     """
 
+    preserves_volume = True
+
     def compute_log_scales(self, coupling_parameters: Any) -> Any:
         """Computes log-scales whose sum is zero; see :meth:`AffineCoupling.compute_log_scales`."""
         log_scales = super().compute_log_scales(coupling_parameters)
-        # Not `ops.mean`, which computes float64 in float32 on some backends.
-        return log_scales - ops.sum(log_scales, axis=-1, keepdims=True) / log_scales.shape[-1]
+        if not self._is_in_full_shape:
+            return _centre(log_scales)
+        kept, changed = self._mask_.split(log_scales)
+        return self._mask_.join(kept, _centre(changed))
 
     def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> None:
         """Gives `None`, as for all layers that preserve volume."""
         return
+
+
+def _centre(log_scales: Any) -> Any:
+    # Not `ops.mean`, which computes float64 in float32 on some backends.
+    return log_scales - ops.sum(log_scales, axis=-1, keepdims=True) / log_scales.shape[-1]

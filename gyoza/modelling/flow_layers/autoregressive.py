@@ -79,7 +79,7 @@ class MaskedAutoregressive(ConditionalFlowLayer):
             )
         self.conditioner = conditioner
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Builds the network for inputs of `input_shape`."""
         super().build(input_shape)
         self.conditioner.set_parameter_count(self.parameter_count)
@@ -124,7 +124,8 @@ class MaskedAutoregressive(ConditionalFlowLayer):
             parameters: Their parameters, `[batch, ..., entries, parameter_count]`.
 
         Returns:
-            A tensor of the shape of `inputs`, or `None` if the law preserves volume.
+            A tensor of the shape of `inputs`, one number that holds for all entries, or `None` if
+            the law preserves volume.
         """
         return None
 
@@ -147,11 +148,11 @@ class MaskedAutoregressive(ConditionalFlowLayer):
         Returns:
             The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
         """
-        vectors = to_vectors(inputs, self._axes_)
+        vectors = to_vectors(inputs, self._axes_, self._shape_)
         parameters = self._compute_parameters(vectors, context)
         outputs, log_stretch = self._couple_and_stretch_(vectors, parameters)
         outputs = from_vectors(outputs, self._axes_, self._shape_)
-        return outputs, self.sum_log_det(inputs, log_stretch)
+        return outputs, self.sum_log_det(inputs, log_stretch, vectors)
 
     def invert(self, outputs: Any, context: Any = None) -> Any:
         """Maps outputs of `call` back; runs the network once for each entry.
@@ -163,7 +164,7 @@ class MaskedAutoregressive(ConditionalFlowLayer):
         Returns:
             The inputs of `call`, `[batch, ...]`.
         """
-        vectors = to_vectors(outputs, self._axes_)
+        vectors = to_vectors(outputs, self._axes_, self._shape_)
         order = ops.convert_to_tensor(self.conditioner.order, dtype="int32")
         entries = ops.arange(self.dimension_count, dtype="int32")
 

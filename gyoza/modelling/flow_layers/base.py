@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from gyoza.modelling.axes import check_shape_and_axes, from_vectors, read_shape, to_vectors
-from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
+from gyoza.modelling.tensors import TRACING_ERRORS, fill, is_number
 
 __all__ = ["FlowLayer"]
 
@@ -33,14 +34,16 @@ class FlowLayer(Invertible, keras.Layer):
     Subclasses say what happens to a vector. They implement
 
     - `transform(inputs)`, which maps vectors `[batch, ..., dimension_count]` to outputs of the same
-      shape and their log-determinants `[batch, ...]`, or `None` where the volume is preserved,
+      shape and their log-determinants `[batch, ...]`, one number if they are equal, or `None` where
+      the volume is preserved,
     - `inverse_transform(outputs)`, which maps vectors back,
     - `create_weights()`, if they have weights, which can rely on `dimension_count`,
     - `get_config()`, if their constructors have further arguments,
 
     and are registered with `keras.saving.register_keras_serializable`. A layer that does not fit
-    this form can override `call(inputs)` and `invert(outputs)` instead, as well as `build` and
-    `compute_output_shape`. :func:`gyoza.testing.check_flow_layer` checks the result.
+    this form can override `call(inputs)` and `invert(outputs)` instead, as well as `build`, and
+    `compute_output_shape` if its `call` cannot be traced.
+    :func:`gyoza.testing.check_flow_layer` checks the result.
 
     Args:
         shape: Lengths of the inputs along `axes`. If it is omitted it is read from the first
@@ -53,6 +56,12 @@ class FlowLayer(Invertible, keras.Layer):
         TypeError: If `shape` or `axes` are not integers, or if inputs are not floating-point.
         ValueError: If `shape` and `axes` differ in length, `axes` are not ascending and positive,
             or the inputs do not have `shape` along `axes`.
+
+    Attributes:
+        preserves_volume: Whether all log-determinants are 0. It is an attribute of the class, and
+            `False` in one that overrides `transform` and does not say otherwise.
+        moves_any_dtype: Whether the layer only moves values, so that inputs can be of any dtype. An
+            attribute of the class, `False` by default.
 
     Example:
 
@@ -78,6 +87,21 @@ class FlowLayer(Invertible, keras.Layer):
           `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
     """
 
+    preserves_volume = False
+    # What decides whether volume is preserved: a class that overrides one of these has to say so.
+    _volume_hooks: tuple[str, ...] = ("transform",)
+    _is_traced = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "preserves_volume" not in vars(cls) and not set(cls._volume_hooks).isdisjoint(vars(cls)):
+            cls.preserves_volume = False
+        cls._is_traced = (
+            cls._own_call is FlowLayer.call
+            and cls.call is not FlowLayer.call
+            and cls.compute_output_shape is FlowLayer.compute_output_shape
+        )
+
     def __init__(
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
     ) -> None:
@@ -93,6 +117,11 @@ class FlowLayer(Invertible, keras.Layer):
         if self._axes_ is not None:
             lengths = dict(zip(self._axes_, self._shape_, strict=True)) if self._shape_ else {}
             self.input_spec = keras.InputSpec(min_ndim=self._axes_[-1] + 1, axes=lengths)
+
+    @property
+    def output_spec(self) -> keras.InputSpec | None:
+        """What `invert` demands of its argument: what `call` does, unless the shape may change."""
+        return None if self._is_traced else self.input_spec
 
     @property
     def dimension_count(self) -> int:
@@ -114,11 +143,12 @@ class FlowLayer(Invertible, keras.Layer):
             self.create_weights()
             self._has_weights = True
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Reads what `shape` and `axes` left open from `input_shape`, and creates the weights.
 
         Args:
-            input_shape: Shape of the inputs, `[batch, ...]`, where the batch size may be `None`.
+            input_shape: Shape of the inputs, `[batch, ...]`, where the batch size may be `None`. It
+                is not needed if `shape` was given.
         """
         self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_)
         self._set_input_spec()
@@ -142,7 +172,8 @@ class FlowLayer(Invertible, keras.Layer):
 
         Returns:
             The pair of outputs, in the shape of `inputs`, and log-determinants, one per vector
-            (`[batch, ...]`), or `None` if the volume is preserved.
+            (`[batch, ...]`), one number that holds for all of them, or `None` if the volume is
+            preserved.
         """
         raise NotImplementedError(
             f"{type(self).__name__} should implement `transform` and `inverse_transform`, or "
@@ -163,17 +194,11 @@ class FlowLayer(Invertible, keras.Layer):
             "`call` and `invert`."
         )
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs `call`, and sees to it that log-determinants are one number per instance."""
-        results = super().__call__(*args, **kwargs)
+    def _check_results(self, results: Any) -> Any:
         if isinstance(results, tuple | list) and len(results) == 2:
-            shape = tuple(results[1].shape)
-            if len(shape) != 1:
-                raise ValueError(
-                    f"The log-determinants of layer '{self.name}' should have shape [batch]: sum "
-                    "the contributions of all axes but the first, as `sum_log_det` does. Received: "
-                    f"log-determinants of shape {shape}"
-                )
+            outputs, log_det = results
+            if len(getattr(log_det, "shape", ())) != 1:
+                return outputs, self._as_batch(log_det, outputs)
         return results
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
@@ -185,37 +210,85 @@ class FlowLayer(Invertible, keras.Layer):
         Returns:
             The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
         """
-        outputs, log_det = self.transform(to_vectors(inputs, self._axes_))
+        vectors = to_vectors(inputs, self._axes_, self._shape_)
+        outputs, log_det = self.transform(vectors)
+        if is_number(log_det):  # of each vector
+            log_det = ops.broadcast_to(log_det, ops.shape(vectors)[:-1])
         return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)
 
     def invert(self, outputs: Any) -> Any:  # noqa: D102 - documented by `Invertible`
-        inputs = self.inverse_transform(to_vectors(outputs, self._axes_))
+        inputs = self.inverse_transform(to_vectors(outputs, self._axes_, self._shape_))
         return from_vectors(inputs, self._axes_, self._shape_)
 
     invert.__doc__ = Invertible.invert.__doc__
 
-    def sum_log_det(self, inputs: Any, log_det: Any) -> Any:
+    def sum_log_det(self, inputs: Any, log_det: Any, of_each: Any = None) -> Any:
         """Sums contributions to the log-determinant over all axes but the batch axis.
 
         Args:
             inputs: The inputs of `call`, `[batch, ...]`.
-            log_det: Contributions, `[batch, ...]`, or `None` for a volume-preserving map.
+            log_det: Contributions, `[batch, ...]`, one number, or `None` for a volume-preserving
+                map.
+            of_each: A tensor of which each entry contributes as much, if it is one number. That is
+                the sum itself if omitted.
 
         Returns:
             The sums, `[batch]`, computed in `log_det_dtype`.
         """
         if log_det is None:
-            return ops.zeros(ops.shape(inputs)[:1], dtype=self.log_det_dtype)
+            return fill(None, inputs, self.log_det_dtype)
         log_det = ops.cast(log_det, self.log_det_dtype)
+        if len(log_det.shape) == 0:
+            if of_each is None:
+                return fill(log_det, inputs, self.log_det_dtype)
+            log_det = ops.broadcast_to(log_det, ops.shape(of_each))
         if len(log_det.shape) == 1:
             return log_det
         return ops.sum(log_det, axis=tuple(range(1, len(log_det.shape))))
 
+    def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """See :meth:`Invertible.compute_jacobian_determinant`."""
+        if self.preserves_volume:
+            return self.sum_log_det(x, None)
+        if self._own_call is FlowLayer.call and type(self).transform is FlowLayer.transform:
+            return self(x, *args, **kwargs)[1]  # there is nothing but this `call`
+        return super().compute_jacobian_determinant(x, *args, **kwargs)
+
+    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Describes what `call` returns for symbolic `inputs`.
+
+        If users have overridden `call`, and not `compute_output_shape`, it is traced.
+        """
+        if not self._is_traced:
+            return super().compute_output_spec(inputs, *args, **kwargs)
+        try:
+            return keras.Operation.compute_output_spec(self, make_dense(inputs), *args, **kwargs)
+        except TRACING_ERRORS as error:
+            raise ValueError(
+                f"Layer '{self.name}' should implement `compute_output_shape(input_shape)`, which "
+                "returns the shapes of outputs and log-determinants, as its `call` cannot be "
+                f"traced. Received: {type(error).__name__}: {error}"
+            ) from error
+
     def compute_output_shape(
         self, input_shape: Sequence[int | None]
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
-        """Gives the shapes of the outputs (here that of the inputs) and log-determinants."""
-        return tuple(input_shape), (input_shape[0],)
+        """Gives the shapes of the outputs, here that of the inputs, and log-determinants."""
+        shape = tuple(input_shape)
+        if self._is_traced:
+            shape = tuple(self(keras.KerasTensor(shape, dtype=self.compute_dtype))[0].shape)
+        return shape, (input_shape[0],)
+
+    def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+        """Gives the shape of the inputs that have outputs of a shape, here the same.
+
+        Args:
+            output_shape: Shape of outputs, `[batch, ...]`.
+        """
+        if self._is_traced:
+            outputs = keras.KerasTensor(output_shape, dtype=self.compute_dtype)
+            return tuple(self.invert(outputs).shape)
+        return tuple(output_shape)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""

@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.modelling.axes import align_context
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import check_floating
+from gyoza.modelling.tensors import PLAIN_TYPES, to_tensor
 
 __all__ = ["TakesContext", "ConditionalFlowLayer"]
 
@@ -52,8 +53,9 @@ class TakesContext:
 
     def _prepare_context(self, inputs: Any, context: Any) -> Any:
         """Checks a context and remembers its shape, or checks that none is missing."""
-        if context is not None and not hasattr(context, "shape"):
-            context = np.asarray(context)
+        if context is not None and type(context) not in PLAIN_TYPES:
+            context = to_tensor(context) if hasattr(context, "assign") else context
+            context = context if hasattr(context, "shape") else np.asarray(context)
         shape = None if context is None else tuple(context.shape)
         if shape is not None and len(shape) < 2:
             raise ValueError(

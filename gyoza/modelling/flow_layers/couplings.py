@@ -1,5 +1,6 @@
 """Coupling layers, which change one part of their inputs by a function of the other part."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,7 +11,9 @@ from keras import ops
 from gyoza.backend import forget_gradients
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.masks import HeavisideMask, Mask
+from gyoza.modelling.tensors import TRACING_ERRORS, is_number
 
 __all__ = ["Coupling", "ElementwiseCoupling", "AdditiveCoupling"]
 
@@ -41,7 +44,8 @@ class Coupling(ConditionalFlowLayer):
     - `_decouple_(outputs, coupling_parameters)`, its inverse in the first argument,
     - `compute_jacobian_determinant(x)`, the logarithm of its Jacobian determinant, `[batch]`;
       `compute_parameters(x)` gives the coupling parameters that it needs. To work with a context,
-      it takes `(x, context=None)` and passes it on.
+      it takes `(x, context=None)` and passes it on. It can also be called
+      `compute_log_jacobian_determinant`.
 
     A law that acts on each entry by itself is simpler, and faster, as a subclass of
     :class:`ElementwiseCoupling`.
@@ -53,8 +57,9 @@ class Coupling(ConditionalFlowLayer):
             callable. It is given :math:`x_1` in the full shape of the inputs, or the list
             :math:`[x_1, c]` where there is a context, and returns whatever the law expects, a
             tensor or a list of tensors. A :class:`~gyoza.modelling.conditioners.Conditioner`, such
-            as :class:`~gyoza.modelling.conditioners.MLP`, computes only what is needed. If the
-            inputs have one entry alone, it is changed, whatever the mask, and :math:`g` sees
+            as :class:`~gyoza.modelling.conditioners.MLP`, computes only what is needed. A network
+            that Keras cannot trace, because it uses NumPy, say, is built when it is first run. If
+            the inputs have one entry alone, it is changed, whatever the mask, and :math:`g` sees
             nothing; weights of the layer then stand in for a `Conditioner` without a context.
         mask: The mask :math:`w`, with the same shape and axes, or with both omitted: then it takes
             those of the first coupling that it is given to. A
@@ -97,6 +102,15 @@ class Coupling(ConditionalFlowLayer):
           `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        names = ["compute_jacobian_determinant", "compute_log_jacobian_determinant"]
+        defined = [name for name in names if name in vars(cls)]
+        if defined == names[1:]:
+            setattr(cls, names[0], vars(cls)[names[1]])
+        super().__init_subclass__(**kwargs)
+        if len(defined) == 1:
+            setattr(cls, names[1], vars(cls)[names[0]])
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -128,8 +142,13 @@ class Coupling(ConditionalFlowLayer):
         if self._shape_ is not None and self._axes_ is not None:
             mask.set_shape(self._shape_, self._axes_)
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Builds the mask and the network for inputs of `input_shape`."""
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Builds the mask and the network for inputs of `input_shape`.
+
+        Args:
+            input_shape: See :meth:`FlowLayer.build`. Without it, a network that is given inputs in
+                full shape is built when it is first run.
+        """
         super().build(input_shape)
         self._mask_.set_shape(self._shape_, self._axes_)
         if self.dimension_count == 1 and len(self._mask_.changed_indices) == 0:
@@ -141,18 +160,31 @@ class Coupling(ConditionalFlowLayer):
                 "`mask` should leave at least one entry to be changed. Received: a mask of ones "
                 f"only, for shape={self._shape_}"
             )
-        network = self._compute_coupling_parameters_
-        kept_count = len(self._mask_.kept_indices)
-        if isinstance(network, Conditioner):
-            count = changed_count if self._is_compact else int(input_shape[-1] or 0)
-            network.set_output_size(count * self.parameter_count)
-            if self._is_compact and kept_count == 0 and self.context_size is None:
+        network: Any = self._compute_coupling_parameters_
+        if self._is_compact:
+            network.set_output_size(changed_count * self.parameter_count)
+            if len(self._mask_.kept_indices) == 0 and self.context_size is None:
                 self.coupling_parameters = self.add_weight(
                     shape=[network.output_size], initializer="zeros", name="coupling_parameters"
                 )
                 return
-        if isinstance(network, keras.Layer) and not network.built:
-            network(self._describe_network_inputs(input_shape))
+            if input_shape is None:
+                input_shape = [None] * (self._axes_[-1] + 1)
+        if input_shape is not None:
+            self._build_network(input_shape)
+
+    def _build_network(self, input_shape: Sequence[int | None]) -> None:
+        """Builds the network, where that is possible without running it."""
+        network = self._compute_coupling_parameters_
+        if isinstance(network, Conditioner):
+            if not self._is_compact:
+                network.set_output_size(int(input_shape[-1] or 0) * self.parameter_count)
+            if not network.built:
+                network(self._describe_network_inputs(input_shape))
+        elif isinstance(network, keras.Layer) and not network.built:
+            # What is wrong with a network, and not only with tracing it, is said when it is run.
+            with contextlib.suppress(*TRACING_ERRORS):
+                network(self._describe_network_inputs(input_shape))
 
     @property
     def _is_compact(self) -> bool:
@@ -232,6 +264,8 @@ class Coupling(ConditionalFlowLayer):
             return ops.broadcast_to(self.coupling_parameters, shape)
         network = self._compute_coupling_parameters_
         if isinstance(network, Conditioner):
+            if network.output_size is None:  # the layer was built without a shape
+                self._build_network(x.shape)
             parameters = network(self.join_context(x, context))
         else:
             parameters = network(x if context is None else [x, context])
@@ -263,10 +297,15 @@ class Coupling(ConditionalFlowLayer):
         Returns:
             The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
         """
-        coupled = self._couple_(inputs, self.compute_parameters(inputs, context))
-        arguments = {} if context is None else {"context": context}
-        log_det = self.compute_jacobian_determinant(inputs, **arguments)
+        parameters = self.compute_parameters(inputs, context)
+        coupled = self._couple_(inputs, parameters)
+        log_det = self._compute_log_det(inputs, context, parameters)
         return self._put_back(inputs, coupled), ops.cast(log_det, self.log_det_dtype)
+
+    def _compute_log_det(self, inputs: Any, context: Any, parameters: Any) -> Any:
+        """Computes the log-determinants in full shape, for parameters that are computed already."""
+        arguments = {} if context is None else {"context": context}
+        return self.compute_jacobian_determinant(inputs, **arguments)
 
     def invert(self, outputs: Any, context: Any = None) -> Any:
         """Maps outputs of `call` back to its inputs.
@@ -283,7 +322,7 @@ class Coupling(ConditionalFlowLayer):
 
     def _put_back(self, unchanged: Any, changed: Any) -> Any:
         """Takes entries where the mask is one from `unchanged`, and the others from `changed`."""
-        if tuple(changed.shape[1:]) != tuple(unchanged.shape[1:]):
+        if not _fits(changed.shape[1:], unchanged.shape[1:]):
             raise ValueError(
                 "The coupling law should return a tensor of the shape of its inputs: check the "
                 "shape of what `compute_coupling_parameters` returns. Expected "
@@ -319,13 +358,28 @@ class Coupling(ConditionalFlowLayer):
         return cls(**config)
 
 
+def _fits(received: Sequence[int | None], expected: Sequence[int | None]) -> bool:
+    """Whether two shapes are equal, as far as their lengths are known."""
+    return len(received) == len(expected) and all(
+        None in lengths or lengths[0] == lengths[1]
+        for lengths in zip(received, expected, strict=True)
+    )
+
+
+def _wrong_parameters(parameters: Any, expected: Sequence[int | None]) -> ValueError:
+    received = getattr(parameters, "shape", None)
+    return ValueError(
+        "`compute_coupling_parameters` should return a tensor of shape "
+        f"{tuple(expected)} here, or one that broadcasts to it. Received: "
+        + (f"{parameters}" if received is None else f"a tensor of shape {tuple(received)}")
+    )
+
+
 class ElementwiseCoupling(Coupling):
     r"""Base class of couplings whose law acts on each entry by itself.
 
     The law is evaluated only for the entries that change. Its methods are given those entries and
-    their parameters, and need no regard for masks, axes and shapes. (A subclass that overrides
-    `compute_jacobian_determinant` is run in full shape instead, like any :class:`Coupling`.) A
-    subclass implements
+    their parameters, and need no regard for masks, axes and shapes. A subclass implements
 
     - `_couple_(inputs, coupling_parameters)`,
     - `_decouple_(outputs, coupling_parameters)`,
@@ -339,17 +393,43 @@ class ElementwiseCoupling(Coupling):
     all entries, then the second of all, and so on, which is faster to read than one entry after the
     other.
 
+    That holds for subclasses of this class. A law of gyoza's that derives from it, such as
+    :class:`AdditiveCoupling`, is a :class:`Coupling` to those who override its `_couple_` or
+    `_decouple_`: these are given the inputs of `call` in full shape, and parameters likewise, where
+    those of a :class:`~gyoza.modelling.conditioners.Conditioner` are zero for entries that are
+    kept. The log-determinant remains that of gyoza's law unless it is overridden, too. Any subclass
+    that overrides `compute_jacobian_determinant` is run in full shape.
+
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         compute_coupling_parameters: See :class:`Coupling`. A network that answers in full shape
-            returns a tensor of the shape of the inputs, with the further axis if there is one.
+            returns a tensor of the shape of the inputs, with the further axis if there is one, or
+            one that broadcasts to it.
         mask: See :class:`Coupling`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
         ValueError: If the network returns parameters of the wrong shape.
     """
+
+    preserves_volume = True  # unless a subclass has a log-stretch
+    _volume_hooks = ("compute_log_stretch", "_couple_and_stretch_")
+    # Whether methods are given all entries, not only those that change, because a user replaced
+    # them, and whether that is so for the log-determinant.
+    _is_in_full_shape = _replaces_log_det = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        law = next(base for base in cls.__mro__ if is_own(base))
+
+        def replaces(hook: str) -> bool:
+            return getattr(cls, hook) is not getattr(law, hook)
+
+        cls._replaces_log_det = replaces("compute_jacobian_determinant")
+        cls._is_in_full_shape = cls._replaces_log_det or (
+            law is not ElementwiseCoupling and (replaces("_couple_") or replaces("_decouple_"))
+        )
 
     def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
         """Computes the contribution of each entry to the log-determinant.
@@ -359,7 +439,8 @@ class ElementwiseCoupling(Coupling):
             coupling_parameters: Their parameters.
 
         Returns:
-            A tensor of the shape of `inputs`, or `None` if the law preserves volume.
+            A tensor of the shape of `inputs`, one number that holds for all entries, or `None` if
+            the law preserves volume.
         """
         return None
 
@@ -391,13 +472,46 @@ class ElementwiseCoupling(Coupling):
 
     def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:
         """See :meth:`Coupling.compute_jacobian_determinant`."""
-        return self(x, context)[1]
+        if self.preserves_volume:
+            return self.sum_log_det(x, None)
+        if self._is_in_full_shape:
+            return self._sum_log_stretch(x, self.compute_parameters(x, context))
+        _, changed, parameters = self._split(x, context)
+        _, log_stretch = self._couple_and_stretch_(changed, parameters)
+        return self.sum_log_det(x, log_stretch, changed)
 
-    @property
-    def _is_in_full_shape(self) -> bool:
-        """Whether a subclass has replaced the log-determinant, as laws in full shape do."""
-        own = type(self).compute_jacobian_determinant
-        return own is not ElementwiseCoupling.compute_jacobian_determinant
+    def _compute_log_det(self, inputs: Any, context: Any, parameters: Any) -> Any:
+        if self._replaces_log_det:
+            return super()._compute_log_det(inputs, context, parameters)
+        return self._sum_log_stretch(inputs, parameters)
+
+    def _sum_log_stretch(self, inputs: Any, parameters: Any) -> Any:
+        """Computes log-determinants of the law in full shape, where parameters may broadcast."""
+        if self.preserves_volume:
+            return self.sum_log_det(inputs, None)
+        _, log_stretch = self._couple_and_stretch_(inputs, parameters)
+        if log_stretch is not None:
+            log_stretch = ops.broadcast_to(log_stretch, ops.shape(inputs))
+            log_stretch = self._mask_(log_stretch, is_positive=False)
+        return self.sum_log_det(inputs, log_stretch)
+
+    def compute_parameters(self, x: Any, context: Any = None) -> Any:
+        """Computes the coupling parameters in full shape; see :meth:`Coupling.compute_parameters`.
+
+        Those of a :class:`~gyoza.modelling.conditioners.Conditioner` have a last axis for the
+        parameters of an entry if it has several.
+        """
+        if self.parameter_count == 1 or not isinstance(
+            self._compute_coupling_parameters_, Conditioner
+        ):
+            return super().compute_parameters(x, context)
+        if not self._is_compact:
+            return self._group_by_entry(self._run_network(self._mask_(x), context))
+        kept, _, parameters = self._split(x, context)
+        zeros = ops.expand_dims(ops.zeros_like(kept), -2)
+        zeros = ops.repeat(zeros, self.parameter_count, axis=-2)
+        # To the mask, parameters of an entry are positions, which `join` puts behind all others.
+        return self._mask_.join(zeros, ops.swapaxes(parameters, -1, -2))
 
     def _split(self, x: Any, context: Any) -> tuple[Any, Any, Any]:
         """Gives the kept entries, the changed entries and the parameters of the changed ones."""
@@ -406,14 +520,15 @@ class ElementwiseCoupling(Coupling):
         if self._is_compact:
             parameters = self._run_network(kept, context)
             expected = (*changed.shape[:-1], changed.shape[-1] * self.parameter_count)
-            self._check_parameters(parameters, expected)
+            if not _fits(parameters.shape, expected):
+                raise _wrong_parameters(parameters, expected)
             if per_entry:
                 parameters = self._group_by_entry(parameters)
             return kept, changed, parameters
         parameters = self._run_network(self._mask_(x), context)
         if isinstance(self._compute_coupling_parameters_, Conditioner) and per_entry:
             parameters = self._group_by_entry(parameters)
-        self._check_parameters(parameters, (*x.shape, *per_entry))
+        parameters = self._broadcast_parameters(parameters, x, per_entry)
         _, parameters = self._mask_.split(parameters)
         return kept, changed, ops.swapaxes(parameters, -1, -2) if per_entry else parameters
 
@@ -423,21 +538,19 @@ class ElementwiseCoupling(Coupling):
         shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
         return ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
 
-    def _check_parameters(self, parameters: Any, expected: Sequence[int | None]) -> None:
+    def _broadcast_parameters(self, parameters: Any, x: Any, per_entry: tuple[int, ...]) -> Any:
+        """Checks parameters in full shape, and gives those that entries share to each of them."""
+        expected = (*x.shape, *per_entry)
         received = getattr(parameters, "shape", None)
-        if (
-            received is None
-            or len(received) != len(expected)
-            or any(
-                None not in sizes and sizes[0] != sizes[1]
-                for sizes in zip(received, expected, strict=True)
-            )
-        ):
-            raise ValueError(
-                "`compute_coupling_parameters` should return a tensor of shape "
-                f"{tuple(expected)} here. Received: "
-                + (f"{parameters}" if received is None else f"a tensor of shape {tuple(received)}")
-            )
+        if received is None:
+            raise _wrong_parameters(parameters, expected)
+        if _fits(received, expected):
+            return parameters
+        if not is_number(parameters):
+            shared = [length == 1 and axis > 0 for axis, length in enumerate(received)]
+            if not _fits(received, [1 if s else e for s, e in zip(shared, expected, strict=False)]):
+                raise _wrong_parameters(parameters, expected)
+        return ops.broadcast_to(parameters, (*ops.shape(x), *per_entry))
 
     def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
         """See :meth:`Coupling.call`."""
@@ -445,7 +558,8 @@ class ElementwiseCoupling(Coupling):
             return super().call(inputs, context)
         kept, changed, parameters = self._split(inputs, context)
         coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
-        return self._mask_.join(kept, coupled), self.sum_log_det(inputs, log_stretch)
+        log_det = self.sum_log_det(inputs, log_stretch, changed)
+        return self._mask_.join(kept, coupled), log_det
 
     def invert(self, outputs: Any, context: Any = None) -> Any:
         """See :meth:`Coupling.invert`."""
@@ -460,7 +574,8 @@ class ElementwiseCoupling(Coupling):
             return super().invert_and_log_det(outputs, context=context)
         kept, changed, parameters = self._split(outputs, context)
         decoupled, log_stretch = self._decouple_and_stretch_(changed, parameters)
-        return self._mask_.join(kept, decoupled), self.sum_log_det(outputs, log_stretch)
+        log_det = self.sum_log_det(outputs, log_stretch, changed)
+        return self._mask_.join(kept, decoupled), log_det
 
     def recompute(self, outputs: Any, shift: Any, context: Any = None) -> tuple[Any, Any, Any]:
         """See :meth:`FlowLayer.recompute`; runs the network once."""
@@ -472,7 +587,8 @@ class ElementwiseCoupling(Coupling):
         inputs = ops.stop_gradient(self._mask_.join(kept, changed))
         _, changed = self._mask_.split(inputs + shift)
         coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
-        return inputs, self._mask_.join(kept, coupled), self.sum_log_det(inputs, log_stretch)
+        log_det = self.sum_log_det(inputs, log_stretch, changed)
+        return inputs, self._mask_.join(kept, coupled), log_det
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

@@ -139,7 +139,7 @@ class UniformDequantization(FlowLayer):
             The pair of outputs between 0 and 1, in the shape of `inputs`, and contributions to the
             log-likelihood, `[batch]`.
         """
-        x = ops.cast(to_vectors(inputs, self._axes_), self.log_det_dtype)
+        x = ops.cast(to_vectors(inputs, self._axes_, self._shape_), self.log_det_dtype)
         noise, log_density = self.draw_noise(x)
         noise = ops.clip(noise, self._margin, 1.0 - self._margin)
         outputs = from_vectors((x + noise) / self.levels, self._axes_, self._shape_)
@@ -230,11 +230,15 @@ class VariationalDequantization(UniformDequantization):
         super().__init__(levels, shape=shape, axes=axes, seed=seed, **kwargs)
         self.noise_flow: Any = noise_flow
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Builds the flow of the noise."""
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Builds the flow of the noise, unless it has to wait for inputs to know the shape."""
         super().build(input_shape)
-        rest = [length for axis, length in enumerate(input_shape) if axis not in self._axes_]
-        vectors = keras.KerasTensor((None, *rest[1:], self.dimension_count), self.log_det_dtype)
+        if input_shape is not None:
+            rest = [length for axis, length in enumerate(input_shape) if axis not in self._axes_]
+            self._build_noise_flow((None, *rest[1:], self.dimension_count))
+
+    def _build_noise_flow(self, shape: Sequence[int | None]) -> None:
+        vectors = keras.KerasTensor(shape, self.log_det_dtype)
         self.noise_flow(vectors, **self._as_context(vectors))
 
     def _as_context(self, x: Any) -> dict[str, Any]:
@@ -246,6 +250,8 @@ class VariationalDequantization(UniformDequantization):
         if not (isinstance(count, int) or ops.is_tensor(count)):
             # Keras asks for shapes alone, on JAX, with a symbol for the batch size.
             return super().draw_noise(x)
+        if not self.noise_flow.built:
+            self._build_noise_flow((None, *x.shape[1:]))
         context = (2.0 * x + 1.0) / self.levels - 1.0
         v, log_density = self.noise_flow.sample_and_log_prob(
             count, seed=self.seed_generator, **self._as_context(context)

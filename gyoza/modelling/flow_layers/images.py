@@ -23,6 +23,9 @@ class _ShapeChange(FlowLayer):
     `_restore_shape`, for shapes without the batch axis.
     """
 
+    preserves_volume = True
+    moves_any_dtype = True
+
     def __init__(self, shape: Iterable[int] | None = None, **kwargs: Any) -> None:
         super().__init__(shape=shape, **kwargs)
         if self._shape_ is not None:
@@ -55,9 +58,10 @@ class _ShapeChange(FlowLayer):
             return None
         return keras.InputSpec(shape=(None, *self._change_shape(self._shape_)))
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Reads the shape of inputs; see :meth:`FlowLayer.build`."""
-        if self._shape_ is not None and len(input_shape) != len(self._shape_) + 1:
+        is_known = self._shape_ is not None
+        if is_known and input_shape is not None and len(input_shape) != len(self._shape_) + 1:
             raise ValueError(
                 f"The inputs of '{self.name}' should have shape {self._shape_} after the batch "
                 f"axis. Received: input_shape={tuple(input_shape)}"
@@ -73,7 +77,7 @@ class _ShapeChange(FlowLayer):
         """Changes the shape of a batch.
 
         Args:
-            inputs: Floating-point tensor `[batch, ...]`.
+            inputs: Tensor `[batch, ...]`, of any dtype if its entries are only moved.
 
         Returns:
             The pair of outputs, in the other shape, and log-determinants, which are 0, `[batch]`.
@@ -335,6 +339,8 @@ class HaarDownsampling(Squeeze):
           generation with conditional invertible neural networks."
           `arXiv:1907.02392 <https://arxiv.org/abs/1907.02392>`_
     """
+
+    moves_any_dtype = False
 
     def change(self, inputs: Any) -> Any:
         """Transforms the pixels of a block to channels."""

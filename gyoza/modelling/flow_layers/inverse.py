@@ -70,6 +70,16 @@ class Inverse(TakesContext, FlowLayer):
         """Whether the layer that is turned round takes a context."""
         return self.layer.accepts_context
 
+    @property
+    def preserves_volume(self) -> bool:  # type: ignore[override]
+        """Whether the layer that is turned round preserves volume."""
+        return getattr(self.layer, "preserves_volume", False)
+
+    @property
+    def moves_any_dtype(self) -> bool:  # type: ignore[override]
+        """Whether the layer that is turned round takes any dtype."""
+        return self.layer.moves_any_dtype
+
     def _prepare_context(self, inputs: Any, context: Any) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None and not self.accepts_context:
@@ -79,10 +89,13 @@ class Inverse(TakesContext, FlowLayer):
             )
         return context
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Builds the layer for outputs of `input_shape`."""
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Builds the layer for outputs of `input_shape`; see :meth:`FlowLayer.build`."""
         if not self.layer.built:
-            self._build_layer((None, *input_shape[1:]))
+            if input_shape is None:
+                self.layer.build(None)
+            else:
+                self._build_layer((None, *input_shape[1:]))
         self.input_spec = self.layer.output_spec
 
     def _build_layer(self, shape: tuple[int | None, ...]) -> None:

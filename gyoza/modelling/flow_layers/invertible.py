@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,26 +10,104 @@ from keras import ops
 
 from gyoza.backend import forget_gradients
 from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.tensors import PLAIN_TYPES, fill, to_tensor
 
-__all__ = ["Invertible", "Inversion", "check_floating"]
+__all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
+
+
+# What `invert` may be told its first argument is called, whatever a class calls it.
+_NAMES_OF_OUTPUTS = ("outputs", "y_hat")
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is one of gyoza's own, not one that a user derives from them."""
+    return cls.__module__.partition(".")[0] == "gyoza"
+
+
+def _bind(
+    signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
+    """Gives the object whose method is called, its first argument, and others, by name if named."""
+    (_, layer), (_, first), *others = signature.bind(*args, **kwargs).arguments.items()
+    unnamed: tuple[Any, ...] = ()
+    named: dict[str, Any] = {}
+    for name, value in others:
+        kind = signature.parameters[name].kind
+        if kind == inspect.Parameter.VAR_POSITIONAL:
+            unnamed = value
+        else:
+            named.update(value if kind == inspect.Parameter.VAR_KEYWORD else {name: value})
+    return layer, first, unnamed, named
 
 
 def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps an `invert` method, so that it is run through `Inversion`."""
+    """Wraps `invert`, or another method of outputs, so that it is run through `Inversion`."""
     signature = inspect.signature(invert)
+    name = list(signature.parameters)[1]
 
     @functools.wraps(invert)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        _, *arguments = signature.bind(*args, **kwargs).arguments.items()
-        layer = args[0]
-        (_, outputs), *others = arguments
-        if not hasattr(outputs, "shape"):
-            outputs = ops.convert_to_tensor(outputs)
-        check_floating(outputs, layer.name)
-        layer._prepare_inversion(outputs, **dict(others))
-        return Inversion(layer, invert)(outputs, **dict(others))
+        if len(args) == 1 and name not in kwargs:
+            kwargs = {name if key in _NAMES_OF_OUTPUTS else key: kwargs[key] for key in kwargs}
+        layer, outputs, unnamed, named = _bind(signature, args, kwargs)
+        outputs = to_tensor(outputs)
+        layer._check_dtype(outputs)
+        layer._prepare_inversion(outputs, *unnamed, **named)
+        return Inversion(layer, invert)(outputs, *unnamed, **named)
 
     return wrapper
+
+
+def _run_unless_within_call(compute_log_det: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `compute_jacobian_determinant`, so that it takes whatever `call` can be given.
+
+    It is run through `Inversion`, too, except on a tensor as `call` itself is given it.
+    """
+    signature = inspect.signature(compute_log_det)
+    name = list(signature.parameters)[1]
+
+    @functools.wraps(compute_log_det)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs.get(name)
+        if self.built and type(x) in PLAIN_TYPES and _dtype_of(x) == self.compute_dtype:
+            return self._as_batch(compute_log_det(self, *args, **kwargs), x)
+        _, x, unnamed, named = _bind(signature, (self, *args), kwargs)
+        x = to_tensor(x)
+        self._check_dtype(x)
+        if not self.built:
+            described = keras.tree.map_structure(_describe, [x, *unnamed])
+            self(*described, **keras.tree.map_structure(_describe, named))
+        return self._as_batch(Inversion(self, compute_log_det)(x, *unnamed, **named), x)
+
+    return wrapper
+
+
+def _call_fully(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps `call`, so that it can be called itself, and then builds, converts and traces, too."""
+    signature = inspect.signature(call)
+
+    @functools.wraps(call)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.built and args and type(args[0]) in PLAIN_TYPES:
+            return self._check_results(call(self, *args, **kwargs))
+        _, inputs, unnamed, named = _bind(signature, (self, *args), kwargs)
+        is_symbolic = isinstance(inputs, keras.KerasTensor)
+        if self.built and not is_symbolic and to_tensor(inputs) is inputs:
+            return self._check_results(call(self, *args, **kwargs))
+        return self(inputs, *unnamed, **named)
+
+    return wrapper
+
+
+def _describe(x: Any) -> Any:
+    """Gives a symbolic tensor for a batch, and anything else as it is."""
+    if not hasattr(x, "shape"):
+        return x
+    return keras.KerasTensor((None, *x.shape[1:]), dtype=_dtype_of(x))
+
+
+def _dtype_of(x: Any) -> str:
+    return keras.backend.standardize_dtype(x.dtype)
 
 
 def check_floating(x: Any, name: str, what: str = "The inputs") -> None:
@@ -46,14 +124,18 @@ def check_floating(x: Any, name: str, what: str = "The inputs") -> None:
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Inversion(keras.Layer):
-    """Runs the `invert` of a flow layer or model as the `call` of a Keras layer.
+    """Runs the `invert` of a flow layer or model, or another method, as the `call` of a layer.
 
     Keras then converts and casts as it does for `call`, and a functional model that goes through
     `invert` knows the weights that it uses.
 
+    `keras.models.clone_model` makes a copy of each layer by itself, so that a layer and its
+    inversion no longer share weights in the clone of a functional model. Saving and loading keeps
+    them shared.
+
     Args:
         layer: The flow layer or model.
-        invert: Its method, where that is not the one of its class but that of a base class.
+        invert: Its method, where that is not the `invert` of its class.
         **kwargs: Arguments of `keras.Layer`.
     """
 
@@ -62,47 +144,114 @@ class Inversion(keras.Layer):
         super().__init__(**kwargs)
         self.layer = layer
         self.method = invert or type(layer).invert.__wrapped__
-        self.input_spec = layer.output_spec
+        self.input_spec = layer.input_spec if self._gives_log_det else layer.output_spec
+
+    @property
+    def _gives_log_det(self) -> bool:
+        return self.method.__name__ == "compute_jacobian_determinant"
 
     def build(self, output_shape: Any) -> None:
         """Builds nothing: the layer has its weights."""
         return  # AutoGraph cannot convert a function without a statement
 
-    def call(self, outputs: Any, **kwargs: Any) -> Any:
-        """Inverts the layer."""
-        return self.method(self.layer, outputs, **kwargs)
+    def call(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs the method."""
+        return self.method(self.layer, outputs, *args, **kwargs)
+
+    def compute_output_spec(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Describes what the method returns for symbolic tensors."""
+        if self._gives_log_det:
+            return keras.KerasTensor((outputs.shape[0],), dtype=self.layer.log_det_dtype)
+        return super().compute_output_spec(make_dense(outputs), *args, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
+        """Returns the constructor's arguments, the method by its name."""
         layer = keras.saving.serialize_keras_object(self.layer)
-        return {**super().get_config(), "layer": layer}
+        return {**super().get_config(), "layer": layer, "method": self.method.__name__}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Inversion":
         """Makes an equal layer from what `get_config` returned."""
         config = dict(config)
-        return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
+        layer = keras.saving.deserialize_keras_object(config.pop("layer"))
+        method = getattr(type(layer), config.pop("method", "invert"))
+        return cls(layer, getattr(method, "__wrapped__", method), **config)
+
+
+def make_dense(x: Any) -> Any:
+    """Gives a symbolic tensor that is not sparse.
+
+    Keras 3.15 counts products with a number as sparse, and cannot trace what is sliced of them.
+    """
+    return keras.KerasTensor(x.shape, dtype=x.dtype) if getattr(x, "sparse", False) else x
+
+
+def _read(x: Any) -> Any:
+    """Gives the value of a variable, and anything else as it is, for Keras to convert."""
+    return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") else x
 
 
 class Invertible:
     """What `FlowLayer` and `FlowModel` have in common: a way back and a log-determinant.
 
-    It sees to it that `invert` is run as Keras runs `call`: arrays are converted, floating-point
-    inputs and weights are cast to the compute dtype, and symbolic tensors are traced.
+    It sees to it that `invert` and `compute_jacobian_determinant` are run as Keras runs `call`:
+    arrays and variables are converted, floating-point inputs and weights are cast to the compute
+    dtype, and symbolic tensors are traced. That also holds for a `call` that is called by itself.
     """
 
     name: str
+    # Whether the values of inputs are only moved, so that they can be of any dtype.
+    moves_any_dtype = False
+    # The nearest `call` that is gyoza's own. Users can override it by one that relies on what it
+    # computes.
+    _own_call: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in ("invert", "invert_and_log_det"):
+        for name, wrap in (
+            ("call", _call_fully),
+            ("invert", _run_like_call),
+            ("invert_and_log_det", _run_like_call),
+            ("compute_jacobian_determinant", _run_unless_within_call),
+        ):
             if name in vars(cls):
-                setattr(cls, name, _run_like_call(vars(cls)[name]))
+                setattr(cls, name, wrap(vars(cls)[name]))
+        if is_own(cls) and "call" in vars(cls):
+            cls._own_call = staticmethod(vars(cls)["call"])
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs `call` as every Keras layer does, on floating-point inputs only."""
-        keras.tree.map_structure(lambda x: check_floating(x, self.name), inputs)
+        if type(inputs) in PLAIN_TYPES:
+            self._check_dtype(inputs)
+        else:
+            inputs = to_tensor(inputs) if isinstance(inputs, list) else inputs
+            inputs = keras.tree.map_structure(_read, inputs)
+            keras.tree.map_structure(self._check_dtype, inputs)
         return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _check_dtype(self, x: Any) -> None:
+        if not self.moves_any_dtype:
+            check_floating(x, self.name)
+
+    def _check_results(self, results: Any) -> Any:
+        """Checks what `call` returned, and sees to it that there is a log-determinant per instance.
+
+        Models leave this to their layers.
+        """
+        return results
+
+    def _as_batch(self, log_det: Any, inputs: Any) -> Any:
+        """Gives log-determinants one number per instance, if they are one for all of them."""
+        shape = tuple(getattr(log_det, "shape", ()))
+        if len(shape) == 1:
+            return log_det
+        if shape:
+            raise ValueError(
+                f"The log-determinants of layer '{self.name}' should have shape [batch]: sum "
+                "the contributions of all axes but the first, as `sum_log_det` does. Received: "
+                f"log-determinants of shape {shape}"
+            )
+        return fill(log_det, inputs, self.log_det_dtype)
 
     @property
     def accepts_context(self) -> bool:
@@ -191,6 +340,8 @@ class Invertible:
         """Describes what `call` returns for symbolic `inputs`."""
         output_shape, log_det_shape = self.compute_output_shape(inputs.shape)  # type: ignore[attr-defined]
         dtype = self.compute_dtype  # type: ignore[attr-defined]
+        if self.moves_any_dtype and not keras.backend.is_float_dtype(inputs.dtype):
+            dtype = inputs.dtype
         return (
             keras.KerasTensor(output_shape, dtype=dtype),
             keras.KerasTensor(log_det_shape, dtype=self.log_det_dtype),
@@ -198,6 +349,8 @@ class Invertible:
 
     def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Computes the log-determinant alone.
+
+        It does not depend on a `call` that overrides one of gyoza's, which can therefore use it.
 
         Args:
             x: The inputs of `call`, `[batch, ...]`.
@@ -208,7 +361,9 @@ class Invertible:
             `log |det d outputs / d inputs|` of every instance, `[batch]`, in float32 or, if that
             is the compute dtype, float64.
         """
-        return self(x, *args, **kwargs)[1]
+        if self._own_call in (None, type(self).call):  # type: ignore[attr-defined]
+            return self(x, *args, **kwargs)[1]
+        return self._own_call(self, to_tensor(x), *args, **kwargs)[1]
 
     @property
     def output_spec(self) -> keras.InputSpec | None:

@@ -195,9 +195,9 @@ class InvertibleConvolution(LULinear):
             # Which axis is the last one is known only when the inputs are.
             self._axes_, self.input_spec = None, None
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Takes the last axis unless `axes` are given; see :meth:`FlowLayer.build`."""
-        if self._axes_ is None:
+        if self._axes_ is None and input_shape is not None:
             self._axes_ = [max(len(input_shape) - 1, 1)]
         super().build(input_shape)
 

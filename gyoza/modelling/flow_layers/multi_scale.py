@@ -79,6 +79,9 @@ class FactorOut(ConditionalFlowLayer, Flatten):
           `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
     """
 
+    preserves_volume = False
+    moves_any_dtype = False
+
     def __init__(
         self,
         flow: Any,
@@ -119,7 +122,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
             )
         return count
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Builds the flow for the channels that go on."""
         super().build(input_shape)
         *positions, channel_count = self._shape_
@@ -135,7 +138,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
 
     def _split(self, x: Any) -> tuple[Any, Any]:
         """Gives the channels that go on and the others."""
-        kept_count = self._count_kept(x.shape)
+        kept_count = self._count_kept(x.shape if self._shape_ is None else self._shape_)
         return x[..., :kept_count], x[..., kept_count:]
 
     def _unflatten(self, outputs: Any) -> tuple[Any, Any]:

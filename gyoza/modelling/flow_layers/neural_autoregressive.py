@@ -130,7 +130,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             self.biases.append(bias)
         self.gates = self._add("gates", [count], "zeros")
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Creates all weights; see :meth:`FlowLayer.build`."""
         super().build(input_shape)
         if self.context_size is not None:
@@ -195,7 +195,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         Returns:
             The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
         """
-        vectors = ops.cast(to_vectors(inputs, self._axes_), self.log_det_dtype)
+        vectors = ops.cast(to_vectors(inputs, self._axes_, self._shape_), self.log_det_dtype)
         gates = ops.cast(self.gates, self.log_det_dtype)
         find_offsets = self._offsets(vectors, context)
         outputs, slopes = _map(vectors, gates, self._diagonals(), find_offsets)
@@ -212,7 +212,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         Returns:
             The inputs of `call`, `[batch, ...]`.
         """
-        targets = ops.cast(to_vectors(outputs, self._axes_), self.log_det_dtype)
+        targets = ops.cast(to_vectors(outputs, self._axes_, self._shape_), self.log_det_dtype)
         gates = ops.cast(self.gates, self.log_det_dtype)
         diagonals, find_offsets = self._diagonals(), self._offsets(targets, context)
         lower, upper = self._bracket(targets, gates, diagonals[-1])

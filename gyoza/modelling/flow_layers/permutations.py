@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import is_traced
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.base import FlowLayer
 
@@ -27,7 +28,7 @@ class Permutation(FlowLayer):
         y_i = x_{\pi(i)}, \qquad \log \left| \det \frac{\partial y}{\partial x} \right| = 0,
 
     where :math:`\pi` is the `permutation`. Inputs with several `axes` are merged along them first
-    (row-major order) and restored to their shape afterwards.
+    (row-major order) and restored to their shape afterwards. They can be of any dtype.
 
     Args:
         shape: See :class:`FlowLayer`. It is `[len(permutation)]` if both it and `axes` are omitted.
@@ -39,8 +40,10 @@ class Permutation(FlowLayer):
         ValueError: If `permutation` is not a permutation, or does not fit `shape`.
 
     Attributes:
-        _forward_permutation_: The weight that holds :math:`\pi`, int32, `[dimension_count]`.
-        _inverse_permutation_: The weight that holds :math:`\pi^{-1}`, int32, `[dimension_count]`.
+        _forward_permutation_: The weight that holds :math:`\pi`, int32, `[dimension_count]`. If it
+            is to be another one, assign it before functions with the layer are compiled.
+        _inverse_permutation_: The weight that holds :math:`\pi^{-1}`, int32, `[dimension_count]`,
+            to be assigned along with the other.
 
     Example:
 
@@ -51,6 +54,9 @@ class Permutation(FlowLayer):
         >>> keras.ops.convert_to_numpy(layer.invert(outputs))
         array([[1., 2., 3.]], dtype=float32)
     """
+
+    preserves_volume = True
+    moves_any_dtype = True
 
     def __init__(
         self,
@@ -89,21 +95,16 @@ class Permutation(FlowLayer):
         self._inverse_permutation_ = self._add_indices("inverse_permutation", np.argsort(forward))
 
     def _add_indices(self, name: str, indices: Any) -> keras.Variable:
-        return self.add_weight(
-            shape=(self.dimension_count,),
-            initializer=lambda shape, dtype: ops.convert_to_tensor(indices, dtype=dtype),
-            dtype="int32",
-            trainable=False,
-            name=name,
-        )
+        with keras.name_scope(self.name, caller=self):
+            return _Indices(np.array(indices, "int32"), name)
 
     def transform(self, inputs: Any) -> tuple[Any, None]:
         """Reorders vectors; see :meth:`FlowLayer.transform`."""
-        return ops.take(inputs, self._forward_permutation_, axis=-1), None
+        return _reorder(inputs, self._forward_permutation_), None
 
     def inverse_transform(self, outputs: Any) -> Any:
         """Restores the order of vectors; see :meth:`FlowLayer.inverse_transform`."""
-        return ops.take(outputs, self._inverse_permutation_, axis=-1)
+        return _reorder(outputs, self._inverse_permutation_)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -188,14 +189,6 @@ class HeavisidePermutation(Permutation):
         half = self.dimension_count // 2
         return [*range(half, self.dimension_count), *range(half)]
 
-    def transform(self, inputs: Any) -> tuple[Any, None]:
-        """Swaps halves by slices, which are cheaper than lookups by index."""
-        return _rotate(inputs, self.dimension_count // 2), None
-
-    def inverse_transform(self, outputs: Any) -> Any:
-        """Swaps the halves back."""
-        return _rotate(outputs, self.dimension_count - self.dimension_count // 2)
-
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class CheckerBoardPermutation(Permutation):
@@ -277,9 +270,39 @@ class CheckerBoardPermutation(Permutation):
         return index == (limit - 1 if direction == 1 else 0)
 
 
-def _rotate(x: Any, count: int) -> Any:
-    """Moves the first `count` entries of the last axis to the end."""
-    return ops.concatenate([x[..., count:], x[..., :count]], axis=-1)
+class _Indices(keras.Variable):
+    """Indices, which know whether they rotate a vector.
+
+    Args:
+        indices: The indices.
+        name: The name of the variable.
+    """
+
+    def __init__(self, indices: np.ndarray, name: str) -> None:
+        self.rotation = _find_rotation(indices)
+        super().__init__(indices, dtype="int32", trainable=False, name=name)
+
+    def assign(self, value: Any) -> Any:
+        """Assigns indices, also those of a file."""
+        assigned = super().assign(value)
+        # In functions that are being compiled, values are not known.
+        is_known = not is_traced([ops.convert_to_tensor(self)])
+        self.rotation = _find_rotation(ops.convert_to_numpy(self)) if is_known else None
+        return assigned
+
+
+def _find_rotation(indices: np.ndarray) -> int | None:
+    """Gives the number of entries that indices move from the start to the end, if that is all."""
+    rotated = np.roll(np.arange(len(indices)), -indices[0])
+    return int(indices[0]) if np.array_equal(indices, rotated) else None
+
+
+def _reorder(x: Any, indices: Any) -> Any:
+    """Takes entries of the last axis: by slices, which are cheaper, where they are rotated."""
+    rotation = getattr(indices, "rotation", None)
+    if rotation is None:
+        return ops.take(x, indices, axis=-1)
+    return ops.concatenate([x[..., rotation:], x[..., :rotation]], axis=-1)
 
 
 def _check_permutation(permutation: Any) -> list[int]:

@@ -1,5 +1,6 @@
 """Orthogonal maps from Householder reflections."""
 
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,9 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.triangles import solve_triangle
 
 __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
+
+# Held while a layer is in another mode than it was given, lest another thread should notice.
+_LOCK = threading.RLock()
 
 
 def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
@@ -101,6 +105,8 @@ class Reflection(FlowLayer):
           Householder flow." `arXiv:1611.09630 <https://arxiv.org/abs/1611.09630>`_
     """
 
+    preserves_volume = True
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -130,6 +136,8 @@ class Reflection(FlowLayer):
     def _reflect_(self, x: Any) -> Any:
         """Executes all reflections, in reverse order if `_inverse_mode_` is set.
 
+        A subclass may override it. `invert` runs it in the other mode.
+
         Args:
             x: Vectors, `[..., dimension_count]`.
 
@@ -140,11 +148,23 @@ class Reflection(FlowLayer):
 
     def transform(self, inputs: Any) -> tuple[Any, None]:
         """Reflects vectors; see :meth:`FlowLayer.transform`."""
-        return self._reflect_(inputs), None
+        return self._run(inputs), None
 
     def inverse_transform(self, outputs: Any) -> Any:
         """Reflects vectors in the opposite order; see :meth:`FlowLayer.inverse_transform`."""
-        return reflect(outputs, self._reflection_normals_, reverse=not self._inverse_mode_)
+        return self._run(outputs, is_back=True)
+
+    def _run(self, x: Any, is_back: bool = False) -> Any:
+        """Reflects vectors forward or back, by `_reflect_` if a subclass overrides it."""
+        if type(self)._reflect_ is Reflection._reflect_:
+            return reflect(x, self._reflection_normals_, reverse=self._inverse_mode_ != is_back)
+        with _LOCK:
+            given = self._inverse_mode_
+            self._inverse_mode_ = given != is_back
+            try:
+                return self._reflect_(x)
+            finally:
+                self._inverse_mode_ = given
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -207,7 +207,7 @@ class Residual(FlowLayer):
         Returns:
             See :meth:`FlowLayer.call`.
         """
-        outputs, log_det = self.transform(to_vectors(inputs, self._axes_), training)
+        outputs, log_det = self.transform(to_vectors(inputs, self._axes_, self._shape_), training)
         return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)
 
     def inverse_transform(self, outputs: Any) -> Any:

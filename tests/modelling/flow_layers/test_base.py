@@ -11,7 +11,13 @@ from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
     FlowLayer,
+    FlowModel,
+    HeavisidePermutation,
+    Inverse,
     Reflection,
+    Reshape,
+    ShufflePermutation,
+    Squeeze,
 )
 
 
@@ -95,6 +101,109 @@ def test_invert_may_call_that_of_the_base_class():
     np.testing.assert_array_equal(to_numpy(layer.invert(np.ones([1, 2], "float32"))), [[-1, -1]])
 
 
+class Stretching(FlowLayer):
+    """Doubles its inputs, and returns log-determinants as `form` makes them of a number."""
+
+    def __init__(self, form, by_call, **kwargs):
+        super().__init__(**kwargs)
+        self.form, self.by_call = form, by_call
+
+    def transform(self, inputs):
+        return 2 * inputs, self.form(self.dimension_count * np.log(2.0), inputs)
+
+    def inverse_transform(self, outputs):
+        return outputs / 2
+
+    def call(self, inputs):
+        if not self.by_call:
+            return super().call(inputs)
+        return 2 * inputs, self.form(np.prod(inputs.shape[1:]) * np.log(2.0), inputs)
+
+
+@pytest.mark.parametrize("by_call", [False, True])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda number, _: float(number),
+        lambda number, _: ops.convert_to_tensor(number, dtype="float32"),
+    ],
+    ids=["number", "scalar"],
+)
+def test_log_determinants_may_be_one_number(form, by_call):
+    layer, x = Stretching(form, by_call, axes=[2]), np.ones([3, 4, 2], "float32")
+    expected = np.full(3, 8 * np.log(2))
+    np.testing.assert_allclose(to_numpy(layer(x)[1]), expected, rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(layer.compute_jacobian_determinant(x)), expected, rtol=1e-6)
+    inputs = keras.Input([4, 2])
+    model = keras.Model(inputs, layer(inputs))
+    assert tuple(model.outputs[1].shape) == (None,)
+    np.testing.assert_allclose(to_numpy(model(x)[1]), expected, rtol=1e-6)
+
+
+def test_columns_of_log_determinants_are_refused():
+    layer = Stretching(lambda number, x: number * x[:, :1, 0], by_call=True)
+    with pytest.raises(ValueError, match=r"should have shape \[batch\].*sum_log_det"):
+        layer(np.ones([3, 4, 2], "float32"))
+
+
+class Halving(FlowLayer):
+    """Changes the shape, which it does not say."""
+
+    def call(self, inputs):
+        count = inputs.shape[1] // 2
+        return ops.reshape(inputs, (-1, count, 2)), self.sum_log_det(inputs, None)
+
+    def invert(self, outputs):
+        return ops.reshape(outputs, (-1, 2 * outputs.shape[1]))
+
+
+def test_shapes_that_a_layer_does_not_tell_are_traced():
+    model = FlowModel([Halving(), ActivationNormalization(axes=[2])])
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
+    outputs, _ = model(x)
+    assert tuple(outputs.shape) == (3, 3, 2)
+    np.testing.assert_allclose(to_numpy(model.invert(outputs)), x, rtol=1e-6)
+    layer = model._flow_layers_[0]
+    assert layer.compute_output_shape((None, 6)) == ((None, 3, 2), (None,))
+    assert layer.compute_input_shape((None, 3, 2)) == (None, 6)
+    assert tuple(layer(2.0 * keras.Input([6]))[0].shape) == (None, 3, 2)
+
+
+class Untraceable(Halving):
+    def call(self, inputs):
+        outputs = np.reshape(ops.convert_to_numpy(inputs), [len(inputs), -1, 2])
+        return ops.convert_to_tensor(outputs), self.sum_log_det(inputs, None)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="traces by running")
+def test_a_layer_that_cannot_be_traced_is_named_with_what_to_implement():
+    layer, x = Untraceable(name="odd"), np.ones([3, 6], "float32")
+    assert tuple(layer(x)[0].shape) == (3, 3, 2)
+    with pytest.raises(ValueError, match="'odd' should implement `compute_output_shape"):
+        FlowModel([layer, ActivationNormalization(axes=[2])])(x)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool", "float64"])
+@pytest.mark.parametrize(
+    "layer",
+    [ShufflePermutation(seed=1), HeavisidePermutation(), Squeeze(), Inverse(Reshape([16]))],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_move_values_do_so_for_any_dtype(layer, dtype):
+    shape = (2, 16) if isinstance(layer, Inverse) else (2, 2, 4, 2)
+    x = np.random.default_rng(0).integers(2, size=shape).astype(dtype)
+    if isinstance(layer, Inverse):
+        layer.layer(np.zeros([1, 2, 4, 2], "float32"))
+    outputs, log_det = layer(x)
+    expected = layer.compute_dtype if dtype == "float64" else dtype
+    assert keras.backend.standardize_dtype(outputs.dtype) == expected
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs)), x)
+    for result in (log_det, layer.compute_jacobian_determinant(x)):
+        assert keras.backend.standardize_dtype(result.dtype) == "float32"
+        np.testing.assert_array_equal(to_numpy(result), [0, 0])
+    assert layer(keras.Input(shape[1:], dtype=dtype))[0].dtype == expected
+
+
 class OldName(Counting):
     def invert(self, y_hat, factor=1.0):
         return -factor * y_hat
@@ -103,6 +212,7 @@ class OldName(Counting):
 def test_invert_of_a_user_may_have_other_arguments():
     layer, x = OldName([2], [1]), np.ones([1, 2], "float32")
     np.testing.assert_array_equal(to_numpy(layer.invert(y_hat=x)), -x)
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs=x)), -x)
     np.testing.assert_array_equal(to_numpy(layer.invert(x, factor=3.0)), -3 * x)
 
 
@@ -121,12 +231,18 @@ def test_inverse_in_a_functional_model_shares_its_weights_after_loading(tmp_path
     layer = ActivationNormalization()
     inputs = keras.Input([3])
     outputs, _ = layer(inputs)
-    keras.Model(inputs, [outputs, layer.invert(outputs)]).save(tmp_path / "model.keras")
+    alone = layer.compute_jacobian_determinant(inputs)
+    keras.Model(
+        inputs, [outputs, layer.invert(outputs), alone, *layer.invert_and_log_det(outputs)]
+    ).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert len(loaded.weights) == 2
     loaded.weights[1].assign([2.0, 3.0, 4.0])
     x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
-    np.testing.assert_allclose(to_numpy(loaded(x)[1]), x, rtol=1e-5)
+    _, inverse, *others = loaded(x)
+    log_det = np.full(5, -np.log(24))
+    for expected, received in zip((x, log_det, x, log_det), (inverse, *others), strict=True):
+        np.testing.assert_allclose(to_numpy(received), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,22 @@ from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
+    AffineCoupling,
+    BatchNormalization,
     CheckerBoardPermutation,
     Coupling,
     DisentanglingFlowModel,
     ElementwiseCoupling,
+    Flatten,
     FlowLayer,
     FlowModel,
     HeavisidePermutation,
+    Inverse,
+    LULinear,
+    MaskedAffine,
     Permutation,
     Reflection,
+    Residual,
     ShufflePermutation,
 )
 from gyoza.modelling.masks import CheckerBoardMask, HeavisideMask, Mask
@@ -192,3 +199,146 @@ def test_other_processes_load_models_on_every_backend(name):
 def test_infinite_inputs_leave_the_log_determinant_of_volume_preserving_layers_alone(layer):
     x = np.array([[np.inf, 1.0, -np.inf, 2.0], [1.0, 2.0, np.nan, 4.0]], "float32")
     np.testing.assert_array_equal(ops.convert_to_numpy(layer(x)[1]), [0.0, 0.0])
+
+
+# One layer for each way in which `call` and `compute_jacobian_determinant` are implemented.
+KINDS = {
+    "norm": lambda **shape: ActivationNormalization(**shape),
+    "batch-norm": lambda **shape: BatchNormalization(**shape),
+    "additive": lambda **shape: AdditiveCoupling(compute_coupling_parameters=MLP([2]), **shape),
+    "affine": lambda **shape: AffineCoupling(compute_coupling_parameters=MLP([2]), **shape),
+    "dense": lambda **shape: AdditiveCoupling(
+        compute_coupling_parameters=keras.layers.Dense(4), **shape
+    ),
+    "autoregressive": lambda **shape: MaskedAffine(**shape),
+    "residual": lambda **shape: Residual(hidden_sizes=[2], **shape),
+    "linear": lambda **shape: LULinear(**shape),
+    "reflection": lambda **shape: Reflection(reflection_count=2, **shape),
+    "permutation": lambda **shape: ShufflePermutation(**shape),
+    "reshaping": lambda **shape: Flatten(**shape),
+    "inverse": lambda **shape: Inverse(LULinear(**shape)),
+}
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def kind(request):
+    """Gives a function that makes layers, one of them with weights that change volume, and data."""
+    make = KINDS[request.param]
+    layer = make()
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    layer(x)
+    for weight in layer.trainable_weights:
+        weight.assign(ops.convert_to_tensor(weight) + 0.3)
+    return make, layer, x
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def test_methods_take_whatever_is_like_a_tensor(kind):
+    make, layer, x = kind
+    outputs, log_det = map(to_numpy, layer(x))
+    likes = [x.tolist(), keras.Variable(x), x]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        likes.append(tf.Variable(x))
+    for like in likes:
+        for call in (layer, layer.call):
+            for expected, received in zip((outputs, log_det), call(like), strict=True):
+                np.testing.assert_allclose(to_numpy(received), expected, rtol=1e-5, atol=1e-6)
+        alone = layer.compute_jacobian_determinant(x=like)
+        np.testing.assert_allclose(to_numpy(alone), log_det, rtol=1e-5, atol=1e-6)
+    for like in (keras.Variable(outputs), outputs.tolist()):
+        np.testing.assert_allclose(to_numpy(layer.invert(y_hat=like)), x, rtol=1e-4, atol=1e-4)
+    for call in (make().call, make().compute_jacobian_determinant):  # these build a new layer
+        call(x)
+
+
+def test_symbolic_tensors_are_traced_by_methods_that_are_called_themselves(kind):
+    make, layer, x = kind
+    symbolic = keras.Input([4])
+    outputs, log_det = make().call(inputs=symbolic)
+    assert (tuple(outputs.shape), tuple(log_det.shape)) == ((None, 4), (None,))
+    assert tuple(make().compute_jacobian_determinant(x=symbolic).shape) == (None,)
+    outputs, _ = layer.call(inputs=symbolic)
+    alone = layer.compute_jacobian_determinant(x=symbolic)
+    # Keras marks the product as sparse.
+    model = keras.Model(symbolic, [outputs, alone, layer.invert(1.0 * outputs)])
+    assert len(model.weights) == len(layer.weights)
+    for expected, received in zip((*layer(x), x), model(x), strict=True):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_layers_are_built_for_the_shape_that_they_were_given(kind):
+    make, layer, x = kind
+    copy = make(shape=[4], axes=[1]) if not isinstance(layer, Flatten) else make(shape=[4])
+    copy.build(input_shape=None)
+    copy(x)
+    copy.set_weights(layer.get_weights())
+    for expected, received in zip(layer(x), copy(x), strict=True):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_call_of_a_subclass_may_compute_the_log_determinant(kind):
+    _, layer, x = kind
+
+    class Mine(type(layer)):
+        def call(self, inputs):
+            return super().call(inputs)[0], self.compute_jacobian_determinant(x=inputs)
+
+    mine = Mine.from_config(layer.get_config())
+    mine(x)
+    mine.set_weights(layer.get_weights())
+    for expected, received in zip(layer(x), mine(x), strict=True):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(expected), rtol=1e-5, atol=1e-6)
+
+
+class MyModel(FlowModel):
+    def call(self, inputs, context=None, training=None):
+        return super().call(inputs)[0], self.compute_jacobian_determinant(x=inputs)
+
+
+def test_call_of_a_model_may_compute_the_log_determinant():
+    layer, x = LULinear(), np.ones([2, 3], "float32")
+    layer(x)
+    layer.factors.assign(ops.ones([3, 3]))
+    for expected, received in zip(layer(x), MyModel([layer])(x), strict=True):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(expected), rtol=1e-5)
+
+
+def test_shape_and_axes_are_needed_where_there_are_no_inputs():
+    for make in (LULinear, Flatten, lambda: AdditiveCoupling(compute_coupling_parameters=MLP())):
+        with pytest.raises(ValueError, match=r"`input_shape` should be given.*input_shape=None"):
+            make().build(None)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shapes are always known")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        ActivationNormalization([2, 3], [1, 2]),
+        AffineCoupling([2, 3], [1, 2], MLP([2])),
+        AdditiveCoupling([2, 3], [1, 2], keras.layers.Dense(2), CheckerBoardMask([1, 2], [2, 3])),
+        MaskedAffine([2, 3], [1, 2]),
+        Residual([2, 3], [1, 2], hidden_sizes=[2]),
+        HeavisidePermutation([2, 3], [1, 2]),
+        AdditiveCoupling([3], [2], MLP([2])),
+        Flatten([2, 3, 2]),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_lengths_are_those_that_were_given_where_tensorflow_knows_none(layer):
+    import tensorflow as tf
+
+    x = np.random.default_rng(0).normal(size=(4, 2, 3, 2)).astype("float32")
+    expected = layer(x)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, None])])
+    def there_and_back(x):
+        outputs, log_det = layer(x)
+        return outputs, log_det, layer.invert(outputs)
+
+    for result, received in zip((*expected, x), there_and_back(x), strict=True):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(result), rtol=1e-5, atol=1e-5)

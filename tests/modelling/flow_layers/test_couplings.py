@@ -6,7 +6,15 @@ import pytest
 from keras import ops
 
 from gyoza.modelling.conditioners import MLP
-from gyoza.modelling.flow_layers import AdditiveCoupling, Coupling
+from gyoza.modelling.flow_layers import (
+    AdditiveCoupling,
+    AffineCoupling,
+    Coupling,
+    ElementwiseCoupling,
+    FlowModel,
+    RationalQuadraticSplineCoupling,
+    VolumePreservingCoupling,
+)
 from gyoza.modelling.masks import CheckerBoardMask, HeavisideMask, Mask
 
 
@@ -112,6 +120,196 @@ def test_documented_methods_of_a_built_in_law_can_be_overridden():
     np.testing.assert_allclose(to_numpy(outputs), [[1, 2, 1, 1]])
     np.testing.assert_allclose(to_numpy(log_det), [np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
+
+
+def answer_in_full_shape(count):
+    """Gives a network that is no conditioner, but a function of inputs for all parameters."""
+
+    def answer(x):
+        x = 0.3 * (x - ops.flip(x, axis=1))
+        return x if count == 1 else ops.stack([x * (-0.9) ** k for k in range(count)], axis=-1)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("law", "is_compact"),
+    [
+        (AdditiveCoupling, True),
+        (AdditiveCoupling, False),
+        (AffineCoupling, True),
+        (AffineCoupling, False),
+        (VolumePreservingCoupling, True),
+        (RationalQuadraticSplineCoupling, True),
+    ],
+)
+def test_overridden_laws_are_given_full_shapes(law, is_compact):
+    x = np.random.default_rng(0).normal(size=(3, 2, 3, 2)).astype("float32")
+    jump = np.arange(6, dtype="float32").reshape(2, 3, 1)
+    jump_tensor = ops.convert_to_tensor(jump)
+
+    class Jumping(law):
+        """Adds another number to each entry, and sees where entries are."""
+
+        def _couple_(self, inputs, coupling_parameters):
+            assert tuple(inputs.shape) == x.shape
+            assert tuple(coupling_parameters.shape[:4]) == x.shape
+            return super()._couple_(inputs, coupling_parameters) + jump_tensor
+
+        def _decouple_(self, outputs, coupling_parameters):
+            assert tuple(outputs.shape) == x.shape
+            return super()._decouple_(outputs - jump_tensor, coupling_parameters)
+
+    def make(cls):
+        mask = CheckerBoardMask([1, 2], [2, 3])
+        layer = cls([2, 3], [1, 2], MLP([4]), mask)
+        if not is_compact:
+            layer = cls([2, 3], [1, 2], answer_in_full_shape(layer.parameter_count), mask)
+        layer(x)
+        return layer
+
+    plain, layer = make(law), make(Jumping)
+    random = np.random.default_rng(1)
+    weights = [random.normal(size=weight.shape) for weight in plain.weights]
+    for each in (plain, layer):
+        each.set_weights(weights)
+    outputs, log_det = map(to_numpy, plain(x))
+    is_changed = to_numpy(layer._mask_(np.ones_like(x), is_positive=False))
+    assert np.abs(outputs - x).max() > 0.1
+    expected = [outputs + jump * is_changed, log_det]
+    inverse = [x, log_det]
+    assert layer.preserves_volume == (law in (AdditiveCoupling, VolumePreservingCoupling))
+    for results, received in (
+        (expected, layer(x)),
+        (inverse, layer.invert_and_log_det(expected[0])),
+        ([x, *expected], layer.recompute(ops.convert_to_tensor(expected[0]), ops.zeros_like(x))),
+        ([x, log_det], [layer.invert(expected[0]), layer.compute_jacobian_determinant(x)]),
+    ):
+        for result, value in zip(results, received, strict=True):
+            np.testing.assert_allclose(to_numpy(value), result, rtol=1e-3, atol=1e-4)
+
+
+class Stretch(ElementwiseCoupling):
+    """A law of a user's own, which is given changed entries alone, and so are those after it."""
+
+    def _couple_(self, inputs, coupling_parameters):
+        assert tuple(inputs.shape) == (1, 2)
+        return 2 * inputs
+
+    def _decouple_(self, outputs, coupling_parameters):
+        return outputs / 2
+
+    def compute_log_stretch(self, inputs, coupling_parameters):
+        return np.log(2.0)
+
+
+class MoreStretch(Stretch):
+    def _couple_(self, inputs, coupling_parameters):
+        return super()._couple_(inputs, coupling_parameters) + 1
+
+    def _decouple_(self, outputs, coupling_parameters):
+        return super()._decouple_(outputs - 1, coupling_parameters)
+
+
+def test_laws_of_a_subclass_of_the_base_class_are_given_changed_entries():
+    layer = MoreStretch(compute_coupling_parameters=MLP([4]))
+    x = np.ones([1, 4], "float32")
+    outputs, log_det = layer(x)
+    np.testing.assert_allclose(to_numpy(outputs), [[3, 3, 1, 1]])
+    np.testing.assert_allclose(to_numpy(log_det), [2 * np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(layer.compute_jacobian_determinant(x)), to_numpy(log_det))
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
+
+
+class OtherName(Coupling):
+    def _couple_(self, inputs, coupling_parameters):
+        return 2 * inputs
+
+    def compute_log_jacobian_determinant(self, x):
+        return len(self._mask_.changed_indices) * np.log(2.0)
+
+
+class OtherNameOfLaw(AffineCoupling):
+    def compute_log_jacobian_determinant(self, x):
+        return super().compute_log_jacobian_determinant(x) + 1
+
+
+@pytest.mark.parametrize(("law", "expected"), [(OtherName, 2 * np.log(2)), (OtherNameOfLaw, 1)])
+def test_log_determinants_have_two_names(law, expected):
+    layer, x = law(compute_coupling_parameters=MLP([4])), np.ones([1, 4], "float32")
+    for log_det in (
+        layer(x)[1],
+        layer.compute_jacobian_determinant(x=x),
+        layer.compute_log_jacobian_determinant(x=x),
+    ):
+        np.testing.assert_allclose(to_numpy(log_det), [expected], rtol=1e-6)
+
+
+def test_volume_preserving_couplings_run_no_network_for_their_log_determinant():
+    conditioner = Recorder()
+    layer = AdditiveCoupling(compute_coupling_parameters=conditioner)
+    x = np.ones([2, 4], "float32")
+    layer(x)
+    del conditioner.received
+    np.testing.assert_array_equal(to_numpy(layer.compute_jacobian_determinant(x)), [0, 0])
+    assert not hasattr(conditioner, "received")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x: ops.sum(x, axis=(1, 2), keepdims=True),
+        lambda x: 3.0,
+        lambda x: ops.sum(x[:1]),
+        lambda x: ops.sum(x, axis=2, keepdims=True),
+    ],
+)
+def test_parameters_may_broadcast(answer):
+    x = np.random.default_rng(0).normal(size=(1, 4, 3)).astype("float32")
+    mask = HeavisideMask([1], [4])
+    kept = to_numpy(mask(x))
+    expected = x + np.broadcast_to(to_numpy(answer(ops.convert_to_tensor(kept))), x.shape) * (
+        np.arange(4) < 2
+    ).reshape(1, 4, 1)
+    layer = AdditiveCoupling([4], [1], answer, mask)
+    outputs, _ = layer(x)
+    np.testing.assert_allclose(to_numpy(outputs), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, atol=1e-5)
+    affine = AffineCoupling([4], [1], lambda x: ops.stack([0 * x[:, :1], x[:, :1] + 2], -1), mask)
+    np.testing.assert_allclose(
+        to_numpy(affine(x)[0]),
+        x + to_numpy(mask(2 * np.ones_like(x), is_positive=False)),
+        rtol=1e-6,
+    )
+
+
+class OnNumbers(keras.Model):
+    """A network that needs numbers, and has weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(4, kernel_initializer="ones")
+
+    def call(self, x):
+        x = self.dense(x)
+        return ops.convert_to_tensor(1.0 + 0.0 * ops.convert_to_numpy(x)) * x
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'on_numbers")
+def test_networks_that_cannot_be_traced_are_built_when_they_are_run():
+    x = np.array([[5.0, 6.0, 1.0, 2.0]], "float32")
+    for make in (lambda layer: layer, lambda layer: FlowModel([layer])):
+        layer = make(AdditiveCoupling(compute_coupling_parameters=OnNumbers()))
+        outputs, _ = layer(x)
+        np.testing.assert_allclose(to_numpy(outputs), [[8, 9, 1, 2]])
+        np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
+        assert len(layer.trainable_weights) == 2
+
+
+def test_networks_that_can_be_traced_are_built_with_the_layer():
+    layer = AdditiveCoupling(compute_coupling_parameters=keras.Sequential([keras.layers.Dense(4)]))
+    layer.build((None, 4))
+    assert len(layer.weights) == 2
 
 
 def test_precision_is_that_of_the_layer_whatever_that_of_its_mask():

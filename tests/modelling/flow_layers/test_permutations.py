@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers import (
     CheckerBoardPermutation,
+    FlowModel,
     HeavisidePermutation,
     Permutation,
     ShufflePermutation,
@@ -117,3 +118,39 @@ def test_permutation_that_does_not_fit_is_refused():
         Permutation([4], [1])
     with pytest.raises(ValueError, match="`permutation` should not be given"):
         HeavisidePermutation([2], [1], permutation=[0, 1])
+
+
+@pytest.mark.parametrize("how", ["assign", "attribute", "set_weights", "file"])
+@pytest.mark.parametrize("layer_class", [HeavisidePermutation, CheckerBoardPermutation])
+def test_permutations_that_are_assigned_count(layer_class, how, tmp_path):
+    layer = layer_class([4], [1])
+    forward, inverse = np.array([1, 2, 0, 3], "int32"), np.array([2, 0, 1, 3], "int32")
+    x = np.arange(8, dtype="float32").reshape(2, 4)
+    layer(x)
+    if how == "assign":
+        layer._forward_permutation_.assign(forward)
+        layer._inverse_permutation_.assign(inverse)
+    elif how == "attribute":
+        layer._forward_permutation_ = ops.convert_to_tensor(forward)
+        layer._inverse_permutation_ = inverse
+    else:
+        layer.set_weights([forward, inverse])
+    if how == "file":
+        model = FlowModel([layer])
+        model(x)
+        model.save(tmp_path / "model.keras")
+        (layer,) = keras.saving.load_model(tmp_path / "model.keras")._flow_layers_
+    outputs, _ = layer(x)
+    np.testing.assert_array_equal(to_numpy(outputs), x[:, forward])
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs)), x)
+
+
+class Thirds(HeavisidePermutation):
+    def make_permutation(self):
+        return [3, 1, 2, 0]
+
+
+def test_permutations_of_a_subclass_count():
+    layer, x = Thirds([4], [1]), np.arange(4, dtype="float32").reshape(1, 4)
+    np.testing.assert_array_equal(to_numpy(layer(x)[0]), [[3, 1, 2, 0]])
+    np.testing.assert_array_equal(to_numpy(layer.invert(layer(x)[0])), x)

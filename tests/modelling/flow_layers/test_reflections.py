@@ -40,6 +40,32 @@ def test_layer_reflects_by_its_normals_in_order():
     )
 
 
+class Mirrored(Reflection):
+    """Reflects, and then changes the sign of the first entry, or the other way round."""
+
+    def _reflect_(self, x):
+        signs = ops.convert_to_tensor([-1.0, 1.0, 1.0])
+        if self._inverse_mode_:
+            return super()._reflect_(x * signs)
+        return super()._reflect_(x) * signs
+
+
+@pytest.mark.parametrize("inverse_mode", [False, True])
+def test_overridden_reflections_are_used_in_both_directions(inverse_mode):
+    layer = Mirrored([3], [1], reflection_count=2, inverse_mode=inverse_mode)
+    x = np.random.default_rng(2).normal(size=(5, 3)).astype("float32")
+    normals = ops.convert_to_numpy(layer._reflection_normals_)
+    signs = np.array([-1, 1, 1])
+    expected = (
+        sequential(x * signs, normals[::-1]) if inverse_mode else sequential(x, normals) * signs
+    )
+    outputs, log_det = layer(x)
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(layer.invert(outputs)), x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(ops.convert_to_numpy(log_det), np.zeros(5))
+    assert layer._inverse_mode_ == inverse_mode
+
+
 @pytest.mark.parametrize("factor", [1e-15, 1e15])
 def test_length_of_normals_has_no_effect(factor):
     layer = Reflection([4], [1], reflection_count=3)

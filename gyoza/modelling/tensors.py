@@ -1,0 +1,64 @@
+"""What counts as a tensor: arrays, variables and tensors of other libraries are made into one."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+__all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill"]
+
+# Types of tensors of the backend, as far as they have been met. To look a type up costs next to
+# nothing, to ask the backend a few calls.
+PLAIN_TYPES: set[type] = set()
+
+# What is raised by code that works on numbers alone, when Keras traces it with symbolic tensors.
+TRACING_ERRORS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+def to_tensor(x: Any) -> Any:
+    """Converts what is like a tensor: an array, a list, a variable, a tensor of another library.
+
+    Args:
+        x: Anything of that sort. Tensors of the backend, symbolic ones, and tuples, dictionaries
+            and lists of tensors are left alone.
+
+    Returns:
+        The tensor. A variable is read: TensorFlow counts its own as tensors, yet they lack some of
+        what tensors can do.
+    """
+    if type(x) in PLAIN_TYPES or isinstance(x, keras.KerasTensor | tuple | dict):
+        return x
+    is_tensor = ops.is_tensor(x)
+    if is_tensor and not hasattr(x, "assign"):
+        PLAIN_TYPES.add(type(x))
+        return x
+    if isinstance(x, list) and any(hasattr(part, "shape") for part in keras.tree.flatten(x)):
+        return x
+    x = x if is_tensor else ops.convert_to_tensor(x)
+    return ops.copy(x) if hasattr(x, "assign") else x
+
+
+def is_number(x: Any) -> bool:
+    """Whether `x` is one number, of Python or as a tensor, and neither `None` nor several."""
+    return x is not None and len(getattr(x, "shape", ())) == 0
+
+
+def fill(value: Any, inputs: Any, dtype: str) -> Any:
+    """Gives each instance of a batch the same number.
+
+    Args:
+        value: A number or scalar tensor, or `None` for zero.
+        inputs: The batch, `[batch, ...]`, which may be symbolic.
+        dtype: The dtype of the result.
+
+    Returns:
+        A tensor `[batch]`.
+    """
+    if isinstance(inputs, keras.KerasTensor):
+        # A symbolic batch has no size yet, but sums that do not depend on its values.
+        zeros = ops.zeros_like(inputs, dtype=dtype)
+        zeros = ops.sum(zeros, axis=tuple(range(1, len(inputs.shape))))
+        return zeros if value is None else zeros + ops.cast(value, dtype)
+    if value is None:
+        return ops.zeros(ops.shape(inputs)[:1], dtype=dtype)
+    return ops.broadcast_to(ops.cast(value, dtype), ops.shape(inputs)[:1])
