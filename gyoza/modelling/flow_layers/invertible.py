@@ -10,6 +10,7 @@ from keras import ops
 
 from gyoza.backend import forget_gradients
 from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.freezing import freeze_after
 from gyoza.modelling.tensors import PLAIN_TYPES, fill, to_tensor
 
 __all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
@@ -218,6 +219,8 @@ class Invertible:
                 setattr(cls, name, wrap(vars(cls)[name]))
         if is_own(cls) and "call" in vars(cls):
             cls._own_call = staticmethod(vars(cls)["call"])
+        if "build" in vars(cls):
+            cls.build = freeze_after(cls.build)  # type: ignore[attr-defined]
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs `call` as every Keras layer does, on floating-point inputs only."""
