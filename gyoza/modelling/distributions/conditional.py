@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
+from gyoza.modelling.not_finite import mark_rows
 
 __all__ = ["Conditional"]
 
@@ -131,7 +132,8 @@ class Conditional:
         """
         if context is None:
             return {}
-        outputs = ops.cast(self.context_network(context), self.log_prob_dtype)  # type: ignore[attr-defined]
+        outputs = mark_rows(self.context_network(context), context)
+        outputs = ops.cast(outputs, self.log_prob_dtype)  # type: ignore[attr-defined]
         if count is not None:
             outputs = ops.broadcast_to(outputs, (count, outputs.shape[1]))
         changes, start = {}, 0

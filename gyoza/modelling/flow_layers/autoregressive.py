@@ -10,6 +10,7 @@ from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.loops import repeat
+from gyoza.modelling.not_finite import mark_rows
 from gyoza.modelling.scales import bound_log_scales, check_log_scale_bound
 from gyoza.modelling.splines import check_spline, rational_quadratic_spline
 
@@ -136,7 +137,7 @@ class MaskedAutoregressive(ConditionalFlowLayer):
     def _compute_parameters(self, vectors: Any, context: Any, entry: Any = None) -> Any:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         parameters = self.conditioner(vectors, context=context, entry=entry)
-        return ops.cast(parameters, self.compute_dtype)
+        return ops.cast(mark_rows(parameters, context), self.compute_dtype)
 
     def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
         """Transforms a batch; runs the network once.
@@ -174,7 +175,11 @@ class MaskedAutoregressive(ConditionalFlowLayer):
             output = ops.take(vectors, ops.reshape(entry, (1,)), axis=-1)
             return ops.where(entries == entry, self._decouple_(output, parameters), inputs)
 
-        inputs = repeat(find_next, ops.zeros_like(vectors), self.dimension_count)
+        inputs = ops.zeros_like(vectors)
+        if self.dimension_count == 1:
+            inputs = find_next(0, inputs)  # XLA can differentiate less in a loop
+        else:
+            inputs = repeat(find_next, inputs, self.dimension_count)
         return from_vectors(inputs, self._axes_, self._shape_)
 
     def get_config(self) -> dict[str, Any]:

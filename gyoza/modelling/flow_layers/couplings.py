@@ -13,6 +13,7 @@ from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.masks import HeavisideMask, Mask
+from gyoza.modelling.not_finite import mark_rows
 from gyoza.modelling.tensors import TRACING_ERRORS, is_number
 
 __all__ = ["Coupling", "ElementwiseCoupling", "AdditiveCoupling"]
@@ -269,6 +270,7 @@ class Coupling(ConditionalFlowLayer):
             parameters = network(self.join_context(x, context))
         else:
             parameters = network(x if context is None else [x, context])
+        parameters = mark_rows(parameters, context)
         return keras.tree.map_structure(lambda p: ops.cast(p, self.compute_dtype), parameters)
 
     def compute_parameters(self, x: Any, context: Any = None) -> Any:

@@ -12,6 +12,7 @@ from keras import ops
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.distributions.tools import check_natural
+from gyoza.modelling.not_finite import mark_rows
 from gyoza.modelling.training_data import to_arrays
 
 __all__ = ["Density", "split_context"]
@@ -77,7 +78,7 @@ class Density:
         """
         if context is None or self.context_encoder is None:
             return context
-        return self.context_encoder(context, training=training)
+        return mark_rows(self.context_encoder(context, training=training), context)
 
     def build_for(self, x: Any, context: Any = None) -> None:
         """Builds the model for data, unless it is built.

@@ -12,6 +12,7 @@ from gyoza.modelling.axes import align_context, from_vectors, to_vectors
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.loops import repeat
+from gyoza.modelling.not_finite import mark_rows
 from gyoza.modelling.roots import find_root
 
 __all__ = ["BlockNeuralAutoregressive"]
@@ -171,6 +172,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         if context is not None:
             context = ops.cast(align_context(context, vectors), self.log_det_dtype)
             contribution = context @ ops.cast(self.context_kernel, self.log_det_dtype)
+            contribution = mark_rows(contribution, context)
             lengths = (*ops.shape(contribution)[:-1], *biases[0].shape)
             first_offsets = first_offsets + ops.reshape(contribution, lengths)
 

@@ -10,6 +10,7 @@ from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
     FlowModel,
     HeavisidePermutation,
+    Inverse,
     MaskedAffine,
     MaskedAutoregressive,
     MaskedRationalQuadraticSpline,
@@ -184,3 +185,20 @@ def test_bad_input():
         MaskedAffine(conditioner=MADE([8], parameter_count=3))(normal(2, 3))
     with pytest.raises(NotImplementedError, match="should implement `_couple_`"):
         MaskedAutoregressive()(normal(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "size", "context_size"),
+    [
+        (MaskedAffine(conditioner=MADE([4])), 1, 0),
+        (MaskedAffine(conditioner=MADE([4])), 1, 2),
+        (MaskedRationalQuadraticSpline(conditioner=MADE([4]), bin_count=2), 2, 0),
+    ],
+)
+def test_the_inverse_is_trained_in_compiled_code(layer, size, context_size):
+    model = FlowModel([Inverse(layer)])
+    x = 3 + normal(16, size)
+    data = {"inputs": x, "context": normal(16, context_size)} if context_size else x
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=keras.backend.backend() != "torch")
+    before, after = model.fit(data, batch_size=16, epochs=2, verbose=0).history["loss"]
+    assert after < before
