@@ -70,7 +70,7 @@ def normal_log_odds(z: Any) -> tuple[Any, Any]:
     mills = series / (1 + size)
     log_density = -0.5 * size * size - 0.5 * math.log(2 * math.pi)
     density = ops.exp(log_density)
-    log_odds = ops.log1p(-density * mills) - log_density - ops.log(mills)
+    log_odds = ops.log(1 - density * mills) - log_density - ops.log(mills)
     slopes = density / (1 - density * mills) + 1 / mills
     return ops.where(is_positive, log_odds, -log_odds), slopes
 

@@ -1,5 +1,6 @@
 """Distribution functions of mixtures of logistic distributions, on the scale of log-odds."""
 
+import functools
 from typing import Any
 
 from keras import ops
@@ -89,7 +90,8 @@ def mixture_quantile(log_odds: Any, log_weights: Any, locations: Any, log_scales
 
     # The quantile of a mixture lies among those of its components.
     quantiles = ops.stop_gradient(locations + ops.exp(log_scales) * log_odds[..., None])
-    lower, upper = ops.min(quantiles, axis=-1), ops.max(quantiles, axis=-1)
+    parts = ops.unstack(quantiles, axis=-1)
+    lower, upper = functools.reduce(ops.minimum, parts), functools.reduce(ops.maximum, parts)
     x = find_root(equation, lower, upper, [log_odds, log_weights, locations, log_scales])
     # Where the slope is less than rounding, the last step of Newton's method could lead anywhere.
     return ops.clip(x, lower, upper)

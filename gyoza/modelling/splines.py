@@ -235,8 +235,8 @@ def _positive(parameters: Any, minimum: float) -> Any:
     r"""Maps any number :math:`p` to one above `minimum`, and zero to exactly 1.
 
     This is :math:`m + \operatorname{softplus}(p + \ln(e^{1 - m} - 1))`, in a form that has no
-    rounding error at zero: :math:`1 + \operatorname{log1p}((1 - e^{m - 1}) \operatorname{expm1}
-    (p))`, and for :math:`p > 0` the same without the large exponential.
+    rounding error at zero: :math:`1 + \ln(1 + (1 - e^{m - 1}) (e^p - 1))`, and for :math:`p > 0`
+    the same without the large exponential.
     """
     is_positive = parameters >= 0.0
     # Not `abs` and `relu`, whose gradient at zero, where training starts, is zero.
@@ -245,7 +245,8 @@ def _positive(parameters: Any, minimum: float) -> Any:
     rest = math.exp(minimum - 1.0)
     one = ops.ones((), parameters.dtype)  # `where` of two numbers would be float32
     factors = ops.where(is_positive, rest * one, (1.0 - rest) * one)
-    return 1.0 + linear + ops.log1p(factors * ops.expm1(-magnitudes))
+    # As 1 is added, `expm1` and `log1p`, which ONNX does not have, would not be more exact.
+    return 1.0 + linear + ops.log(1.0 + factors * (ops.exp(-magnitudes) - 1.0))
 
 
 def _displace(
@@ -272,6 +273,10 @@ def _displace(
     bins = ops.sum(is_passed, axis=-1, keepdims=True)
 
     def take(values: Any, indices: Any) -> Any:
+        if x.shape[-1] == 1:
+            # As within loops over entries, where XLA cannot differentiate `take_along_axis`.
+            is_taken = indices == ops.arange(values.shape[-1], dtype="int32")
+            return ops.sum(ops.where(is_taken, values, ops.zeros_like(values)), axis=-1)
         return ops.squeeze(ops.take_along_axis(values, indices, axis=-1), axis=-1)
 
     x_k, y_k = take(x_knots, bins), take(y_knots, bins)

@@ -87,3 +87,8 @@ def test_the_gap_between_modes_has_a_finite_inverse_and_gradient():
     assert np.abs(to_numpy(x)) <= 100.0
     for gradient in pullback(ops.ones_like(x)):
         assert np.all(np.isfinite(to_numpy(gradient)))
+
+
+def test_nothing_has_no_quantiles():
+    mixture = to_tensors(*make_mixture(), dtype="float32")
+    assert tuple(mixture_quantile(ops.zeros([5, 0]), *mixture).shape) == (5, 0)

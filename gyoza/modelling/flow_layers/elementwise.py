@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 
@@ -154,7 +155,8 @@ class Standardize(ActivationNormalization):
 
     with one location :math:`l_i` and one scale :math:`s_i > 0` for each entry along `axes`, which
     are shared by the :math:`n` positions of the remaining axes. They are given, or measured by
-    :meth:`ActivationNormalization.adapt`; otherwise the layer is the identity.
+    :meth:`ActivationNormalization.adapt`, which leaves those that were given as they are; otherwise
+    the layer is the identity.
 
     Unlike :class:`ActivationNormalization`, which starts like this and is then trained, it leaves
     the units of the data what they are, so that models of the same data can be compared.
@@ -217,6 +219,13 @@ class Standardize(ActivationNormalization):
             name=name,
         )
 
+    def _settle(self, location: Any, scale: Any) -> None:
+        """Takes what was measured and not given."""
+        if self.location is None:
+            self._location_.assign(location)
+        if self.scale is None:
+            self._scale_.assign(scale)
+
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
         constants = {"location": self.location, "scale": self.scale}
@@ -266,7 +275,7 @@ class Softplus(_Elementwise):
 
     def compress(self, y: Any) -> Any:
         """Computes ln(exp(y) - 1) without overflow."""
-        return y + ops.log(-ops.expm1(-y))
+        return y + ops.log(-expm1(-y))
 
 
 class _Bounded(_Elementwise):
@@ -508,14 +517,14 @@ class Arctanh(_Elementwise):
 def _tanh(x: Any) -> Any:
     """Computes the hyperbolic tangent. `ops.tanh` would round float64 to float32 on JAX."""
     is_positive = x >= 0
-    falling = ops.expm1(-2 * ops.where(is_positive, x, -x))
+    falling = expm1(-2 * ops.where(is_positive, x, -x))
     size = -falling / (2 + falling)
     return ops.where(is_positive, size, -size)
 
 
 def _arctanh(x: Any) -> tuple[Any, Any]:
     """Gives the inverse hyperbolic tangent and the logarithm of its derivative."""
-    above, below = ops.log1p(x), ops.log1p(-x)
+    above, below = log1p(x), log1p(-x)
     return 0.5 * (above - below), -above - below
 
 
@@ -595,42 +604,10 @@ class YeoJohnson(_Elementwise):
     def stretch(self, x: Any) -> tuple[Any, Any]:
         """Raises entries to their powers."""
         sign, size, power = self._split(x)
-        log_size = ops.log1p(size)
-        return sign * log_size * _exponential_ratio(power * log_size), (power - 1) * log_size
+        log_size = log1p(size)
+        return sign * log_size * exponential_ratio(power * log_size), (power - 1) * log_size
 
     def compress(self, y: Any) -> Any:
         """Takes roots of entries."""
         sign, size, power = self._split(y)
-        return sign * ops.expm1(size * _logarithm_ratio(power * size))
-
-
-# Below this, the derivatives of the two ratios are computed from series: in the closed form they
-# are differences of large numbers. The series are exact to the last digit of float64 there.
-_SMALL = 0.03
-
-
-def _exponential_ratio(z: Any) -> Any:
-    """Computes (exp(z) - 1) / z, which is 1 for z = 0."""
-    is_small = ops.abs(z) < _SMALL
-    small, large = (
-        ops.where(is_small, z, ops.zeros_like(z)),
-        ops.where(is_small, ops.ones_like(z), z),
-    )
-    series = ops.zeros_like(z)
-    for k in range(8, 0, -1):
-        series = series * small + 1 / math.factorial(k)
-    return ops.where(is_small, series, ops.expm1(large) / large)
-
-
-def _logarithm_ratio(z: Any) -> Any:
-    """Computes ln(1 + z) / z, which is 1 for z = 0, as 2 / (2 + z) arctanh(s) / s."""
-    is_small = ops.abs(z) < _SMALL
-    small, large = (
-        ops.where(is_small, z, ops.zeros_like(z)),
-        ops.where(is_small, ops.ones_like(z), z),
-    )
-    squared = ops.square(small / (2 + small))
-    series = ops.zeros_like(z)
-    for k in range(9, 0, -2):
-        series = series * squared + 1 / k
-    return ops.where(is_small, 2 / (2 + small) * series, ops.log1p(large) / large)
+        return sign * expm1(size * logarithm_ratio(power * size))

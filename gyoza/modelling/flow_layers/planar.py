@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from gyoza.modelling.axes import is_integer
+from gyoza.modelling.exponentials import log1p
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.reflections import random_directions, reflect
 from gyoza.modelling.loops import repeat
@@ -128,7 +129,7 @@ class Planar(FlowLayer):
         x = ops.cast(inputs, self.log_det_dtype)
         bent, slope = _bend(ops.sum(x * normal, axis=-1) + bias)
         outputs = x + ops.expand_dims(bent, -1) * direction
-        return ops.cast(outputs, inputs.dtype), ops.log1p(strength * slope)
+        return ops.cast(outputs, inputs.dtype), log1p(strength * slope)
 
     def inverse_transform(self, outputs: Any) -> Any:
         """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
@@ -215,8 +216,8 @@ class Radial(FlowLayer):
         share = 1 / (1 + _length(gap) / radius)
         outputs = centre + (1 + strength * share) * gap
         share = share[..., 0]
-        log_det = (self.dimension_count - 1) * ops.log1p(strength * share)
-        return ops.cast(outputs, inputs.dtype), log_det + ops.log1p(strength * share * share)
+        log_det = (self.dimension_count - 1) * log1p(strength * share)
+        return ops.cast(outputs, inputs.dtype), log_det + log1p(strength * share * share)
 
     def inverse_transform(self, outputs: Any) -> Any:
         """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
@@ -353,7 +354,7 @@ class Sylvester(FlowLayer):
         x = ops.cast(inputs, self.log_det_dtype)
         bent, slope = _bend(x @ ops.transpose(rows) @ ops.transpose(inner) + bias)
         outputs = x + bent @ ops.transpose(outer) @ rows
-        log_det = ops.sum(ops.log1p(strength * slope), axis=-1)
+        log_det = ops.sum(log1p(strength * slope), axis=-1)
         return ops.cast(outputs, inputs.dtype), log_det
 
     def inverse_transform(self, outputs: Any) -> Any:

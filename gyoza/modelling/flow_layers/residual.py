@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.loops import repeat
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.spectral_norms import bound_spectral_norm
 
@@ -175,11 +176,7 @@ class Residual(FlowLayer):
         outputs = ops.cast(x + change, inputs.dtype)
         if training and self.dimension_count > self.exact_limit:
             return outputs, self._estimate_log_det(x, parameters[0], slopes)
-        # TensorFlow's `slogdet` does not run under XLA.
-        _, triangle = ops.qr(_compute_jacobian(parameters[0], slopes))
-        return outputs, ops.sum(
-            ops.log(ops.abs(ops.diagonal(triangle, axis1=-2, axis2=-1))), axis=-1
-        )
+        return outputs, _log_determinant(_compute_jacobian(parameters[0], slopes))
 
     def _estimate_log_det(self, x: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
         """Estimates log-determinants: their values by one series, their gradients by another."""
@@ -235,6 +232,9 @@ class Residual(FlowLayer):
         x = ops.stop_gradient(x)
         change, slopes = _run(x, *parameters)
         jacobian = ops.stop_gradient(_compute_jacobian(parameters[0], slopes))
+        # Rows that are not finite stay so, by their error, and would make TensorFlow fail here.
+        is_finite = ops.all(ops.isfinite(jacobian), axis=(-2, -1), keepdims=True)
+        jacobian = ops.where(is_finite, jacobian, ops.eye(y.shape[-1], dtype=y.dtype))
         error = ops.expand_dims(x + change - y, -1)
         step = ops.solve(ops.swapaxes(jacobian, -1, -2), error)[..., 0]
         return ops.cast(x - step, outputs.dtype)
@@ -272,6 +272,25 @@ def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
     """Gives the matrices with entries d y_j / d x_i, `[..., dimension_count, dimension_count]`."""
     units = ops.eye(kernels[0].shape[0], dtype=kernels[0].dtype)
     return units + _multiply(units, kernels, [ops.expand_dims(slope, -2) for slope in slopes])
+
+
+def _log_determinant(matrix: Any) -> Any:
+    """Computes ln det(I + J) by Gaussian elimination, `[..., size, size]` to `[...]`.
+
+    As J is a contraction, no pivot is small, whatever the order. TensorFlow's `slogdet` does not
+    run under XLA, and ONNX has no decompositions.
+    """
+    size = matrix.shape[-1]
+    indices = ops.expand_dims(ops.arange(size), -1)
+
+    def eliminate(k: Any, rest: Any) -> Any:
+        k = ops.reshape(k, (1,))
+        row, column = ops.take(rest, k, axis=-2), ops.take(rest, k, axis=-1)
+        factors = column / ops.take(row, k, axis=-1)
+        return rest - ops.where(indices > k, factors, ops.zeros_like(factors)) * row
+
+    pivots = ops.diagonal(repeat(eliminate, matrix, size - 1), axis1=-2, axis2=-1)
+    return ops.sum(ops.log(pivots), axis=-1)
 
 
 def _sum_series(

@@ -117,3 +117,13 @@ def test_training_with_estimates_raises_the_likelihood_and_keeps_the_layer_inver
 def test_bad_arguments(arguments, name):
     with pytest.raises(ValueError, match=f"`{name}` should be"):
         Residual(**arguments)
+
+
+def test_rows_that_are_not_finite_leave_others_alone():
+    layer = with_random_weights(hidden_sizes=[4])
+    outputs = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    expected = to_numpy(layer.invert(outputs))
+    outputs[1, 0], outputs[2, 1] = np.nan, np.inf
+    inputs = to_numpy(layer.invert(outputs))
+    np.testing.assert_allclose(inputs[[0, 3]], expected[[0, 3]], atol=1e-5)
+    assert np.isnan(inputs[1:3]).all()
