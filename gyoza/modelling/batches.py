@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["iterate_batches"]
+__all__ = ["iterate_batches", "iterate_inputs"]
 
 
 def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
@@ -24,6 +24,7 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
 
     Raises:
         TypeError: If the inputs are not floating-point numbers.
+        ValueError: If `batch_size` is not positive, or a dictionary has other keys.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
@@ -47,11 +48,22 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
         )
 
 
+def iterate_inputs(data: Any, batch_size: int) -> Iterator[np.ndarray]:
+    """Yields the inputs in `data` alone, without contexts; see :func:`iterate_batches`."""
+    for batch in iterate_batches(data, batch_size):
+        yield batch["inputs"] if isinstance(batch, dict) else batch
+
+
 def _inputs_of(batch: Any) -> Any:
     return batch[0] if isinstance(batch, tuple) else batch
 
 
 def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    if not {"inputs"} <= set(data) <= {"inputs", "context"}:
+        raise ValueError(
+            'A dictionary of inputs should be `{"inputs": …, "context": …}`. '
+            f"Received: the keys {list(data)}"
+        )
     inputs = data["inputs"]
     inputs = inputs if isinstance(inputs, tuple | list) else [inputs]
     others = {name: value for name, value in data.items() if name != "inputs"}

@@ -1,16 +1,18 @@
 """What all conditioners have in common."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 __all__ = ["Conditioner"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Conditioner(keras.Layer):
-    """Base class of networks that are given only what a coupling keeps, for what it changes.
+    r"""Base class of networks that are given only what a coupling keeps, for what it changes.
 
     Any Keras layer or model can compute coupling parameters. A plain one sees tensors in their full
     shape, with zeros where the coupling changes them, and also answers in full shape. A
@@ -18,14 +20,35 @@ class Conditioner(keras.Layer):
     parameters of the changed entries alone, `[batch, ..., output_size]`, so nothing is computed and
     thrown away. The coupling sets `output_size` before it builds the conditioner.
 
+    Kept entries with a period :math:`T`, such as angles, are replaced by :math:`\cos (2 \pi x / T)`
+    and :math:`\sin (2 \pi x / T)`, before `call`: cosines come first, then sines, then the other
+    entries. So what is computed is the same for all coordinates of a point on the circle.
+
     Args:
         output_size: The number of outputs per position, or `None` to let the coupling set it.
+        periods: The period of each kept entry, in their order, or `None` for one that is not
+            periodic, as those after the end of the list are not. If it is omitted, a
+            :class:`~gyoza.modelling.flow_layers.FlowModel` sets it: entries that a
+            :class:`~gyoza.modelling.flow_layers.CircularSplineCoupling` changes are periodic, and
+            those that another coupling changes are not.
         **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If a period is not positive.
     """
 
-    def __init__(self, output_size: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        output_size: int | None = None,
+        periods: Iterable[float | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.output_size = output_size
+        self.periods = None if periods is None else list(periods)
+        for period in self.periods or []:
+            if period is not None and not 0 < period < math.inf:
+                raise ValueError(f"`periods` should be positive. Received: periods={self.periods}")
 
     def set_output_size(self, output_size: int) -> None:
         """Fixes the number of outputs; called by the coupling before it builds the conditioner.
@@ -43,6 +66,30 @@ class Conditioner(keras.Layer):
                 f"Received: output_size={self.output_size}"
             )
         self.output_size = output_size
+
+    def set_periods(self, periods: Iterable[float | None]) -> None:
+        """Fixes the periods of kept entries, unless they are known; called before it is built.
+
+        Args:
+            periods: The period of each kept entry, or `None`.
+        """
+        if self.periods is None:
+            self.periods = list(periods)
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs `call`, see there, on cosines and sines of periodic entries, and on all others."""
+        return super().__call__(self._replace_periodic(inputs), *args, **kwargs)
+
+    def _replace_periodic(self, inputs: Any) -> Any:
+        periodic = {k: period for k, period in enumerate(self.periods or []) if period is not None}
+        if not periodic:
+            return inputs
+        angles = ops.stack([inputs[..., k] * (2 * math.pi / t) for k, t in periodic.items()], -1)
+        others = [k for k in range(inputs.shape[-1]) if k not in periodic]
+        parts = [ops.cos(angles), ops.sin(angles)]
+        if others:
+            parts.append(ops.take(inputs, others, axis=-1))
+        return ops.concatenate(parts, axis=-1)
 
     def sees_kept_entries(self, axes: Sequence[int]) -> bool:
         """Tells whether the conditioner is given kept entries alone by a coupling along `axes`.
@@ -62,4 +109,8 @@ class Conditioner(keras.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
-        return {**super().get_config(), "output_size": self.output_size}
+        return {
+            **super().get_config(),
+            "output_size": self.output_size,
+            "periods": None if self.periods is None else list(self.periods),
+        }

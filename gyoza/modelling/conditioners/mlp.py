@@ -30,6 +30,7 @@ class MLP(Conditioner):
         output_size: See :class:`Conditioner`.
         residual: Whether hidden layers after the first are added to their input if it has as many
             units. This makes deep networks easier to train.
+        periods: See :class:`Conditioner`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -52,9 +53,10 @@ class MLP(Conditioner):
         activation: Any = "relu",
         output_size: int | None = None,
         residual: bool = False,
+        periods: Iterable[float | None] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(output_size=output_size, **kwargs)
+        super().__init__(output_size=output_size, periods=periods, **kwargs)
         self.hidden_sizes = check_hidden_sizes(hidden_sizes)
         self.residual = residual
         self.activation = keras.activations.get(activation)

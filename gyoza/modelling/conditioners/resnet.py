@@ -1,6 +1,6 @@
 """Convolutional conditioners."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -43,6 +43,7 @@ class ResNet(Conditioner):
             pixels that are at most :math:`(B + 1) (` `kernel_size` :math:`- 1)` away.
         activation: The activation :math:`\sigma`, by name or as a function.
         output_size: See :class:`Conditioner`.
+        periods: See :class:`Conditioner`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -72,9 +73,10 @@ class ResNet(Conditioner):
         kernel_size: int = 3,
         activation: Any = "relu",
         output_size: int | None = None,
+        periods: Iterable[float | None] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(output_size=output_size, **kwargs)
+        super().__init__(output_size=output_size, periods=periods, **kwargs)
         for name, value, least in (
             ("width", width, 1),
             ("block_count", block_count, 0),

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.adaptation import choose_scales, is_left_alone
 from gyoza.modelling.axes import is_integer
-from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.logistic_mixtures import mixture_log_odds, mixture_quantile
@@ -117,8 +118,10 @@ class MixtureGaussianization(FlowLayer):
 
         The components of each dimension are placed at its quantiles, with equal weights. The scale
         of each is in proportion to the distance to the nearest other one, at least 1 % of the
-        standard deviation. What was adapted is saved and loaded with the weights, and happens again
-        only if this method is called again.
+        standard deviation, which counts as 1 for a dimension that is constant in `data`. What was
+        adapted is saved and loaded with the weights, and happens again only if this method is
+        called again. A frozen layer is left as it is, with a warning. Another one says which
+        dimensions cannot be resolved in the layer's dtype.
 
         Args:
             data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
@@ -130,7 +133,9 @@ class MixtureGaussianization(FlowLayer):
             TypeError: If `data` are not floating-point numbers.
             ValueError: If `data` is empty, or not finite; the weights are unchanged then.
         """
-        batches = list(iterate_batches(data, batch_size))
+        if is_left_alone(self):
+            return
+        batches = list(iterate_inputs(data, batch_size))
         if not batches:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
         x = np.concatenate(batches).astype("float64")
@@ -141,8 +146,15 @@ class MixtureGaussianization(FlowLayer):
         rest = [axis for axis in range(x.ndim) if axis not in self._axes_]
         vectors = x.transpose(*rest, *self._axes_).reshape(-1, self.dimension_count)
         locations = np.quantile(vectors, self._levels(), axis=0).T
+        deviations = choose_scales(
+            self,
+            vectors.mean(axis=0),
+            vectors.std(axis=0),
+            vectors.min(axis=0) == vectors.max(axis=0),
+            batches[0].dtype,
+        )
         self.locations.assign(locations)
-        self.log_scales.assign(np.log(_choose_scales(locations, vectors.std(axis=0))))
+        self.log_scales.assign(np.log(_choose_scales(locations, deviations)))
         self.logits.assign(np.zeros_like(locations))
 
     def _mixture(self) -> tuple[Any, Any, Any]:
@@ -181,12 +193,11 @@ def _choose_scales(locations: np.ndarray, deviations: np.ndarray) -> np.ndarray:
 
     Args:
         locations: The locations, `[dimension_count, K]`.
-        deviations: The standard deviations of the data, `[dimension_count]`.
+        deviations: The standard deviations of the data, positive, `[dimension_count]`.
     """
     gaps = np.pad(np.diff(locations, axis=1), ((0, 0), (1, 1)), constant_values=np.inf)
     nearest = np.minimum(gaps[:, :-1], gaps[:, 1:])
-    least = 0.01 * np.where(deviations > 0, deviations, 1.0)
-    return np.maximum(_OVERLAP * nearest, least[:, np.newaxis])
+    return np.maximum(_OVERLAP * nearest, 0.01 * deviations[:, np.newaxis])
 
 
 def _values(array: np.ndarray) -> Any:

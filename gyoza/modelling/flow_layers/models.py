@@ -9,10 +9,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import track_last
+from gyoza.backend import jit_step, jit_steps, keep_values, to_data_set, track_last
+from gyoza.modelling.adaptation import is_left_alone
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.flow_layers.circular import set_periods
 from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.density import Density, split_context
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
@@ -162,6 +164,7 @@ class FlowModel(TakesContext, Density, Invertible, Training):
                 f"Model '{self.name}' should have at least one flow layer before it is built. "
                 "Received: flow_layers=[]"
             )
+        set_periods(self._flow_layers_, input_shape)
         x = keras.KerasTensor((None, *input_shape[1:]), dtype=self.compute_dtype)
         context = self._describe_context()
         for _, outputs, _ in self.run_layers(x, context):
@@ -386,7 +389,8 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         """Gives all layers that have an `adapt` method their data-dependent start.
 
         Each layer is adapted to what the layers before it, already adapted, make of `data`. All
-        outputs of one layer are held in memory at a time: some thousand instances suffice.
+        outputs of one layer are held in memory at a time: some thousand instances suffice. Frozen
+        layers are left as they are, with a warning.
 
         Args:
             data: The inputs: an array, a pair of arrays, a dictionary with a context, or an
@@ -402,12 +406,14 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         self.build_for(x, context)
         if context is not None:
             context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
-        last = max(
-            (i for i, layer in enumerate(self._flow_layers_) if hasattr(layer, "adapt")), default=-1
-        )
-        for layer in self._flow_layers_[: last + 1]:
+        adapted = [
+            i
+            for i, layer in enumerate(self._flow_layers_)
+            if hasattr(layer, "adapt") and not is_left_alone(layer)
+        ]
+        for i, layer in enumerate(self._flow_layers_[: max(adapted, default=-1) + 1]):
             inputs = {"inputs": x, **_pass_on(context, layer)}
-            if hasattr(layer, "adapt"):
+            if i in adapted:
                 layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
             outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
             x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.adaptation import choose_scales, is_left_alone
 from gyoza.modelling.axes import align
-from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
 
 __all__ = ["ActivationNormalization"]
@@ -59,12 +60,16 @@ class ActivationNormalization(FlowLayer):
 
     @keras.saving.register_keras_serializable(package="gyoza")
     class _PositiveConstraint_(keras.constraints.Constraint):
-        """Keeps the scale at or above the smallest number that is safe to divide by."""
+        """Keeps the scale positive, and at or above the smallest number that is safe to divide by.
 
-        MINIMUM = 1e-6
+        A step of training that leads below zero, as it may from a scale that is small compared with
+        the learning rate, is reflected.
+        """
+
+        MINIMUM = 1e-30
 
         def __call__(self, w: Any) -> Any:
-            return ops.maximum(w, self.MINIMUM)
+            return ops.maximum(ops.abs(w), self.MINIMUM)
 
     def __init__(
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
@@ -87,7 +92,9 @@ class ActivationNormalization(FlowLayer):
 
         Outputs for `data` then have mean 0 and variance 1 in every dimension. A dimension that is
         constant in `data` keeps the scale 1. What was adapted is saved and loaded with the weights,
-        and happens again only if this method is called again.
+        and happens again only if this method is called again. A frozen layer is left as it is, with
+        a warning. Another one says which dimensions cannot be resolved in the layer's dtype, such
+        as numbers around 1e8 that differ by 1, in float32.
 
         Args:
             data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
@@ -99,12 +106,15 @@ class ActivationNormalization(FlowLayer):
             TypeError: If `data` are not floating-point numbers.
             ValueError: If `data` is empty, or not finite; the weights are unchanged then.
         """
-        count, mean, squares = 0, 0.0, 0.0
-        for batch in iterate_batches(data, batch_size):
+        if is_left_alone(self):
+            return
+        count, dtype = 0, None
+        mean, squares, low, high = (np.array(value) for value in (0.0, 0.0, np.inf, -np.inf))
+        for batch in iterate_inputs(data, batch_size):
             if not self.built:
                 self.build((None, *batch.shape[1:]))
             rest = tuple(axis for axis in range(batch.ndim) if axis not in self._axes_)
-            batch = batch.astype("float64")
+            dtype, batch = batch.dtype, batch.astype("float64")
             batch_count = math.prod(batch.shape[axis] for axis in rest)
             batch_mean = batch.mean(axis=rest)
             gap = batch_mean - mean
@@ -114,13 +124,19 @@ class ActivationNormalization(FlowLayer):
             )
             mean = mean + gap * batch_count / total
             count = total
+            low = np.minimum(low, batch.min(axis=rest))
+            high = np.maximum(high, batch.max(axis=rest))
         if count == 0:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
         if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(squares))):
             raise ValueError("`data` should be finite. Received: data with NaN or infinity")
-        scale = np.sqrt(squares / count)
-        self._location_.assign(mean)
-        self._scale_.assign(np.where(scale > self._PositiveConstraint_.MINIMUM, scale, 1.0))
+        deviation = np.sqrt(squares / count)
+        self._settle(mean, choose_scales(self, mean, deviation, low == high, dtype))
+
+    def _settle(self, location: Any, scale: Any) -> None:
+        """Takes what was measured."""
+        self._location_.assign(location)
+        self._scale_.assign(scale)
 
     def _prepare_variables_for_computation_(self, x: Any) -> tuple[Any, Any]:
         """Shapes location and scale such that they broadcast along `axes` of `x`.

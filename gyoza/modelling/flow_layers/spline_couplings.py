@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.axes import read_shape
+from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.splines import check_spline, circular_spline, rational_quadratic_spline
@@ -153,6 +155,12 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
     sines of :math:`\pi x_1 / B`, and so cannot tell coordinates of the same point from each other.
     Any other network is given the coordinates themselves.
 
+    Angles and other numbers can go together: in a
+    :class:`~gyoza.modelling.flow_layers.FlowModel`, entries that circular couplings change are
+    periodic for all conditioners, and entries that other couplings change are not, up to the first
+    layer that may mix entries. Elsewhere, a conditioner is told by its argument `periods`. This
+    layer gives it entries that are not periodic in units of :math:`B`.
+
     The spline leaves the point :math:`-B` where it is. A layer that rotates, between two such
     couplings, lets it move, too.
 
@@ -219,11 +227,19 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         """Those of the widths, of the heights, and of the slopes at all knots but the last."""
         return 3 * self.bin_count
 
-    def _compact_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        return self.vector_shape(input_shape, 2 * len(self._mask_.kept_indices))
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Builds the network, which is told that what it sees is periodic, too."""
+        shape, axes = read_shape(input_shape, self._shape_, self._axes_)
+        self._mask_.set_shape(shape, axes)
+        network = self._compute_coupling_parameters_
+        if isinstance(network, Conditioner) and network.sees_kept_entries(axes):
+            network.set_periods([2 * self.bound] * len(self._mask_.kept_indices))
+        super().build(input_shape)
 
     def _run_network(self, x: Any, context: Any) -> Any:
         if self._is_compact:
-            angles = x * (math.pi / self.bound)
-            x = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+            network: Any = self._compute_coupling_parameters_
+            periods = [*network.periods, *(None for _ in range(x.shape[-1]))]
+            units = [1.0 if period else self.bound for period in periods[: x.shape[-1]]]
+            x = x / ops.convert_to_tensor(units, dtype=x.dtype)
         return super()._run_network(x, context)

@@ -7,7 +7,13 @@ from keras import ops
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import MLP, Conditioner
-from gyoza.modelling.flow_layers import FlowModel, HeavisidePermutation
+from gyoza.modelling.flow_layers import (
+    AffineCoupling,
+    FlowModel,
+    HeavisidePermutation,
+    LULinear,
+    Permutation,
+)
 from gyoza.modelling.flow_layers.spline_couplings import (
     CircularSplineCoupling,
     RationalQuadraticSplineCoupling,
@@ -247,3 +253,63 @@ def test_any_batch_size(layer_class):
 def test_bad_options(layer_class, option, message):
     with pytest.raises(ValueError, match=message):
         layer_class(compute_coupling_parameters=MLP([8]), **option)
+
+
+def make_angles_and_price(permute=False):
+    """Makes a flow of two angles (entries 0 and 2) and a price between them, with its layers."""
+    kinds = [
+        (CircularSplineCoupling, [0, 1, 1]),
+        (AffineCoupling, [1, 0, 1]),
+        (CircularSplineCoupling, [1, 1, 0]),
+        (RationalQuadraticSplineCoupling, [1, 0, 1]),
+    ]
+    layers = []
+    for kind, mask in kinds:
+        if permute and len(layers) == 2:
+            layers.append(Permutation(permutation=[1, 2, 0]))
+        mask = np.array(mask)[[1, 2, 0]] if permute and len(layers) > 2 else mask
+        layers.append(kind(compute_coupling_parameters=MLP([4]), mask=Mask([1], [3], mask)))
+    model = FlowModel([*layers, LULinear()])
+    model.build((None, 3))
+    randomise(model)
+    return model, layers
+
+
+@pytest.mark.parametrize("permute", [False, True])
+def test_angles_and_prices_go_together(permute):
+    model, layers = make_angles_and_price(permute)
+    x = np.random.default_rng(0).uniform(-2, 2, size=(20, 3)).astype("float32")
+    turned, raised = x.copy(), x.copy()
+    turned[:, 0] += 2 * np.pi
+    turned[:, 2] -= 4 * np.pi
+    raised[:, 1] += 2 * np.pi
+    run = fast(lambda x: FlowModel.call(model, x)[1])
+    log_det, there, apart = (to_numpy(run(ops.convert_to_tensor(v))) for v in (x, turned, raised))
+    np.testing.assert_allclose(there, log_det, atol=1e-4)
+    change = to_numpy(layers[0](raised)[1]) - to_numpy(layers[0](x)[1])
+    assert np.abs(change).max() > 0.01
+    assert np.abs(apart - log_det).max() > 0.01
+
+
+def test_copies_know_what_is_periodic():
+    model, layers = make_angles_and_price()
+    clone = FlowModel.from_config(model.get_config())
+    clone.build((None, 3))
+    clone.set_weights(model.get_weights())
+    x = np.random.default_rng(0).uniform(-2, 2, size=(4, 3)).astype("float32")
+    np.testing.assert_allclose(to_numpy(clone(x)[1]), to_numpy(model(x)[1]), atol=1e-5)
+    network = layers[0]._compute_coupling_parameters_
+    assert network.get_config()["periods"] == [None, 2 * np.pi]
+
+
+def test_periods_can_be_given():
+    mlp = MLP([4], periods=[None, 24.0])
+    layer = AffineCoupling(compute_coupling_parameters=mlp, mask=Mask([1], [3], [1, 1, 0]))
+    layer.build((None, 3))
+    randomise(layer)
+    x = np.array([[0.5, 3.0, 1.0], [0.5, 27.0, 1.0], [24.5, 3.0, 1.0]], "float32")
+    outputs = to_numpy(layer(x)[0])[:, 2]
+    np.testing.assert_allclose(outputs[1], outputs[0], rtol=1e-4)
+    assert abs(outputs[2] - outputs[0]) > 0.01
+    with pytest.raises(ValueError, match="`periods` should be positive"):
+        MLP([4], periods=[0.0])

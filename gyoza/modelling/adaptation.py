@@ -1,0 +1,91 @@
+"""What layers that adapt to data have in common."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+
+__all__ = ["is_left_alone", "choose_scales"]
+
+# The distance from 1 to the next number, and the smallest number with all digits.
+_PRECISION = {
+    "float64": (2.0**-52, 2.0**-1022),
+    "float32": (2.0**-23, 2.0**-126),
+    "float16": (2.0**-10, 2.0**-14),
+    "bfloat16": (2.0**-7, 2.0**-126),
+}
+
+
+def is_left_alone(layer: Any) -> bool:
+    """Whether a layer is frozen and so not to be adapted, of which it warns.
+
+    Args:
+        layer: A layer with a method `adapt`.
+
+    Returns:
+        Whether it is frozen.
+    """
+    if not layer.trainable:
+        warnings.warn(
+            f"`adapt` left '{layer.name}' as it is, because it is frozen: `trainable=False`.",
+            stacklevel=3,
+        )
+    return not layer.trainable
+
+
+def choose_scales(
+    layer: Any, mean: np.ndarray, deviation: np.ndarray, is_constant: np.ndarray, dtype: Any
+) -> np.ndarray:
+    """Chooses what data are divided by: their standard deviation where there is one, 1 elsewhere.
+
+    It warns of data that are too large for their spread, or too small, to be computed with.
+
+    Args:
+        layer: The layer that is adapted.
+        mean: The mean of each entry, `[...]`, in float64.
+        deviation: The standard deviation of each entry, `[...]`, in float64.
+        is_constant: Whether all values of the entry are the same, `[...]`.
+        dtype: The dtype of the data.
+
+    Returns:
+        The scales, `[...]`.
+    """
+    step, smallest = _PRECISION[layer.compute_dtype]
+    size = np.abs(mean)
+    is_coarse = ~is_constant & (size * step > 0.1 * deviation)
+    # Whole numbers that differ by 1 may have been rounded to the same one.
+    is_coarse |= is_constant & (size * _PRECISION[str(dtype)][0] >= 1)
+    is_tiny = ~is_constant & (deviation < smallest)
+    _warn(
+        layer,
+        is_coarse,
+        "their mean is so large, and their standard deviation so small, that {dtype} rounds their "
+        'differences away. Use dtype="float64" for the layer and the data, or subtract the mean '
+        "from the data before they are rounded",
+        mean=mean,
+        standard_deviation=deviation,
+    )
+    _warn(
+        layer,
+        is_tiny,
+        "their standard deviation is too small for {dtype}. They are not scaled. Use "
+        'dtype="float64" for the layer, or multiply the data first',
+        standard_deviation=deviation,
+    )
+    return np.where(is_constant | is_tiny, 1.0, deviation)
+
+
+def _warn(layer: Any, is_affected: np.ndarray, text: str, **values: np.ndarray) -> None:
+    """Warns of entries that something is wrong with, by their indices."""
+    indices = np.argwhere(is_affected)
+    if not len(indices):
+        return
+    shown = [int(index[0]) if len(index) == 1 else tuple(map(int, index)) for index in indices[:5]]
+    rest = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
+    first = tuple(indices[0])
+    received = ", ".join(f"{name}={array[first]:.6g}" for name, array in values.items())
+    warnings.warn(
+        f"'{layer.name}' was adapted to data whose columns {shown}{rest} it cannot resolve: "
+        f"{text.format(dtype=layer.compute_dtype)}. Received: {received}",
+        stacklevel=4,
+    )

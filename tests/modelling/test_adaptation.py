@@ -1,0 +1,126 @@
+"""Adapting layers to data: small and large numbers, constants, and what is frozen or given."""
+
+import warnings
+
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    FlowModel,
+    MixtureGaussianization,
+    Standardize,
+    YeoJohnson,
+)
+
+KINDS = [ActivationNormalization, Standardize, MixtureGaussianization]
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def draw(dtype="float64"):
+    return np.random.default_rng(0).normal(size=[200, 2]).astype(dtype)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [1e-7, 1e-30, 1e30])
+def test_small_and_large_units_are_scaled(kind, scale):
+    layer = kind()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        layer.adapt(scale * draw())
+    outputs = to_numpy(layer((scale * draw()).astype("float32"))[0])
+    np.testing.assert_allclose(outputs.std(axis=0), 1, atol=0.15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_constants_count_as_having_scale_1(kind, dtype):
+    x = draw(dtype)
+    x[:, 1] = 0.1  # whose mean is rounded
+    layer = kind()
+    layer.adapt(x, batch_size=64)
+    if kind is MixtureGaussianization:
+        np.testing.assert_allclose(np.exp(to_numpy(layer.log_scales))[1], 0.01, rtol=1e-5)
+    else:
+        assert to_numpy(layer._scale_)[1] == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numbers_too_large_for_their_spread_are_warned_of(kind, dtype):
+    x = draw()
+    x[:, 1] = (x[:, 1] + 1e8).astype(dtype)
+    with pytest.warns(UserWarning, match=r"columns \[1\] .*float32.*dtype=\"float64\".*subtract"):
+        kind().adapt(x.astype(dtype))
+
+
+def test_doubles_resolve_what_floats_do_not():
+    x = 1e8 + draw()
+    layer = Standardize(dtype="float64")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        layer.adapt(x)
+    outputs = to_numpy(layer(ops.convert_to_tensor(x, dtype="float64"))[0])
+    np.testing.assert_allclose(outputs.std(axis=0), 1, rtol=1e-6)
+
+
+def test_spreads_that_a_dtype_cannot_hold_are_left_and_warned_of():
+    layer = ActivationNormalization(axes=[1, 2])
+    x = draw().reshape(100, 2, 2)
+    x[:, 1, 0] *= 1e-40
+    with pytest.warns(UserWarning, match=r"columns \[\(1, 0\)\] .*too small for float32"):
+        layer.adapt(x)
+    assert to_numpy(layer._scale_)[1, 0] == 1
+
+
+def test_steps_of_training_do_not_lead_below_zero():
+    constraint = ActivationNormalization._PositiveConstraint_()
+    scales = to_numpy(constraint(ops.convert_to_tensor([1e-7, -1e-3, 2.0, 0.0])))
+    np.testing.assert_allclose(scales[:3], [1e-7, 1e-3, 2.0], rtol=1e-6)
+    assert scales[3] > 0
+
+
+def test_what_was_given_stays():
+    x = 3 * draw() + 2
+    layer = Standardize(location=5.0)
+    layer.adapt(x)
+    np.testing.assert_array_equal(to_numpy(layer._location_), 5)
+    np.testing.assert_allclose(to_numpy(layer._scale_), x.std(axis=0), rtol=1e-5)
+    layer = Standardize(location=5.0, scale=[1.0, 4.0])
+    FlowModel([layer]).adapt(x)
+    np.testing.assert_array_equal(to_numpy(layer._location_), 5)
+    np.testing.assert_array_equal(to_numpy(layer._scale_), [1, 4])
+
+
+def test_frozen_layers_are_left_alone_with_a_warning():
+    inner = FlowModel([MixtureGaussianization(component_count=2), ActivationNormalization()])
+    inner.adapt(draw())
+    inner.trainable = False
+    last = ActivationNormalization()
+    before = [to_numpy(weight) for weight in inner.weights]
+    x = 5 * draw() + 2
+    with pytest.warns(UserWarning, match=f"left '{inner.name}' as it is") as caught:
+        FlowModel([inner, YeoJohnson(), last]).adapt(x)
+    assert len([w for w in caught if "as it is" in str(w.message)]) == 1
+    for weight, value in zip(inner.weights, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), value)
+    np.testing.assert_allclose(
+        to_numpy(last._location_), to_numpy(inner(x.astype("float32"))[0]).mean(0), rtol=1e-3
+    )
+    for layer in inner._flow_layers_:
+        with pytest.warns(UserWarning, match=f"left '{layer.name}' as it is"):
+            layer.adapt(x)
+
+
+def test_dictionaries_hold_inputs_and_a_context():
+    x = draw()
+    layer = Standardize()
+    layer.adapt({"inputs": x, "context": x})
+    np.testing.assert_allclose(to_numpy(layer._scale_), x.std(axis=0), rtol=1e-5)
+    for data in ({"input": x, "context": x}, [{"input": x}], {"inputs": x, "contexts": x}):
+        with pytest.raises(ValueError, match=r"should be `\{\"inputs\".*Received: the keys"):
+            FlowModel([Standardize()]).adapt(data)
