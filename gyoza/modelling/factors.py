@@ -58,7 +58,7 @@ def check_correlation_shape(
 
 
 def index_factors(dimensions_per_factor: Sequence[int]) -> np.ndarray:
-    """Gives the factor to which each dimension belongs, `[dimension count]`."""
+    """Returns the factor to which each dimension belongs, `[dimension count]`."""
     return np.repeat(np.arange(len(dimensions_per_factor)), dimensions_per_factor)
 
 
@@ -70,7 +70,7 @@ def split_pairs(
     Args:
         y_true: Targets, `[batch, ...]`.
         y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
-            j_b]`, `[batch, 2 * dimension count + 2]`.
+            j_b]`, `[batch, 2 * dimension count + 2]`. Further columns are ignored.
         dimensions_per_factor: The number of latent entries of each factor.
 
     Returns:
@@ -80,10 +80,11 @@ def split_pairs(
         ValueError: If shapes do not fit one another.
     """
     d = sum(dimensions_per_factor)
-    if len(y_pred.shape) != 2 or y_pred.shape[1] != 2 * d + 2:
+    width = 2 * d + 2
+    if len(y_pred.shape) != 2 or (y_pred.shape[1] is not None and y_pred.shape[1] < width):
         raise ValueError(
-            f"`y_pred` should have shape [batch, {2 * d + 2}]: two latent vectors of {d} "
-            f"entries, the sum of `dimensions_per_factor`, and their log-determinants. "
+            f"`y_pred` should have shape [batch, {width}] or more columns: two latent vectors of "
+            f"{d} entries, the sum of `dimensions_per_factor`, and their log-determinants. "
             f"Received: y_pred.shape={tuple(y_pred.shape)}"
         )
     if None not in (y_true.shape[0], y_pred.shape[0]) and y_true.shape[0] != y_pred.shape[0]:

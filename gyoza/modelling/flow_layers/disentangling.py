@@ -144,6 +144,12 @@ class DisentanglingFlowModel(FlowModel):
             )
         if not isinstance(y_pred, tuple | list):
             self._check_loss()
+        sizes = getattr(self.loss, "dimensions_per_factor", None)
+        if sizes is not None and y_pred.shape[-1] != 2 * sum(sizes) + 2:
+            raise ValueError(
+                "`dimensions_per_factor` of the loss should sum to the number of latent entries, "
+                f"{y_pred.shape[-1] // 2 - 1}. Received: dimensions_per_factor={sizes}"
+            )
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def _check_loss(self) -> None:

@@ -37,7 +37,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
     This is in nats, without the constant :math:`n \ln 2 \pi` for :math:`n` entries per instance
     unless `include_constant` is set. What the two instances of a pair share is thereby drawn into
     the factor that is said to correlate, and nothing else is. Correlations are clipped to
-    :math:`\pm (1 - 10^{-6})`.
+    :math:`\pm (1 - 10^{-6})`, also those that exceed 1 by a rounding error.
 
     Where each pair shares the class of one factor, as in the paper, pass that factor's
     `correlation` here. As target, a pair then has the index :math:`F` of the factor that it shares:
@@ -66,6 +66,11 @@ class SupervisedFactorLoss(keras.losses.Loss):
             correlations outside [-1, 1] or indices of no factor. Inside compiled code, where
             nothing can be raised, the loss of such correlations or indices is NaN.
 
+    Attributes:
+        __factor_masks__: A tensor that is 1 where an entry (column) belongs to a factor (row) and 0
+            elsewhere, `[factor count, dimension count]`.
+        __dimensions_per_factor__: The list `dimensions_per_factor`, which goes by that name, too.
+
     Example:
 
         >>> loss = gyoza.modelling.losses.SupervisedFactorLoss([1, 1])
@@ -85,6 +90,9 @@ class SupervisedFactorLoss(keras.losses.Loss):
     """
 
     CORRELATION_MARGIN = 1e-6
+    """How far correlations stay away from -1 and 1, where the variance would be 0."""
+    ROUNDING_TOLERANCE = 1e-3
+    """By how much a correlation of 1 may exceed 1 once it is rounded, to half precision even."""
 
     def __init__(
         self,
@@ -104,6 +112,11 @@ class SupervisedFactorLoss(keras.losses.Loss):
                 [[0.0], _check_correlation(correlation, len(self.dimensions_per_factor) - 1)]
             )
         self._factor_of_dimension = index_factors(self.dimensions_per_factor)
+        self.__dimensions_per_factor__ = list(self.dimensions_per_factor)
+        factors = np.arange(len(self.dimensions_per_factor))
+        self.__factor_masks__ = ops.convert_to_tensor(
+            factors[:, None] == self._factor_of_dimension, dtype=keras.config.floatx()
+        )
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Computes the reduced loss; see :meth:`call`."""
@@ -131,7 +144,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
                     f"{factor_count - 1}. Received: values from {np.min(values)} to "
                     f"{np.max(values)}"
                 )
-        elif not np.all(np.abs(values) <= 1):
+        elif not np.all(np.abs(values) <= 1 + self.ROUNDING_TOLERANCE):
             raise ValueError(
                 "`y_true` should hold correlations from -1 to 1. Received: values from "
                 f"{np.min(values)} to {np.max(values)}"
@@ -147,7 +160,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
             )
 
     def _to_correlations(self, y_true: Any) -> Any:
-        """Gives the correlation per pair and factor, NaN where an index is out of range."""
+        """Returns the correlation per pair and factor, NaN where an index is out of range."""
         if self.correlation is None:
             return y_true
         factors = ops.arange(len(self.dimensions_per_factor), dtype=y_true.dtype)
@@ -164,7 +177,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
                 for the residual factor, at index 0. Or indices of shared factors, `[batch]` or
                 `[batch, 1]`, if the loss has a `correlation`.
             y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
-                j_b]`, `[batch, 2 * dimension count + 2]`.
+                j_b]`, `[batch, 2 * dimension count + 2]`. Further columns are ignored.
 
         Returns:
             The losses, `[batch]`.
@@ -177,7 +190,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
 
         limit = 1.0 - self.CORRELATION_MARGIN
         correlations = ops.take(self._to_correlations(y_true), self._factor_of_dimension, axis=1)
-        valid = ops.abs(correlations) <= 1.0 + self.CORRELATION_MARGIN
+        valid = ops.abs(correlations) <= 1.0 + self.ROUNDING_TOLERANCE
         correlations = ops.where(valid, ops.clip(correlations, -limit, limit), np.nan)
         variances = 1.0 - ops.square(correlations)
         prior_a = 0.5 * ops.sum(ops.square(z_a), axis=1)
@@ -201,7 +214,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
 
 
 def _check_correlation(correlation: float | Sequence[float], count: int) -> np.ndarray:
-    """Gives the correlation of each factor after the residual factor."""
+    """Returns the correlation of each factor after the residual factor."""
     values = np.asarray(correlation, "float64")
     if values.shape not in ((), (count,)) or not np.all((values >= 0.0) & (values < 1.0)):
         raise ValueError(

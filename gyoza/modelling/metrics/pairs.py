@@ -89,7 +89,7 @@ class PairCorrelation(keras.metrics.Metric):
         Args:
             y_true: Correlations in [-1, 1] per pair and factor, `[batch, factor count]`.
             y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
-                j_b]`, `[batch, 2 * dimension count + 2]`.
+                j_b]`, `[batch, 2 * dimension count + 2]`. Further columns are ignored.
             sample_weight: Weights, `[batch]`.
         """
         y_true = ops.convert_to_tensor(y_true, dtype=self.dtype)

@@ -43,6 +43,36 @@ def test_losses_are_those_of_the_formula():
     np.testing.assert_allclose(ops.convert_to_numpy(losses), formula(y_true, y_pred), rtol=1e-5)
 
 
+def test_documented_attributes():
+    loss = SupervisedFactorLoss((1, 2, 0, 3))
+    masks = ops.convert_to_numpy(loss.__factor_masks__)
+    np.testing.assert_array_equal(
+        masks, [[1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1]]
+    )
+    assert masks.dtype == keras.config.floatx()
+    assert loss.__dimensions_per_factor__ == [1, 2, 0, 3]
+
+
+def test_columns_after_those_of_the_pair_are_ignored():
+    y_true, y_pred = pairs()
+    wide = np.concatenate([y_pred, np.full([len(y_pred), 2], np.nan)], axis=1)
+    losses = SupervisedFactorLoss(DIMENSIONS, reduction=None)(y_true, wide)
+    np.testing.assert_allclose(ops.convert_to_numpy(losses), formula(y_true, y_pred), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+def test_correlations_that_exceed_1_by_rounding_are_clipped(dtype):
+    _, y_pred = pairs()
+    above = np.nextafter(np.array([1, -1], dtype), np.array([2, -2], dtype))
+    y_true = np.tile(np.array([0, *above], dtype), [16, 1])
+    loss = SupervisedFactorLoss(DIMENSIONS, reduction=None)
+    loss.check_correlations(y_true)
+    for targets in (y_true, ops.convert_to_tensor(y_true)):
+        received = ops.convert_to_numpy(loss(targets, y_pred))
+        expected = formula(np.tile([0.0, 1.0, -1.0], [16, 1]), y_pred)
+        np.testing.assert_allclose(received, expected, rtol=1e-5)
+
+
 def test_mean_loss_of_pairs_of_the_assumed_density_is_its_entropy():
     """Without the constant n ln 2π, the entropy of the pair is n/2 (1 + ln(1 - ρ²)) + n/2."""
     random = np.random.default_rng(0)
