@@ -1,5 +1,6 @@
 """What the scores of codes share: the checks of their arguments."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +14,11 @@ __all__ = [
     "is_categorical",
     "find_bins",
     "split_units",
+    "to_unit_interval",
 ]
+
+_FEW_CLASSES = 20
+"""Integers of more different values may as well be measurements."""
 
 
 def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
@@ -40,7 +45,8 @@ def check_labels(
         labels: Classes or real numbers, `[N, K]` or `[N]`.
         count: The number N of instances.
         categorical: Which columns are classes, or one for all. If `None`, columns of whole numbers
-            and of what is not a number are.
+            and of what is not a number are, and a warning says so of whole numbers that may as well
+            be measurements: floating-point numbers, and integers of many values or with gaps.
         at_least: How many columns there should be.
 
     Returns:
@@ -64,13 +70,32 @@ def check_labels(
             f"`categorical` should hold a truth value for each of the {matrix.shape[1]} columns of "
             f"`labels`. Received: categorical={categorical}"
         )
-    columns = enumerate(zip(matrix.T, flags, strict=True))
-    return [_check_label(k, column, flag) for k, (column, flag) in columns]
+    checked, guessed = [], []
+    for k, (label, flag) in enumerate(zip(matrix.T, flags, strict=True)):
+        # Lists find the type of a column whose neighbours have others.
+        column = np.asarray(label.tolist())
+        checked.append(_check_label(k, column, flag))
+        if flag is None and is_categorical(checked[-1]) and _may_be_measured(column):
+            guessed.append(k)
+    if guessed:
+        warnings.warn(
+            f"The whole numbers in columns {guessed} of `labels` are taken for classes. Pass "
+            "`categorical=True` if they are, `categorical=False` if they are measurements, or a "
+            "truth value for each column.",
+            stacklevel=3,
+        )
+    return checked
+
+
+def _may_be_measured(column: np.ndarray) -> bool:
+    """Returns whether whole numbers may as well be measurements, such as percentages."""
+    if column.dtype.kind not in "iu":
+        return column.dtype.kind == "f"
+    values = np.unique(column)
+    return len(values) > _FEW_CLASSES or np.ptp(values) >= len(values)
 
 
 def _check_label(index: int, column: np.ndarray, categorical: bool | None) -> np.ndarray:
-    # Lists find the type of a column whose neighbours have others.
-    column = np.asarray(column.tolist())
     is_number = column.dtype.kind in "fiu"
     if is_number and not np.all(np.isfinite(column)):
         raise ValueError(f"`labels` should be finite. Received: others in column {index}")
@@ -93,19 +118,35 @@ def _check_label(index: int, column: np.ndarray, categorical: bool | None) -> np
 
 
 def is_categorical(label: np.ndarray) -> bool:
-    """Tells whether a column of `check_labels` holds classes."""
+    """Returns whether a column of `check_labels` holds classes."""
     return label.dtype.kind == "i"
 
 
-def find_bins(column: np.ndarray, bins: int) -> np.ndarray:
-    """Replaces real numbers by the indices of bins of equal width between their extremes."""
-    return np.digitize(column, np.histogram_bin_edges(column, bins)[1:-1])
+def find_bins(column: np.ndarray, bins: int, robust: bool = True) -> np.ndarray:
+    """Replaces real numbers by the indices of bins of equal width between their extremes.
+
+    Args:
+        column: The numbers, `[N]`.
+        bins: The number of bins.
+        robust: Whether to leave outliers to the outer bins. Outliers are further from the middle
+            99 % of the numbers than these are wide.
+
+    Returns:
+        The indices, `[N]`.
+    """
+    inside = column
+    if robust:
+        low, high = np.quantile(column, [0.005, 0.995])
+        width = high - low
+        if width > 0:
+            inside = column[(column >= low - width) & (column <= high + width)]
+    return np.digitize(column, np.histogram_bin_edges(inside, bins)[1:-1])
 
 
 def split_units(
     dimension_count: int, dimensions_per_factor: Iterable[int] | None, at_least: int = 1
 ) -> list[np.ndarray]:
-    """Gives the indices of the entries of each unit: of each factor, or else each entry its own."""
+    """Returns the indices of the entries of each unit: each factor, or else each entry."""
     if dimensions_per_factor is None:
         sizes = [1] * dimension_count
     else:
@@ -120,3 +161,8 @@ def split_units(
             f"Codes should have at least {at_least} entries or factors. Received: {len(sizes)}"
         )
     return np.split(np.arange(dimension_count), np.cumsum(sizes)[:-1])
+
+
+def to_unit_interval(score: Any) -> float:
+    """Takes rounding errors out of a score from 0 to 1."""
+    return float(np.clip(score, 0.0, 1.0))

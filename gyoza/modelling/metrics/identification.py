@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from gyoza.extras import import_extra
-from gyoza.modelling.metrics.codes import check_codes
+from gyoza.modelling.metrics.codes import check_codes, to_unit_interval
 
 __all__ = ["mean_correlation_coefficient"]
 
@@ -74,7 +74,7 @@ def mean_correlation_coefficient(codes: Any, sources: Any, correlation: str = "p
     pairs = import_extra("scipy.optimize", "metrics").linear_sum_assignment(
         correlations, maximize=True
     )
-    return float(np.sum(correlations[pairs]) / sources.shape[1])
+    return to_unit_interval(np.sum(correlations[pairs]) / sources.shape[1])
 
 
 def _standardise(columns: np.ndarray) -> np.ndarray:

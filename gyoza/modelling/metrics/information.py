@@ -13,6 +13,7 @@ from gyoza.modelling.metrics.codes import (
     find_bins,
     is_categorical,
     split_units,
+    to_unit_interval,
 )
 
 __all__ = ["mutual_information", "mutual_information_gap", "modularity"]
@@ -25,6 +26,7 @@ def mutual_information(
     *,
     bins: int = 20,
     categorical: bool | Sequence[bool] | None = None,
+    robust: bool = True,
 ) -> np.ndarray:
     r"""The mutual information of codes and labels, in nats.
 
@@ -46,7 +48,11 @@ def mutual_information(
             entry is a factor of its own.
         bins: The number of bins for entries, and for labels that are real numbers.
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
-            columns of whole numbers and of what is not a number are.
+            columns of whole numbers and of what is not a number are, with a warning where whole
+            numbers may as well be measurements.
+        robust: Whether bins leave out outliers, which are further from the middle 99 % of all
+            entries than these are wide: the outer bins take them. If `False`, a single outlier can
+            move all others into one bin.
 
     Returns:
         The information in each factor about each label, `[factor count, K]`.
@@ -63,9 +69,10 @@ def mutual_information(
         array([[0.6931],
                [0.    ]])
     """
-    codes, columns = _check(codes, labels, bins, categorical)
+    codes = check_codes(codes)
+    columns = check_labels(labels, len(codes), categorical)
     units = split_units(codes.shape[1], dimensions_per_factor)
-    return _inform(codes, columns, units, bins)
+    return _inform(codes, _divide(columns, bins, robust), units, bins, robust)
 
 
 def mutual_information_gap(
@@ -75,6 +82,7 @@ def mutual_information_gap(
     *,
     bins: int = 20,
     categorical: bool | Sequence[bool] | None = None,
+    robust: bool = True,
 ) -> float:
     r"""MIG: how much better the best informed factor knows each label than the second best.
 
@@ -96,6 +104,7 @@ def mutual_information_gap(
         dimensions_per_factor: Likewise.
         bins: Likewise.
         categorical: Likewise.
+        robust: Likewise. The published definition has bins between the extremes.
 
     Returns:
         The score, from 0 to 1.
@@ -119,11 +128,13 @@ def mutual_information_gap(
           disentanglement in variational autoencoders."
           `arXiv:1802.04942 <https://arxiv.org/abs/1802.04942>`_
     """
-    codes, columns = _check(codes, labels, bins, categorical)
+    codes = check_codes(codes)
+    columns = check_labels(labels, len(codes), categorical)
     units = split_units(codes.shape[1], dimensions_per_factor, at_least=2)
-    information = np.sort(_inform(codes, columns, units, bins), axis=0)
-    entropies = np.array([_compute_information(column, column) for column in columns])
-    return float(np.mean((information[-1] - information[-2]) / entropies))
+    classes = _divide(columns, bins, robust)
+    information = np.sort(_inform(codes, classes, units, bins, robust), axis=0)
+    entropies = np.array([_compute_information(column, column) for column in classes])
+    return to_unit_interval(np.mean((information[-1] - information[-2]) / entropies))
 
 
 def modularity(
@@ -133,6 +144,7 @@ def modularity(
     *,
     bins: int = 20,
     categorical: bool | Sequence[bool] | None = None,
+    robust: bool = True,
 ) -> float:
     r"""Modularity: how far each factor of a code knows of one label only.
 
@@ -155,6 +167,7 @@ def modularity(
         dimensions_per_factor: Likewise.
         bins: Likewise.
         categorical: Likewise.
+        robust: Likewise. The published definition has bins between the extremes.
 
     Returns:
         The score, from 0 to 1; 0 if no factor has any information.
@@ -177,30 +190,25 @@ def modularity(
         - Ridgeway, K. & Mozer, M. C. (2018). "Learning deep disentangled embeddings with the
           F-statistic loss." `arXiv:1802.05312 <https://arxiv.org/abs/1802.05312>`_
     """
-    codes, columns = _check(codes, labels, bins, categorical, label_count=2)
+    codes = check_codes(codes)
+    columns = check_labels(labels, len(codes), categorical, at_least=2)
     units = split_units(codes.shape[1], dimensions_per_factor)
-    squares = np.square(_inform(codes, columns, units, bins))
+    squares = np.square(_inform(codes, _divide(columns, bins, robust), units, bins, robust))
     best = squares.max(axis=1)
     squares, best = squares[best > 0], best[best > 0]
     if not len(best):
         return 0.0
-    return float(np.mean(1 - (squares.sum(axis=1) - best) / ((len(columns) - 1) * best)))
+    ratios = (squares.sum(axis=1) - best) / ((len(columns) - 1) * best)
+    return to_unit_interval(np.mean(1 - ratios))
 
 
-def _check(
-    codes: Any,
-    labels: Any,
-    bins: int,
-    categorical: bool | Sequence[bool] | None,
-    label_count: int = 1,
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Checks codes and labels, and divides labels that are real numbers into bins."""
-    codes = check_codes(codes)
-    columns = check_labels(labels, len(codes), categorical, label_count)
+def _divide(columns: list[np.ndarray], bins: int, robust: bool) -> list[np.ndarray]:
+    """Divides those columns of labels into bins that are real numbers."""
     if not is_integer(bins) or bins < 2:
         raise ValueError(f"`bins` should be an integer of at least 2. Received: bins={bins}")
-    classes = [column if is_categorical(column) else find_bins(column, bins) for column in columns]
-    return codes, classes
+    return [
+        column if is_categorical(column) else find_bins(column, bins, robust) for column in columns
+    ]
 
 
 def _compute_information(first: np.ndarray, second: np.ndarray) -> float:
@@ -209,9 +217,13 @@ def _compute_information(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _inform(
-    codes: np.ndarray, columns: list[np.ndarray], units: list[np.ndarray], bins: int
+    codes: np.ndarray,
+    columns: list[np.ndarray],
+    units: list[np.ndarray],
+    bins: int,
+    robust: bool,
 ) -> np.ndarray:
-    entries = [find_bins(entry, bins) for entry in codes.T]
+    entries = [find_bins(entry, bins, robust) for entry in codes.T]
     information = np.array(
         [[_compute_information(entry, column) for column in columns] for entry in entries]
     )

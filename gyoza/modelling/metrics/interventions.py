@@ -51,7 +51,8 @@ def factor_vae_score(
         bins: The number of bins of equal width for labels that are real numbers.
         seed: Seed of all draws.
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
-            columns of whole numbers and of what is not a number are.
+            columns of whole numbers and of what is not a number are, with a warning where whole
+            numbers may as well be measurements.
 
     Returns:
         The score, from 0 to 1.

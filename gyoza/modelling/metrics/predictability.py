@@ -11,6 +11,7 @@ from gyoza.modelling.metrics.codes import (
     check_labels,
     is_categorical,
     split_units,
+    to_unit_interval,
 )
 
 __all__ = [
@@ -56,7 +57,8 @@ def leakage(
         test_size: The share of instances that is held out.
         seed: Seed of the division of instances.
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
-            columns of whole numbers and of what is not a number are.
+            columns of whole numbers and of what is not a number are, with a warning where whole
+            numbers may as well be measurements.
 
     Returns:
         The scores, `[factor count, K]`; 0 for a factor without entries.
@@ -86,7 +88,7 @@ def leakage(
         ]
         for unit in units
     ]
-    return np.maximum(scores, 0.0)
+    return np.clip(scores, 0.0, 1.0)
 
 
 def separated_attribute_predictability(
@@ -108,7 +110,8 @@ def separated_attribute_predictability(
         \qquad i(k) = \operatorname{argmax}_i S_{ik}.
 
     It is 0 if labels stand in several factors or none. For :math:`C` equally likely classes, it is
-    at most :math:`1 - 1 / C`.
+    at most :math:`1 - 1 / C`. Where outliers spoil the fit of linear probes, give it the ranks of
+    codes, `scipy.stats.rankdata(codes, axis=0)`.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
 
@@ -153,7 +156,7 @@ def separated_attribute_predictability(
     # From the scale on which chance is 0 to balanced accuracy, which shrinks differences.
     scales = [1 - 1 / (column.max() + 1) if is_categorical(column) else 1.0 for column in columns]
     scores = np.sort(scores, axis=0)
-    return float(np.mean((scores[-1] - scores[-2]) * scales))
+    return to_unit_interval(np.mean((scores[-1] - scores[-2]) * scales))
 
 
 class DisentanglementScores(NamedTuple):
@@ -240,7 +243,9 @@ def disentanglement_completeness_informativeness(
     for column in columns:
         trees = _TREES[estimator](column, seed)
         scores.append(max(_score(trees, codes, column, test_size, seed), 0.0))
-        importances.append([trees.feature_importances_[unit].sum() for unit in units])
+        # Those of useless entries can be negative by rounding.
+        useful = np.maximum(trees.feature_importances_, 0.0)
+        importances.append([useful[unit].sum() for unit in units])
     matrix = np.array(importances)
     return DisentanglementScores(
         _concentrate(matrix.T), _concentrate(matrix), float(np.mean(scores))
@@ -256,7 +261,7 @@ def _concentrate(importances: np.ndarray) -> float:
     entropies = import_extra("scipy.stats", "metrics").entropy(
         importances[used], base=importances.shape[1], axis=1
     )
-    return float(np.average(1 - entropies, weights=sums[used]))
+    return to_unit_interval(np.average(1 - entropies, weights=sums[used]))
 
 
 def _make_linear(column: np.ndarray, neighbours: int) -> Any:

@@ -1,5 +1,7 @@
 """Information of codes about labels against hand-made cases and another library."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def test_information_is_that_of_frequencies():
     np.testing.assert_allclose(
         mutual_information(codes, labels), [[ln2, 0], [ln2 / 2, ln2 / 2], [0, 0]], atol=1e-12
     )
-    itself = mutual_information(codes, codes[:, 1])
+    itself = mutual_information(codes, codes[:, 1], categorical=True)
     np.testing.assert_allclose(itself[:, 0], [ln2 / 2, 1.5 * ln2, 0], atol=1e-12)
 
 
@@ -52,14 +54,59 @@ def test_whole_numbers_and_names_are_classes_unless_told_otherwise():
     mixed = np.array([["a", 0.5], ["b", 1.5], ["c", 100.5]], dtype=object)
     together = np.log(3) - 2 / 3 * np.log(2)  # of numbers, two share a bin
     for labels, categorical, expected in (
-        (numbers, None, np.log(3)),
+        (numbers[[0, 1, 1]], None, np.log(3) - 2 / 3 * np.log(2)),
         (numbers.astype(float), True, np.log(3)),
         (numbers, [False], together),
         (mixed[:, 0], None, np.log(3)),
         (mixed, None, [np.log(3), together]),
     ):
-        received = mutual_information(codes, labels, bins=3, categorical=categorical)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            received = mutual_information(codes, labels, bins=3, categorical=categorical)
         np.testing.assert_allclose(received[0], expected)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(22), [0, 10, 10, 20], [0.0, 1.0, 1.0]], ids=["many", "gaps", "floats"]
+)
+@pytest.mark.parametrize("score", [mutual_information, modularity])
+def test_whole_numbers_that_may_be_measurements_are_announced(labels, score):
+    codes = np.asarray(labels, "float64")[:, None]
+    names = ["b", *["a"] * (len(codes) - 1)]
+    columns = np.stack([np.array(names, object), np.array(labels, object)], axis=1)
+    with pytest.warns(UserWarning, match=r"in columns \[1\] of `labels` .*`categorical=") as caught:
+        score(codes, columns)
+    assert [warning.filename for warning in caught] == [__file__]
+    for categorical in (True, [True, False]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            score(codes, columns, categorical=categorical)
+
+
+def test_outliers_do_not_hide_what_others_know():
+    labels = np.random.default_rng(0).normal(size=[500, 2])
+    clean = mutual_information_gap(labels, labels)
+    assert clean == mutual_information_gap(labels, labels, robust=False)
+    spoilt = labels.copy()
+    spoilt[7, 0] = 1e6
+    for codes, truth in ((spoilt, labels), (labels, spoilt)):
+        assert mutual_information_gap(codes, truth) == pytest.approx(clean, abs=0.01)
+        assert mutual_information_gap(codes, truth, robust=False) < 0.6 * clean
+        assert modularity(codes, truth) == pytest.approx(modularity(labels, labels), abs=0.01)
+
+
+def test_entries_that_seldom_vary_are_no_outliers():
+    """A rare pulse, and a fifth of entries far from the rest, are seen as they are."""
+    pulse = np.zeros(1000)
+    pulse[:3] = 1.0
+    far = 1e-6 * np.arange(1000.0)
+    far[:200] += 1.0
+    codes = np.stack([pulse, far], axis=1)
+    for column in (0, 1):
+        labels = (codes[:, column] > 0.5).astype(int)
+        share = labels.mean()
+        entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+        assert mutual_information(codes, labels)[column, 0] == pytest.approx(entropy)
 
 
 def test_gap_of_constructed_codes():

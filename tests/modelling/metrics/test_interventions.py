@@ -53,7 +53,7 @@ def test_value_is_that_of_another_library():
         ({"dimensions_per_factor": [1, 1]}, "should sum to 3"),
         ({"votes": 1}, "`votes` should be"),
         ({"batch_size": 1.5}, "`batch_size` should be"),
-        ({"labels": np.arange(6000).reshape(3000, 2)}, "share a value"),
+        ({"labels": np.arange(6000).reshape(3000, 2), "categorical": True}, "share a value"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -101,6 +101,25 @@ def test_disentanglement_completeness_and_informativeness_of_constructed_codes()
     assert score(make_noise(200, 2, seed=2), real).informativeness == 0.0
 
 
+def test_useless_entries_leave_scores_between_0_and_1():
+    """Trees find importances of about -1e-17 there."""
+    labels = make_labels(200, (2, 2))
+    codes = np.concatenate([labels + 0.05 * make_noise(200, 2), make_noise(200, 50, 2)], axis=1)
+    scores = disentanglement_completeness_informativeness(codes, labels)
+    np.testing.assert_allclose(scores, 1.0, atol=0.05)
+    assert max(scores) <= 1.0
+
+
+def test_percentages_are_announced_as_classes():
+    percentages = 5.0 * np.random.default_rng(0).integers(21, size=[600, 2])
+    score = separated_attribute_predictability
+    with pytest.warns(UserWarning, match=r"in columns \[0, 1\] of `labels`") as caught:
+        as_classes = score(percentages, percentages)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert as_classes < 0.5
+    assert score(percentages, percentages, categorical=False) > 0.99
+
+
 def test_values_are_those_of_another_library():
     """Those of disentanglement_lib 1.5: dci.py, and sap_score.py for continuous factors.
 
@@ -130,7 +149,11 @@ def test_values_are_those_of_another_library():
     ("function", "arguments", "message"),
     [
         (leakage, {"probe": "cubic"}, "`probe` should be one of"),
-        (leakage, {"labels": np.arange(600)}, "at least two instances of each class"),
+        (
+            leakage,
+            {"labels": np.arange(600), "categorical": True},
+            "at least two instances of each class",
+        ),
         (leakage, {"codes": np.ones([5, 2])}, r"`labels` should have shape \[5, K\]"),
         (leakage, {"labels": np.ones(600)}, "`labels` should vary"),
         (leakage, {"dimensions_per_factor": [1]}, "should sum to 2"),
