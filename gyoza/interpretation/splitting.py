@@ -19,7 +19,8 @@ def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, k
 
     Args:
         network: A trained Keras model: sequential, functional, or a subclass of `keras.Model` whose
-            `call` consists of Keras layers and operations. A subclassed model has to be built.
+            `call` consists of Keras layers and operations. A subclassed model has to be built, and
+            has one argument besides `training`, which may be a list or dictionary of tensors.
         layer_name: The name of the layer whose outputs are the hidden representation. In a model
             within the network, `"model/layer"`.
 
@@ -28,11 +29,11 @@ def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, k
         :math:`g`, from there to the outputs of the network. Both are functional Keras models.
 
     Raises:
-        TypeError: If `network` is no Keras model.
+        TypeError: If `network` is not a Keras model, or `layer_name` is not a string.
         ValueError: If there is no such layer, if it is the last, is used more than once or has
             several outputs, if other tensors than its outputs pass from the head to the tail, as
-            those of a skip connection do, if the model is not built, or if the parts do not give
-            what the network gives.
+            those of a skip connection do, if the model is not built or its `call` cannot be traced
+            by symbolic tensors, or if the parts do not give what the network gives.
 
     Example:
 
@@ -53,6 +54,8 @@ def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, k
             "`network` should be a `keras.Model`. "
             f"Received: network={network} (of type {type(network)})"
         )
+    if not isinstance(layer_name, str):
+        raise TypeError(f"`layer_name` should be a string. Received: layer_name={layer_name}")
     inputs, outputs = _to_graph(network)
     head, tail = _split(inputs, outputs, layer_name.split("/"), network.name)
     _check_composition(network, inputs, head, tail, layer_name)
@@ -60,7 +63,7 @@ def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, k
 
 
 def _to_graph(network: keras.Model) -> tuple[Any, Any]:
-    """Gives the symbolic inputs and outputs of a network, whatever kind of model it is."""
+    """Returns the symbolic inputs and outputs of a network, whatever kind of model it is."""
     if not network.built:
         raise ValueError(
             f"Network '{network.name}' should be built: call it on data first. "
@@ -70,15 +73,47 @@ def _to_graph(network: keras.Model) -> tuple[Any, Any]:
         return network.inputs[0], network.outputs[0]
     if hasattr(network, "outputs"):
         return network.input, network.output
-    shape = network.get_build_config().get("input_shape")
-    if shape is None:
-        raise ValueError(
-            f"Network '{network.name}' should have a single argument besides `training`. "
-            f"Received: network={network}"
-        )
-    x = keras.Input(batch_shape=(None, *shape[1:]), dtype=network.input_dtype)
-    # Layers that are called on symbolic tensors remember their connections.
-    return x, network.call(x)
+    shapes = (network.get_build_config() or {}).get("input_shape")
+    if shapes is None:
+        raise _not_traceable(network, "a network whose `get_build_config` has no input shape")
+
+    def make_input(shape: Any, name: str | None = None) -> Any:
+        return keras.Input(batch_shape=(None, *shape[1:]), dtype=network.input_dtype, name=name)
+
+    if isinstance(shapes, dict):
+        inputs = {name: make_input(shape, name) for name, shape in shapes.items()}
+    else:
+        inputs = keras.tree.map_shape_structure(make_input, shapes)
+    try:
+        # Layers that are called on symbolic tensors remember their connections.
+        outputs = network.call(inputs)
+    except _TRACING_ERRORS as error:
+        raise _not_traceable(
+            network, f"a `call` that raises {type(error).__name__}: {error}"
+        ) from error
+    if not all(isinstance(y, keras.KerasTensor) for y in keras.tree.flatten(outputs)):
+        raise _not_traceable(network, "a `call` that returns something else than tensors")
+    return inputs, outputs
+
+
+# What the code of users, and Keras, raise where symbolic tensors cannot be used.
+_TRACING_ERRORS = (
+    TypeError,
+    ValueError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+def _not_traceable(network: keras.Model, received: str) -> ValueError:
+    """Makes the error for networks that are not made of layers and operations alone."""
+    return ValueError(
+        f"Network '{network.name}' should have a single argument besides `training`, and a `call` "
+        "that consists of Keras layers and operations, so that symbolic tensors can take the same "
+        f"way through it as data. Received: {received}"
+    )
 
 
 def _split(
@@ -86,13 +121,13 @@ def _split(
 ) -> tuple[keras.Model, keras.Model]:
     """Splits a graph at the layer that the first entry of `path` names, or in its inside."""
     node = _find_node(outputs, path[0], name)
+    cut = keras.tree.flatten(node.output_tensors)
+    if len(cut) != 1:
+        raise ValueError(
+            f"Layer '{path[0]}' of network '{name}' should have a single output. "
+            f"Received: {len(cut)} outputs"
+        )
     if len(path) == 1:
-        cut = keras.tree.flatten(node.output_tensors)
-        if len(cut) != 1:
-            raise ValueError(
-                f"Layer '{path[0]}' of network '{name}' should have a single output. "
-                f"Received: {len(cut)} outputs"
-            )
         return _cut_at(inputs, cut[0], outputs, path[0])
     inner = node.operation
     if not isinstance(inner, keras.Model):
@@ -101,12 +136,17 @@ def _split(
             f"a {type(inner).__name__}, before '{path[1]}'"
         )
     # What comes before the inner model, its two parts, and what comes after it.
-    before = keras.Model(inputs, node.arguments.args[0])
+    arguments = (*node.arguments.args, *node.arguments.kwargs.values())
+    before = keras.Model(inputs, next(x for x in arguments if _has_tensors(x)))
     first, second = _split(*_to_graph(inner), path[1:], inner.name)
-    _, after = _cut_at(inputs, node.output_tensors[0], outputs, path[0])
+    _, after = _cut_at(inputs, cut[0], outputs, path[0])
     head = keras.Model(inputs, first(before(inputs)))
     hidden = keras.Input(batch_shape=first.output.shape, dtype=first.output.dtype)
     return head, keras.Model(hidden, after(second(hidden)))
+
+
+def _has_tensors(structure: Any) -> bool:
+    return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(structure))
 
 
 def _nodes(outputs: Any) -> Iterator[Any]:

@@ -77,6 +77,46 @@ def test_layers_of_inner_models():
         split_network(inner, "hidden/inner")
 
 
+def test_inner_model_that_is_called_by_keyword():
+    inner, inputs = make_functional(), keras.Input([6])
+    network = keras.Model(inputs, layers.Dense(3)(inner(training=False, inputs=inputs)))
+    head, tail = split_network(network, "network/hidden")
+    np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("take", "x"),
+    [(lambda x: x[0] + 2.0 * x[1], [X, X[::-1]]), (lambda x: x["a"] * x["b"], {"a": X, "b": -X})],
+    ids=["list", "dictionary"],
+)
+def test_subclass_whose_argument_has_several_tensors(take, x):
+    class Joined(Subclassed):
+        def call(self, inputs):
+            return super().call(take(inputs))
+
+    network = Joined()
+    network(x)
+    head, tail = split_network(network, "hidden")
+    np.testing.assert_allclose(run(tail, head(x)), run(network, x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "count"),
+    [
+        (lambda self, x: self.last(x if ops.sum(self.hidden(x)) > 0 else -x), 1),
+        (lambda self, a, b: self.last(self.hidden(a + b)), 2),
+        (lambda self, x: (self.last(self.hidden(x)), "name"), 1),
+        (lambda self, x: self.last(self.hidden(np.abs(ops.convert_to_numpy(x)))), 1),
+    ],
+    ids=["branches on data", "two arguments", "no tensor", "NumPy"],
+)
+def test_subclass_that_cannot_be_traced(call, count):
+    network = type("Traced", (Subclassed,), {"call": call})()
+    network(*count * [X])
+    with pytest.raises(ValueError, match=r"'traced.*' should have a single argument .*Received: a"):
+        split_network(network, "hidden")
+
+
 def test_images_and_several_outputs():
     inputs = keras.Input([8, 8, 1])
     hidden = layers.Conv2D(3, 3, name="hidden")(inputs)
@@ -130,6 +170,12 @@ def test_other_bad_input():
         split_network(network, network.layers[-1].name)
     with pytest.raises(ValueError, match="should be built"):
         split_network(Subclassed(), "hidden")
+    with pytest.raises(TypeError, match="`layer_name` should be a string"):
+        split_network(network, 1)
+    first, second = (layers.Dense(6, name=name)(inputs) for name in ("a", "b"))
+    inner = keras.Model(inputs, [first, second], name="inner")
+    with pytest.raises(ValueError, match="'inner' .* should have a single output"):
+        split_network(keras.Model(inputs, layers.Add()(inner(inputs))), "inner/a")
     with pytest.raises(TypeError, match=r"keras\.Model"):
         split_network(shared, "shared")
 
