@@ -2,10 +2,16 @@
 
 Their layers, and the order of these, are those of the papers, up to the options of each function. A
 model is built by the first data it sees. `model.adapt(x)` gives it a start that suits the data.
+
+`dtype`, one of the arguments of models, also counts for all layers, for their networks and for the
+default base distribution.
 """
 
+import functools
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+import keras
 
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners import MADE, MLP, ResNet
@@ -50,7 +56,25 @@ __all__ = [
 # Of autoregressive layers, one after the other.
 _ORDERS = "natural", "reversed"
 
+_Make = TypeVar("_Make", bound=Callable[..., FlowModel])
 
+
+def _in_dtype(make: _Make) -> _Make:
+    """Lets `dtype` be the policy of all that a function makes, by Keras' default policy."""
+
+    @functools.wraps(make)
+    def make_in_dtype(*args: Any, dtype: Any = None, **kwargs: Any) -> FlowModel:
+        default = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
+        try:
+            return make(*args, **kwargs)
+        finally:
+            keras.config.set_dtype_policy(default)
+
+    return make_in_dtype  # type: ignore[return-value]
+
+
+@_in_dtype
 def NICE(
     layer_count: int = 4,
     hidden_sizes: Iterable[int] = (128, 128),
@@ -99,6 +123,7 @@ def NICE(
     return FlowModel([*layers, ActivationNormalization()], base_distribution, **kwargs)
 
 
+@_in_dtype
 def RealNVP(
     layer_count: int = 8, hidden_sizes: Iterable[int] = (128, 128), **kwargs: Any
 ) -> FlowModel:
@@ -138,6 +163,7 @@ def RealNVP(
     return FlowModel([ActivationNormalization(), *layers], **kwargs)
 
 
+@_in_dtype
 def Glow(
     scale_count: int = 2,
     step_count: int = 4,
@@ -202,6 +228,7 @@ def Glow(
     return FlowModel(layers, **kwargs)
 
 
+@_in_dtype
 def MAF(
     layer_count: int = 5,
     hidden_sizes: Iterable[int] = (128, 128),
@@ -239,6 +266,7 @@ def MAF(
     return FlowModel(_autoregressive(layer_count, hidden_sizes, residual, MaskedAffine), **kwargs)
 
 
+@_in_dtype
 def IAF(
     layer_count: int = 5,
     hidden_sizes: Iterable[int] = (128, 128),
@@ -282,6 +310,7 @@ def IAF(
     return FlowModel(layers, **kwargs)
 
 
+@_in_dtype
 def NeuralSplineFlow(
     layer_count: int = 4,
     hidden_sizes: Iterable[int] = (128, 128),
@@ -343,6 +372,7 @@ def NeuralSplineFlow(
     return FlowModel(layers, **kwargs)
 
 
+@_in_dtype
 def GaussianizationFlow(
     layer_count: int = 6, component_count: int = 16, **kwargs: Any
 ) -> FlowModel:
@@ -382,6 +412,7 @@ def GaussianizationFlow(
     return FlowModel(layers, **kwargs)
 
 
+@_in_dtype
 def ResidualFlow(
     layer_count: int = 8, hidden_sizes: Iterable[int] = (64, 64), **kwargs: Any
 ) -> FlowModel:
@@ -424,6 +455,7 @@ def ResidualFlow(
     return FlowModel([ActivationNormalization(), *layers], **kwargs)
 
 
+@_in_dtype
 def InterpretationNetwork(
     block_count: int = 12,
     hidden_sizes: Iterable[int] = (512, 512),

@@ -141,6 +141,51 @@ def test_arguments_of_the_model_are_passed_on(name):
     assert model.base_distribution is base_distribution
 
 
+def walk(layer):
+    yield layer
+    for child in layer._layers:
+        yield from walk(child)
+
+
+@pytest.mark.parametrize("policy", ["float64", keras.DTypePolicy("mixed_bfloat16")])
+@pytest.mark.parametrize(
+    ("name", "options", "shape"),
+    [
+        ("NICE", {"hidden_sizes": [2]}, [3]),
+        ("Glow", {"step_count": 1, "width": 2, "block_count": 1, "levels": 8}, [4, 4, 1]),
+        ("IAF", {"layer_count": 1, "hidden_sizes": [2], "residual": True}, [3]),
+        ("NeuralSplineFlow", {"layer_count": 1, "hidden_sizes": [2], "residual": True}, [3]),
+        ("GaussianizationFlow", {"layer_count": 2, "component_count": 2}, [3]),
+        ("ResidualFlow", {"layer_count": 1, "hidden_sizes": [2]}, [3]),
+        ("InterpretationNetwork", {"block_count": 1, "hidden_sizes": [2]}, [3]),
+    ],
+)
+def test_dtype_reaches_all_layers_networks_and_the_base_distribution(name, options, shape, policy):
+    model = getattr(applications, name)(**options, dtype=policy)
+    model.build((None, *shape))
+    layers = list(walk(model))
+    assert model.base_distribution in layers
+    expected = keras.dtype_policies.get(policy).name
+    assert {layer.dtype_policy.name for layer in layers} == {expected}
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_data_stay_as_exact_as_the_model():
+    """The outputs of the first instances tell them apart, where float32 has 1e8 for all."""
+    x = 1e8 + np.random.default_rng(0).normal(size=[64, 2])
+    model = applications.RealNVP(1, [4], dtype="float64")
+    model.adapt(x)
+    if to_numpy(model.log_prob(x)).dtype != "float64":
+        return  # JAX computes in float32 unless it is told otherwise
+    log_prob = to_numpy(model.log_prob(x)).mean()
+    assert len(np.unique(model.predict(x, verbose=0)[0])) == x.size
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=RUN_EAGERLY)
+    assert model.evaluate(x, verbose=0) == pytest.approx(-log_prob, rel=1e-5)
+    history = model.fit(x, validation_data=(x, None), verbose=0).history
+    np.testing.assert_allclose([*history["loss"], *history["val_loss"]], -log_prob, rtol=1e-5)
+    assert keras.config.floatx() == "float32"
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

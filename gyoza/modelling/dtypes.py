@@ -1,10 +1,13 @@
 """The precision in which sums and small matrices are computed."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
-__all__ = ["at_least_float32"]
+__all__ = ["at_least_float32", "keep_float64"]
 
 
 def at_least_float32(dtype: Any) -> str:
@@ -13,3 +16,22 @@ def at_least_float32(dtype: Any) -> str:
     `keras.backend.result_type(dtype, "float32")` would give float32 for float64 on some backends.
     """
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+@contextlib.contextmanager
+def keep_float64(dtype: str) -> Iterator[None]:
+    """Lets `fit`, `evaluate` and `predict` of a model in float64 see data in float64.
+
+    Keras rounds the arrays that it is given to `keras.config.floatx()`.
+
+    Args:
+        dtype: The compute dtype of the model. Nothing happens for others, nor on JAX unless its
+            `jax_enable_x64` is set.
+    """
+    given = keras.config.floatx()
+    if dtype == "float64" and str(ops.convert_to_numpy(ops.zeros((), dtype)).dtype) == dtype:
+        keras.config.set_floatx(dtype)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(given)

@@ -174,7 +174,7 @@ def test_other_bad_input():
         split_network(network, 1)
     first, second = (layers.Dense(6, name=name)(inputs) for name in ("a", "b"))
     inner = keras.Model(inputs, [first, second], name="inner")
-    with pytest.raises(ValueError, match="'inner' .* should have a single output"):
+    with pytest.raises(ValueError, match=r"'inner' .* should have a single output"):
         split_network(keras.Model(inputs, layers.Add()(inner(inputs))), "inner/a")
     with pytest.raises(TypeError, match=r"keras\.Model"):
         split_network(shared, "shared")

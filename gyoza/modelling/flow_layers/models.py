@@ -13,6 +13,7 @@ from gyoza.backend import jit_step, jit_steps, keep_values, to_data_set, track_l
 from gyoza.modelling.adaptation import is_left_alone
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
+from gyoza.modelling.dtypes import keep_float64
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.circular import set_periods
 from gyoza.modelling.flow_layers.conditional import TakesContext
@@ -106,7 +107,7 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         super().__init__(**kwargs)
         self.memory_efficient = memory_efficient
         if base_distribution is None:
-            base_distribution = StandardNormal()
+            base_distribution = StandardNormal(dtype=self.dtype_policy)
         if not isinstance(base_distribution, Distribution):
             raise TypeError(
                 "`base_distribution` should be a `Distribution`. "

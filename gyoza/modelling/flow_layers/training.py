@@ -17,6 +17,7 @@ from gyoza.backend import (
     keep_values,
     to_data_set,
 )
+from gyoza.modelling.dtypes import keep_float64
 from gyoza.modelling.flow_layers.steps import count_steps, make_callbacks
 from gyoza.modelling.training_data import TakesData
 
@@ -89,11 +90,14 @@ class Training(TakesData):
         self._check_shapes(x)
         self._symbolic_build(data_batch=batch)
 
-    def _keep_values(self) -> contextlib.AbstractContextManager:
-        """Sees to it that weights outlive a failure."""
+    @contextlib.contextmanager
+    def _keep_values(self) -> Iterator[None]:
+        """Sees to it that weights outlive a failure, and that data stay as exact as the model."""
         optimizer = getattr(self, "optimizer", None)  # models can predict before `compile`
         variables = [*self.variables, *self.metrics_variables]
-        return keep_values([*variables, *getattr(optimizer, "variables", ())])
+        variables += getattr(optimizer, "variables", ())
+        with keep_values(variables), keep_float64(self.compute_dtype):
+            yield
 
     @contextlib.contextmanager
     def _take_several_steps(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
