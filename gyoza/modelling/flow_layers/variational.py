@@ -13,6 +13,7 @@ from gyoza.modelling.training_data import average_losses
 __all__ = ["VariationalModel"]
 
 
+@keras.saving.register_keras_serializable(package="gyoza")
 class VariationalModel(keras.Model):
     r"""Trains a flow to follow a density that can be evaluated, up to a factor, but not sampled.
 
@@ -33,13 +34,15 @@ class VariationalModel(keras.Model):
     Args:
         flow: The :class:`FlowModel` to be trained. It must be built, and have no context.
         target_log_prob: A function of a batch `[batch, ...]` that returns logarithms of the
-            unnormalised target density, `[batch]`, by `keras.ops`.
+            unnormalised target density, `[batch]`, by `keras.ops`. To save the model, it must be
+            registered by `keras.saving.register_keras_serializable`, or an object of a class that
+            is.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
-        TypeError: If `flow` is no flow model or `target_log_prob` cannot be called.
-        ValueError: If `flow` is not built or is conditional, or `target_log_prob` returns another
-            shape.
+        TypeError: If `flow` is not a flow model or `target_log_prob` cannot be called.
+        ValueError: If `flow` is not built or is conditional, `target_log_prob` returns another
+            shape, or the model is saved although `target_log_prob` is not registered.
 
     Example:
 
@@ -147,3 +150,37 @@ class VariationalModel(keras.Model):
         """
         counts = np.zeros([batch_size * steps, 1], "float32")
         return super().evaluate(counts, batch_size=batch_size, **kwargs)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal model."""
+        target = self.target_log_prob
+        registered = target if hasattr(target, "__name__") else type(target)
+        name = keras.saving.get_registered_name(registered)
+        if keras.saving.get_registered_object(name) is not registered:
+            raise ValueError(
+                "To save the model, `target_log_prob` should be registered by "
+                "`keras.saving.register_keras_serializable`; or save `flow` alone. "
+                f"Received: target_log_prob={target}"
+            )
+        return {
+            **super().get_config(),
+            "flow": keras.saving.serialize_keras_object(self.flow),
+            "target_log_prob": keras.saving.serialize_keras_object(target),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VariationalModel":
+        """Makes a model from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+            custom_objects: See `keras.Model.from_config`.
+
+        Returns:
+            An equal model, without the weights.
+        """
+        parts = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("flow", "target_log_prob")
+        }
+        return cls(**{**config, **parts})

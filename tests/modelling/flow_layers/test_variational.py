@@ -15,6 +15,29 @@ def target(x):
     return 1.0 - 0.5 * ops.sum(z * z, axis=-1) - np.log(2.0 * np.pi)
 
 
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+def registered_target(x):
+    return target(x)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class ShiftedTarget:
+    """A target with a parameter."""
+
+    def __init__(self, shift):
+        self.shift = shift
+
+    def __call__(self, x):
+        return target(x - self.shift)
+
+    def get_config(self):
+        return {"shift": self.shift}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
 def make_flow(**kwargs):
     flow = FlowModel([ActivationNormalization([2])], **kwargs)
     flow.build((None, 2))
@@ -41,6 +64,39 @@ def test_loss_of_an_untrained_flow_has_its_closed_form():
     divergence = 0.5 * ((1 + 9) / 4 - 1) + 0.5 * ((1 + 1) / 0.25 - 1)  # less ln Z, and ln s = 0
     loss = trainer.evaluate(batch_size=5000, steps=4, verbose=0)
     assert loss == pytest.approx(divergence - 1.0, abs=0.2)
+
+
+@pytest.mark.parametrize("function", [registered_target, ShiftedTarget(0.5)])
+def test_trained_model_is_saved_and_goes_on(function, tmp_path):
+    trainer = VariationalModel(make_flow(), function, name="trainer")
+    trainer.compile(keras.optimizers.Adam(0.05))
+    trainer.fit(batch_size=16, steps_per_epoch=2, verbose=0)
+    trainer.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert isinstance(loaded, VariationalModel)
+    x = ops.convert_to_tensor([[1.0, -2.0], [0.5, 3.0]])
+    for name in ("log_prob", "target"):
+        expected, received = (
+            ops.convert_to_numpy(m.flow.log_prob(x) if name == "log_prob" else m.target_log_prob(x))
+            for m in (trainer, loaded)
+        )
+        np.testing.assert_array_equal(received, expected)
+    assert int(loaded.optimizer.iterations) == 2
+    loaded.fit(batch_size=16, steps_per_epoch=1, verbose=0)
+    assert int(loaded.optimizer.iterations) == 3
+
+
+@pytest.mark.parametrize("function", [target, lambda x: target(x), DiagonalNormal([2]).log_prob])
+def test_model_of_a_target_that_is_not_registered_says_how_to_save_it(function, tmp_path):
+    trainer = VariationalModel(make_flow(), function)
+    with pytest.raises(ValueError, match=r"`target_log_prob` should be registered .*Received: "):
+        trainer.save(tmp_path / "model.keras")
+    # Who loads it may know the function.
+    with keras.saving.custom_object_scope({"target": target}):
+        if function is target:
+            trainer.save(tmp_path / "model.keras")
+            loaded = keras.saving.load_model(tmp_path / "model.keras")
+            assert loaded.target_log_prob is target
 
 
 @pytest.mark.parametrize(
