@@ -26,6 +26,7 @@ from gyoza.modelling.losses.likelihoods import (
     bernoulli_log_likelihood,
     normal_log_likelihood,
 )
+from gyoza.modelling.losses.margins import HingeLoss, MulticlassHingeLoss
 from gyoza.modelling.losses.penalties import EntanglementLoss, entanglement
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "EntanglementLoss",
     "BernoulliLoss",
     "NormalLoss",
+    "HingeLoss",
+    "MulticlassHingeLoss",
     "entanglement",
     "normal_kl",
     "mixture_kl",

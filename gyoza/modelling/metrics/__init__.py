@@ -1,4 +1,4 @@
-"""Metrics of densities, and of how well the factors of a code are disentangled."""
+"""Metrics of densities and regressions, and of how well the factors of a code are disentangled."""
 
 from gyoza.modelling.metrics.clustering import ClusteringAccuracy
 from gyoza.modelling.metrics.density import BitsPerDimension, NegativeLogLikelihood
@@ -21,10 +21,12 @@ from gyoza.modelling.metrics.predictability import (
     leakage,
     separated_attribute_predictability,
 )
+from gyoza.modelling.metrics.regression import ExplainedVariance
 
 __all__ = [
     "NegativeLogLikelihood",
     "BitsPerDimension",
+    "ExplainedVariance",
     "ClusteringAccuracy",
     "Entanglement",
     "PairCorrelation",

@@ -7,7 +7,7 @@ from keras import ops
 from scipy.special import expit, log_softmax
 from sklearn.metrics import explained_variance_score
 
-from gyoza.modelling import losses
+from gyoza.modelling import losses, metrics
 
 random = np.random.default_rng(0)
 X, X_HAT = random.normal(size=(2, 6, 4))
@@ -56,6 +56,34 @@ def test_explained_variance_is_r2_without_the_bias():
     np.testing.assert_allclose(value(metric(y, unbiased)), explained, rtol=1e-4)
 
 
+def test_pooled_explained_variance():
+    """In batches, without weights and with them."""
+    scales, shifts = np.array([1, 2, 3, 4]), np.array([0.5, 3, 0, 0])
+    y, y_hat = X * scales + shifts, X_HAT + shifts[::-1]
+    metric = metrics.ExplainedVariance()
+    assert float(metric.result()) == 0.0
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        metric.update_state(y[rows], y_hat[rows])
+    assert float(metric.result()) == pytest.approx(1 - np.var(y - y_hat) / np.var(y), rel=1e-4)
+    metric.reset_state()
+    for rows in (slice(0, 4), slice(4, 6)):
+        metric.update_state(y[rows], y_hat[rows], sample_weight=np.arange(6)[rows])
+    rows = np.repeat(np.arange(6), np.arange(6))
+    expected = 1 - np.var((y - y_hat)[rows]) / np.var(y[rows])
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_explained_variance_of_constants():
+    for y_pred, expected in ((np.ones(3), 1.0), (np.arange(3.0), 0.0)):
+        metric = metrics.ExplainedVariance()
+        metric.update_state(np.full(3, 4.1), y_pred)
+        assert float(metric.result()) == expected
+    metric.update_state(np.full(3, np.nan), np.ones(3))
+    assert np.isnan(float(metric.result()))
+    with pytest.raises(ValueError, match="the same shape"):
+        metric.update_state(np.zeros(3), np.zeros([3, 1]))
+
+
 def test_softmax_cross_entropies():
     expected = -log_softmax(SCORES, axis=1)[np.arange(6), LABELS]
     sparse = unreduced(keras.losses.SparseCategoricalCrossentropy, from_logits=True)
@@ -81,28 +109,44 @@ def test_sigmoid_cross_entropy():
 @pytest.mark.parametrize("delta", [0.5, 1.0])
 def test_hinge(delta):
     expected = np.maximum(0, delta - SIGNS * SCORES[:, 0])
-    hinge = unreduced(keras.losses.Hinge)
-    received = delta * hinge(SIGNS[:, None], SCORES[:, :1] / delta)
-    np.testing.assert_allclose(received, expected, rtol=1e-5)
+    hinge = unreduced(losses.HingeLoss, delta=delta)
+    np.testing.assert_allclose(hinge(SIGNS, SCORES[:, 0]), expected, rtol=1e-5)
+    np.testing.assert_allclose(hinge(SIGNS > 0, SCORES[:, 0]), expected, rtol=1e-5)
+    columns = hinge(SIGNS[:, None] * [1, -1], SCORES[:, :1] * [1, -1])
+    np.testing.assert_allclose(columns, expected, rtol=1e-5)
+    assert np.isnan(hinge(np.array([2.0, 1.0]), np.zeros(2))).tolist() == [True, False]
+    scaled = delta * unreduced(keras.losses.Hinge)(SIGNS[:, None], SCORES[:, :1] / delta)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("delta", [0.5, 1.0])
-def test_multiclass_hinge(delta):
-    def formula(scores):
-        others = np.where(ONE_HOT == 1, -np.inf, scores).max(axis=1)
-        return np.maximum(0, others - scores[np.arange(6), LABELS] + delta)
-
-    hinge = unreduced(keras.losses.CategoricalHinge)
-    probabilities = expit(SCORES)
-    received = delta * hinge(ONE_HOT, probabilities / delta)
-    np.testing.assert_allclose(received, formula(probabilities), rtol=1e-5)
+@pytest.mark.parametrize("shift", [0.0, -2.0])
+def test_multiclass_hinge(delta, shift):
+    scores = expit(SCORES) + shift
+    others = np.where(ONE_HOT == 1, -np.inf, scores).max(axis=1)
+    expected = np.maximum(0, others - scores[np.arange(6), LABELS] + delta)
+    hinge = unreduced(losses.MulticlassHingeLoss, delta=delta)
+    for targets in (LABELS, LABELS[:, None], LABELS.astype("float32"), ONE_HOT):
+        np.testing.assert_allclose(hinge(targets, scores), expected, rtol=1e-5)
+    assert np.isnan(hinge(np.array([-1, 4, 3]), scores[:3])).tolist() == [True, True, False]
     # Keras counts 0 among the other scores, which changes nothing if these are not all negative.
-    negative = probabilities - 2
-    assert np.any(delta * hinge(ONE_HOT, negative / delta) > formula(negative) + 0.1)
-    # The loss depends on differences alone, so that the least score can be taken as 0.
-    shifted = negative - negative.min(axis=1, keepdims=True)
-    received = delta * hinge(ONE_HOT, shifted / delta)
-    np.testing.assert_allclose(received, formula(negative), rtol=1e-5)
+    of_keras = delta * unreduced(keras.losses.CategoricalHinge)(ONE_HOT, scores / delta)
+    assert np.allclose(of_keras, expected, rtol=1e-5) == (shift == 0.0)
+
+
+@pytest.mark.parametrize("kind", [losses.HingeLoss, losses.MulticlassHingeLoss])
+def test_margins_are_checked_and_saved(kind):
+    loss = kind(0.5, name="mine", reduction="sum", dtype="float64")
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert isinstance(copy, kind)
+    assert copy.get_config() == loss.get_config()
+    assert copy.delta == 0.5
+    with pytest.raises(ValueError, match="`delta` should be"):
+        kind(delta=0.0)
+    if kind is losses.MulticlassHingeLoss:
+        for y_true, y_pred in ((ONE_HOT[:, :3], SCORES), (LABELS, SCORES[:, :1])):
+            with pytest.raises(ValueError, match="`y_pred` should have shape"):
+                loss(y_true, y_pred)
 
 
 def test_accuracy():
