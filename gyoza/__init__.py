@@ -1,6 +1,25 @@
-"""Normalizing flows for Keras 3: disentangle hidden representations and estimate densities."""
+"""Normalizing flows for Keras 3: disentangle hidden representations and estimate densities.
+
+Importing it registers all classes that Keras saves and loads. `gyoza.applications`,
+`gyoza.testing` and `gyoza.plotting`, which needs matplotlib, are imported when they are first used.
+"""
+
+import importlib
+from types import ModuleType
 
 from gyoza import callbacks, data, interpretation, modelling
 from gyoza.version import __version__
 
 __all__ = ["modelling", "interpretation", "data", "callbacks", "__version__"]
+
+_LAZY = ["applications", "plotting", "testing"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _LAZY:
+        return importlib.import_module(f"gyoza.{name}")
+    raise AttributeError(f"module 'gyoza' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -6,19 +6,37 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import gyoza
 
 
 def test_import_does_not_import_optional_libraries():
     code = (
-        "import sys, keras; before = set(sys.modules); import gyoza, gyoza.testing; "
-        "libraries = 'matplotlib', 'sklearn', 'scipy', 'tqdm'; "
-        "print([name for name in libraries if name in set(sys.modules) - before])"
+        # Keras imports whatever it can work with.
+        "import sys, keras; before = set(sys.modules); import gyoza; "
+        "gyoza.testing.check_flow_layer, gyoza.applications.RealNVP; "
+        "libraries = 'matplotlib', 'sklearn', 'scipy', 'tqdm', 'gyoza.plotting'; "
+        "print([name for name in libraries if name in set(sys.modules) - before]); "
+        "print(gyoza.plotting.density_heat_map.__name__)"
     )
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert output.splitlines()[-1] == "[]"
+    assert output.splitlines()[-2:] == ["[]", "density_heat_map"]
+
+
+def test_all_public_subpackages_are_attributes():
+    public = {
+        module.name
+        for module in pkgutil.iter_modules(gyoza.__path__)
+        if module.name not in ("backend", "extras", "version")
+    }
+    assert public <= set(dir(gyoza))
+    for name in public:
+        assert getattr(gyoza, name) is sys.modules[f"gyoza.{name}"]
+    with pytest.raises(AttributeError, match="has no attribute 'absent'"):
+        gyoza.absent  # noqa: B018
 
 
 def test_version():
