@@ -273,8 +273,11 @@ class FlowLayer(Invertible, keras.Layer):
     def compute_output_shape(
         self, input_shape: Sequence[int | None]
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
-        """Gives the shapes of the outputs, here that of the inputs, and log-determinants."""
-        shape = tuple(input_shape)
+        """Returns the shapes of the outputs, here that of the inputs, and log-determinants."""
+        given = dict(zip(self._axes_ or (), self._shape_ or (), strict=False))
+        shape = tuple(
+            given.get(axis) if length is None else length for axis, length in enumerate(input_shape)
+        )
         if self._is_traced:
             shape = tuple(self(keras.KerasTensor(shape, dtype=self.compute_dtype))[0].shape)
         return shape, (input_shape[0],)

@@ -9,11 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import jit_step, jit_steps, keep_values, to_data_set, track_last
+from gyoza.backend import track_last
 from gyoza.modelling.adaptation import is_left_alone
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.distributions import Distribution, StandardNormal
-from gyoza.modelling.dtypes import keep_float64
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.circular import set_periods
 from gyoza.modelling.flow_layers.conditional import TakesContext

@@ -227,7 +227,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         """Those of the widths, of the heights, and of the slopes at all knots but the last."""
         return 3 * self.bin_count
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Builds the network, which is told that what it sees is periodic, too."""
         shape, axes = read_shape(input_shape, self._shape_, self._axes_)
         self._mask_.set_shape(shape, axes)
