@@ -32,9 +32,17 @@ References:
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 
-def get_axes(ax: Axes | None) -> Axes:
-    """Returns the given axes, or those of a new figure."""
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
+def get_axes(ax: Axes | None, projection: str | None = None) -> Axes:
+    """Returns the given axes, or those of a new figure, in a projection that matplotlib knows."""
+    if ax is None:
+        return plt.subplots(layout="constrained", subplot_kw={"projection": projection})[1]
+    if projection is not None and ax.name != projection:
+        raise ValueError(
+            f"`ax` should have the projection {projection!r}, as "
+            f"`plt.subplots(subplot_kw={{'projection': {projection!r}}})` creates them. "
+            f"Received: ax={ax} (with the projection {ax.name!r})"
+        )
+    return ax
 
 
 def get_colours(count: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Figures of the plane: points, grids and densities."""
+"""Figures of the plane, and of space: points, grids and densities."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ Bounds = tuple[tuple[float, float], tuple[float, float]]
 def latent_scatter(
     latent: Any,
     factor: Any = None,
-    dimensions: tuple[int, int] = (0, 1),
+    dimensions: tuple[int, ...] = (0, 1),
     factor_name: str | None = None,
     show_key: bool = True,
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Scatters two dimensions of latent vectors, or of any others, coloured by a factor.
+    """Scatters two or three dimensions of latent vectors, or of any others, coloured by a factor.
 
     Args:
         latent: The vectors, array-like of shape [N, D].
         factor: What colours them, array-like of shape [N]. Floats are values, on a continuous
             scale; integers, booleans and strings are classes, each in its own colour.
-        dimensions: The dimensions along the horizontal and the vertical axis.
+        dimensions: The dimensions along the horizontal and the vertical axis, or along the three
+            axes of a figure in space.
         factor_name: What to write at the key to the colours.
         show_key: Whether to draw this key: a colour bar for values, a legend for classes.
-        ax: The axes to draw on. If None, a new figure is made.
+        ax: The axes to draw on: for three dimensions, axes with the projection "3d". If None, a new
+            figure is made.
         **kwargs: Arguments of `matplotlib.axes.Axes.scatter`, such as `s`, `vmin` or `cmap`.
 
     Returns:
         The axes. The points are a single artist, the last of `ax.collections`.
 
     Raises:
-        ValueError: If an argument has an unsuitable shape.
+        ValueError: If an argument has an unsuitable shape, or `ax` not the axes that it takes.
 
     Example:
         >>> from gyoza.plotting import latent_scatter
@@ -49,11 +51,18 @@ def latent_scatter(
         >>> ax = latent_scatter(latent, factor=latent[:, 0] > 0, dimensions=(0, 2))
         >>> print(ax.get_xlabel(), "|", ax.get_ylabel(), "|", len(ax.collections[-1].get_offsets()))
         dimension 0 | dimension 2 | 100
+        >>> print(latent_scatter(latent, dimensions=(0, 1, 2)).get_zlabel())
+        dimension 2
     """
+    if len(dimensions) not in (2, 3):
+        raise ValueError(
+            f"`dimensions` should name two or three dimensions. Received: dimensions={dimensions}"
+        )
+    projection = "3d" if len(dimensions) == 3 else None
     points = _check_columns("latent", latent, dimensions)
     style = {"s": 8, "linewidths": 0, "rasterized": len(points) > 1000} | kwargs
     if factor is None:
-        ax = get_axes(ax)
+        ax = get_axes(ax, projection)
         ax.scatter(*points.T, **({"color": PALETTE[0]} | style))
     else:
         factor = to_numpy(factor)
@@ -62,7 +71,7 @@ def latent_scatter(
                 f"`factor` should have one entry for each of the {len(points)} vectors. "
                 f"Received: factor.shape={factor.shape}"
             )
-        ax = get_axes(ax)
+        ax = get_axes(ax, projection)
         if factor.dtype.kind == "f":
             artist = ax.scatter(*points.T, c=factor, **({"cmap": SEQUENTIAL} | style))
             if show_key:
@@ -75,8 +84,8 @@ def latent_scatter(
                 for name, colour in zip(names, colours, strict=True):
                     ax.plot([], [], "o", color=colour, label=str(name))
                 ax.legend(title=factor_name)
-    ax.set_xlabel(f"dimension {dimensions[0]}")
-    ax.set_ylabel(f"dimension {dimensions[1]}")
+    for axis, dimension in zip("xyz", dimensions, strict=False):
+        ax.set(**{f"{axis}label": f"dimension {dimension}"})
     return ax
 
 
@@ -208,7 +217,7 @@ def density_heat_map(
 
 
 def _check_columns(name: str, values: Any, columns: Sequence[int]) -> np.ndarray:
-    """Takes two columns of vectors, and checks that there are such."""
+    """Takes some columns of vectors, and checks that there are such."""
     values = to_numpy(values)
     if values.ndim != 2 or values.shape[1] <= max(columns):
         raise ValueError(

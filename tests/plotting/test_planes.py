@@ -60,6 +60,20 @@ def test_scatter_without_a_factor():
     assert latent_scatter(POINTS) is not ax
 
 
+@pytest.mark.parametrize("factor", [None, POINTS[:, 0], np.arange(50) % 3])
+def test_scatter_in_space(factor):
+    ax = latent_scatter(POINTS, factor, dimensions=(2, 0, 1), factor_name="size", s=3)
+    assert ax.name == "3d"
+    (points,) = ax.collections
+    np.testing.assert_array_equal(np.transpose(points._offsets3d), POINTS[:, [2, 0, 1]])
+    labels = ax.get_xlabel(), ax.get_ylabel(), ax.get_zlabel()
+    assert labels == ("dimension 2", "dimension 0", "dimension 1")
+    ax.figure.draw_without_rendering()
+    assert latent_scatter(POINTS, factor, (0, 1, 2), ax=ax) is ax
+    assert len(ax.collections) == 2
+    assert len(plt.get_fignums()) == 1
+
+
 def test_colours_differ():
     for count in (1, len(PALETTE), 25):
         colours = get_colours(count)
@@ -124,12 +138,19 @@ def test_density_without_samples():
     assert ax.images[0].get_cmap().name == "Blues"
 
 
+def test_space_needs_axes_of_space(ax):
+    with pytest.raises(ValueError, match="projection '3d'"):
+        latent_scatter(POINTS, dimensions=(0, 1, 2), ax=ax)
+    assert not ax.has_data()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: latent_scatter(POINTS[:, 0]), "latent"),
         (lambda: latent_scatter(POINTS, dimensions=(0, 3)), "more than 3"),
         (lambda: latent_scatter(POINTS, factor=np.ones(49)), "factor"),
+        (lambda: latent_scatter(POINTS, dimensions=(0,)), "two or three"),
         (lambda: warped_grid(lambda points: points[:, 0]), "mapping"),
         (lambda: warped_grid(lambda points: points, bounds=(-1, 1)), "bounds"),
         (lambda: warped_grid(lambda points: points, line_count=0), "line_count"),
