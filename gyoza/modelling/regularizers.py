@@ -9,19 +9,22 @@ from gyoza.modelling.losses import entanglement
 
 __all__ = ["EntanglementRegularizer"]
 
+# From this version on, Keras divides what activity regularisers return by the batch size.
+_IS_DIVIDED = tuple(map(int, keras.version().split(".")[:2])) >= (3, 14)
+
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class EntanglementRegularizer(keras.regularizers.Regularizer):
     r"""Adds the :func:`~gyoza.modelling.losses.entanglement` of a layer's outputs to the loss.
 
-    It is meant as an `activity_regularizer`, for example of the layer that gives the means of an
+    It is meant as an `activity_regularizer`, for example of the layer that computes the means of an
     encoder. What it adds is
 
     .. math::
         \frac{\text{factor}}{N} \sum_{k=1}^N \ell(z^k)
 
-    for a batch of :math:`N` outputs. Called by itself it gives :math:`N` times that, which Keras
-    divides by the batch size.
+    for a batch of :math:`N` outputs, on every version of Keras. Called by itself, it returns
+    :math:`N` times that from Keras 3.14 on, which then divides by the batch size.
 
     Args:
         factor: The weight of the penalty, not negative.
@@ -48,15 +51,16 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
         self.covariance = covariance
 
     def __call__(self, x: Any) -> Any:
-        """Computes the penalty of outputs, times their number.
+        """Computes what Keras makes the penalty of.
 
         Args:
             x: The outputs, `[batch, d]`.
 
         Returns:
-            The penalty, a scalar.
+            The sum over outputs from Keras 3.14 on, and their mean before it: a scalar.
         """
-        return self.factor * ops.sum(entanglement(x, self.covariance))
+        reduce = ops.sum if _IS_DIVIDED else ops.mean
+        return self.factor * reduce(entanglement(x, self.covariance))
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments."""
