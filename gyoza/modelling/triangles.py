@@ -1,4 +1,4 @@
-"""Systems of equations with triangular matrices."""
+"""Diagonal matrices, and systems of equations with triangular ones."""
 
 import math
 from typing import Any
@@ -6,7 +6,21 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["solve_triangle"]
+__all__ = ["create_diagonal", "solve_triangle"]
+
+
+def create_diagonal(values: Any) -> Any:
+    """Creates a diagonal matrix, like `keras.ops.diag`, whose shape is known in compiled code.
+
+    On TensorFlow, Keras 3.12 forgets it, which XLA and some operations then miss.
+
+    Args:
+        values: The diagonal, `[size]`.
+
+    Returns:
+        The matrix, `[size, size]`.
+    """
+    return ops.where(ops.eye(values.shape[0], dtype="bool"), values, 0.0)
 
 
 def solve_triangle(matrix: Any, right: Any, lower: bool) -> Any:

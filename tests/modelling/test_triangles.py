@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from gyoza.modelling.triangles import solve_triangle
+from gyoza.backend import jit
+from gyoza.modelling.triangles import create_diagonal, solve_triangle
 
 
 def solve(matrix, right, lower):
@@ -30,3 +31,20 @@ def test_it_is_as_stable_as_substitution():
     expected = np.linalg.inv(matrix)
     solved = solve(matrix * scales, np.eye(size), lower=False) * scales[:, None]
     np.testing.assert_allclose(solved, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_diagonal_matrices_have_a_known_shape(dtype):
+    shapes = []
+
+    @jit
+    def create(values):
+        matrix = create_diagonal(values)
+        shapes.append(tuple(matrix.shape))
+        return matrix
+
+    values = np.array([1.0, -2.0, np.inf], dtype)
+    matrix = ops.convert_to_numpy(create(ops.convert_to_tensor(values)))
+    np.testing.assert_array_equal(matrix, np.diag(values))
+    assert matrix.dtype == dtype
+    assert set(shapes) == {(3, 3)}

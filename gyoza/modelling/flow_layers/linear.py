@@ -10,7 +10,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.products import multiply
-from gyoza.modelling.triangles import solve_triangle
+from gyoza.modelling.triangles import create_diagonal, solve_triangle
 
 __all__ = ["LULinear", "InvertibleConvolution", "TriangularAffine"]
 
@@ -108,7 +108,7 @@ class LULinear(FlowLayer):
         factors = ops.cast(self.factors, self.log_det_dtype)
         signs = ops.cast(self.signs, self.log_det_dtype)
         lower = ops.tril(factors, k=-1) + ops.eye(self.dimension_count, dtype=self.log_det_dtype)
-        upper = ops.triu(factors, k=1) + ops.diag(signs * ops.exp(ops.diagonal(factors)))
+        upper = ops.triu(factors, k=1) + create_diagonal(signs * ops.exp(ops.diagonal(factors)))
         return lower, upper
 
     @property
@@ -259,7 +259,7 @@ class TriangularAffine(FlowLayer):
     def matrix(self) -> Any:
         """The matrix :math:`L`, `[dimension_count, dimension_count]`."""
         factors = ops.cast(self.factors, self.log_det_dtype)
-        return ops.tril(factors, k=-1) + ops.diag(ops.exp(ops.diagonal(factors)))
+        return ops.tril(factors, k=-1) + create_diagonal(ops.exp(ops.diagonal(factors)))
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
         """Multiplies vectors by the matrix; see :meth:`FlowLayer.transform`."""

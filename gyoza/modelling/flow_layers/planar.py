@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.reflections import random_directions, reflect
 from gyoza.modelling.loops import repeat
 from gyoza.modelling.roots import find_root
+from gyoza.modelling.triangles import create_diagonal
 
 __all__ = ["Planar", "Radial", "Sylvester"]
 
@@ -344,8 +345,8 @@ class Sylvester(FlowLayer):
         )
         rows = reflect(ops.eye(*normals.shape, dtype=self.log_det_dtype), normals)
         strength, log_scale = _bound_strength(ops.diagonal(outer)), ops.diagonal(inner)
-        outer = ops.triu(outer, k=1) + ops.diag(strength * ops.exp(-log_scale))
-        inner = ops.triu(inner, k=1) + ops.diag(ops.exp(log_scale))
+        outer = ops.triu(outer, k=1) + create_diagonal(strength * ops.exp(-log_scale))
+        inner = ops.triu(inner, k=1) + create_diagonal(ops.exp(log_scale))
         return rows, outer, inner, strength, bias
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
