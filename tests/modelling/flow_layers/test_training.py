@@ -4,6 +4,7 @@ import threading
 
 import keras
 import numpy as np
+import pandas
 import pytest
 from keras import ops
 
@@ -125,7 +126,6 @@ def test_labels_have_weights_of_classes(x):
 
 
 def test_lists_and_data_frames_are_data(model, x):
-    pandas = pytest.importorskip("pandas")
     expected = to_numpy(model.log_prob(x))
     for data in (x.tolist(), pandas.DataFrame(x, columns=["a", "b", "c"])):
         np.testing.assert_allclose(to_numpy(model.log_prob(data)), expected, rtol=1e-5)
@@ -359,7 +359,8 @@ def test_models_are_cloned_and_exported_after_training(x, tmp_path):
         model.save(tmp_path / "model.h5")
     if BACKEND == "torch":
         return  # Keras exports no model of this kind
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     model.export(tmp_path / "exported", verbose=False)
     exported = tf.saved_model.load(tmp_path / "exported")
     outputs, _ = exported.serve({"inputs": x, "context": c})
