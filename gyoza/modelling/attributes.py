@@ -115,7 +115,11 @@ class AttributeCode:
         return sum(self.dimensions_per_factor)
 
     def make_distribution(
-        self, noise: float = 0.3, location: float = 0.0, scale: float = 1.0, dtype: Any = None
+        self,
+        noise: float | Mapping[str, float] = 0.3,
+        location: float | Mapping[str, float] = 0.0,
+        scale: float | Mapping[str, float] = 1.0,
+        dtype: Any = None,
     ) -> Factorial:
         r"""Makes a base distribution, without trainable weights, under which attributes are coded.
 
@@ -146,9 +150,13 @@ class AttributeCode:
         factors: list[Distribution] = []
         if residual:
             factors.append(StandardNormal([residual], dtype=dtype))
-        for class_count in self.attributes.values():
+        for name, class_count in self.attributes.items():
             if class_count is None:
-                factors.append(LabelledNormal([1], noise, location, scale, dtype=dtype))
+                numbers = [
+                    number[name] if isinstance(number, Mapping) else number
+                    for number in (noise, location, scale)
+                ]
+                factors.append(LabelledNormal([1], *numbers, dtype=dtype))
             else:
                 means = self.separation * np.eye(class_count)[:, None]
                 factors.append(

@@ -1,4 +1,4 @@
-"""Autoencoders whose codes are distributions."""
+"""The variational autoencoder, with flows as prior and posterior."""
 
 import functools
 import math
@@ -234,10 +234,15 @@ class VariationalAutoencoder(TakesData):
 
         Targets `y` are not used.
         """
+        losses = self._compute_losses(x, y, y_pred)
+        return average_losses(losses, sample_weight, self.losses)
+
+    def _compute_losses(self, x: Any, y: Any, y_pred: Any) -> Any:
+        """Computes the loss of each instance, `[batch]`."""
         losses = self.kl_weight * y_pred["kl"] - self._log_likelihood(x, y_pred["decoded"])
         if self.entanglement_weight:
             losses = losses + self.entanglement_weight * entanglement(y_pred["mean"])
-        return average_losses(losses, sample_weight, self.losses)
+        return losses
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
@@ -266,7 +271,10 @@ class VariationalAutoencoder(TakesData):
         Returns:
             The means of the likelihoods, `[batch, ...]`: between 0 and 1 for `"bernoulli"`.
         """
-        decoded = self.decoder(self._to_tensor(z), training=False)
+        return self._to_mean(self.decoder(self._to_tensor(z), training=False))
+
+    def _to_mean(self, decoded: Any) -> Any:
+        """Turns what the decoder gives into means of the likelihood."""
         return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else decoded
 
     def sample(self, sample_count: int, seed: int | None = None) -> Any:
