@@ -136,15 +136,19 @@ class AttributeCode:
         integrated out.
 
         Args:
-            noise: The standard deviation around the labels of real-valued attributes. If it is
-                small, values outweigh classes, and training may get stuck where classes are
-                swapped.
-            location: The mean of these labels, all over the data.
-            scale: Their standard deviation.
+            noise: The standard deviation around the labels of real-valued attributes: one number
+                for all of them, or one for each by its name. If it is small, values outweigh
+                classes, and training may get stuck where classes are swapped.
+            location: The mean of these labels, all over the data, likewise.
+            scale: Their standard deviation, likewise.
             dtype: See `keras.Layer`.
 
         Returns:
             A distribution of latent vectors that takes labels, `[batch, attribute count]`.
+
+        Raises:
+            ValueError: If `noise` or `scale` is not positive, a number is not finite, or one is
+                missing.
         """
         residual, *_ = self.dimensions_per_factor
         factors: list[Distribution] = []
@@ -152,11 +156,12 @@ class AttributeCode:
             factors.append(StandardNormal([residual], dtype=dtype))
         for name, class_count in self.attributes.items():
             if class_count is None:
-                numbers = [
-                    number[name] if isinstance(number, Mapping) else number
-                    for number in (noise, location, scale)
-                ]
-                factors.append(LabelledNormal([1], *numbers, dtype=dtype))
+                own = {
+                    "noise": _get_own("noise", noise, name),
+                    "location": _get_own("location", location, name),
+                    "scale": _get_own("scale", scale, name),
+                }
+                factors.append(LabelledNormal([1], **own, dtype=dtype))
             else:
                 means = self.separation * np.eye(class_count)[:, None]
                 factors.append(
@@ -351,3 +356,14 @@ class AttributeCode:
             An equal code.
         """
         return cls(**config)
+
+
+def _get_own(key: str, value: float | Mapping[str, float], name: str) -> float:
+    """Gives the number of one attribute."""
+    if not isinstance(value, Mapping):
+        return value
+    if name not in value:
+        raise ValueError(
+            f"`{key}` should have a number for attribute '{name}'. Received: {key}={value}"
+        )
+    return value[name]

@@ -83,6 +83,26 @@ def test_probabilities_of_classes_are_the_softmax_reading():
         np.testing.assert_allclose(received, probabilities, rtol=1e-4, atol=1e-6)
 
 
+def test_values_with_numbers_of_their_own():
+    """And with those of an attribute that has classes, which has no use for them."""
+    code = AttributeCode({"x": None, "shape": 2, "y": None})
+    distribution = code.make_distribution(
+        noise={"x": 0.5, "y": 1.0},
+        location={"x": 1.0, "shape": 9.0, "y": -2.0},
+        scale={"x": 2.0, "y": 3.0},
+    )
+    z = latents()[:, :4]
+    x, y = (
+        scipy.stats.norm(location, variance**0.5).logpdf(z[:, column])
+        for location, variance, column in ((1.0, 4.25, 0), (-2.0, 10.0, 3))
+    )
+    received = to_numpy(distribution.log_prob(z))
+    shape = to_numpy(distribution.distributions[1].log_prob(z[:, 1:3]))
+    np.testing.assert_allclose(received, x + y + shape, rtol=1e-5)
+    with pytest.raises(ValueError, match="`scale` should have a number for attribute 'y'"):
+        code.make_distribution(scale={"x": 1.0})
+
+
 def test_readings():
     code, z = make(), latents()
     shape, scale = z[:, 2:5].argmax(axis=1), z[:, 6:].argmax(axis=1)

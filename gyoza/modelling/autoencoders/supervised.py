@@ -163,7 +163,7 @@ class SupervisedVAE(VariationalAutoencoder):
         decoder: keras.Layer | None = None,
         channel_count: int = 1,
         residual_size: int = 0,
-        separation: float = 5.0,
+        separation: float = 3.0,
         attribute_weight: float = 10.0,
         prior: Any = None,
         **kwargs: Any,
@@ -443,13 +443,12 @@ class SupervisedVAE(VariationalAutoencoder):
 
 def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:
     """Makes the distribution of the code, in which classes that are numbers are uniform."""
-    counts = {name: size for name, size in labelled.attributes.items() if size}
-    locations = {name: (count - 1) / 2 for name, count in counts.items()}
-    scales = {name: ((count**2 - 1) / 12) ** 0.5 for name, count in counts.items()}
-    numbers = dict.fromkeys(code.attributes)
+    counts = labelled.attributes
     return code.make_distribution(
-        location={name: locations.get(name, 0.0) for name in numbers},
-        scale={name: scales.get(name, 1.0) for name in numbers},
+        location={name: (count - 1) / 2 if count else 0.0 for name, count in counts.items()},
+        scale={
+            name: ((count**2 - 1) / 12) ** 0.5 if count else 1.0 for name, count in counts.items()
+        },
     )
 
 
