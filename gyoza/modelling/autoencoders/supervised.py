@@ -28,7 +28,7 @@ class AttributeDecoder(keras.Layer):
 
     Args:
         code: The layout of latent vectors.
-        reading: See :meth:`AttributeCode.read`.
+        reading: See :meth:`gyoza.modelling.attributes.AttributeCode.read`.
         decoder: Maps the residual block and the readings, side by side, to data.
         **kwargs: Arguments of `keras.Layer`.
     """
@@ -121,7 +121,8 @@ class SupervisedVAE(VariationalAutoencoder):
         attribute_weight: The weight of the loss of labels, not negative. If few are known, a
             larger one makes up for those that add nothing.
         prior: See :class:`VariationalAutoencoder`. If omitted, the distribution of the code: for a
-            class, normal around the vector that :meth:`~AttributeCode.encode` writes.
+            class, normal around the vector that
+            :meth:`~gyoza.modelling.attributes.AttributeCode.encode` writes.
         **kwargs: Arguments of :class:`VariationalAutoencoder`, all but `posterior_flow`.
 
     Raises:
