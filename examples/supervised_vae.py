@@ -141,7 +141,7 @@ def plot(models: dict[str, SupervisedVAE], rates: dict, path: Path, row: int) ->
     axes[1].invert_yaxis()
     axes[1].grid(axis="x", alpha=0.3)
     axes[1].set_title("share of attributes that are right", fontsize=10)
-    axes[1].legend(fontsize=8, loc="lower left")
+    figure.legend(fontsize=8, loc="outside lower right", ncol=len(models))
     figure.savefig(path)
     plt.close(figure)
 
