@@ -260,7 +260,6 @@ class SupervisedVAE(VariationalAutoencoder):
         Raises:
             ValueError: If an array of labels does not have the right shape, or is out of range.
         """
-        self._check_labels(y)
         if not self.compiled:
             self.compile("adam")
         if args and np.ndim(args[0]) > 0:
@@ -268,31 +267,13 @@ class SupervisedVAE(VariationalAutoencoder):
             args = ()
         return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Computes the loss and metrics; see `keras.Model.evaluate`.
-
-        Args:
-            x: The data, `[instances, ...]`.
-            y: The labels, `[instances, attribute count]`, or `None`.
-            *args: Further arguments of `keras.Model.evaluate`.
-            **kwargs: Further arguments of `keras.Model.evaluate`.
-
-        Returns:
-            The loss and metrics.
-
-        Raises:
-            ValueError: If an array of labels does not have the right shape, or is out of range.
-        """
-        self._check_labels(y)
-        return super().evaluate(x, y, *args, **kwargs)
-
-    def _check_labels(self, labels: Any) -> None:
-        if isinstance(labels, np.ndarray):
-            self._labelled.check_labels(labels)
+    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+        if isinstance(y, np.ndarray):
+            self._labelled.check_labels(y)
 
     def _compute_losses(self, x: Any, y: Any, y_pred: Any) -> Any:
         losses = super()._compute_losses(x, y, y_pred)
-        if y is None:
+        if not _has_labels(y):
             return losses
         return losses + self.attribute_weight * self._compute_attribute_losses(y, y_pred)
 
@@ -306,7 +287,7 @@ class SupervisedVAE(VariationalAutoencoder):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
-        if y is not None:
+        if _has_labels(y):
             losses = self._compute_attribute_losses(y, y_pred)
             self._attribute_loss.update_state(losses, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
@@ -440,6 +421,10 @@ class SupervisedVAE(VariationalAutoencoder):
             "separation": self.code.separation,
             "attribute_weight": self.attribute_weight,
         }
+
+
+def _has_labels(y: Any) -> bool:
+    return y is not None and y.shape[-1] != 0
 
 
 def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:

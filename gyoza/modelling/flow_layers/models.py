@@ -424,11 +424,13 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         A conditional model is exported as a function of `{"inputs": …, "context": …}`. To export
         `log_prob`, `invert` or `sample`, use `keras.export.ExportArchive`.
         """
-        if input_signature is None and self.context_shape is not None:
-            _, *shape = (self.get_build_config() or {})["input_shape"]
-            inputs = keras.InputSpec(shape=(None, *shape), dtype=self.input_dtype)
-            context = keras.InputSpec(shape=(None, *self.context_shape), dtype=self.context_dtype)
-            input_signature = [{"inputs": inputs, "context": context}]
+        shape = (self.get_build_config() or {}).get("input_shape") or ()
+        if input_signature is None and shape and isinstance(shape[-1], int | None):
+            inputs: Any = keras.InputSpec(shape=(None, *shape[1:]), dtype=self.input_dtype)
+            if self.context_shape is not None:
+                shape, dtype = (None, *self.context_shape), self.context_dtype
+                inputs = {"inputs": inputs, "context": keras.InputSpec(shape=shape, dtype=dtype)}
+            input_signature = [inputs]
         return super().export(filepath, *args, input_signature=input_signature, **kwargs)
 
     @property
