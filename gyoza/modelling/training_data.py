@@ -121,7 +121,9 @@ class TakesData(keras.Model):
             x: The inputs: an array, a data frame, `{"inputs": …, "context": …}`, or a data set that
                 yields such.
             y: What the compiled loss compares outputs with. Without a compiled loss, labels if the
-                base distribution takes them, and `None` otherwise.
+                base distribution takes them, and `None` otherwise. A data set of weighted instances
+                yields `(x, y, sample_weight)`; where there are no targets, `y` has shape
+                `[batch, 0]`.
             *args: Further arguments of `keras.Model.fit`.
             **kwargs: Likewise.
 
@@ -204,7 +206,7 @@ class TakesData(keras.Model):
         return x
 
     def _check_inputs(self, inputs: Any) -> None:
-        """Raises an error if inputs, without their context, are not what the model can be given."""
+        """Raises an error if inputs are not what the model can be given."""
         return
 
     def _check_targets(self, y: Any, class_weight: Any = None) -> None:

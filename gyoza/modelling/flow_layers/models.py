@@ -259,7 +259,7 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         )
 
     def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
-        self._check_batch(outputs)
+        self._check_rank(outputs, 2)
         self._prepare_context(outputs, context)
         if not self.built:
             self.compute_input_shape(tuple(outputs.shape))
@@ -348,15 +348,15 @@ class FlowModel(TakesContext, Density, Invertible, Training):
                 f'`{{"inputs": …, "context": …}}`. Received: a {type(inputs).__name__} of '
                 f"{len(inputs)} elements"
             )
-        self._check_batch(inputs)
+        first = self._flow_layers_[0] if self.built else None
+        self._check_rank(inputs, getattr(getattr(first, "input_spec", None), "min_ndim", None) or 2)
 
-    def _check_batch(self, x: Any) -> None:
+    def _check_rank(self, x: Any, least: int) -> None:
         """Raises a `ValueError` for a single instance where there should be a batch."""
-        rank = getattr(self._flow_layers_[0].input_spec, "min_ndim", None) if self.built else None
         shape = getattr(x, "shape", None)
-        if shape is not None and len(shape) < (rank or 2):
+        if shape is not None and len(shape) < least:
             raise ValueError(
-                f"'{self.name}' should be given batches of instances, with at least {rank or 2} "
+                f"'{self.name}' should be given batches of instances, with at least {least} "
                 "axes: `x[None]` is a batch of one instance `x`. "
                 f"Received: an array of shape {tuple(shape)}"
             )

@@ -226,7 +226,7 @@ def test_arrays_are_fitted_as_a_data_set_is_without_being_one(monkeypatch):
     histories = []
     for data in (
         {"x": x, "sample_weight": weights},
-        {"x": tf.data.Dataset.from_tensor_slices((x, np.zeros([20, 1]), weights)).batch(8)},
+        {"x": tf.data.Dataset.from_tensor_slices((x, np.zeros([20, 0]), weights)).batch(8)},
     ):
         model = flow_layers.FlowModel([flow_layers.ActivationNormalization()])
         model.compile(keras.optimizers.SGD(0.1))
