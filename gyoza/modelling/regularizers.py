@@ -57,7 +57,7 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
             x: The outputs, `[batch, d]`.
 
         Returns:
-            The sum over outputs from Keras 3.14 on, and their mean before it: a scalar.
+            A scalar, the sum over outputs from Keras 3.14 on, and their mean before it.
         """
         reduce = ops.sum if _IS_DIVIDED else ops.mean
         return self.factor * reduce(entanglement(x, self.covariance))

@@ -246,13 +246,14 @@ class FlowLayer(Invertible, keras.Layer):
             return log_det
         return ops.sum(log_det, axis=tuple(range(1, len(log_det.shape))))
 
-    def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """See :meth:`Invertible.compute_jacobian_determinant`."""
+    def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         if self.preserves_volume:
             return self.sum_log_det(x, None)
         if self._own_call is FlowLayer.call and type(self).transform is FlowLayer.transform:
             return self(x, *args, **kwargs)[1]  # there is nothing but this `call`
         return super().compute_jacobian_determinant(x, *args, **kwargs)
+
+    compute_jacobian_determinant.__doc__ = Invertible.compute_jacobian_determinant.__doc__
 
     def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Describes what `call` returns for symbolic `inputs`.
