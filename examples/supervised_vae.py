@@ -53,7 +53,7 @@ QUANTITIES = ["read", "reconstructed", "written", "set", "kept", "halfway"]
 
 
 def judge(images: np.ndarray) -> np.ndarray:
-    """Gives the classes, `[N, 5]`, of those sprites that are nearest to pictures."""
+    """Returns the classes, `[N, 5]`, of those sprites that are nearest to pictures."""
     pixels = IMAGES.reshape(len(IMAGES), -1)
     likeness = images.reshape(len(images), -1) @ pixels.T
     return CLASSES[np.argmax(likeness - 0.5 * np.sum(pixels**2, axis=1), axis=1)]
@@ -80,7 +80,7 @@ def train(model_type: str, rows: np.ndarray, known_share: float, seed: int) -> S
 
 
 def read(model: SupervisedVAE, images: np.ndarray) -> np.ndarray:
-    """Gives the classes, `[N, 5]`: the most probable ones, or those nearest to the numbers."""
+    """Returns the classes, `[N, 5]`: the most probable ones, or those nearest to the numbers."""
     values = ops.convert_to_numpy(model.code.read(model.encode(images), "argmax"))
     return values.round().clip(0, np.array(SIZES) - 1)
 
@@ -90,7 +90,7 @@ def write(model: SupervisedVAE, classes: np.ndarray) -> np.ndarray:
 
 
 def measure(model: SupervisedVAE, rows: np.ndarray, seed: int) -> dict[str, float]:
-    """Gives the shares of attributes, on average, that are as they should be."""
+    """Returns the shares of attributes, on average, that are as they should be."""
     images, classes = IMAGES[rows], CLASSES[rows]
     wanted = np.random.default_rng(seed).permutation(classes)
     is_set, is_kept = [], []

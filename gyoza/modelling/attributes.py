@@ -359,7 +359,7 @@ class AttributeCode:
 
 
 def _get_own(key: str, value: float | Mapping[str, float], name: str) -> float:
-    """Gives the number of one attribute."""
+    """Returns the number of one attribute."""
     if not isinstance(value, Mapping):
         return value
     if name not in value:

@@ -11,7 +11,7 @@ __all__ = ["at_least_float32", "keep_float64"]
 
 
 def at_least_float32(dtype: Any) -> str:
-    """Gives float64 for float64 and float32 for any other floating-point dtype.
+    """Returns float64 for float64 and float32 for any other floating-point dtype.
 
     `keras.backend.result_type(dtype, "float32")` would give float32 for float64 on some backends.
     """
@@ -28,9 +28,11 @@ def keep_float64(dtype: str) -> Iterator[None]:
         dtype: The compute dtype of the model. Nothing happens for others, nor on JAX unless its
             `jax_enable_x64` is set.
     """
+    if dtype != "float64" or str(ops.convert_to_numpy(ops.zeros((), dtype)).dtype) != dtype:
+        yield
+        return
     given = keras.config.floatx()
-    if dtype == "float64" and str(ops.convert_to_numpy(ops.zeros((), dtype)).dtype) == dtype:
-        keras.config.set_floatx(dtype)
+    keras.config.set_floatx(dtype)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ _SMALL = 0.3
 
 
 def _split(z: Any) -> tuple[Any, Any, Any]:
-    """Gives whether numbers are small, and numbers that are safe in the branches for either."""
+    """Returns whether numbers are small, and numbers that are safe in the branches for either."""
     is_small = ops.abs(z) < _SMALL
     zeros = ops.zeros_like(z)
     return is_small, ops.where(is_small, z, zeros), ops.where(is_small, zeros + 1, z)

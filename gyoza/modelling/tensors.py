@@ -44,7 +44,7 @@ def is_number(x: Any) -> bool:
 
 
 def fill(value: Any, inputs: Any, dtype: str) -> Any:
-    """Gives each instance of a batch the same number.
+    """Returns the same number for each instance of a batch.
 
     Args:
         value: A number or scalar tensor, or `None` for zero.

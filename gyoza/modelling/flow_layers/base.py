@@ -284,7 +284,7 @@ class FlowLayer(Invertible, keras.Layer):
         return shape, (input_shape[0],)
 
     def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the inputs that have outputs of a shape, here the same.
+        """Returns the shape of the inputs that have outputs of a shape, here the same.
 
         Args:
             output_shape: Shape of outputs, `[batch, ...]`.

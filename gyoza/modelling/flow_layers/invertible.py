@@ -28,7 +28,7 @@ def is_own(cls: type) -> bool:
 def _bind(
     signature: inspect.Signature, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Any, Any, tuple[Any, ...], dict[str, Any]]:
-    """Gives the object whose method is called, its first argument, and others, by name if named."""
+    """Returns the object whose method is called, its first argument, and all others."""
     (_, layer), (_, first), *others = signature.bind(*args, **kwargs).arguments.items()
     unnamed: tuple[Any, ...] = ()
     named: dict[str, Any] = {}
@@ -101,7 +101,7 @@ def _call_fully(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _describe(x: Any) -> Any:
-    """Gives a symbolic tensor for a batch, and anything else as it is."""
+    """Returns a symbolic tensor for a batch, and anything else as it is."""
     if not hasattr(x, "shape"):
         return x
     return keras.KerasTensor((None, *x.shape[1:]), dtype=_dtype_of(x))
@@ -180,7 +180,7 @@ class Inversion(keras.Layer):
 
 
 def make_dense(x: Any) -> Any:
-    """Gives a symbolic tensor that is not sparse.
+    """Returns a symbolic tensor that is not sparse.
 
     Keras 3.15 counts products with a number as sparse, and cannot trace what is sliced of them.
     """
@@ -188,7 +188,7 @@ def make_dense(x: Any) -> Any:
 
 
 def _read(x: Any) -> Any:
-    """Gives the value of a variable, and anything else as it is, for Keras to convert."""
+    """Returns the value of a variable, and anything else as it is, for Keras to convert."""
     return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") else x
 
 
@@ -244,7 +244,7 @@ class Invertible:
         return results
 
     def _as_batch(self, log_det: Any, inputs: Any) -> Any:
-        """Gives log-determinants one number per instance, if they are one for all of them."""
+        """Returns one log-determinant per instance, also if there is one for all of them."""
         shape = tuple(getattr(log_det, "shape", ()))
         if len(shape) == 1:
             return log_det

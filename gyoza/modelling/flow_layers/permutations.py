@@ -292,7 +292,7 @@ class _Indices(keras.Variable):
 
 
 def _find_rotation(indices: np.ndarray) -> int | None:
-    """Gives the number of entries that indices move from the start to the end, if that is all."""
+    """Returns the number of entries that indices move from the start to the end, if that is all."""
     rotated = np.roll(np.arange(len(indices)), -indices[0])
     return int(indices[0]) if np.array_equal(indices, rotated) else None
 
