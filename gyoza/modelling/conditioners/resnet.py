@@ -115,6 +115,8 @@ class ResNet(Conditioner):
         self.blocks = [
             [self._add_convolution(self.width) for _ in range(2)] for _ in range(self.block_count)
         ]
+        # Before version 3.15, Keras saves no layers in lists of lists.
+        self.convolutions = [layer for block in self.blocks for layer in block]
         self.mix = self._add_convolution(self.width, kernel_size=1)
         self.last = self._add_convolution(
             self.width, filters=self.output_size, kernel_initializer="zeros"
