@@ -116,6 +116,7 @@ class Density:
         """
         x, context = split_context(x, context)
         x = to_arrays(x)
+        self._check_inputs(x)
         return self._in_batches(self._log_prob, x, context, batch_size)
 
     def _log_prob(self, x: Any, context: Any = None) -> Any:
@@ -253,7 +254,6 @@ class Density:
         is_differentiable = prepare is not None or ops.is_tensor(x)
         holds = contextlib.nullcontext() if is_differentiable else forget_gradients()
         if prepare is None:
-            self._check_inputs(x)
             x = self._to_tensor(x)
         if context is not None:
             context = self._to_tensor(self._spread(context, ops.shape(x)[0]))
