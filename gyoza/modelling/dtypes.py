@@ -1,6 +1,7 @@
 """The precision in which sums and small matrices are computed."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,10 @@ import keras
 from keras import ops
 
 __all__ = ["at_least_float32", "keep_float64"]
+
+_LOCK = threading.Lock()
+# What Keras' floatx was for each thread that has set it.
+_GIVEN: list[str] = []
 
 
 def at_least_float32(dtype: Any) -> str:
@@ -31,9 +36,14 @@ def keep_float64(dtype: str) -> Iterator[None]:
     if dtype != "float64" or str(ops.convert_to_numpy(ops.zeros((), dtype)).dtype) != dtype:
         yield
         return
-    given = keras.config.floatx()
-    keras.config.set_floatx(dtype)
+    with _LOCK:
+        _GIVEN.append(keras.config.floatx())
+        keras.config.set_floatx(dtype)
     try:
         yield
     finally:
-        keras.config.set_floatx(given)
+        with _LOCK:
+            first = _GIVEN[0]
+            _GIVEN.pop()
+            if not _GIVEN:  # no other thread is in here
+                keras.config.set_floatx(first)

@@ -101,3 +101,16 @@ def test_networks_of_layers_that_are_made_frozen_are_frozen():
     model = FlowModel([layer, ActivationNormalization()])
     model.build((None, 4, 4, 2))
     assert len(model.trainable_weights) == 2
+
+
+@pytest.mark.parametrize("way", ["load", "deepcopy"])
+def test_parts_of_a_network_stay_frozen(way, tmp_path):
+    mlp = MLP([4, 4])
+    model = FlowModel([AffineCoupling(compute_coupling_parameters=mlp)])
+    model.build((None, 3))
+    parts = [part for part in mlp._flatten_layers(include_self=False) if part.weights]
+    parts[0].trainable = False
+    clone = copy_model(model, way, tmp_path)
+    trained = [weight.trainable for weight in model.weights]
+    assert [weight.trainable for weight in clone.weights] == trained
+    assert trained.count(False) == len(parts[0].weights)

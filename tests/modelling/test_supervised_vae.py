@@ -244,3 +244,12 @@ def test_pictures_of_any_size(feature_size):
 def test_bad_input(use, message):
     with pytest.raises(ValueError, match=message):
         use()
+
+
+def test_fits_with_weights_and_with_labels_may_alternate():
+    model = make("softmax")
+    model.compile(keras.optimizers.SGD(0.01))
+    weights = np.ones(6, "float32")
+    for y, sample_weight in ((None, weights), (CLASSES, weights[:, None]), (None, None)):
+        history = model.fit(X, y, sample_weight=sample_weight, batch_size=6, verbose=0).history
+        assert np.isfinite(history["loss"][0])

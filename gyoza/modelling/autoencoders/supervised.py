@@ -267,13 +267,20 @@ class SupervisedVAE(VariationalAutoencoder):
             args = ()
         return super().fit(x, y, *args, **kwargs)
 
+    def _prepare_data(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+    ) -> tuple[Any, Any, Any]:
+        if y is None and sample_weight is not None:
+            y = np.full([len(sample_weight), len(self.attr_list)], np.nan, "float32")
+        return super()._prepare_data(x, y, sample_weight, class_weight)
+
     def _check_targets(self, y: Any, class_weight: Any = None) -> None:
         if isinstance(y, np.ndarray):
             self._labelled.check_labels(y)
 
     def _compute_losses(self, x: Any, y: Any, y_pred: Any) -> Any:
         losses = super()._compute_losses(x, y, y_pred)
-        if not _has_labels(y):
+        if y is None:
             return losses
         return losses + self.attribute_weight * self._compute_attribute_losses(y, y_pred)
 
@@ -287,7 +294,7 @@ class SupervisedVAE(VariationalAutoencoder):
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
-        if _has_labels(y):
+        if y is not None:
             losses = self._compute_attribute_losses(y, y_pred)
             self._attribute_loss.update_state(losses, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
@@ -421,10 +428,6 @@ class SupervisedVAE(VariationalAutoencoder):
             "separation": self.code.separation,
             "attribute_weight": self.attribute_weight,
         }
-
-
-def _has_labels(y: Any) -> bool:
-    return y is not None and y.shape[-1] != 0
 
 
 def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:

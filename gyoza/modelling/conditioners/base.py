@@ -103,6 +103,27 @@ class Conditioner(keras.Layer):
         """
         return True
 
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Returns the shape that the conditioner was built for, and which of its parts are frozen.
+
+        Parts are made when it is built, so that its configuration does not tell.
+        """
+        config = super().get_build_config()
+        frozen = [k for k, part in enumerate(self._list_parts()) if not part.trainable]
+        return {**config, "frozen": frozen} if config and frozen else config
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Builds the conditioner from what `get_build_config` returned."""
+        config = dict(config)
+        frozen = config.pop("frozen", [])
+        super().build_from_config(config)
+        parts = self._list_parts()
+        for k in frozen:
+            parts[k].trainable = False
+
+    def _list_parts(self) -> list[keras.Layer]:
+        return list(self._flatten_layers(include_self=False))
+
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Gives the shape of the outputs: that of the inputs, but for the last axis."""
         return (*input_shape[:-1], self.output_size)

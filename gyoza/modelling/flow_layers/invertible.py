@@ -219,6 +219,10 @@ class Invertible:
                 setattr(cls, name, wrap(vars(cls)[name]))
         if is_own(cls) and "call" in vars(cls):
             cls._own_call = staticmethod(vars(cls)["call"])
+        if not is_own(cls) and vars(cls).keys() & {"call", "invert"}:
+            # Those of gyoza's do what gyoza's `call` and `invert` do, in one computation.
+            for name in {"invert_and_log_det", "recompute"} - vars(cls).keys():
+                setattr(cls, name, getattr(Invertible, name))
         if "build" in vars(cls):
             cls.build = freeze_after(cls.build)  # type: ignore[attr-defined]
 

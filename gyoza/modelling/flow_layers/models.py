@@ -39,6 +39,9 @@ class FlowModel(TakesContext, Density, Invertible, Training):
     .. math::
         \log p(x) = \log p_Z(z) + \log \left| \det \frac{\partial z}{\partial x} \right|.
 
+    Where an instance or its context is not finite, neither is its log-density, and no other row
+    changes. (Its log-determinant alone may be: without XLA, TensorFlow's ReLU turns NaN into 0.)
+
     It is a Keras model: `compile`, `fit`, `predict`, `save` and callbacks work as usual. Compiled
     without a loss, `fit(x)` maximises the likelihood; the loss shown is the mean of
     :math:`-\log p(x)`, in nats.
@@ -397,10 +400,14 @@ class FlowModel(TakesContext, Density, Invertible, Training):
                 iterable of batches, as `fit` takes them. Only inputs are used, not targets.
             batch_size: Number of instances that are worked through at a time.
         """
+        data = to_arrays(data)
+        if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:
+            FlowModel._check_inputs(self, data)
         batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]
         if not batches:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
         x = np.concatenate([batch for batch, _ in batches])
+        self._check_inputs(x)
         contexts = [context for _, context in batches]
         context = None if contexts[0] is None else np.concatenate(contexts)
         self.build_for(x, context)

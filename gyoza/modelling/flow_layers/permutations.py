@@ -280,7 +280,12 @@ class _Indices(keras.Variable):
 
     def __init__(self, indices: np.ndarray, name: str) -> None:
         self.rotation = _find_rotation(indices)
-        super().__init__(indices, dtype="int32", trainable=False, name=name)
+
+        # While Keras trains on JAX and PyTorch, values can only be made later.
+        def initialize(shape: Any, dtype: Any) -> Any:
+            return ops.convert_to_tensor(indices, dtype=dtype)
+
+        super().__init__(initialize, indices.shape, "int32", trainable=False, name=name)
 
     def assign(self, value: Any) -> Any:
         """Assigns indices, also those of a file."""

@@ -10,6 +10,7 @@ from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
+    AffineCoupling,
     FlowLayer,
     FlowModel,
     HeavisidePermutation,
@@ -290,3 +291,39 @@ def test_bad_inputs(make):
         make().invert(np.ones([2, 3], "float32"))
     with pytest.raises(ValueError, match=r"shape \[3\] along axes \[1\]"):
         make([3], [1]).invert(np.ones([2, 4], "float32"))
+
+
+def scale(base):
+    """Makes a class whose outputs are twice those of `base`, by `call` and `invert` alone."""
+
+    class Scaled(base):
+        def call(self, inputs, **kwargs):
+            outputs, log_det = super().call(inputs, **kwargs)
+            return 2.0 * outputs, log_det + 4 * np.log(2.0)
+
+        def invert(self, outputs, **kwargs):
+            return super().invert(outputs / 2.0, **kwargs)
+
+    return Scaled
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: scale(AffineCoupling)(compute_coupling_parameters=MLP([4])),
+        lambda: scale(ActivationNormalization)(),
+        lambda: scale(FlowModel)([AffineCoupling(compute_coupling_parameters=MLP([4]))]),
+    ],
+)
+def test_overridden_directions_are_those_of_all_methods(make):
+    layer = make()
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
+    layer(x)
+    for weight in layer.trainable_weights:
+        weight.assign(np.random.default_rng(1).uniform(0.5, 1.0, size=weight.shape))
+    y, log_det = layer(x)
+    inputs, of_inverse = layer.invert_and_log_det(y)
+    recomputed = layer.recompute(y, ops.zeros((3, 4)))
+    expected = [x, log_det, x, y, log_det]
+    for result, value in zip([inputs, of_inverse, *recomputed], expected, strict=True):
+        np.testing.assert_allclose(to_numpy(result), to_numpy(value), atol=1e-5)

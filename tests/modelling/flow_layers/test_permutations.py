@@ -154,3 +154,20 @@ def test_permutations_of_a_subclass_count():
     layer, x = Thirds([4], [1]), np.arange(4, dtype="float32").reshape(1, 4)
     np.testing.assert_array_equal(to_numpy(layer(x)[0]), [[3, 1, 2, 0]])
     np.testing.assert_array_equal(to_numpy(layer.invert(layer(x)[0])), x)
+
+
+def test_permutations_are_built_within_a_step_of_training():
+    class Swap(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.swap = HeavisidePermutation()
+            self.dense = keras.layers.Dense(4)
+
+        def call(self, x):
+            return self.dense(self.swap(x)[0])
+
+    model = Swap()
+    model.compile("adam", "mse")
+    x = np.arange(8.0, dtype="float32").reshape(2, 4)
+    model.fit(x, x, verbose=0)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.swap(x)[0])[0], [2.0, 3.0, 0.0, 1.0])

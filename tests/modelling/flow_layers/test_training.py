@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.distributions import GaussianMixture
+from gyoza.modelling.dtypes import keep_float64
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
@@ -137,15 +138,48 @@ def test_lists_and_data_frames_are_data(model, x):
         assert model.evaluate(data, verbose=0) == pytest.approx(-expected.mean(), abs=1e-5)
 
 
-@pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "log_prob", "__call__"])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "log_prob", "adapt", "__call__"])
 def test_inputs_that_are_no_batch_say_so(model, x, method):
     run = getattr(model, method)
     with pytest.raises(ValueError, match=r"`x\[None\]` is a batch of one.*shape \(3,\)"):
         run(x[0])
     with pytest.raises(ValueError, match=r"should be one array. With a context.*a tuple of 2"):
-        run((x, x))
+        run((x, x[:, :2]))
     with pytest.raises(ValueError, match=r"Received: the keys \['input', 'context'\]"):
         run({"input": x, "context": x})
+
+
+def test_lists_are_adapted_to(x):
+    models = [FlowModel([ActivationNormalization()]) for _ in range(2)]
+    models[0].adapt(x)
+    models[1].adapt(x.tolist())
+    for first, second in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_models_in_float64_that_train_at_once_leave_the_dtype_of_keras(x):
+    if BACKEND == "jax" and str(ops.zeros((), "float64").dtype) != "float64":
+        pytest.skip("float64 is not enabled")
+    inside, outside = threading.Event(), threading.Event()
+
+    def hold(first):
+        with keep_float64("float64"):
+            if first:
+                inside.set()
+                outside.wait(10)
+            else:
+                inside.wait(10)
+        if not first:
+            outside.set()
+
+    threads = [threading.Thread(target=hold, args=[first]) for first in (True, False)]
+    for thread in threads:
+        thread.start()
+    inside.wait(10)
+    assert keras.config.floatx() == "float64"
+    for thread in threads:
+        thread.join()
+    assert keras.config.floatx() == "float32"
 
 
 def test_single_latents_say_so(model, x):
