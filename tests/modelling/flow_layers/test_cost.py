@@ -192,11 +192,13 @@ def test_activations_are_kept_once():
 def test_keras_compiles_steps_as_layers_ask_for(monkeypatch):
     compiled = []
     for name in ("jit_step", "jit_steps"):
-        compile_step = getattr(flow_layers.models, name)
+        compile_step = getattr(flow_layers.training, name)
         monkeypatch.setattr(
-            flow_layers.models,
+            flow_layers.training,
             name,
-            lambda step, by=compile_step: compiled.append(step.__name__) or by(step),
+            lambda step, *others, by=compile_step: (
+                compiled.append(step.__name__) or by(step, *others)
+            ),
         )
     model = flow_layers.FlowModel([make_coupling()])
     model.compile("adam")

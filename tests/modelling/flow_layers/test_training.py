@@ -162,23 +162,19 @@ def test_models_in_float64_that_train_at_once_leave_the_dtype_of_keras(x):
         pytest.skip("float64 is not enabled")
     inside, outside = threading.Event(), threading.Event()
 
-    def hold(first):
+    def hold():
         with keep_float64("float64"):
-            if first:
-                inside.set()
-                outside.wait(10)
-            else:
-                inside.wait(10)
-        if not first:
-            outside.set()
+            inside.set()
+            outside.wait(10)
 
-    threads = [threading.Thread(target=hold, args=[first]) for first in (True, False)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=hold)
+    thread.start()
     inside.wait(10)
+    with keep_float64("float64"):
+        assert keras.config.floatx() == "float64"
     assert keras.config.floatx() == "float64"
-    for thread in threads:
-        thread.join()
+    outside.set()
+    thread.join()
     assert keras.config.floatx() == "float32"
 
 
