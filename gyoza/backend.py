@@ -95,6 +95,19 @@ def _chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> 
     return lambda x, *others: function(prepare(x, *others), *others)
 
 
+if _BACKEND != "tensorflow":
+    XLA_ERRORS: tuple[type[Exception], ...] = ()
+
+    def find_unsupported(error: Exception) -> str:
+        return str(error)
+
+    def is_distributed(model: keras.Model) -> bool:
+        return keras.distribution.distribution() is not None
+
+    def mark_replica(seed: Any) -> Any:
+        return seed
+
+
 if _BACKEND == "tensorflow":
     import tensorflow as tf
     from keras.src.random.seed_generator import draw_seed
@@ -290,7 +303,7 @@ if _BACKEND == "tensorflow":
         return run
 
     # What XLA may raise while it compiles, before anything is executed.
-    XLA_ERRORS: tuple[type[Exception], ...] = (
+    XLA_ERRORS = (
         tf.errors.InvalidArgumentError,
         tf.errors.UnimplementedError,
         tf.errors.InternalError,
@@ -548,17 +561,6 @@ elif _BACKEND == "jax":
 
         return take_steps
 
-    XLA_ERRORS = ()
-
-    def find_unsupported(error: Exception) -> str:
-        return str(error)
-
-    def is_distributed(model: keras.Model) -> bool:
-        return keras.distribution.distribution() is not None
-
-    def mark_replica(seed: Any) -> Any:
-        return seed
-
     def is_traced(tensors: Iterable[Any]) -> bool:
         return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
 
@@ -694,17 +696,6 @@ elif _BACKEND == "torch":
 
     def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return function
-
-    XLA_ERRORS = ()
-
-    def find_unsupported(error: Exception) -> str:
-        return str(error)
-
-    def is_distributed(model: keras.Model) -> bool:
-        return keras.distribution.distribution() is not None
-
-    def mark_replica(seed: Any) -> Any:
-        return seed
 
     def is_traced(tensors: Iterable[Any]) -> bool:
         return False

@@ -184,7 +184,7 @@ class Training(TakesData):
             self._guard("predict_function")
 
     def _resolve_auto_jit_compile(self) -> Any:
-        """Says what `jit_compile="auto"` means: XLA on processors, too, where Keras leaves it out.
+        """Resolves `jit_compile="auto"`: to XLA on processors, too, where Keras leaves it out.
 
         There, training steps of flows take about half the time with it.
         """
