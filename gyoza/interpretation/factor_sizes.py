@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from gyoza.modelling.axes import check_integers
+from gyoza.modelling.pairs import to_pairs
 
 __all__ = ["estimate_factor_sizes", "name_factors"]
 
@@ -68,7 +69,7 @@ def estimate_factor_sizes(
     if rule not in _RULES:
         raise ValueError(f"`rule` should be one of {list(_RULES)}. Received: rule={rule!r}")
     if isinstance(pairs, keras.utils.PyDataset):
-        pairs = _group(pairs)
+        pairs = to_pairs(pairs).by_factor()
     if isinstance(pairs, Mapping):
         names, pairs = list(pairs), list(pairs.values())
     moments = np.array([_compute_moments(*pair) for pair in pairs])
@@ -119,19 +120,6 @@ def name_factors(dimensions_per_factor: Any, names: Any = None) -> dict[str, int
             f"Received: names={names[1:]}"
         )
     return dict(zip(names, sizes, strict=True))
-
-
-def _group(source: keras.utils.PyDataset) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Gives the pairs of a source, those of one factor after those of another."""
-    batches = [source[index] for index in range(len(source))]
-    y = np.concatenate([y for _, y in batches])
-    a, b = (np.concatenate([pair[side] for pair, _ in batches]) for side in (0, 1))
-    if np.any(np.count_nonzero(y, axis=1) != 1):
-        raise ValueError(
-            "Each of `pairs` should share exactly one factor, as those of `CategoricalPairs` do. "
-            f"Received: a pair with the correlations {y[np.count_nonzero(y, axis=1) != 1][0]}"
-        )
-    return [(a[y[:, k] != 0], b[y[:, k] != 0]) for k in range(1, y.shape[1])]
 
 
 def _compute_moments(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,7 @@ from gyoza.modelling.flow_layers.linear import (
     LULinear,
     TriangularAffine,
 )
+from gyoza.modelling.flow_layers.linear_maps import LinearMap, PairAxes, PrincipalRotation
 from gyoza.modelling.flow_layers.logistic_couplings import MixtureLogisticCoupling
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.multi_scale import FactorOut
@@ -89,6 +90,9 @@ __all__ = [
     "LULinear",
     "InvertibleConvolution",
     "TriangularAffine",
+    "LinearMap",
+    "PrincipalRotation",
+    "PairAxes",
     "Affine",
     "Standardize",
     "YeoJohnson",

@@ -203,6 +203,8 @@ class Invertible:
     name: str
     # Whether the values of inputs are only moved, so that they can be of any dtype.
     moves_any_dtype = False
+    # Whether `adapt` takes pairs that share factors, in place of inputs.
+    adapts_to_pairs: Any = False
     # The nearest `call` that is gyoza's own. Users can override it by one that relies on what it
     # computes.
     _own_call: Any = None

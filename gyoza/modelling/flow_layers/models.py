@@ -20,6 +20,7 @@ from gyoza.modelling.flow_layers.density import Density, split_context
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
 from gyoza.modelling.flow_layers.training import Training, describe
+from gyoza.modelling.pairs import to_pairs
 from gyoza.modelling.training_data import average_losses, to_arrays
 
 __all__ = ["FlowModel"]
@@ -388,6 +389,11 @@ class FlowModel(TakesContext, Density, Invertible, Training):
             if hasattr(values, "shape") and hasattr(values, "dtype"):
                 self._flow_layers_[0](describe(values))
 
+    @property
+    def adapts_to_pairs(self) -> bool:
+        """Whether there is a layer whose `adapt` takes pairs that share factors."""
+        return any(layer.adapts_to_pairs and layer.trainable for layer in self._flow_layers_)
+
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Gives all layers that have an `adapt` method their data-dependent start.
 
@@ -397,10 +403,16 @@ class FlowModel(TakesContext, Density, Invertible, Training):
 
         Args:
             data: The inputs: an array, a pair of arrays, a dictionary with a context, or an
-                iterable of batches, as `fit` takes them. Only inputs are used, not targets.
+                iterable of batches, as `fit` takes them. Only inputs are used, not targets. Where
+                a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other layers
+                are then adapted to all instances of the pairs.
             batch_size: Number of instances that are worked through at a time.
+
+        Raises:
+            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs.
         """
-        data = to_arrays(data)
+        pairs = to_pairs(data) if self.adapts_to_pairs else None
+        data = to_arrays(data) if pairs is None else pairs.x
         if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:
             FlowModel._check_inputs(self, data)
         batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]
@@ -420,7 +432,9 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         ]
         for i, layer in enumerate(self._flow_layers_[: max(adapted, default=-1) + 1]):
             inputs = {"inputs": x, **_pass_on(context, layer)}
-            if i in adapted:
+            if i in adapted and layer.adapts_to_pairs and pairs is not None:
+                layer.adapt(pairs.of_instances(x), batch_size)
+            elif i in adapted:
                 layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
             outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
             x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])

@@ -12,6 +12,7 @@ from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.images import Flatten
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.pairs import to_pairs
 
 __all__ = ["FactorOut"]
 
@@ -107,6 +108,11 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         """Whether the flow takes a context."""
         return self.flow.accepts_context
 
+    @property
+    def adapts_to_pairs(self) -> bool:
+        """Whether the `adapt` of the flow takes pairs that share factors."""
+        return self.flow.adapts_to_pairs and self.flow.trainable
+
     def _change_shape(self, shape: Sequence[int]) -> list[int]:
         self._count_kept(shape)
         return super()._change_shape(shape)
@@ -192,10 +198,14 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         """Gives the layers of the flow that have an `adapt` method their data-dependent start.
 
         Args:
-            data: The inputs; see :meth:`FlowModel.adapt`.
+            data: The inputs, or pairs of them; see :meth:`FlowModel.adapt`.
             batch_size: Number of instances that are worked through at a time.
         """
         if not hasattr(self.flow, "adapt"):
+            return
+        if self.adapts_to_pairs:
+            pairs = to_pairs(data)
+            self.flow.adapt(pairs.of_instances(self._split(pairs.x)[0]), batch_size)
             return
         batches = [
             {**batch, "inputs": self._split(batch["inputs"])[0]}

@@ -20,9 +20,12 @@ from gyoza.modelling.flow_layers import (
     FlowModel,
     HeavisidePermutation,
     Inverse,
+    LinearMap,
     LULinear,
     MaskedAffine,
+    PairAxes,
     Permutation,
+    PrincipalRotation,
     Reflection,
     Residual,
     ShufflePermutation,
@@ -89,6 +92,17 @@ def shift_by_mean(x):
     return ops.mean(x, axis=-1, keepdims=True) + ops.zeros_like(x)
 
 
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class Mixed(LinearMap):
+    """A map that is not the identity, and exact in float32, as is its inverse."""
+
+    def create_weights(self):
+        super().create_weights()
+        size = self.dimension_count
+        matrix = (2.0 * np.eye(size) + np.eye(size, k=1)) @ np.tril(np.ones([size, size]))
+        self.set_map(np.arange(size), matrix)
+
+
 def dense(units):
     return keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(units)])
 
@@ -149,6 +163,10 @@ CASES = {
         ),
         [3],
     ),
+    "linear-map-vector": (Mixed(), [4]),
+    "linear-map-not-contiguous": (Mixed(axes=[1, 3]), [2, 3, 2]),
+    "principal-rotation-channels": (PrincipalRotation(axes=[3]), [2, 2, 3]),
+    "pair-axes": (PairAxes({"residual": 2, "shape": 1}, shrinkage=0.1), [3]),
     "user-layer": (Documented([3, 2], [1, 2]), [3, 2]),
     "user-law": (AffineLaw([4], [1], dense(4), HeavisideMask([1], [4])), [4]),
     "user-law-mlp": (AffineLaw(compute_coupling_parameters=MLP([8])), [3, 3]),
