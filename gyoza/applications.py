@@ -8,7 +8,7 @@ default base distribution.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import keras
@@ -34,6 +34,8 @@ from gyoza.modelling.flow_layers import (
     MaskedRationalQuadraticSpline,
     MixtureGaussianization,
     Orthogonal,
+    PairAxes,
+    PrincipalRotation,
     RationalQuadraticSplineCoupling,
     Residual,
     ShufflePermutation,
@@ -55,6 +57,9 @@ __all__ = [
 
 # Of autoregressive layers, one after the other.
 _ORDERS = "natural", "reversed"
+
+# What mixes the dimensions between the blocks of an interpretation network.
+_MIXINGS = "linear", "shuffle"
 
 _Make = TypeVar("_Make", bound=Callable[..., FlowModel])
 
@@ -460,34 +465,59 @@ def InterpretationNetwork(
     block_count: int = 12,
     hidden_sizes: Iterable[int] = (512, 512),
     seed: int | None = 0,
+    mixing: str = "linear",
+    dimensions_per_factor: Mapping[str, int] | Iterable[int] | None = None,
+    kept_count: int | None = None,
     **kwargs: Any,
 ) -> DisentanglingFlowModel:
-    r"""The flow by which Esser et al. disentangle hidden representations.
+    r"""The flow by which Esser et al. disentangle hidden representations, with learnt mixing.
 
     Each block is a normalisation, a pair of affine couplings that change both halves in turn, with
-    scales of :math:`e^{\tanh}`, and a random permutation. One network computes both the scales and
-    the shifts of a coupling.
+    scales of :math:`e^{\tanh}`, and a linear map that is learnt. An orthogonal map, learnt as well,
+    ends the flow. One network computes both the scales and the shifts of a coupling. With
+    `mixing="shuffle"`, it is the flow of the paper, with random permutations instead.
+
+    With `dimensions_per_factor`, the flow starts from the best linear answer: its first layer is
+    :class:`~gyoza.modelling.flow_layers.PairAxes`, and all others start as the identity, so that
+    training only adds what is not linear. Adapt it to pairs then: `model.adapt(pairs)`. There is no
+    orthogonal map at the end.
+
+    With `kept_count`, the flow is for hidden layers that are thin in most directions: it rotates to
+    principal axes, normalises them, and runs all of the above on the first `kept_count` only. The
+    others become the first entries of the latent, and thus part of the residual factor.
 
     Args:
         block_count: The number of blocks, at least 1.
         hidden_sizes: The numbers of units of the hidden layers of the networks of couplings.
-        seed: Seed of the permutations.
+        seed: Seed of the linear maps or permutations.
+        mixing: "linear" or "shuffle".
+        dimensions_per_factor: The number of latent entries of each factor, of all of the latent,
+            the residual one first: a dictionary by name, or a sequence.
+        kept_count: The number of principal axes that go through the flow, less than there are
+            dimensions. All dimensions, without a rotation, if omitted.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel`.
 
     Returns:
         The model, for vectors `[batch, dimensions]`, to be fitted to pairs.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, `mixing` is unknown, permutations should start as
+            the identity, or the residual factor does not have room for the entries that are not
+            kept.
 
     Example:
 
         >>> from gyoza.modelling.losses import SupervisedFactorLoss
-        >>> a, b = np.random.default_rng(0).normal(size=[2, 64, 4]).astype("float32")
-        >>> model = gyoza.applications.InterpretationNetwork(block_count=2, hidden_sizes=[16])
-        >>> model.adapt(a)
-        >>> model.compile("adam", loss=SupervisedFactorLoss([2, 2]))
-        >>> history = model.fit((a, b), np.tile([0.0, 0.9], [64, 1]), verbose=0)
+        >>> labels = np.random.default_rng(0).integers(3, size=[64, 1])
+        >>> x = (np.random.default_rng(1).normal(size=[64, 4]) + labels).astype("float32")
+        >>> pairs = gyoza.data.CategoricalPairs(x, labels, seed=0)
+        >>> sizes = {"residual": 3, "shape": 1}
+        >>> model = gyoza.applications.InterpretationNetwork(
+        ...     block_count=2, hidden_sizes=[16], dimensions_per_factor=sizes, kept_count=3
+        ... )
+        >>> model.adapt(pairs)
+        >>> model.compile("adam", loss=SupervisedFactorLoss(sizes.values()))
+        >>> history = model.fit(pairs, verbose=0)
 
     References:
         - Esser, P., Rombach, R. & Ommer, B. (2020). "A disentangling invertible interpretation
@@ -495,22 +525,56 @@ def InterpretationNetwork(
           `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
     """
     _check_count("block_count", block_count)
+    if kept_count is not None:
+        _check_count("kept_count", kept_count)
+    if mixing not in _MIXINGS:
+        raise ValueError(f"`mixing` should be one of {list(_MIXINGS)}. Received: mixing={mixing!r}")
     hidden_sizes = list(hidden_sizes)
+    starts_linear = dimensions_per_factor is not None
+    if starts_linear and mixing != "linear":
+        raise ValueError(
+            "`mixing` should be 'linear' where `dimensions_per_factor` are given, as the flow then "
+            f"starts as a linear map. Received: mixing={mixing!r}"
+        )
 
     def couple() -> AffineCoupling:
         network = MLP(hidden_sizes, activation="leaky_relu")
         return AffineCoupling(compute_coupling_parameters=network, log_scale_bound=1.0)
 
     layers: list[FlowLayer] = []
+    if dimensions_per_factor is not None:
+        layers.append(PairAxes(_reduce_residual(dimensions_per_factor, kept_count)))
     for block in range(block_count):
-        layers += [
-            ActivationNormalization(),
-            couple(),
-            HeavisidePermutation(),
-            couple(),
-            ShufflePermutation(seed=None if seed is None else seed + block),
-        ]
+        block_seed = None if seed is None else seed + block
+        layers += [ActivationNormalization(), couple(), HeavisidePermutation(), couple()]
+        if starts_linear:
+            layers += [Inverse(HeavisidePermutation()), LULinear(initializer="identity")]
+        elif mixing == "linear":
+            layers.append(LULinear(seed=block_seed))
+        else:
+            layers.append(ShufflePermutation(seed=block_seed))
+    if mixing == "linear" and not starts_linear:
+        layers.append(Orthogonal())
+    if kept_count is not None:
+        thin = FactorOut(FlowModel(layers), kept_count)
+        layers = [PrincipalRotation(), ActivationNormalization(), thin]
     return DisentanglingFlowModel(layers, **kwargs)
+
+
+def _reduce_residual(dimensions_per_factor: Any, kept_count: int | None) -> Any:
+    """Takes from the residual factor, the first, all dimensions that are not kept."""
+    is_named = isinstance(dimensions_per_factor, Mapping)
+    sizes = dict(dimensions_per_factor if is_named else enumerate(dimensions_per_factor))
+    if kept_count is not None:
+        residual = next(iter(sizes))
+        sizes[residual] += kept_count - sum(sizes.values())
+        if sizes[residual] < 0:
+            raise ValueError(
+                "`kept_count` should be at least the number of dimensions of all factors but the "
+                f"residual one. Received: kept_count={kept_count}, "
+                f"dimensions_per_factor={dimensions_per_factor}"
+            )
+    return sizes if is_named else list(sizes.values())
 
 
 def _check_count(name: str, count: int) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from gyoza import applications
 from gyoza.backend import jit
+from gyoza.data import CategoricalPairs
 from gyoza.modelling import distributions, flow_layers
 from gyoza.modelling.conditioners import MADE
 
@@ -29,6 +30,10 @@ FLOWS = {
     "GaussianizationFlow": (lambda: applications.GaussianizationFlow(2, 4), [3]),
     "ResidualFlow": (lambda: applications.ResidualFlow(2, [8]), [3]),
     "InterpretationNetwork": (lambda: applications.InterpretationNetwork(1, [8]), [3]),
+    "InterpretationNetwork, kept": (
+        lambda: applications.InterpretationNetwork(1, [8], kept_count=2),
+        [3],
+    ),
 }
 # JAX compiles each of them for long: some stand for all there.
 TRAINED = ["Glow", "NeuralSplineFlow", "GaussianizationFlow", "InterpretationNetwork"]
@@ -207,6 +212,8 @@ def test_data_stay_as_exact_as_the_model():
         ("GaussianizationFlow", {"component_count": 1}),
         ("ResidualFlow", {"hidden_sizes": []}),
         ("InterpretationNetwork", {"block_count": 0}),
+        ("InterpretationNetwork", {"kept_count": 0}),
+        ("InterpretationNetwork", {"mixing": "none"}),
     ],
 )
 def test_numbers_out_of_range_are_refused(name, options):
@@ -283,8 +290,8 @@ def test_gaussianization_beats_a_normal_distribution_without_training(flow):
     assert flow.initial_log_prob.mean() > normal.logpdf(flow.x).mean() + 0.1
 
 
-def test_the_interpretation_network_is_that_of_the_paper():
-    model = applications.InterpretationNetwork()
+def test_the_interpretation_network_is_that_of_the_paper_if_it_shuffles():
+    model = applications.InterpretationNetwork(mixing="shuffle")
     block = [
         "ActivationNormalization",
         "AffineCoupling",
@@ -298,15 +305,52 @@ def test_the_interpretation_network_is_that_of_the_paper():
     for layer in model._flow_layers_:
         if isinstance(layer, flow_layers.AffineCoupling):
             assert np.all(np.abs(to_numpy(layer.compute_log_scales(raw))) <= 1.0)
+    mixing = applications.InterpretationNetwork()
+    assert get_kinds(mixing) == [*12 * [*block[:4], "LULinear"], "Orthogonal"]
 
 
-def test_permutations_of_the_interpretation_network_follow_from_its_seed():
-    def get_permutations(**options):
-        model = applications.InterpretationNetwork(3, [8], **options)
+@pytest.mark.parametrize("mixing", ["linear", "shuffle"])
+def test_the_mixing_of_the_interpretation_network_follows_from_its_seed(mixing):
+    def get_mixing(**options):
+        model = applications.InterpretationNetwork(3, [8], mixing=mixing, **options)
         model.build((None, 9))
-        return [to_numpy(layer._forward_permutation_) for layer in model._flow_layers_[4::5]]
+        return [to_numpy(layer.weights[0]) for layer in model._flow_layers_[4:15:5]]
 
-    first, again, other = get_permutations(), get_permutations(), get_permutations(seed=7)
+    first, again, other = get_mixing(), get_mixing(), get_mixing(seed=7)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert len({tuple(permutation) for permutation in first}) == 3
+    assert len({array.tobytes() for array in first}) == 3
+
+
+@pytest.mark.parametrize("kept_count", [None, 5])
+def test_an_interpretation_network_starts_from_the_best_linear_answer(kept_count):
+    random = np.random.default_rng(0)
+    labels = random.integers(3, size=[300, 2])
+    x = random.normal(size=[300, 7]) + labels @ random.normal(size=[2, 7])
+    x = x.astype("float32")
+    pairs = CategoricalPairs(x, labels, seed=0)
+    model = applications.InterpretationNetwork(
+        3, [8], dimensions_per_factor={"residual": 4, "a": 2, "b": 1}, kept_count=kept_count
+    )
+    model.adapt(pairs)
+    flow, expected, thin = model, x, x[:, :0]
+    if kept_count is not None:
+        rotation, normalisation, factor_out = model._flow_layers_
+        expected = to_numpy(normalisation(rotation(x)[0])[0])
+        flow, expected, thin = factor_out.flow, expected[:, :5], expected[:, 5:]
+    axes = flow._flow_layers_[0]
+    assert axes.dimensions_per_factor == {"residual": 4 - len(thin[0]), "a": 2, "b": 1}
+    expected = np.concatenate([thin, to_numpy(axes(expected)[0])], axis=1)
+    z, log_det = map(to_numpy, model(x))
+    np.testing.assert_allclose(z, expected, atol=1e-4)
+    np.testing.assert_allclose(to_numpy(model.invert(z)), x, atol=1e-4)
+    np.testing.assert_allclose(log_det, log_det[0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [({"kept_count": 2}, "kept_count"), ({"mixing": "shuffle"}, "mixing")],
+)
+def test_a_linear_start_that_is_not_possible_is_refused(options, argument):
+    with pytest.raises(ValueError, match=f"`{argument}` should be .* Received: "):
+        applications.InterpretationNetwork(1, dimensions_per_factor=[3, 2, 1], **options)

@@ -28,9 +28,9 @@ class LULinear(FlowLayer):
     :math:`U` and :math:`\ln |s|` are learnt, the signs of :math:`s` are fixed, so that the matrix
     stays invertible whatever the training does.
 
-    A new layer is a random orthogonal map, without shift. The cost is that of one matrix product
-    `[batch, dimension_count] × [dimension_count, dimension_count]` forward and backward. The
-    triangular matrices are inverted, and multiplied backward, in at least float32.
+    A new layer is a random orthogonal map, or the identity, without shift. The cost is that of one
+    matrix product `[batch, dimension_count] × [dimension_count, dimension_count]` forward and
+    backward. The triangular matrices are inverted, and multiplied backward, in at least float32.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -38,7 +38,11 @@ class LULinear(FlowLayer):
         use_bias: Whether there is a shift :math:`b`.
         seed: Integer from 0 to 2³² - 1, from which the orthogonal map is drawn. If omitted, it is
             drawn from Python's generator, which `keras.utils.set_random_seed` seeds.
+        initializer: What a new layer is: "orthogonal" or "identity".
         **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If `initializer` is unknown.
 
     Attributes:
         factors: The weight `[dimension_count, dimension_count]` that holds :math:`L` below its
@@ -71,17 +75,26 @@ class LULinear(FlowLayer):
         axes: Iterable[int] | None = None,
         use_bias: bool = True,
         seed: int | None = None,
+        initializer: str = "orthogonal",
         **kwargs: Any,
     ) -> None:
+        if initializer not in ("orthogonal", "identity"):
+            raise ValueError(
+                "`initializer` should be 'orthogonal' or 'identity'. "
+                f"Received: initializer={initializer!r}"
+            )
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.use_bias = use_bias
         self.seed = random.randrange(2**32) if seed is None else seed
+        self.initializer = initializer
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Decomposes a random orthogonal matrix into the weights."""
+        """Decomposes the matrix to start with into the weights."""
         size = self.dimension_count
-        packed, order = _decompose(_draw_orthogonal(size, self.seed))
+        is_identity = self.initializer == "identity"
+        matrix = np.eye(size) if is_identity else _draw_orthogonal(size, self.seed)
+        packed, order = _decompose(matrix)
         scales = np.diag(packed).copy()
         np.fill_diagonal(packed, np.log(np.abs(scales)))
         self.factors = self.add_weight(
@@ -140,7 +153,12 @@ class LULinear(FlowLayer):
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "use_bias": self.use_bias, "seed": self.seed}
+        return {
+            **super().get_config(),
+            "use_bias": self.use_bias,
+            "seed": self.seed,
+            "initializer": self.initializer,
+        }
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -160,6 +178,7 @@ class InvertibleConvolution(LULinear):
         axes: See :class:`FlowLayer`. The last axis of the inputs if omitted.
         use_bias: See :class:`LULinear`.
         seed: See :class:`LULinear`.
+        initializer: See :class:`LULinear`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -183,9 +202,10 @@ class InvertibleConvolution(LULinear):
         axes: Iterable[int] | None = None,
         use_bias: bool = True,
         seed: int | None = None,
+        initializer: str = "orthogonal",
         **kwargs: Any,
     ) -> None:
-        super().__init__(shape=shape, axes=axes, use_bias=use_bias, seed=seed, **kwargs)
+        super().__init__(shape, axes, use_bias, seed, initializer, **kwargs)
         if axes is None and self._shape_ is not None:
             if len(self._shape_) != 1:
                 raise ValueError(

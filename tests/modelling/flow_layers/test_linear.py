@@ -26,6 +26,7 @@ def randomise(layer, seed=0):
 CASES = {
     "lu-vector": (LULinear(seed=1), [5]),
     "lu-one-entry": (LULinear(seed=1), [1]),
+    "lu-from-identity": (LULinear(initializer="identity"), [4]),
     "lu-without-bias": (LULinear([4], [1], use_bias=False, seed=2), [4]),
     "lu-not-contiguous": (LULinear(axes=[1, 3], seed=3), [2, 3, 2]),
     "convolution": (InvertibleConvolution(seed=4), [2, 3, 3]),
@@ -51,6 +52,15 @@ def test_a_new_layer_is_orthogonal(size):
     matrix = to_numpy(layer.matrix)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-12)
     np.testing.assert_allclose(to_numpy(layer(np.ones([2, size]))[1]), 0, atol=1e-12)
+
+
+def test_a_new_layer_is_the_identity_if_it_is_told_so():
+    layer = InvertibleConvolution([3], initializer="identity")
+    x = np.random.default_rng(0).normal(size=[2, 2, 2, 3]).astype("float32")
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(x)[0]), x)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer.invert(x)), x)
+    with pytest.raises(ValueError, match="`initializer` should be"):
+        LULinear(initializer="zeros")
 
 
 def test_lu_is_the_product_of_its_factors():
