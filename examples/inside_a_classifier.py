@@ -117,7 +117,9 @@ def train_flow(hidden: np.ndarray, classes: np.ndarray, sizes: dict[str, int], s
     """
     noise = np.random.default_rng(seed).normal(scale=NOISE * hidden.std(), size=hidden.shape)
     hidden = (hidden + noise).astype("float32")
-    flow = applications.InterpretationNetwork(FLOW_BLOCK_COUNT, hidden_sizes=[128, 128])
+    flow = applications.InterpretationNetwork(
+        FLOW_BLOCK_COUNT, hidden_sizes=[128, 128], mixing="shuffle"
+    )
     flow.adapt(hidden[:4096])
     pairs = CategoricalPairs(hidden, classes, BATCH_SIZE, CORRELATION, seed=seed)
     loss = losses.SupervisedFactorLoss(sizes.values())

@@ -109,7 +109,9 @@ class AlikeInOne(keras.utils.PyDataset):
 
 def train_flow(codes: np.ndarray, labels: np.ndarray, seed: int):
     """Trains the flow that takes codes apart."""
-    flow = applications.InterpretationNetwork(block_count=6, hidden_sizes=[128, 128])
+    flow = applications.InterpretationNetwork(
+        block_count=6, hidden_sizes=[128, 128], mixing="shuffle"
+    )
     flow.adapt(codes[:4096])
     pairs = AlikeInOne(codes, labels, seed)
     prepare(flow, losses.SupervisedFactorLoss(SIZES.values()), len(pairs))
