@@ -11,6 +11,16 @@ from keras import ops
 
 from gyoza.backend import forget_gradients, jit_batches
 from gyoza.interpretation.factor_sizes import name_factors
+from gyoza.interpretation.latents import (
+    check_sizes,
+    find_mean,
+    get_flow_shape,
+    go_on_arc,
+    join_factors,
+    slice_factors,
+    to_array,
+    to_tensor,
+)
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
 
@@ -107,7 +117,7 @@ class Interpreter(keras.Model):
         self.head, self.flow, self.tail = head, flow, tail
         self.dimensions_per_factor = name_factors(dimensions_per_factor)
         self.batch_size = batch_size
-        self._check_sizes()
+        check_sizes(flow, self.dimensions_per_factor)
         self._hidden_shape = self._find_hidden_shape()
         self.built = True
 
@@ -135,23 +145,13 @@ class Interpreter(keras.Model):
         head, tail = split_network(network, layer_name)
         return cls(head, flow, tail, dimensions_per_factor, **kwargs)
 
-    def _check_sizes(self) -> None:
-        shape, _ = self.flow.compute_output_shape(self._flow_shape)
-        sizes = self.dimensions_per_factor
-        if len(shape) != 2:
-            raise ValueError(
-                "`flow` should have latent vectors, [batch, dimensions]: begin or end it with a "
-                f"`Flatten` layer. Received: latents of shape {shape}"
-            )
-        if min(sizes.values(), default=-1) < 0 or sum(sizes.values()) != shape[1]:
-            raise ValueError(
-                f"`dimensions_per_factor` should sum to the number of latent entries, {shape[1]}. "
-                f"Received: dimensions_per_factor={sizes}"
-            )
-
     @property
     def _flow_shape(self) -> tuple[int | None, ...]:
-        return (None, *self.flow.get_build_config()["input_shape"][1:])  # type: ignore[index]
+        return get_flow_shape(self.flow)
+
+    @property
+    def _slices(self) -> dict[str, slice]:
+        return slice_factors(self.dimensions_per_factor)
 
     def _find_hidden_shape(self) -> tuple[int | None, ...]:
         """The shape of a hidden representation, without the batch axis."""
@@ -215,7 +215,7 @@ class Interpreter(keras.Model):
         Raises:
             ValueError: If a factor is missing, unknown, or does not have the right shape.
         """
-        return self._run("decode", self._join(factors))
+        return self._run("decode", join_factors(factors, self.dimensions_per_factor))
 
     def to_hidden(self, factors: Mapping[str, Any]) -> np.ndarray:
         """Gives the hidden representation that has certain factors.
@@ -229,7 +229,7 @@ class Interpreter(keras.Model):
         Raises:
             ValueError: See :meth:`decode`.
         """
-        return self._run("to_hidden", self._join(factors))
+        return self._run("to_hidden", join_factors(factors, self.dimensions_per_factor))
 
     def edit(self, x: Any, factor: str, value: Any) -> Any:
         """Sets a factor.
@@ -247,7 +247,7 @@ class Interpreter(keras.Model):
         """
         factors = self.encode(x)
         (factor,) = self._check_names(factor)
-        value = _to_array(value)
+        value = to_array(value)
         try:
             factors[factor] = np.broadcast_to(value, factors[factor].shape)
         except ValueError:
@@ -300,7 +300,7 @@ class Interpreter(keras.Model):
         size = self.dimensions_per_factor[factor]
         if np.ndim(direction) == 0 and -size <= direction < size:
             direction = np.eye(size)[direction]
-        direction = _to_array(direction)
+        direction = to_array(direction)
         length = np.sqrt(np.sum(direction**2))
         if direction.shape != (size,) or not length > 0.0:
             raise ValueError(
@@ -337,7 +337,7 @@ class Interpreter(keras.Model):
         factors_a, factors_b = self._encode_both(a, b)
         places = np.linspace(0.0, 1.0, int(steps)) if np.ndim(steps) == 0 else np.asarray(steps)
         moved = {
-            name: [_interpolate(factors_a[name], factors_b[name], place) for place in places]
+            name: [go_on_arc(factors_a[name], factors_b[name], place) for place in places]
             for name in names
         }
         return self._decode_steps(factors_a, moved)
@@ -366,18 +366,67 @@ class Interpreter(keras.Model):
         encoded = self.encode(x)
         count = len(next(iter(encoded.values())))
         z = self.flow.base_distribution.sample(sample_count * count, seed=seed)
-        z = _to_array(z).reshape(sample_count, count, -1)
+        z = to_array(z).reshape(sample_count, count, -1)
         return self._decode_steps(encoded, {name: z[..., self._slices[name]] for name in names})
 
-    @property
-    def _slices(self) -> dict[str, slice]:
-        """Where the entries of each factor stand in a latent vector."""
-        ends = np.cumsum(list(self.dimensions_per_factor.values()))
-        starts = ends - list(self.dimensions_per_factor.values())
-        return {
-            name: slice(start, end)
-            for name, start, end in zip(self.dimensions_per_factor, starts, ends, strict=True)
-        }
+    def erase(
+        self,
+        x: Any,
+        factors: str | Iterable[str],
+        how: str = "mean",
+        seed: Any = None,
+        hidden: bool = False,
+    ) -> Any:
+        """Takes factors away from instances, while the others stay.
+
+        What an instance holds in them is replaced by what says nothing of it. Whether anything is
+        still to be read from the rest is what probes tell, before and after.
+
+        Args:
+            x: Inputs of the head, `[instances, ...]`.
+            factors: The name of the factor, or names of several.
+            how: `"mean"` for the mean of the base distribution of the flow, which is 0 where that
+                is standard normal. `"resample"` for a draw from it, so that the result has the
+                variety of data, too.
+            seed: See :meth:`resample`.
+            hidden: Whether to return the hidden representation without the factors, in place of
+                what the network makes of it.
+
+        Returns:
+            What the network makes of it, as outputs of the tail. Or the hidden representations,
+            `[instances, ...]`.
+
+        Raises:
+            ValueError: If there is no such factor, or `how` is something else.
+
+        Example:
+            From a hidden layer that mixes two numbers, either can be read, until it is erased:
+
+            >>> from gyoza import interpretation
+            >>> from gyoza.modelling import flow_layers, metrics
+            >>> flow = flow_layers.FlowModel([flow_layers.LULinear([2], seed=1)])
+            >>> flow.build((None, 2))
+            >>> numbers = np.random.default_rng(0).normal(size=[500, 2]).astype("float32")
+            >>> x = keras.ops.convert_to_numpy(flow.invert(numbers))
+            >>> part = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
+            >>> interpreter = interpretation.Interpreter(part, flow, part, {"size": 1, "hue": 1})
+            >>> metrics.leakage(x, numbers, [2]).round(1)
+            array([[1., 1.]])
+            >>> metrics.leakage(interpreter.erase(x, "hue", hidden=True), numbers, [2]).round(1)
+            array([[1., 0.]])
+        """
+        names = self._check_names(factors)
+        if how not in ("mean", "resample"):
+            raise ValueError(f"`how` should be 'mean' or 'resample'. Received: how={how!r}")
+        erased = self.encode(x)
+        count = len(next(iter(erased.values())))
+        base = self.flow.base_distribution
+        if how == "mean":
+            z = np.broadcast_to(find_mean(base), (count, base.dimension_count))
+        else:
+            z = to_array(base.sample(count, seed=seed))
+        erased.update({name: z[:, self._slices[name]] for name in names})
+        return self.to_hidden(erased) if hidden else self.decode(erased)
 
     def _check_names(self, factors: str | Iterable[str]) -> list[str]:
         names = [factors] if isinstance(factors, str) else list(factors)
@@ -397,22 +446,6 @@ class Interpreter(keras.Model):
                 f"Received: {counts[0]} and {counts[1]}"
             )
         return self.encode(a), self.encode(b)
-
-    def _join(self, factors: Mapping[str, Any]) -> np.ndarray:
-        sizes = self.dimensions_per_factor
-        if set(factors) != set(sizes):
-            raise ValueError(
-                f"`factors` should hold the factors {list(sizes)}. Received: {list(factors)}"
-            )
-        blocks = {name: _to_array(factors[name]) for name in sizes}
-        shapes = {name: block.shape for name, block in blocks.items()}
-        count = next(iter(shapes.values()))[:1]
-        if any(shape != (*count, sizes[name]) for name, shape in shapes.items()):
-            raise ValueError(
-                f"`factors` should have as many entries as the sizes of factors, {sizes}, and the "
-                f"same number of instances. Received: factors of shapes {shapes}"
-            )
-        return np.concatenate(list(blocks.values()), axis=1)
 
     def _decode_steps(self, factors: dict[str, np.ndarray], changed: dict[str, Any]) -> Any:
         """Decodes factors, of which some change, `[steps, instances, size]`, in one go."""
@@ -439,7 +472,7 @@ class Interpreter(keras.Model):
         parts = []
         with forget_gradients():
             for start in range(0, max(len(x), 1), self.batch_size):
-                batch = _to_tensor(x[start : start + self.batch_size])
+                batch = to_tensor(x[start : start + self.batch_size])
                 outputs = self._compiled[name](self, batch)
                 parts.append(keras.tree.map_structure(ops.convert_to_numpy, outputs))
         return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
@@ -469,27 +502,3 @@ class Interpreter(keras.Model):
         for name in ("head", "flow", "tail"):
             config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
         return cls(**config)
-
-
-def _to_array(x: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(x))
-
-
-def _to_tensor(x: Any) -> Any:
-    if ops.is_tensor(x):
-        return x
-    x = np.asarray(x)
-    return ops.convert_to_tensor(x, dtype="float32" if x.dtype == "float64" else None)
-
-
-def _interpolate(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
-    """Goes from vectors `a` to vectors `b` on an arc, or on a line where they are opposite."""
-    length_a, length_b = (np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = np.sum(a * b, axis=1, keepdims=True) / (length_a * length_b)
-        angle = np.arccos(np.clip(cosine, -1.0, 1.0))
-        direction = (
-            np.sin((1.0 - place) * angle) * a / length_a + np.sin(place * angle) * b / length_b
-        ) / np.sin(angle)
-        arc = ((1.0 - place) * length_a + place * length_b) * direction
-    return np.where(np.sin(angle) > 1e-4, arc, (1.0 - place) * a + place * b)

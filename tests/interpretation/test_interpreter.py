@@ -130,6 +130,42 @@ def test_resample_draws_from_the_base_distribution(interpreter):
         assert_outputs(interpreter, of_draw, {**factors, "shape": block})
 
 
+@pytest.mark.parametrize("how", ["mean", "resample"])
+def test_erase_changes_nothing_else(interpreter, how):
+    factors = interpreter.encode(A)
+    z = ops.convert_to_numpy(interpreter.flow.base_distribution.sample(5, seed=3))
+    z = z if how == "resample" else np.zeros_like(z)
+    erased = {**factors, "shape": z[:, 3:5], "colour": z[:, 5:]}
+    hidden = interpreter.erase(A, ["shape", "colour"], how, seed=3, hidden=True)
+    np.testing.assert_array_equal(hidden, interpreter.to_hidden(erased))
+    assert_outputs(interpreter, interpreter.erase(A, ["shape", "colour"], how, seed=3), erased)
+
+
+def explain(hidden, numbers):
+    """The share of the variance of numbers that the best linear probe explains."""
+    design = np.concatenate([hidden, np.ones([len(hidden), 1])], axis=1)
+    residuals = numbers - design @ np.linalg.lstsq(design, numbers, rcond=None)[0]
+    return 1.0 - residuals.var(axis=0) / numbers.var(axis=0)
+
+
+def test_what_is_erased_cannot_be_read():
+    base_mean = 2.0
+    linear = flow_layers.TriangularAffine([4])
+    linear.factors.assign(np.random.default_rng(0).normal(size=[4, 4]))
+    base = distributions.DiagonalNormal([4], location=base_mean)
+    flow = flow_layers.FlowModel([linear, flow_layers.Reflection([4], reflection_count=3)], base)
+    flow.build((None, 4))
+    identity = keras.Sequential([keras.Input([4]), layers.Identity()])
+    interpreter = Interpreter(identity, flow, identity, {"residual": 2, "size": 1, "hue": 1})
+    z = base_mean + np.random.default_rng(1).normal(size=[2000, 4]).astype("float32")
+    x = run(flow.invert, z)
+    np.testing.assert_allclose(explain(x, z), 1.0, atol=1e-4)
+    for how in ("mean", "resample"):
+        hidden = interpreter.erase(x, "size", how, seed=0, hidden=True)
+        np.testing.assert_allclose(explain(hidden, z), [1.0, 1.0, 0.0, 1.0], atol=5e-3)
+        np.testing.assert_allclose(interpreter.encode(hidden)["size"].mean(), 2.0, atol=0.06)
+
+
 @pytest.mark.parametrize("flatten", [False, True])
 def test_hidden_representations_with_spatial_axes(flatten):
     network = keras.Sequential(
@@ -199,6 +235,8 @@ def test_bad_edits(interpreter):
         interpreter.edit(A, "shape", np.zeros([5, 3]))
     with pytest.raises(ValueError, match="direction"):
         interpreter.traverse(A, "shape", direction=[1.0])
+    with pytest.raises(ValueError, match=r"'mean' or 'resample'.*'zero'"):
+        interpreter.erase(A, "shape", how="zero")
     factors = interpreter.encode(A)
     with pytest.raises(ValueError, match="should hold the factors"):
         interpreter.decode({"shape": factors["shape"]})
