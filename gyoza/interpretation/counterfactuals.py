@@ -1,0 +1,206 @@
+"""The search for the smallest change of latent vectors that changes what a network answers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from gyoza.backend import vjp
+
+__all__ = [
+    "Counterfactual",
+    "check_target",
+    "are_probabilities",
+    "compute_margin",
+    "differentiate_margin",
+    "find_nearest",
+]
+
+_SMALLEST_PROBABILITY = 1e-30
+_MEMORY = 4
+"""How many linearisations are looked at together."""
+_SWEEPS = 30
+_SPARE = 1e-3
+"""The margin that answers have to spare, as a share of the initial one, so that they are sure."""
+_LEAST_SPARE = 1e-6
+_LONGEST_STEP = 1.0
+_TOLERANCE = 1e-4
+_BISECTIONS = 12
+
+
+class Counterfactual(NamedTuple):
+    """What :meth:`Interpreter.counterfactual` returns, arrays with one row for each instance."""
+
+    outputs: Any
+    """What the network makes of the changed factors."""
+    factors: dict[str, np.ndarray]
+    """The changed factors by name, `[instances, size of the factor]`."""
+    distance: np.ndarray
+    """How far they were moved, `[instances]`: 0 if the answer was right, infinite if not found."""
+    found: np.ndarray
+    """Whether the network answers as it should, `[instances]`."""
+
+
+def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
+    """Checks the classes that a network should answer.
+
+    Args:
+        target: A class, or one for each instance.
+        outputs: What the network answers now.
+        count: The number of instances.
+
+    Returns:
+        The classes, `[count]`.
+
+    Raises:
+        ValueError: If they do not fit the outputs.
+    """
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) != 2 or shape[1] < 2:
+        raise ValueError(
+            "`target` should be a callable where outputs do not have shape [batch, classes], with "
+            f"at least two classes. Received: target={target!r}, outputs of shape {shape}"
+        )
+    classes = np.asarray(target)
+    if (
+        classes.dtype.kind not in "iu"
+        or classes.shape not in ((), (count,))
+        or np.any((classes < 0) | (classes >= shape[1]))
+    ):
+        raise ValueError(
+            f"`target` should be the index of one of {shape[1]} classes, one for each of the "
+            f"{count} instances, or a callable. Received: target={target!r}"
+        )
+    return np.broadcast_to(classes, [count]).astype("int32")
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Returns whether outputs are probabilities of classes, `[batch, classes]`."""
+    return bool(
+        np.all(outputs >= 0.0) and np.allclose(outputs.sum(axis=1, dtype="float64"), 1.0, atol=1e-2)
+    )
+
+
+def compute_margin(outputs: Any, target: Any, take_logarithms: bool) -> Any:
+    """Computes by how much the target's output exceeds that of every other class.
+
+    Args:
+        outputs: Outputs of a network, `[batch, classes]`.
+        target: The classes, `[batch]`.
+        take_logarithms: Whether outputs are probabilities, whose logarithms are taken.
+
+    Returns:
+        The margins, `[batch]`, positive where the network answers the target.
+    """
+    if take_logarithms:
+        outputs = ops.log(ops.maximum(outputs, _SMALLEST_PROBABILITY))
+    is_target = ops.one_hot(target, outputs.shape[1], dtype=outputs.dtype)
+    of_target = ops.sum(outputs * is_target, axis=1)
+    of_others = ops.where(is_target > 0.0, ops.full_like(outputs, -np.inf), outputs)
+    return of_target - ops.max(of_others, axis=1)
+
+
+def differentiate_margin(margin: Callable[..., Any], z: Any) -> tuple[Any, Any]:
+    """Computes margins and how they change with latent vectors.
+
+    Args:
+        margin: A callable of latent vectors that gives margins, `[batch]`.
+        z: The latent vectors, `[batch, n]`.
+
+    Returns:
+        The margins, `[batch]`, and their gradients, `[batch, n]`.
+    """
+    margins, pull_back = vjp(margin, [z])
+    return margins, pull_back(ops.ones_like(margins))[0]
+
+
+def find_nearest(
+    differentiate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    start: np.ndarray,
+    is_free: np.ndarray,
+    steps: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Finds the nearest points at which a margin is positive, by a sequence of linearisations.
+
+    Of a move :math:`\delta` by which the margin :math:`m` has been found at a few places
+    :math:`\delta_k`, the next is the shortest that linearisation allows,
+
+    .. math::
+        \min \lVert \delta \rVert \quad \text{such that} \quad
+        m_k + \nabla m_k \cdot (\delta - \delta_k) \geq \varepsilon \quad \text{for each } k,
+
+    if that is no further than a step may be. With one place it is the step of the first-order
+    reliability method. Several keep the search from going to and fro where classes meet. The
+    shortest move with a positive margin counts, and is shortened by bisection.
+
+    Args:
+        differentiate: A callable of latent vectors that gives margins, `[N]`, and their gradients,
+            `[N, n]`.
+        start: The latent vectors to begin with, `[N, n]`.
+        is_free: Which entries may change, `[n]`.
+        steps: The number of linearisations at most.
+
+    Returns:
+        The latent vectors, `[N, n]`, the same where there is nothing to change or nothing is found,
+        the lengths of the moves, `[N]`, infinite if nothing is found, and whether it is found.
+    """
+    margins, gradients = differentiate(start)
+    answered = margins > 0.0
+    spare = np.maximum(_SPARE * np.abs(margins), _LEAST_SPARE)
+    move = np.zeros(start.shape, "float64")
+    best, shortest = move.copy(), np.where(answered, 0.0, np.inf)
+    normals: list[np.ndarray] = []
+    bounds: list[np.ndarray] = []
+    longest_step, resting = _LONGEST_STEP, 0
+    for step in range(steps):
+        normals.append(np.where(is_free, gradients, 0.0))
+        # Twice the spare margin is aimed at, so that it is reached and not only approached.
+        bounds.append(2.0 * spare - margins + np.sum(normals[-1] * move, axis=1))
+        next_move = _find_shortest(normals[-_MEMORY:], bounds[-_MEMORY:])
+        change = next_move - move
+        length = np.linalg.norm(change, axis=1)
+        change *= np.minimum(1.0, longest_step / np.maximum(length, longest_step))[:, None]
+        rests = answered | (length <= _TOLERANCE * (1.0 + np.linalg.norm(move, axis=1)))
+        resting = resting + 1 if np.all(rests) else 0
+        if resting == _MEMORY:  # all that is remembered was found here
+            break
+        move = move + change
+        if step >= steps // 2:
+            longest_step *= 0.9
+        margins, gradients = differentiate(start + move)
+        length = np.linalg.norm(move, axis=1)
+        is_better = (margins >= spare) & (length < shortest)
+        best[is_better], shortest[is_better] = move[is_better], length[is_better]
+    found = np.isfinite(shortest)
+    below, above = np.zeros(len(start)), np.ones(len(start))
+    for _ in range(_BISECTIONS):
+        middle = (below + above) / 2.0
+        margins, _ = differentiate(start + middle[:, None] * best)
+        above, below = np.where(margins >= spare, [middle, below], [above, middle])
+    distance = np.where(found, np.linalg.norm(above[:, None] * best, axis=1), np.inf)
+    return (start + above[:, None] * best).astype(start.dtype), distance, found
+
+
+def _find_shortest(normals: list[np.ndarray], bounds: list[np.ndarray]) -> np.ndarray:
+    r"""Finds the shortest vectors with :math:`w_k \cdot \delta \geq b_k` for each k.
+
+    By Hildreth's method, which goes from one inequality to the next.
+
+    Args:
+        normals: The vectors :math:`w_k`, each `[N, n]`.
+        bounds: The numbers :math:`b_k`, each `[N]`.
+
+    Returns:
+        The vectors, `[N, n]`. Where there are none, something long.
+    """
+    w, b = np.stack(normals, axis=1), np.stack(bounds, axis=1)
+    gram = w @ np.swapaxes(w, 1, 2)
+    weights = np.zeros(b.shape)
+    squares = np.diagonal(gram, axis1=1, axis2=2)
+    scales = np.where(squares > 0.0, squares, np.inf)
+    for _ in range(_SWEEPS if len(normals) > 1 else 1):
+        for k in range(len(normals)):
+            missing = b[:, k] - np.sum(gram[:, k] * weights, axis=1)
+            weights[:, k] = np.maximum(weights[:, k] + missing / scales[:, k], 0.0)
+    return np.sum(weights[:, :, None] * w, axis=1)

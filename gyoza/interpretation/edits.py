@@ -1,0 +1,356 @@
+"""Edits of the factors of a network's hidden representation."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from gyoza.interpretation.counterfactuals import (
+    Counterfactual,
+    are_probabilities,
+    check_target,
+    compute_margin,
+    find_nearest,
+)
+from gyoza.interpretation.latents import find_mean, go_on_arc, join_factors, slice_factors, to_array
+from gyoza.modelling.flow_layers import FlowModel
+
+__all__ = ["Edits"]
+
+
+class Edits:
+    """What can be done to factors that a model encodes, decodes and differentiates."""
+
+    flow: FlowModel
+    dimensions_per_factor: Mapping[str, int]
+    encode: Callable[..., dict[str, np.ndarray]]
+    decode: Callable[..., Any]
+    to_hidden: Callable[..., np.ndarray]
+    _compile_margin: Callable[..., Any]
+
+    @property
+    def _slices(self) -> dict[str, slice]:
+        return slice_factors(self.dimensions_per_factor)
+
+    def edit(self, x: Any, factor: str, value: Any) -> Any:
+        """Sets a factor.
+
+        Args:
+            x: Inputs of the head, `[instances, ...]`.
+            factor: The name of the factor.
+            value: Its latent entries, in a shape that broadcasts to `[instances, size]`.
+
+        Returns:
+            What the network makes of it, as outputs of the tail.
+
+        Raises:
+            ValueError: If there is no such factor, or `value` does not have the right shape.
+        """
+        factors = self.encode(x)
+        (factor,) = self._check_names(factor)
+        value = to_array(value)
+        try:
+            factors[factor] = np.broadcast_to(value, factors[factor].shape)
+        except ValueError:
+            raise ValueError(
+                f"`value` should have a shape that broadcasts to {factors[factor].shape}, the "
+                f"number of instances and the size of factor '{factor}'. "
+                f"Received: value.shape={value.shape}"
+            ) from None
+        return self.decode(factors)
+
+    def swap(self, a: Any, b: Any, factors: str | Iterable[str]) -> Any:
+        """Gives instances some factors of others.
+
+        Args:
+            a: Inputs of the head, `[instances, ...]`.
+            b: As many others.
+            factors: The name of the factor that `a` gets from `b`, or names of several.
+
+        Returns:
+            What the network makes of `a` with these factors of `b`, as outputs of the tail.
+
+        Raises:
+            ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
+        """
+        names = self._check_names(factors)
+        factors_a, factors_b = self._encode_both(a, b)
+        return self.decode({**factors_a, **{name: factors_b[name] for name in names}})
+
+    def traverse(self, x: Any, factor: str, steps: Any = 7, direction: Any = 0) -> Any:
+        """Moves a factor along a straight line, while the others stay.
+
+        Args:
+            x: Inputs of the head, `[instances, ...]`.
+            factor: The name of the factor.
+            steps: The places on the line, in standard deviations of the standard normal
+                distribution, or their number, from -2 to 2.
+            direction: The direction of the line: a vector `[size of the factor]`, or the index of
+                an entry. What the factor holds at right angles to it stays.
+
+        Returns:
+            What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
+
+        Raises:
+            ValueError: If there is no such factor, or `direction` does not fit it.
+        """
+        factors = self.encode(x)
+        (factor,) = self._check_names(factor)
+        if np.ndim(steps) == 0:
+            steps = np.linspace(-2.0, 2.0, int(steps))
+        size = self.dimensions_per_factor[factor]
+        if np.ndim(direction) == 0 and -size <= direction < size:
+            direction = np.eye(size)[direction]
+        direction = to_array(direction)
+        length = np.sqrt(np.sum(direction**2))
+        if direction.shape != (size,) or not length > 0.0:
+            raise ValueError(
+                f"`direction` should be an index or a vector of the {size} entries of factor "
+                f"'{factor}', and not zero. Received: direction={direction}"
+            )
+        direction = direction / length
+        block = factors[factor] - (factors[factor] @ direction)[:, None] * direction
+        blocks = [block + place * direction for place in np.asarray(steps)]
+        return self._decode_steps(factors, {factor: blocks})
+
+    def interpolate(
+        self, a: Any, b: Any, steps: Any = 7, factors: str | Iterable[str] | None = None
+    ) -> Any:
+        """Moves factors from those of one instance to those of another.
+
+        The way is an arc around the origin, on which distances to it change evenly: a straight line
+        between two draws from a normal distribution of several dimensions would pass through its
+        middle, where there are no data.
+
+        Args:
+            a: Inputs of the head, `[instances, ...]`.
+            b: As many others.
+            steps: The places on the way, from 0 at `a` to 1 at `b`, or their number.
+            factors: The name of the factor that moves, or names of several; all of them if omitted.
+
+        Returns:
+            What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
+
+        Raises:
+            ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
+        """
+        names = list(self.dimensions_per_factor) if factors is None else self._check_names(factors)
+        factors_a, factors_b = self._encode_both(a, b)
+        places = np.linspace(0.0, 1.0, int(steps)) if np.ndim(steps) == 0 else np.asarray(steps)
+        moved = {
+            name: [go_on_arc(factors_a[name], factors_b[name], place) for place in places]
+            for name in names
+        }
+        return self._decode_steps(factors_a, moved)
+
+    def resample(
+        self, x: Any, factors: str | Iterable[str], sample_count: int = 1, seed: Any = None
+    ) -> Any:
+        """Draws factors anew from the base distribution of the flow, while the others stay.
+
+        The base distribution should have independent factors, as a standard normal one has.
+
+        Args:
+            x: Inputs of the head, `[instances, ...]`.
+            factors: The name of the factor, or names of several.
+            sample_count: The number of draws for each instance.
+            seed: Integer for the same draws every time. Other ones at each call if omitted.
+
+        Returns:
+            What the network makes of them, as outputs of the tail, `[sample_count, instances,
+            ...]`.
+
+        Raises:
+            ValueError: If there is no such factor.
+        """
+        names = self._check_names(factors)
+        encoded = self.encode(x)
+        count = len(next(iter(encoded.values())))
+        z = self.flow.base_distribution.sample(sample_count * count, seed=seed)
+        z = to_array(z).reshape(sample_count, count, -1)
+        return self._decode_steps(encoded, {name: z[..., self._slices[name]] for name in names})
+
+    def erase(
+        self,
+        x: Any,
+        factors: str | Iterable[str],
+        how: str = "mean",
+        seed: Any = None,
+        hidden: bool = False,
+    ) -> Any:
+        """Takes factors away from instances, while the others stay.
+
+        What an instance holds in them is replaced by what says nothing of it. Whether anything is
+        still to be read from the rest is what probes tell, before and after.
+
+        Args:
+            x: Inputs of the head, `[instances, ...]`.
+            factors: The name of the factor, or names of several.
+            how: `"mean"` for the mean of the base distribution of the flow, which is 0 where that
+                is standard normal. `"resample"` for a draw from it, so that the result has the
+                variety of data, too.
+            seed: See :meth:`resample`.
+            hidden: Whether to return the hidden representation without the factors, in place of
+                what the network makes of it.
+
+        Returns:
+            What the network makes of it, as outputs of the tail. Or the hidden representations,
+            `[instances, ...]`.
+
+        Raises:
+            ValueError: If there is no such factor, or `how` is something else.
+
+        Example:
+            From a hidden layer that mixes two numbers, either can be read, until it is erased:
+
+            >>> from gyoza import interpretation
+            >>> from gyoza.modelling import flow_layers, metrics
+            >>> flow = flow_layers.FlowModel([flow_layers.LULinear([2], seed=1)])
+            >>> flow.build((None, 2))
+            >>> numbers = np.random.default_rng(0).normal(size=[500, 2]).astype("float32")
+            >>> x = keras.ops.convert_to_numpy(flow.invert(numbers))
+            >>> part = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
+            >>> interpreter = interpretation.Interpreter(part, flow, part, {"size": 1, "hue": 1})
+            >>> metrics.leakage(x, numbers, [2]).round(1)
+            array([[1., 1.]])
+            >>> metrics.leakage(interpreter.erase(x, "hue", hidden=True), numbers, [2]).round(1)
+            array([[1., 0.]])
+        """
+        names = self._check_names(factors)
+        if how not in ("mean", "resample"):
+            raise ValueError(f"`how` should be 'mean' or 'resample'. Received: how={how!r}")
+        erased = self.encode(x)
+        count = len(next(iter(erased.values())))
+        base = self.flow.base_distribution
+        if how == "mean":
+            z = np.broadcast_to(find_mean(base), (count, base.dimension_count))
+        else:
+            z = to_array(base.sample(count, seed=seed))
+        erased.update({name: z[:, self._slices[name]] for name in names})
+        return self.to_hidden(erased) if hidden else self.decode(erased)
+
+    def counterfactual(
+        self,
+        x: Any,
+        target: Any,
+        factors: str | Iterable[str] | None = None,
+        steps: int = 50,
+    ) -> Counterfactual:
+        r"""Finds the smallest change of factors that makes the network answer something else.
+
+        Where the network answers what :math:`m(z) > 0` says, it is the shortest move within the
+        entries of the named factors,
+
+        .. math::
+            \min_\delta \lVert \delta \rVert \quad \text{such that} \quad m(z + \delta) > 0,
+
+        in standard deviations of the standard normal distribution. If only few of the instances can
+        be given the answer by their factors, or only far out, the network does not go by these
+        factors.
+
+        The search goes from one linearisation to the next, so that what it finds is exact where
+        the network answers linearly, and the nearest place around otherwise, not always the nearest
+        of all.
+
+        Args:
+            x: Inputs of the head, `[instances, ...]`.
+            target: The answer: the index of a class, or one for each instance, where outputs are
+                scores or probabilities of classes, `[batch, classes]`. Or a callable that maps
+                outputs to a loss for each instance, `[batch]`, below 0 where the answer is right,
+                in Keras operations.
+            factors: The name of the factor that may change, or names of several; all of them if
+                omitted.
+            steps: The number of linearisations at most. Each moves by one standard deviation at
+                most.
+
+        Returns:
+            A named tuple of `outputs`, `factors`, `distance` and `found`, see
+            :class:`~gyoza.interpretation.counterfactuals.Counterfactual`. Instances that have the
+            right answer are left as they are, with distance 0, and so are those for which nothing
+            is found, with an infinite distance.
+
+        Raises:
+            ValueError: If there is no such factor, or `target` does not fit the outputs.
+
+        Example:
+            The class is whether the first entry exceeds 1. Other factors do not matter:
+
+            >>> from gyoza import interpretation
+            >>> from gyoza.modelling import flow_layers
+            >>> flow = flow_layers.FlowModel([flow_layers.TriangularAffine([2])])  # the identity
+            >>> flow.build((None, 2))
+            >>> head = keras.Sequential([keras.Input([2]), keras.layers.Identity()])
+            >>> tail = keras.Sequential([keras.Input([2]), keras.layers.Dense(2, "softmax")])
+            >>> tail.set_weights([np.array([[0.0, 5.0], [0.0, 0.0]]), np.array([0.0, -5.0])])
+            >>> interpreter = interpretation.Interpreter(head, flow, tail, {"size": 1, "hue": 1})
+            >>> x = np.array([[0.0, 3.0], [-1.0, 0.0], [2.0, 0.0]], "float32")
+            >>> interpreter.counterfactual(x, target=1, factors="size").distance.round(2)
+            array([1., 2., 0.])
+            >>> interpreter.counterfactual(x, target=1, factors="hue").found
+            array([False, False,  True])
+
+        References:
+            - Wachter, S., Mittelstadt, B. & Russell, C. (2017). "Counterfactual explanations
+              without opening the black box." `arXiv:1711.00399
+              <https://arxiv.org/abs/1711.00399>`_
+            - Moosavi-Dezfooli, S.-M., Fawzi, A. & Frossard, P. (2016). "DeepFool: a simple and
+              accurate method to fool deep neural networks." `arXiv:1511.04599
+              <https://arxiv.org/abs/1511.04599>`_
+        """
+        names = list(self.dimensions_per_factor) if factors is None else self._check_names(factors)
+        encoded = self.encode(x)
+        z = join_factors(encoded, self.dimensions_per_factor)
+        others = []
+        if callable(target):
+            differentiate = self._compile_margin(lambda outputs: -target(outputs))
+        else:
+            outputs = self.decode(encoded)
+            others.append(check_target(target, outputs, len(z)))
+            differentiate = self._class_margins[are_probabilities(outputs)]
+        is_free = np.zeros(z.shape[1], bool)
+        for name in names:
+            is_free[self._slices[name]] = True
+        moved, distance, found = find_nearest(
+            lambda z: differentiate(z, *others), z, is_free, steps
+        )
+        changed = {name: moved[:, block] for name, block in self._slices.items()}
+        return Counterfactual(self.decode(changed), changed, distance, found)
+
+    @functools.cached_property
+    def _class_margins(self) -> dict[bool, Callable[..., Any]]:
+        """What differentiates margins of classes, whose outputs are probabilities or not."""
+        return {
+            flag: self._compile_margin(functools.partial(compute_margin, take_logarithms=flag))
+            for flag in (False, True)
+        }
+
+    def _check_names(self, factors: str | Iterable[str]) -> list[str]:
+        names = [factors] if isinstance(factors, str) else list(factors)
+        unknown = [name for name in names if name not in self.dimensions_per_factor]
+        if unknown or not names:
+            raise ValueError(
+                f"Factors should be some of {list(self.dimensions_per_factor)}. "
+                f"Received: {factors!r}"
+            )
+        return names
+
+    def _encode_both(self, a: Any, b: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        counts = [len(keras.tree.flatten(x)[0]) for x in (a, b)]
+        if counts[0] != counts[1]:
+            raise ValueError(
+                "`a` and `b` should hold the same number of instances. "
+                f"Received: {counts[0]} and {counts[1]}"
+            )
+        return self.encode(a), self.encode(b)
+
+    def _decode_steps(self, factors: dict[str, np.ndarray], changed: dict[str, Any]) -> Any:
+        """Decodes factors, of which some change, `[steps, instances, size]`, in one go."""
+        step_count = len(next(iter(changed.values())))
+        repeated = {
+            name: np.concatenate(list(changed.get(name, [block] * step_count)))
+            for name, block in factors.items()
+        }
+        outputs = self.decode(repeated)
+        return keras.tree.map_structure(lambda y: y.reshape(step_count, -1, *y.shape[1:]), outputs)
