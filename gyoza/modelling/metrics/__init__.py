@@ -14,6 +14,7 @@ from gyoza.modelling.metrics.interventions import (
     factor_vae_score,
     swap_consistency,
 )
+from gyoza.modelling.metrics.optimal_probes import OptimalProbe, optimal_probe_accuracy
 from gyoza.modelling.metrics.pairs import PairCorrelation
 from gyoza.modelling.metrics.predictability import (
     DisentanglementScores,
@@ -31,6 +32,8 @@ __all__ = [
     "Entanglement",
     "PairCorrelation",
     "leakage",
+    "optimal_probe_accuracy",
+    "OptimalProbe",
     "swap_consistency",
     "SwapConsistency",
     "mutual_information",

@@ -1,0 +1,109 @@
+"""What no probe can exceed, by the densities of classes."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["OptimalProbe", "optimal_probe_accuracy"]
+
+
+class OptimalProbe(NamedTuple):
+    """What :func:`optimal_probe_accuracy` returns, balanced accuracies from 0 to 1."""
+
+    accuracy: float
+    """That of the most likely class on the instances."""
+    low: float
+    """The lower end of its confidence interval."""
+    high: float
+    """The upper end, which no probe exceeds if the densities are right."""
+    expected: float
+    """What the densities themselves say that it is."""
+
+
+def optimal_probe_accuracy(log_probs: Any, labels: Any, confidence: float = 0.95) -> OptimalProbe:
+    r"""How well the best of all probes can tell classes apart, by their densities.
+
+    No probe, linear or not, has a higher balanced accuracy than to answer the class of which the
+    density :math:`p_c` is highest. This Bayes-optimal probe is right with the probability
+
+    .. math::
+        A = \frac{1}{C} \int \max_c p_c(x) \, dx,
+        \qquad A = \frac{1 + \operatorname{TV}(p_0, p_1)}{2} \text{ for two classes,}
+
+    with the total variation distance TV. Here it is tried on instances that the densities were not
+    fitted to. By Hoeffding's inequality, with :math:`n_c` instances of class c, :math:`A` is within
+
+    .. math::
+        \pm \sqrt{\frac{1}{2 C^2} \ln \frac{2}{\alpha} \sum_c \frac{1}{n_c}}
+
+    of the result at the confidence :math:`1 - \alpha`.
+
+    It is a bound on other probes only as far as the densities are right: with poor ones, another
+    probe may do better. As a check, the accuracy that the densities expect,
+    :math:`\frac{1}{C} \sum_c \operatorname{mean}_{x \in c} \max_k p_k(x) / \sum_j p_j(x)`, is
+    returned, too: where it is outside the confidence interval, the densities are wrong. Where it
+    is inside, they may still be; compare with the probes of :func:`leakage`, which should not
+    exceed the bound.
+
+    Args:
+        log_probs: The log-density of each instance under each class, `[N, C]`, such as
+            `log_prob` of one flow per class gives.
+        labels: The class of each instance, integers from 0 to C - 1, `[N]`.
+        confidence: The probability with which the interval contains the accuracy.
+
+    Returns:
+        A named tuple of `accuracy`, `low`, `high` and `expected`.
+
+    Raises:
+        ValueError: If shapes do not fit one another, there are fewer than two classes, a class has
+            no instance, `confidence` is not between 0 and 1, or an instance has no likelihood.
+
+    Example:
+
+        >>> random = np.random.default_rng(0)
+        >>> labels = np.repeat([0, 1], 5000)
+        >>> x = random.normal(size=10_000) + 2.0 * labels  # the best probe asks whether x > 1
+        >>> log_probs = -0.5 * (x[:, None] - np.array([0.0, 2.0])) ** 2
+        >>> result = gyoza.modelling.metrics.optimal_probe_accuracy(log_probs, labels)
+        >>> round(result.accuracy, 2), round(result.low, 2), round(result.high, 2)  # 0.8413
+        (0.84, 0.83, 0.86)
+
+    References:
+        - Balunović, M., Ruoss, A. & Vechev, M. (2022). "Fair normalizing flows."
+          `arXiv:2106.05937 <https://arxiv.org/abs/2106.05937>`_
+        - Hoeffding, W. (1963). "Probability inequalities for sums of bounded random variables."
+          Journal of the American Statistical Association 58, 13–30.
+    """
+    log_probs, labels = np.asarray(log_probs, "float64"), np.asarray(labels)
+    if log_probs.ndim != 2 or log_probs.shape[1] < 2 or labels.shape != log_probs.shape[:1]:
+        raise ValueError(
+            "`log_probs` should have shape [N, C] with at least two classes, and `labels` [N]. "
+            f"Received: log_probs.shape={log_probs.shape}, labels.shape={labels.shape}"
+        )
+    class_count = log_probs.shape[1]
+    largest = log_probs.max(axis=1)
+    if not np.all(np.isfinite(largest)):
+        raise ValueError(
+            "`log_probs` should be numbers or -infinity, and finite under some class. Received: "
+            f"{np.sum(~np.isfinite(largest))} instances of which they are not"
+        )
+    if labels.dtype.kind not in "iub" or set(np.unique(labels)) != set(range(class_count)):
+        raise ValueError(
+            f"`labels` should be integers from 0 to {class_count - 1}, each of them at least once. "
+            f"Received: the values {np.unique(labels)[:10].tolist()}"
+        )
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(
+            f"`confidence` should be between 0 and 1. Received: confidence={confidence}"
+        )
+    posteriors = 1.0 / np.exp(log_probs - largest[:, None]).sum(axis=1)
+    counts = np.bincount(labels.astype(int))
+    weights = 1.0 / (class_count * counts[labels.astype(int)])
+    accuracy = float(np.sum(weights * (np.argmax(log_probs, axis=1) == labels)))
+    width = np.sqrt(np.log(2.0 / (1.0 - confidence)) * np.sum(1.0 / counts) / 2.0) / class_count
+    return OptimalProbe(
+        accuracy,
+        max(accuracy - float(width), 0.0),
+        min(accuracy + float(width), 1.0),
+        float(np.sum(weights * posteriors)),
+    )
