@@ -1,7 +1,8 @@
 """Seeing inside a trained network: splitting it, sizing factors, and editing them."""
 
+from gyoza.interpretation import baselines
 from gyoza.interpretation.factor_sizes import estimate_factor_sizes
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.splitting import split_network
 
-__all__ = ["split_network", "estimate_factor_sizes", "Interpreter"]
+__all__ = ["split_network", "estimate_factor_sizes", "Interpreter", "baselines"]

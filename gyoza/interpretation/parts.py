@@ -1,0 +1,154 @@
+"""What functions that look into a network are given: its two parts, and labels as pairs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from gyoza.data.pairs import CategoricalPairs
+from gyoza.interpretation.splitting import split_network
+from gyoza.modelling.metrics.codes import check_labels, is_categorical
+
+__all__ = ["to_parts", "read_hidden", "to_columns", "to_names", "to_classes", "make_pairs"]
+
+
+def to_parts(network: Any, layer: Any = None) -> tuple[keras.Layer, keras.Layer]:
+    """Returns the head and the tail of a network.
+
+    Args:
+        network: Both parts, `(head, tail)`, as :func:`~gyoza.interpretation.split_network` returns
+            them, or an encoder and its decoder. Or a Keras model together with `layer`.
+        layer: The layer at which a model is split; see :func:`~gyoza.interpretation.split_network`.
+
+    Returns:
+        The head, from inputs to hidden representations, and the tail, from there to outputs.
+
+    Raises:
+        TypeError: If `network` is neither a Keras model nor a pair of Keras layers.
+        ValueError: If a model is given without a layer, or two parts are given with one.
+    """
+    if isinstance(network, tuple | list):
+        if len(network) != 2 or not all(isinstance(part, keras.Layer) for part in network):
+            raise TypeError(
+                "`network` should be a Keras model, or a head and a tail, which are Keras models. "
+                f"Received: network={network}"
+            )
+        if layer is not None:
+            raise ValueError(
+                "`layer` should be omitted where `network` is a head and a tail. "
+                f"Received: layer={layer!r}"
+            )
+        return network[0], network[1]
+    if layer is None and isinstance(network, keras.Model):
+        raise ValueError(
+            "`layer` should say where to split the network, unless `network` is a head and a tail. "
+            f"Received: network={network}, layer=None"
+        )
+    return split_network(network, layer)
+
+
+def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray:
+    """Returns the hidden representations of inputs as vectors.
+
+    Args:
+        head: The head.
+        x: Its inputs, `[instances, ...]`.
+        batch_size: The number of instances that are worked through at a time.
+
+    Returns:
+        The vectors, `[instances, n]`, in float64.
+    """
+    if not isinstance(head, keras.Model):
+        head = keras.Sequential([head])
+    hidden = head.predict(x, batch_size=batch_size, verbose=0)
+    return np.reshape(hidden, [len(hidden), -1]).astype("float64")
+
+
+def to_columns(labels: Any, count: int) -> list[np.ndarray]:
+    """Turns labels into columns, of integers from 0 on for classes and of floats for real numbers.
+
+    Args:
+        labels: Classes or real numbers, `[count, K]` or `[count]`. Columns of whole numbers are
+            classes, and so is what is not a number.
+        count: The number of instances.
+
+    Returns:
+        The K columns, `[count]`.
+
+    Raises:
+        ValueError: If the shape is another one, or a column is constant or not finite.
+    """
+    matrix = np.asarray(labels)
+    matrix = matrix[:, None] if matrix.ndim == 1 else matrix
+    # Lists find the type of a column whose neighbours have others.
+    found = [np.asarray(column.tolist()) for column in matrix.T] if matrix.ndim == 2 else []
+    flags = [column.dtype.kind != "f" or bool(np.all(column == column.round())) for column in found]
+    return check_labels(matrix, count, flags)
+
+
+def to_names(names: Iterable[str] | None, count: int) -> list[str]:
+    """Returns the names of factors, "factor_1" and so on if there are none.
+
+    Args:
+        names: The names, or `None`.
+        count: The number of factors.
+
+    Raises:
+        ValueError: If there are not as many names as factors, or they are not unique.
+    """
+    if names is None:
+        return [f"factor_{index}" for index in range(1, count + 1)]
+    names = [names] if isinstance(names, str) else list(names)
+    if len(names) != count or len({"residual", *names}) != count + 1:
+        raise ValueError(
+            f"`names` should be {count} different names other than 'residual', one for each column "
+            f"of `labels`. Received: names={names}"
+        )
+    return names
+
+
+def to_classes(column: np.ndarray, bins: int = 20) -> np.ndarray:
+    """Turns a column of labels into classes, numbers into bins of as many instances each.
+
+    Args:
+        column: A column of :func:`to_columns`.
+        bins: The number of bins for real numbers.
+
+    Returns:
+        The classes, integers from 0 on, `[count]`.
+    """
+    if is_categorical(column):
+        return column
+    bins = max(2, min(bins, len(column) // 4))
+    edges = np.quantile(column, np.linspace(0.0, 1.0, bins + 1)[1:-1])
+    return np.unique(np.digitize(column, edges), return_inverse=True)[1].reshape(-1)
+
+
+def make_pairs(
+    hidden: np.ndarray,
+    columns: Iterable[np.ndarray],
+    *,
+    correlation: float = 0.9,
+    batch_size: int = 256,
+    shuffle: bool = True,
+    seed: int | None = 0,
+) -> CategoricalPairs:
+    """Makes pairs of instances that share one factor each, be it a class or a number.
+
+    Instances share a number if they are in the same of twenty bins of as many instances each, so
+    that the numbers' distribution does not matter, nor whether they go round in a circle.
+
+    Args:
+        hidden: What pairs are made of, `[instances, ...]`.
+        columns: The labels, as :func:`to_columns` returns them.
+        correlation: See :class:`~gyoza.data.CategoricalPairs`, and so for the others.
+        batch_size: Likewise.
+        shuffle: Likewise.
+        seed: Likewise.
+
+    Returns:
+        The source of pairs.
+    """
+    classes = np.stack([to_classes(column) for column in columns], axis=1)
+    return CategoricalPairs(hidden, classes, batch_size, correlation, shuffle, seed)
