@@ -1,5 +1,6 @@
 """Metrics of densities and regressions, and of how well the factors of a code are disentangled."""
 
+from gyoza.modelling.metrics.agreement import agreement
 from gyoza.modelling.metrics.clustering import ClusteringAccuracy
 from gyoza.modelling.metrics.density import BitsPerDimension, NegativeLogLikelihood
 from gyoza.modelling.metrics.entanglement import Entanglement
@@ -44,4 +45,5 @@ __all__ = [
     "modularity",
     "factor_vae_score",
     "mean_correlation_coefficient",
+    "agreement",
 ]
