@@ -118,7 +118,7 @@ class Interpreter(Edits, keras.Model):
     def from_network(
         cls,
         network: keras.Model,
-        layer_name: str,
+        layer: str | int | keras.Layer,
         flow: FlowModel,
         dimensions_per_factor: Mapping[str, int] | Iterable[int],
         **kwargs: Any,
@@ -127,7 +127,7 @@ class Interpreter(Edits, keras.Model):
 
         Args:
             network: See :func:`split_network`.
-            layer_name: See :func:`split_network`.
+            layer: See :func:`split_network`.
             flow: See :class:`Interpreter`.
             dimensions_per_factor: See :class:`Interpreter`.
             **kwargs: Further arguments of :class:`Interpreter`.
@@ -135,7 +135,7 @@ class Interpreter(Edits, keras.Model):
         Returns:
             The interpreter.
         """
-        head, tail = split_network(network, layer_name)
+        head, tail = split_network(network, layer)
         return cls(head, flow, tail, dimensions_per_factor, **kwargs)
 
     @property

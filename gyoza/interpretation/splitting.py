@@ -7,10 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.axes import is_integer
+
 __all__ = ["split_network"]
 
 
-def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, keras.Model]:
+def split_network(
+    network: keras.Model, layer: str | int | keras.Layer
+) -> tuple[keras.Model, keras.Model]:
     r"""Splits a network at a layer into a head :math:`h` and a tail :math:`g`.
 
     The network is :math:`g \circ h`. Both parts consist of the layers of the network, not of copies
@@ -21,19 +25,25 @@ def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, k
         network: A trained Keras model: sequential, functional, or a subclass of `keras.Model` whose
             `call` consists of Keras layers and operations. A subclassed model has to be built, and
             has one argument besides `training`, which may be a list or dictionary of tensors.
-        layer_name: The name of the layer whose outputs are the hidden representation. In a model
-            within the network, `"model/layer"`.
+            Models that Keras 2 saved can be loaded with
+            `keras.models.load_model(path, compile=False)`.
+        layer: The layer whose outputs are the hidden representation: the layer itself, its index in
+            `network.layers`, or its name. The layer itself may belong to a model within the
+            network. The path `"model/layer"` names it there.
 
     Returns:
         The head :math:`h`, from the inputs of the network to the outputs of the layer, and the tail
-        :math:`g`, from there to the outputs of the network. Both are functional Keras models.
+        :math:`g`, from there to the outputs of the network. Both are functional Keras models. If
+        the network has a list of one input or output, they have the tensor itself.
 
     Raises:
-        TypeError: If `network` is not a Keras model, or `layer_name` is not a string.
+        TypeError: If `network` is not a Keras model, or `layer` is neither a string nor an integer
+            nor a Keras layer.
         ValueError: If there is no such layer, if it is the last, is used more than once or has
             several outputs, if other tensors than its outputs pass from the head to the tail, as
             those of a skip connection do, if the model is not built or its `call` cannot be traced
-            by symbolic tensors, or if the parts do not give what the network gives.
+            by symbolic tensors, as where it branches on their values, or if the parts do not give
+            what the network gives.
 
     Example:
 
@@ -54,12 +64,43 @@ def split_network(network: keras.Model, layer_name: str) -> tuple[keras.Model, k
             "`network` should be a `keras.Model`. "
             f"Received: network={network} (of type {type(network)})"
         )
-    if not isinstance(layer_name, str):
-        raise TypeError(f"`layer_name` should be a string. Received: layer_name={layer_name}")
     inputs, outputs = _to_graph(network)
-    head, tail = _split(inputs, outputs, layer_name.split("/"), network.name)
-    _check_composition(network, inputs, head, tail, layer_name)
+    path = _to_path(network, layer)
+    head, tail = _split(inputs, outputs, path, network.name)
+    if tail is None:
+        raise _nothing_after(getattr(path[-1], "name", path[-1]))
+    _check_composition(network, inputs, head, tail)
     return head, tail
+
+
+def _to_path(network: keras.Model, layer: Any) -> list[Any]:
+    """Returns the models, from the outermost one inwards, and the layer that lead to a layer."""
+    if isinstance(layer, str):
+        return list(layer.split("/"))
+    if isinstance(layer, keras.Layer):
+        return _find_path(network, layer) or [layer]
+    if not is_integer(layer):
+        raise TypeError(
+            "`layer` should be a name, an index, or a Keras layer. "
+            f"Received: layer={layer!r} (of type {type(layer)})"
+        )
+    count = len(network.layers)
+    if not -count <= layer < count:
+        raise ValueError(
+            f"`layer` should be an index of the {count} layers of network '{network.name}'. "
+            f"Received: layer={layer}"
+        )
+    return [network.layers[layer]]
+
+
+def _find_path(model: keras.Model, layer: keras.Layer) -> list[keras.Layer] | None:
+    for inner in model.layers:
+        if inner is layer:
+            return [layer]
+        path = _find_path(inner, layer) if isinstance(inner, keras.Model) else None
+        if path:
+            return [inner, *path]
+    return None
 
 
 def _to_graph(network: keras.Model) -> tuple[Any, Any]:
@@ -73,9 +114,7 @@ def _to_graph(network: keras.Model) -> tuple[Any, Any]:
         return network.inputs[0], network.outputs[0]
     if hasattr(network, "outputs"):
         return network.input, network.output
-    shapes = (network.get_build_config() or {}).get("input_shape")
-    if shapes is None:
-        raise _not_traceable(network, "a network whose `get_build_config` has no input shape")
+    shapes, source = _get_input_shape(network)
 
     def make_input(shape: Any, name: str | None = None) -> Any:
         return keras.Input(batch_shape=(None, *shape[1:]), dtype=network.input_dtype, name=name)
@@ -89,11 +128,45 @@ def _to_graph(network: keras.Model) -> tuple[Any, Any]:
         outputs = network.call(inputs)
     except _TRACING_ERRORS as error:
         raise _not_traceable(
-            network, f"a `call` that raises {type(error).__name__}: {error}"
+            network, f"a `call` that raises {type(error).__name__}{source}: {error}"
         ) from error
     if not all(isinstance(y, keras.KerasTensor) for y in keras.tree.flatten(outputs)):
         raise _not_traceable(network, "a `call` that returns something else than tensors")
+    for node in _nodes(outputs):
+        if _uses_outer_tensors(node):
+            name = node.operation.name
+            raise _not_traceable(network, f"'{name}', whose functions use tensors from outside")
     return inputs, outputs
+
+
+def _uses_outer_tensors(node: Any) -> bool:
+    """Returns whether an operation such as `ops.cond` hides connections in its functions."""
+    arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    cells = [cell for f in arguments for cell in getattr(f, "__closure__", None) or ()]
+    return _has_tensors([cell.cell_contents for cell in cells])
+
+
+def _get_only(structure: Any) -> Any:
+    """Takes the tensor out of a list of one, as which Keras 2 saved what goes in and out."""
+    if isinstance(structure, list | tuple) and len(structure) == 1:
+        return structure[0]
+    return structure
+
+
+def _get_input_shape(network: keras.Model) -> tuple[Any, str]:
+    """Returns the shape of a subclassed model's inputs, and how an error should say whence it is.
+
+    Keras does not know the shape if it could not trace `call` when it built the model. That of the
+    inputs of the first layer then shows why it could not.
+    """
+    shape = (network.get_build_config() or {}).get("input_shape")
+    if shape is not None:
+        return shape, ""
+    for layer in network.layers:
+        shape = (layer.get_build_config() or {}).get("input_shape")
+        if shape is not None:
+            return shape, f" on inputs of shape {shape}, as layer '{layer.name}' has them"
+    raise _not_traceable(network, "a network and layers that do not know the shape of their inputs")
 
 
 # What the code of users, and Keras, raise where symbolic tensors cannot be used.
@@ -111,38 +184,55 @@ def _not_traceable(network: keras.Model, received: str) -> ValueError:
     """Makes the error for networks that are not made of layers and operations alone."""
     return ValueError(
         f"Network '{network.name}' should have a single argument besides `training`, and a `call` "
-        "that consists of Keras layers and operations, so that symbolic tensors can take the same "
-        f"way through it as data. Received: {received}"
+        "that consists of Keras layers and operations and does not branch on values of tensors, so "
+        "that symbolic tensors can take the same way through it as data. If it does, but on inputs "
+        "of another shape, split `keras.Model(x, network.call(x))` with a `keras.Input` for `x`. "
+        f"Received: {received}"
     )
 
 
 def _split(
-    inputs: Any, outputs: Any, path: list[str], name: str
-) -> tuple[keras.Model, keras.Model]:
-    """Splits a graph at the layer that the first entry of `path` names, or in its inside."""
+    inputs: Any, outputs: Any, path: list[Any], name: str
+) -> tuple[keras.Model, keras.Model | None]:
+    """Splits a graph at the layer that the first entry of `path` is or names, or in its inside.
+
+    There is no tail if the outputs of the layer are those of the graph.
+    """
+    inputs, outputs = _get_only(inputs), _get_only(outputs)
     node = _find_node(outputs, path[0], name)
+    inner = node.operation
     cut = keras.tree.flatten(node.output_tensors)
     if len(cut) != 1:
         raise ValueError(
-            f"Layer '{path[0]}' of network '{name}' should have a single output. "
+            f"Layer '{inner.name}' of network '{name}' should have a single output. "
             f"Received: {len(cut)} outputs"
         )
+    after = None if cut[0] is outputs else _make_tail(cut[0], outputs)
     if len(path) == 1:
-        return _cut_at(inputs, cut[0], outputs, path[0])
-    inner = node.operation
+        return keras.Model(inputs, cut[0]), after
     if not isinstance(inner, keras.Model):
         raise ValueError(
-            f"`layer_name` should lead through models to a layer. Received: '{path[0]}', which is "
+            f"`layer` should lead through models to a layer. Received: '{inner.name}', which is "
             f"a {type(inner).__name__}, before '{path[1]}'"
         )
-    # What comes before the inner model, its two parts, and what comes after it.
+    # What comes before the inner model, and the two parts of that.
     arguments = (*node.arguments.args, *node.arguments.kwargs.values())
     before = keras.Model(inputs, next(x for x in arguments if _has_tensors(x)))
     first, second = _split(*_to_graph(inner), path[1:], inner.name)
-    _, after = _cut_at(inputs, cut[0], outputs, path[0])
     head = keras.Model(inputs, first(before(inputs)))
+    if second is None:
+        return head, after
+    if after is None:
+        return head, second
     hidden = keras.Input(batch_shape=first.output.shape, dtype=first.output.dtype)
     return head, keras.Model(hidden, after(second(hidden)))
+
+
+def _nothing_after(layer_name: str) -> ValueError:
+    return ValueError(
+        f"Layer '{layer_name}' should have other layers after it. "
+        "Received: a layer that gives outputs of the network"
+    )
 
 
 def _has_tensors(structure: Any) -> bool:
@@ -162,32 +252,35 @@ def _nodes(outputs: Any) -> Iterator[Any]:
             yield node
 
 
-def _find_node(outputs: Any, layer_name: str, network_name: str) -> Any:
+def _find_node(outputs: Any, layer: Any, network_name: str) -> Any:
     nodes = list(_nodes(outputs))
-    found = [node for node in nodes if node.operation.name == layer_name]
+    found = [node for node in nodes if node.operation is layer or node.operation.name == layer]
     if not found:
         names = list(dict.fromkeys(node.operation.name for node in reversed(nodes)))
+        name = getattr(layer, "name", layer)
         raise ValueError(
-            f"`layer_name` should be one of the layers of network '{network_name}', which are "
-            f"{names}. Received: layer_name={layer_name!r}"
+            f"`layer` should be one of the layers of network '{network_name}', which are {names}, "
+            f"or lie in one that is a model itself. Received: layer={name!r}"
+        )
+    name, count = found[0].operation.name, len({id(node.operation) for node in found})
+    if count > 1:
+        raise ValueError(
+            f"`layer` should be unique in network '{network_name}'. "
+            f"Received: layer={name!r}, the name of {count} layers"
         )
     if len(found) > 1:
         raise ValueError(
-            f"Layer '{layer_name}' should be used once by network '{network_name}'. "
+            f"Layer '{name}' should be used once by network '{network_name}'. "
             f"Received: a layer that is used {len(found)} times"
         )
     return found[0]
 
 
-def _cut_at(
-    inputs: Any, cut: Any, outputs: Any, layer_name: str
-) -> tuple[keras.Model, keras.Model]:
-    """Splits a graph at one of its tensors."""
+def _make_tail(cut: Any, outputs: Any) -> keras.Model:
+    """Makes a model of what a graph does after one of its tensors."""
+    layer_name = cut._keras_history[0].name
     if any(cut is x for x in keras.tree.flatten(outputs)):
-        raise ValueError(
-            f"Layer '{layer_name}' should have other layers after it. "
-            "Received: a layer that gives outputs of the network"
-        )
+        raise _nothing_after(layer_name)
     after = {id(cut)}
     nodes = list(_nodes(outputs))
     while True:  # until no more tensors are found that depend on the cut
@@ -214,11 +307,11 @@ def _cut_at(
             f"Received: a network in which the outputs of {', '.join(names)} bypass it. Split it "
             "where these have been joined, or before they part"
         )
-    return keras.Model(inputs, cut), keras.Model(cut, outputs)
+    return keras.Model(cut, outputs)
 
 
 def _check_composition(
-    network: keras.Model, inputs: Any, head: keras.Model, tail: keras.Model, layer_name: str
+    network: keras.Model, inputs: Any, head: keras.Model, tail: keras.Model
 ) -> None:
     """Checks on random inputs that head and tail give what the network gives."""
     random = np.random.default_rng(0)
@@ -231,12 +324,11 @@ def _check_composition(
 
     x = keras.tree.map_structure(draw, inputs)
     for expected, value in zip(
-        keras.tree.flatten(network(x)), keras.tree.flatten(tail(head(x))), strict=True
+        keras.tree.flatten(network(x)), keras.tree.flatten(tail(head(_get_only(x)))), strict=True
     ):
         expected, value = (np.asarray(ops.convert_to_numpy(y), float) for y in (expected, value))
         if not np.allclose(value, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
             raise ValueError(
-                f"The two parts of network '{network.name}' at layer '{layer_name}' should give "
-                "what the network gives. Received: outputs that differ by up to "
-                f"{np.abs(value - expected).max()}"
+                f"The two parts of network '{network.name}' should give what the network gives. "
+                f"Received: outputs that differ by up to {np.abs(value - expected).max()}"
             )

@@ -77,6 +77,90 @@ def test_layers_of_inner_models():
         split_network(inner, "hidden/inner")
 
 
+@pytest.mark.parametrize("outer", [[], [layers.Dense(3)]], ids=["at the end", "before a layer"])
+def test_ends_of_inner_models(outer):
+    inner = make_functional()
+    network = keras.Sequential([keras.Input([6]), layers.Dense(6), inner, *outer])
+    head, tail = split_network(network, "network/middle")
+    np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
+    last = inner.get_layer("last")
+    if outer:
+        head, tail = split_network(network, last)
+        np.testing.assert_allclose(run(head, X), run(inner, run(network.layers[0], X)), rtol=1e-5)
+        np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
+    else:
+        with pytest.raises(ValueError, match="'last' should have other layers after it"):
+            split_network(network, last)
+
+
+def test_layer_by_name_index_and_object():
+    innermost = keras.Sequential([keras.Input([6]), layers.Dense(4), layers.Dense(6)], name="deep")
+    inner = keras.Sequential([keras.Input([6]), innermost, layers.Dense(6)], name="inner")
+    network = keras.Sequential([keras.Input([6]), layers.Dense(6), inner, layers.Dense(2)])
+    for layer, path in [
+        (0, network.layers[0].name),
+        (np.int64(-2), "inner"),
+        (inner, "inner"),
+        (inner.layers[0], "inner/deep"),
+        (innermost.layers[0], f"inner/deep/{innermost.layers[0].name}"),
+    ]:
+        parts, expected = split_network(network, layer), split_network(network, path)
+        for part, other in zip(parts, expected, strict=True):
+            assert part.output_shape == other.output_shape
+        np.testing.assert_array_equal(run(parts[0], X), run(expected[0], X))
+    with pytest.raises(ValueError, match=r"index of the 3 layers of .* Received: layer=3"):
+        split_network(network, 3)
+    with pytest.raises(ValueError, match=r"or lie in one that is a model.* layer='elsewhere'"):
+        split_network(network, layers.Dense(2, name="elsewhere"))
+    with pytest.raises(TypeError, match=r"name, an index, or a Keras layer.* layer=1\.5"):
+        split_network(network, 1.5)
+
+
+@pytest.mark.parametrize("pack", [list, tuple, lambda x: dict(zip("ab", x, strict=True))])
+def test_several_inputs(pack):
+    a, b = keras.Input([6], name="a"), keras.Input([3], name="b")
+    joined = layers.Concatenate()([layers.Dense(2)(a), b])
+    outputs = layers.Dense(2)(layers.Dense(5, name="hidden")(joined))
+    network, x = keras.Model(pack([a, b]), outputs), pack([X, X[:, :3]])
+    head, tail = split_network(network, "hidden")
+    np.testing.assert_allclose(run(tail, head(x)), run(network, x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="outputs of 'b' bypass it"):
+        split_network(network, 1 + network.layers.index(network.get_layer("a")))
+
+
+@pytest.mark.filterwarnings("error:.*structure of `inputs`")
+def test_lists_of_one_as_keras_2_saved_them(tmp_path):
+    inputs = keras.Input([6])
+    outputs = layers.Dense(2)(layers.BatchNormalization(name="hidden")(inputs))
+    keras.Model([inputs], [outputs]).save(tmp_path / "network.h5")
+    network = keras.models.load_model(tmp_path / "network.h5", compile=False)
+    head, tail = split_network(network, "hidden")
+    assert head.output.shape == (None, 6)
+    assert tail.output.shape == (None, 2)
+    np.testing.assert_allclose(run(tail, head(X)), run(network, [X]), rtol=1e-5, atol=1e-6)
+
+
+def test_subclass_that_does_not_know_the_shape_of_its_inputs():
+    class Building(Subclassed):
+        def build(self):
+            self.hidden.build([None, 6])
+            self.last.build([None, 5])
+
+    network = Building()
+    network.build()
+    head, tail = split_network(network, "hidden")
+    np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
+
+    class Weightless(Building):
+        def build(self):
+            pass
+
+    network = Weightless()
+    network.build()
+    with pytest.raises(ValueError, match=r"split `keras\.Model\(x, .*do not know the shape"):
+        split_network(network, "hidden")
+
+
 def test_inner_model_that_is_called_by_keyword():
     inner, inputs = make_functional(), keras.Input([6])
     network = keras.Model(inputs, layers.Dense(3)(inner(training=False, inputs=inputs)))
@@ -100,20 +184,42 @@ def test_subclass_whose_argument_has_several_tensors(take, x):
     np.testing.assert_allclose(run(tail, head(x)), run(network, x), rtol=1e-5, atol=1e-6)
 
 
+def call_by_condition(self, x):
+    hidden = self.hidden(x)
+    return self.last(ops.cond(ops.sum(x) > 0, lambda: hidden, lambda: -hidden))
+
+
 @pytest.mark.parametrize(
-    ("call", "count"),
+    ("call", "count", "reason"),
     [
-        (lambda self, x: self.last(x if ops.sum(self.hidden(x)) > 0 else -x), 1),
-        (lambda self, a, b: self.last(self.hidden(a + b)), 2),
-        (lambda self, x: (self.last(self.hidden(x)), "name"), 1),
-        (lambda self, x: self.last(self.hidden(np.abs(ops.convert_to_numpy(x)))), 1),
+        (
+            lambda self, x: self.last(x if ops.sum(self.hidden(x)) > 0 else -x),
+            1,
+            r"TypeError(| on inputs of shape \(5, 6\), as layer 'hidden' has them): .* boolean",
+        ),
+        (
+            lambda self, x: self.last(float(ops.sum(x)) * self.hidden(x)),
+            1,
+            "a `call` that raises",
+        ),
+        (call_by_condition, 1, "'?cond|Cond"),
+        (lambda self, a, b: self.last(self.hidden(a + b)), 2, "TypeError: .*argument: 'b'"),
+        (lambda self, x: (self.last(self.hidden(x)), "name"), 1, "something else than tensors"),
+        (
+            lambda self, x: self.last(self.hidden(np.abs(ops.convert_to_numpy(x)))),
+            1,
+            "a `call` that raises",
+        ),
     ],
-    ids=["branches on data", "two arguments", "no tensor", "NumPy"],
+    ids=["branches on data", "number", "condition", "two arguments", "no tensor", "NumPy"],
 )
-def test_subclass_that_cannot_be_traced(call, count):
+def test_subclass_that_cannot_be_traced(call, count, reason):
     network = type("Traced", (Subclassed,), {"call": call})()
     network(*count * [X])
-    with pytest.raises(ValueError, match=r"'traced.*' should have a single argument .*Received: a"):
+    with pytest.raises(
+        ValueError,
+        match=f"'traced.*' should have a single argument .*does not branch .*Received: .*{reason}",
+    ):
         split_network(network, "hidden")
 
 
@@ -170,14 +276,28 @@ def test_other_bad_input():
         split_network(network, network.layers[-1].name)
     with pytest.raises(ValueError, match="should be built"):
         split_network(Subclassed(), "hidden")
-    with pytest.raises(TypeError, match="`layer_name` should be a string"):
-        split_network(network, 1)
+    with pytest.raises(ValueError, match="used 2 times"):
+        split_network(twice, shared)
     first, second = (layers.Dense(6, name=name)(inputs) for name in ("a", "b"))
     inner = keras.Model(inputs, [first, second], name="inner")
     with pytest.raises(ValueError, match=r"'inner' .* should have a single output"):
         split_network(keras.Model(inputs, layers.Add()(inner(inputs))), "inner/a")
     with pytest.raises(TypeError, match=r"keras\.Model"):
         split_network(shared, "shared")
+
+
+def test_name_of_two_layers():
+    class Doubled(Subclassed):
+        def __init__(self):
+            super().__init__()
+            self.last = layers.Dense(2, name="hidden")
+
+    network = Doubled()
+    network(X)
+    with pytest.raises(ValueError, match=r"should be unique .* the name of 2 layers"):
+        split_network(network, "hidden")
+    head, tail = split_network(network, network.hidden)
+    np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
 
 
 def test_parts_that_differ_from_the_network():
