@@ -12,7 +12,14 @@ import numpy as np
 from gyoza.data.checks import to_numpy
 from gyoza.modelling.axes import is_integer
 
-__all__ = ["PairSource", "to_instances", "to_columns", "to_correlations", "name_factor"]
+__all__ = [
+    "PairSource",
+    "to_instances",
+    "to_columns",
+    "to_correlations",
+    "to_shared_factors",
+    "name_factor",
+]
 
 
 class PairSource(keras.utils.PyDataset):
@@ -183,6 +190,33 @@ def to_correlations(name: str, value: float | Sequence[float], factor_count: int
             f"(the residual factor is not one of them). Received: {name}={value}"
         )
     return np.broadcast_to(correlations, factor_count)
+
+
+def to_shared_factors(share: str, kinds: Sequence[str], factor_count: int) -> np.ndarray:
+    """Tells which factors the kinds of pairs share, as booleans of shape [kinds, factor count].
+
+    Args:
+        share: "all", "one" or "all but one". There is a kind of pairs for each factor that is
+            shared alone, or that is not shared.
+        kinds: The values that `share` may have.
+        factor_count: Number of factors.
+
+    Raises:
+        ValueError: If `share` has another value, or nothing would be shared.
+    """
+    if share not in kinds:
+        raise ValueError(f"`share` should be one of {kinds}. Received: share={share!r}")
+    if share == "all":
+        return np.ones([1, factor_count], dtype=bool)
+    is_shared = np.eye(factor_count, dtype=bool)
+    if share == "one":
+        return is_shared
+    if factor_count == 1:
+        raise ValueError(
+            f"There should be at least two factors to share all but one of them. "
+            f"Received: share={share!r} and one factor"
+        )
+    return ~is_shared
 
 
 def name_factor(column: int) -> str:

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.pairs.base import PairSource, name_factor, to_columns, to_correlations, to_instances
+from gyoza.data.pairs.base import (
+    PairSource,
+    name_factor,
+    to_columns,
+    to_correlations,
+    to_instances,
+    to_shared_factors,
+)
 from gyoza.data.pairs.groups import Groups
 
 __all__ = ["CategoricalPairs"]
@@ -18,7 +25,7 @@ _CLASS_TYPES = (int, str, bytes, np.integer, np.bool_)
 
 
 class CategoricalPairs(PairSource):
-    r"""Pairs that share the class of one factor, drawn anew in every epoch.
+    r"""Pairs that share the class of one factor, or of all but one, drawn anew in every epoch.
 
     Every instance is the first of exactly one pair per epoch. For its pair, one of the
     :math:`K` factors is chosen, and the second instance is drawn from the other members of its
@@ -34,6 +41,18 @@ class CategoricalPairs(PairSource):
     other factors, the two may or may not happen to share the class. Choose data whose factors are
     independent of each other; `realised_correlation` shows whether they are.
 
+    With `share="all but one"`, it is the other way round: the second instance is drawn from those
+    that share the classes of all factors but :math:`F`, which is thereby drawn anew,
+
+    .. math::
+
+        b \sim \mathcal{U}\{i \neq a : c_k(i) = c_k(a) \;\forall k \neq F\}, \qquad
+        y_k = \begin{cases} 0 & k = F \\ \sigma_k & k \neq F \end{cases}
+
+    so that a pair tells of :math:`K - 1` factors at a time, and independence matters less. This
+    needs data that hold every combination of classes at least twice. The residual factor is never
+    shared.
+
     Args:
         x: The instances, array-like of shape [N, ...] and of any dtype, which the batches keep.
         labels: The classes, array-like of integers, booleans or strings and of shape [N], for a
@@ -47,6 +66,8 @@ class CategoricalPairs(PairSource):
             validation.
         seed: Non-negative integer from which the pairs of every epoch follow, in any process. If
             None, a seed is drawn that `keras.utils.set_random_seed` makes reproducible.
+        share: Which classes the two instances of a pair share, that of "one" factor, or those of
+            "all but one".
         **kwargs: Arguments of `keras.utils.PyDataset`: `workers`, `use_multiprocessing` and
             `max_queue_size`. A batch takes microseconds, so more than one worker pays only if `x`
             is mapped from a slow disk; Keras 3.15 then also hands some batches that were queued
@@ -54,7 +75,8 @@ class CategoricalPairs(PairSource):
 
     Raises:
         ValueError: If an argument has an unsuitable shape or value, if a factor has only one
-            class, or if a class has only one member, who then has no partner.
+            class, or if a class, or a combination of the classes of all factors but one, has only
+            one member, who then has no partner.
         TypeError: If the labels are neither integers nor booleans nor strings.
 
     Example:
@@ -90,6 +112,7 @@ class CategoricalPairs(PairSource):
         correlation: float | Sequence[float] = 0.9,
         shuffle: bool = True,
         seed: int | None = None,
+        share: str = "one",
         **kwargs: Any,
     ) -> None:
         x = to_instances(x)
@@ -100,17 +123,18 @@ class CategoricalPairs(PairSource):
                 "`correlation` should lie in [0, 1), since the two instances of a pair share a "
                 f"class. Received: correlation={correlation}"
             )
-        targets = np.eye(len(classes), 1 + len(classes), k=1) * correlations[:, None]
+        is_shared = to_shared_factors(share, ["one", "all but one"], len(classes))
+        targets = np.concatenate([np.zeros([len(classes), 1]), is_shared * correlations], axis=1)
         super().__init__(x, targets.astype("float32"), batch_size, shuffle, seed, **kwargs)
         self._classes = classes
-        self._groups = Groups(classes.reshape(-1))
+        self._groups = Groups((classes if share == "one" else _combine(classes)).reshape(-1))
         self.set_epoch(0)
 
     def _draw_partners(
         self, rng: np.random.Generator, first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         factor = rng.integers(len(self._classes), size=len(first))
-        # In the flattened classes, instance i of factor k stands at k * N + i.
+        # In the flattened groups, instance i of factor k stands at k * N + i.
         offset = factor * len(self._x)
         position = offset + first
         second = self._groups.draw(rng, self._groups.group_of[position], position) - offset
@@ -134,7 +158,8 @@ class CategoricalPairs(PairSource):
         diagonal is 1 by construction. Off the diagonal, the entries scatter around 0 if the
         factors are independent, as `y` claims; an entry far from 0 says that instances which
         share the class in factor :math:`F` tend to share it in :math:`G`, too, so that the data
-        cannot tell the two factors apart. A row is NaN if the epoch has no pair for its factor.
+        cannot tell the two factors apart. With `share="all but one"`, the diagonal should be close
+        to 0, and the other entries are 1. A row is NaN if the epoch has no pair for its factor.
 
         References:
             - Cohen, J. (1960). "A Coefficient of Agreement for Nominal Scales." Educational and
@@ -145,7 +170,7 @@ class CategoricalPairs(PairSource):
         drawn_for = factor == np.arange(len(self._classes))[:, None]
         with np.errstate(invalid="ignore"):
             agreement = drawn_for.astype(float) @ agree.T / drawn_for.sum(axis=1, keepdims=True)
-        others = self._groups.sizes[self._classes] - 1
+        others = np.bincount(self._classes.reshape(-1))[self._classes] - 1
         chance = others.mean(axis=1) / (len(self._x) - 1)
         return (agreement - chance) / (1 - chance)
 
@@ -194,3 +219,33 @@ def _encode_classes(labels: np.ndarray) -> np.ndarray:
         classes[k] = codes + class_count
         class_count += len(values)
     return classes
+
+
+def _combine(classes: np.ndarray) -> np.ndarray:
+    """Numbers, for each factor, the combinations of the classes of all others consecutively.
+
+    Args:
+        classes: Integers of shape [K, N].
+
+    Returns:
+        Integer array of shape [K, N].
+
+    Raises:
+        ValueError: If a combination has only one member.
+    """
+    combinations = np.empty_like(classes)
+    combination_count = 0
+    for k in range(len(classes)):
+        _, codes, counts = np.unique(
+            np.delete(classes, k, axis=0), axis=1, return_inverse=True, return_counts=True
+        )
+        if np.min(counts) == 1:
+            raise ValueError(
+                "Every combination of the classes of all factors but one should have at least two "
+                "members, since an instance is paired with another one of its combination. "
+                f"Received: labels with {np.sum(counts == 1)} combinations of one member if "
+                f"{name_factor(k)} is left out; `share='one'` can do without"
+            )
+        combinations[k] = codes.reshape(-1) + combination_count
+        combination_count += len(counts)
+    return combinations

@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.pairs.base import PairSource, name_factor, to_columns, to_correlations, to_instances
+from gyoza.data.pairs.base import (
+    PairSource,
+    name_factor,
+    to_columns,
+    to_correlations,
+    to_instances,
+    to_shared_factors,
+)
 from gyoza.data.pairs.groups import Groups
 from gyoza.extras import import_extra
 
@@ -34,6 +41,11 @@ class ContinuousPairs(PairSource):
     dependent ones, it lets the targets be distributed like the scores, so that no instance is
     drawn much more often than others. Instances that have the same scores are drawn equally often.
 
+    With `share="one"`, pairs are alike in one factor at a time, as those of `CategoricalPairs` are:
+    for each pair, one of the factors :math:`F` is drawn uniformly, and the correlations of all
+    others are taken as 0, in the equation and in :math:`y`. With `share="all but one"`, that of
+    :math:`F` is.
+
     `realised_correlation` tells how well the data allow for the wanted correlations. They are met
     closely if the factors are continuous and not too many: with 1000 instances of independent
     factors and :math:`\rho = 0.9`, about 0.89 is realised for three factors, but only 0.84 for
@@ -57,6 +69,8 @@ class ContinuousPairs(PairSource):
             validation.
         seed: Non-negative integer from which the pairs of every epoch follow, in any process. If
             None, a seed is drawn that `keras.utils.set_random_seed` makes reproducible.
+        share: Along which factors the two instances of a pair correlate: "all", "one", or "all but
+            one".
         **kwargs: Arguments of `keras.utils.PyDataset`: `workers`, `use_multiprocessing` and
             `max_queue_size`. A batch takes microseconds, so more than one worker pays only if `x`
             is mapped from a slow disk; Keras 3.15 then also hands some batches that were queued
@@ -96,20 +110,25 @@ class ContinuousPairs(PairSource):
         batch_size: int = 256,
         shuffle: bool = True,
         seed: int | None = None,
+        share: str = "all",
         **kwargs: Any,
     ) -> None:
         x = to_instances(x)
         scores = _normal_scores(to_columns("factors", factors, x))
         factor_count = scores.shape[1]
-        self._correlations = to_correlations("correlations", correlations, factor_count)
-        if not np.all(np.abs(self._correlations) < 1):
+        correlations_of_factors = to_correlations("correlations", correlations, factor_count)
+        if not np.all(np.abs(correlations_of_factors) < 1):
             raise ValueError(
                 f"`correlations` should lie in (-1, 1). Received: correlations={correlations}"
             )
-        targets = np.concatenate([[0.0], self._correlations])[None, :]
+        self._kinds = correlations_of_factors * to_shared_factors(
+            share, ["all", "one", "all but one"], factor_count
+        )
+        targets = np.concatenate([np.zeros([len(self._kinds), 1]), self._kinds], axis=1)
         super().__init__(x, targets.astype("float32"), batch_size, shuffle, seed, **kwargs)
+        self._share = share
         self._scores = scores
-        self._noise_root = _noise_root(scores, self._correlations)
+        self._noise_roots = [_noise_root(scores, correlations) for correlations in self._kinds]
         # The tree holds each combination of scores once. Of many equal points it would find the
         # same one every time; drawing from the group that shares them is fair.
         points, group_of = np.unique(scores, axis=0, return_inverse=True)
@@ -120,9 +139,13 @@ class ContinuousPairs(PairSource):
     def _draw_partners(
         self, rng: np.random.Generator, first: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        noise = rng.standard_normal(self._scores.shape) @ self._noise_root
-        targets = self._correlations * self._scores[first] + noise
-        return self._nearest_others(rng, targets, first), np.zeros_like(first)
+        count = len(self._kinds)
+        kind = np.zeros_like(first) if count == 1 else rng.integers(count, size=len(first))
+        noise = rng.standard_normal(self._scores.shape)
+        for index, root in enumerate(self._noise_roots):
+            noise[kind == index] = noise[kind == index] @ root
+        targets = self._kinds[kind] * self._scores[first] + noise
+        return self._nearest_others(rng, targets, first), kind
 
     def _nearest_others(
         self, rng: np.random.Generator, targets: np.ndarray, first: np.ndarray
@@ -147,11 +170,21 @@ class ContinuousPairs(PairSource):
         should be close to 0, and are so if the factors are independent; else expect
         :math:`\rho_j R_{jk}`. An entry is NaN if all `b` share one value of the factor, which can
         happen in tiny data sets.
+
+        If pairs do not share all factors, entry :math:`(F, k)` is the correlation of
+        :math:`s_k(a)` with :math:`s_k(b)` over the pairs for which :math:`F` was drawn, as `y`
+        claims.
         """
-        _, first, second, _ = self._epoch_state
-        scores_a, scores_b = self._scores[first], self._scores[second]
+        _, first, second, kind = self._epoch_state
+        if self._share == "all":
+            return self._correlate(first, second)
+        drawn_for = (kind == index for index in range(self.factor_count))
+        return np.stack([np.diag(self._correlate(first[f], second[f])) for f in drawn_for])
+
+    def _correlate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Gives the correlations of all scores (rows) of `first` with those of `second`."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            correlation = np.corrcoef(scores_a, scores_b, rowvar=False)
+            correlation = np.corrcoef(self._scores[first], self._scores[second], rowvar=False)
         return correlation[: self.factor_count, self.factor_count :]
 
 
