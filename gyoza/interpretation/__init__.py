@@ -1,8 +1,18 @@
 """Seeing inside a trained network: splitting it, sizing factors, and editing them."""
 
 from gyoza.interpretation import baselines
+from gyoza.interpretation.alignment import SwapPairs, SwapTraining
+from gyoza.interpretation.counterfactuals import Counterfactual
 from gyoza.interpretation.factor_sizes import estimate_factor_sizes
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.splitting import split_network
 
-__all__ = ["split_network", "estimate_factor_sizes", "Interpreter", "baselines"]
+__all__ = [
+    "split_network",
+    "estimate_factor_sizes",
+    "Interpreter",
+    "Counterfactual",
+    "SwapTraining",
+    "SwapPairs",
+    "baselines",
+]

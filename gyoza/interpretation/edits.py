@@ -267,7 +267,7 @@ class Edits:
 
         Returns:
             A named tuple of `outputs`, `factors`, `distance` and `found`, see
-            :class:`~gyoza.interpretation.counterfactuals.Counterfactual`. Instances that have the
+            :class:`Counterfactual`. Instances that have the
             right answer are left as they are, with distance 0, and so are those for which nothing
             is found, with an infinite distance.
 

@@ -13,7 +13,13 @@ from gyoza.backend import forget_gradients, jit_batches
 from gyoza.interpretation.counterfactuals import differentiate_margin
 from gyoza.interpretation.edits import Edits
 from gyoza.interpretation.factor_sizes import name_factors
-from gyoza.interpretation.latents import check_sizes, get_flow_shape, join_factors, to_tensor
+from gyoza.interpretation.latents import (
+    check_parts,
+    check_sizes,
+    get_flow_shape,
+    join_factors,
+    to_tensor,
+)
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
 
@@ -93,20 +99,7 @@ class Interpreter(Edits, keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(flow, FlowModel):
-            raise TypeError(
-                f"`flow` should be a `FlowModel`. Received: flow={flow} (of type {type(flow)})"
-            )
-        for name, part in (("head", head), ("flow", flow), ("tail", tail)):
-            if not isinstance(part, keras.Layer):
-                raise TypeError(
-                    f"`{name}` should be a Keras model or layer. "
-                    f"Received: {name}={part} (of type {type(part)})"
-                )
-            if not part.built:
-                raise ValueError(
-                    f"`{name}` should be built: call it on data first. Received: {name}={part}"
-                )
+        check_parts(flow, head=head, tail=tail)
         self.head, self.flow, self.tail = head, flow, tail
         self.dimensions_per_factor = name_factors(dimensions_per_factor)
         self.batch_size = batch_size

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -10,6 +11,7 @@ from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers import FlowModel
 
 __all__ = [
+    "check_parts",
     "get_flow_shape",
     "check_sizes",
     "slice_factors",
@@ -21,6 +23,33 @@ __all__ = [
 ]
 
 _MEAN_SAMPLE_COUNT = 10_000
+
+
+def check_parts(flow: FlowModel, **others: keras.Layer) -> None:
+    """Checks that a flow and other parts of a network are what they should be, and built.
+
+    Args:
+        flow: The flow.
+        **others: The other parts by name.
+
+    Raises:
+        TypeError: If the flow is no `FlowModel`, or another part no Keras layer.
+        ValueError: If one of them is not built.
+    """
+    if not isinstance(flow, FlowModel):
+        raise TypeError(
+            f"`flow` should be a `FlowModel`. Received: flow={flow} (of type {type(flow)})"
+        )
+    for name, part in {"flow": flow, **others}.items():
+        if not isinstance(part, keras.Layer):
+            raise TypeError(
+                f"`{name}` should be a Keras model or layer. "
+                f"Received: {name}={part} (of type {type(part)})"
+            )
+        if not part.built:
+            raise ValueError(
+                f"`{name}` should be built: call it on data first. Received: {name}={part}"
+            )
 
 
 def get_flow_shape(flow: FlowModel) -> tuple[int | None, ...]:

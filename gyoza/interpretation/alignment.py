@@ -1,0 +1,325 @@
+"""Training of flows by what the rest of a network makes of an exchange of factors."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.data.pairs.base import PairSource, to_instances
+from gyoza.interpretation.factor_sizes import name_factors
+from gyoza.interpretation.latents import check_parts, check_sizes, get_flow_shape
+from gyoza.modelling.factors import index_factors
+from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.losses import SupervisedFactorLoss
+
+__all__ = ["SwapTraining", "SwapPairs"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class SwapTraining(keras.Model):
+    r"""Trains a flow through the frozen tail of a network: by the answers after a swap of factors.
+
+    The flow :math:`T` maps hidden representations :math:`a` and :math:`b` to factors. One of them,
+    :math:`F`, is exchanged, and the tail :math:`g` continues the network from there:
+
+    .. math::
+        y = g\left(T^{-1}(z)\right), \qquad
+        z_i = \begin{cases} T(b)_i & \text{entry } i \text{ belongs to factor } F \\
+        T(a)_i & \text{otherwise.} \end{cases}
+
+    Called on `(a, b, factor)`, the model gives these answers. It is compiled with any Keras loss
+    and fitted to the answers that the exchange should lead to: that of `b` where the factor carries
+    the answer, and that of `a` otherwise, as :class:`SwapPairs` draws them:
+
+    .. code-block:: python
+
+        model = SwapTraining(flow, tail, dimensions_per_factor)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        model.fit(SwapPairs(hidden, answers, dimensions_per_factor, "digit"))
+
+    This is distributed alignment search, of which an orthogonal layer as flow is the published
+    case. Only the flow is trained. The tail is run as it is for inference, and its weights count
+    among those that are not trained, without being marked so.
+
+    A flow that is trained by answers alone need not find factors of the data, and one with enough
+    freedom may lead to the right answers through representations that no data have. To keep to the
+    data, a `likelihood_weight` adds the likelihood of both instances to the loss. Judge the result
+    on held-out data, and beside a network that has learnt nothing.
+
+    Args:
+        flow: The flow :math:`T`, built, with latent vectors `[batch, n]`.
+        tail: The Keras model :math:`g`, built, from hidden representations to outputs.
+        dimensions_per_factor: See :class:`Interpreter`.
+        likelihood_weight: The weight :math:`\lambda` of the
+            :class:`~gyoza.modelling.losses.SupervisedFactorLoss` of the pair :math:`(a, b)`, in
+            nats, that is added to the loss. Where the two are drawn independently of each other,
+            no factor correlates; correlations can be given as a fourth input.
+        **kwargs: Arguments of `keras.Model`.
+
+    Raises:
+        TypeError: If the flow is no `FlowModel`, the tail no Keras layer, or sizes are no integers.
+        ValueError: If flow or tail are not built, the sizes do not sum to the number of latent
+            entries, `likelihood_weight` is negative, or inputs do not have the right shapes.
+
+    Example:
+        The tail reads the first entry, which a rotation finds:
+
+        >>> from gyoza import interpretation
+        >>> from gyoza.modelling import flow_layers
+        >>> tail = keras.Sequential([keras.Input([2]), keras.layers.Dense(1, use_bias=False)])
+        >>> tail.set_weights([np.array([[1.0], [0.0]])])
+        >>> flow = flow_layers.FlowModel([flow_layers.Orthogonal([2])])
+        >>> flow.build((None, 2))
+        >>> model = interpretation.SwapTraining(flow, tail, {"residual": 1, "read": 1})
+        >>> hidden = np.random.default_rng(0).normal(size=[256, 2]).astype("float32")
+        >>> pairs = interpretation.SwapPairs(
+        ...     hidden, hidden[:, :1], model.dimensions_per_factor, "read", batch_size=32, seed=0
+        ... )
+        >>> model.compile(keras.optimizers.Adam(0.05), "mse")
+        >>> history = model.fit(pairs, epochs=10, verbose=0)
+        >>> history.history["loss"][-1] < 0.01
+        True
+
+    References:
+        - Geiger, A., Wu, Z., Potts, C., Icard, T. & Goodman, N. D. (2024). "Finding alignments
+          between interpretable causal variables and distributed neural representations."
+          `arXiv:2303.02536 <https://arxiv.org/abs/2303.02536>`_
+        - Sutter, D., Minder, J., Hofmann, T. & Pimentel, T. (2025). "The non-linear representation
+          dilemma: Is causal abstraction enough for mechanistic interpretability?"
+          `arXiv:2507.08802 <https://arxiv.org/abs/2507.08802>`_
+    """
+
+    def __init__(
+        self,
+        flow: FlowModel,
+        tail: keras.Layer,
+        dimensions_per_factor: Mapping[str, int] | Iterable[int],
+        likelihood_weight: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_parts(flow, tail=tail)
+        self.dimensions_per_factor = name_factors(dimensions_per_factor)
+        check_sizes(flow, self.dimensions_per_factor)
+        if not likelihood_weight >= 0.0:
+            raise ValueError(
+                "`likelihood_weight` should be at least 0. "
+                f"Received: likelihood_weight={likelihood_weight}"
+            )
+        self.flow, self.tail = flow, tail
+        self.likelihood_weight = likelihood_weight
+        self.built = True
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The variables that are trained: those of the flow."""
+        return self.flow.trainable_variables if self.trainable else []
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The weights that are trained: those of the flow."""
+        return self.flow.trainable_weights if self.trainable else []
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """All other variables: those of the tail."""
+        return _leave_out(self.variables, self.trainable_variables)
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """All other weights: those of the tail."""
+        return _leave_out(self.weights, self.trainable_weights)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Exchanges a factor, and continues the network.
+
+        Args:
+            inputs: The tensors `(a, b, factor)`: hidden representations `a` and `b`, `[batch,
+                ...]`, and what `a` gets from `b`: the index of a factor, `[batch]` or `[batch, 1]`,
+                or 1 for factors that are exchanged and 0 for all others, `[batch, factor count]`.
+                A fourth one, if there is a `likelihood_weight`, is the correlation of the pair in
+                each factor, `[batch, factor count]`.
+            training: Whether the flow is being trained.
+
+        Returns:
+            The outputs of the tail.
+        """
+        if len(inputs) not in (3, 4):
+            raise ValueError(
+                "Inputs should be `(a, b, factor)` or `(a, b, factor, correlation)`. "
+                f"Received: {len(inputs)} inputs"
+            )
+        a, b, factor, *others = inputs
+        both = ops.concatenate([a, b], axis=0)
+        z, log_det = self.flow(
+            ops.reshape(both, (-1, *get_flow_shape(self.flow)[1:])), training=training
+        )
+        z_a, z_b = ops.split(z, 2, axis=0)
+        if self.likelihood_weight > 0.0:
+            self.add_loss(self._compute_likelihood_loss(z_a, z_b, log_det, *others))
+        hidden = self.flow.invert(ops.where(self._find_exchanged(factor), z_b, z_a))
+        return self.tail(ops.reshape(hidden, ops.shape(a)), training=False)
+
+    def _find_exchanged(self, factor: Any) -> Any:
+        """Tells which latent entries are exchanged, `[batch, n]`."""
+        sizes = list(self.dimensions_per_factor.values())
+        factor = ops.convert_to_tensor(factor)
+        factors = index_factors(sizes)
+        if len(factor.shape) == 1 or factor.shape[1] == 1:
+            factors = ops.convert_to_tensor(factors, dtype=factor.dtype)
+            return ops.reshape(factor, (-1, 1)) == factors
+        if len(factor.shape) != 2 or factor.shape[1] != len(sizes):
+            raise ValueError(
+                "`factor` should be the index of a factor, [batch], or hold 1 for each factor that "
+                f"is exchanged, [batch, {len(sizes)}]. Received: factor.shape={factor.shape}"
+            )
+        return ops.take(factor, factors, axis=1) > 0
+
+    def _compute_likelihood_loss(
+        self, z_a: Any, z_b: Any, log_det: Any, correlations: Any = None
+    ) -> Any:
+        sizes = list(self.dimensions_per_factor.values())
+        if correlations is None:
+            correlations = ops.zeros((ops.shape(z_a)[0], len(sizes)), dtype=log_det.dtype)
+        of_pairs = ops.concatenate(
+            [
+                ops.cast(z_a, log_det.dtype),
+                ops.cast(z_b, log_det.dtype),
+                *ops.split(log_det[:, None], 2, axis=0),
+            ],
+            axis=1,
+        )
+        losses = SupervisedFactorLoss(sizes, reduction=None)(correlations, of_pairs)
+        return self.likelihood_weight * ops.mean(losses)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal model."""
+        return {
+            **super().get_config(),
+            "flow": keras.saving.serialize_keras_object(self.flow),
+            "tail": keras.saving.serialize_keras_object(self.tail),
+            "dimensions_per_factor": dict(self.dimensions_per_factor),
+            "likelihood_weight": self.likelihood_weight,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwapTraining":
+        """Makes a model from what `get_config` returned.
+
+        Args:
+            config: The configuration.
+            custom_objects: Classes that are not registered with Keras, by name.
+
+        Returns:
+            A model with the same configuration and weights of its own.
+        """
+        config = dict(config)
+        for name in ("flow", "tail"):
+            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
+        return cls(**config)
+
+
+class SwapPairs(PairSource):
+    """Pairs for :class:`SwapTraining`: an exchange of one factor, and the answer it should lead to.
+
+    Every instance is `a` of one pair per epoch, and gets a factor from another one, `b`, drawn at
+    random. In half of the pairs it is the factor that carries the answer: then the answer should be
+    that of `b`. In the others it is one of the remaining factors, with the same probability each,
+    and the answer should stay that of `a`.
+
+    Args:
+        hidden: Hidden representations, `[N, ...]`.
+        answers: Their answers, `[N, ...]`, as the compiled loss takes them: labels, or what the
+            network itself answers.
+        dimensions_per_factor: See :class:`Interpreter`.
+        factor: The name of the factor that carries the answers.
+        batch_size: The number of pairs in a batch.
+        shuffle: Whether to draw new pairs, in a new order, after every epoch.
+        seed: Integer from which the pairs of every epoch follow. Drawn if omitted.
+        **kwargs: Arguments of `keras.utils.PyDataset`.
+
+    Raises:
+        TypeError: If sizes are not integers.
+        ValueError: If there are not as many answers as representations, or less than two; or if
+            `factor` is not the name of a factor, or is the only one that has entries.
+
+    Example:
+
+        >>> from gyoza import interpretation
+        >>> hidden = np.arange(4.0)[:, None]
+        >>> pairs = interpretation.SwapPairs(
+        ...     hidden, 10.0 * hidden[:, 0], {"residual": 1, "size": 1}, "size", seed=1
+        ... )
+        >>> (a, b, factor), answers = pairs[0]
+        >>> np.concatenate([a, b, factor, answers[:, None]], axis=1)
+        array([[ 0.,  1.,  0.,  1., 10.],
+               [ 1.,  2.,  0.,  1., 20.],
+               [ 2.,  1.,  1.,  0., 20.],
+               [ 3.,  2.,  0.,  1., 20.]])
+    """
+
+    def __init__(
+        self,
+        hidden: Any,
+        answers: Any,
+        dimensions_per_factor: Mapping[str, int] | Iterable[int],
+        factor: str,
+        batch_size: int = 256,
+        shuffle: bool = True,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        sizes = name_factors(dimensions_per_factor)
+        hidden, answers = to_instances(hidden), np.asarray(answers)
+        if answers.shape[:1] != hidden.shape[:1]:
+            raise ValueError(
+                f"`answers` should hold one for each of the {len(hidden)} representations. "
+                f"Received: answers.shape={answers.shape}"
+            )
+        self._others = [
+            index for index, name in enumerate(sizes) if name != factor and sizes[name] > 0
+        ]
+        if not sizes.get(factor) or not self._others:
+            raise ValueError(
+                "`factor` should be the name of a factor with entries, besides which there are "
+                f"others with entries. Received: factor={factor!r}, dimensions_per_factor={sizes}"
+            )
+        self._carrier = list(sizes).index(factor)
+        self._hidden, self._answers = hidden, answers
+        targets = np.eye(len(sizes), dtype="float32")
+        super().__init__(np.arange(len(hidden)), targets, batch_size, shuffle, seed, **kwargs)
+        self.set_epoch(0)
+
+    def _draw_partners(
+        self, rng: np.random.Generator, first: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        count = len(first)
+        second = (first + rng.integers(1, count, size=count)) % count
+        others = rng.choice(self._others, size=count)
+        return second, np.where(rng.random(count) < 0.5, self._carrier, others)
+
+    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+        """Gathers a batch of the current epoch.
+
+        Args:
+            index: Position of the batch in the epoch.
+
+        Returns:
+            `((a, b, factor), answers)`, where `a` and `b` have shape `[batch, ...]`, `factor` is 1
+            for the factor that is exchanged and 0 for all others, `[batch, factor count]`, and
+            `answers` has shape `[batch, ...]`.
+
+        Raises:
+            IndexError: If there is no such batch.
+        """
+        (first, second), factor = super().__getitem__(index)
+        giver = np.where(factor[:, self._carrier] > 0.0, second, first)
+        return (self._hidden[first], self._hidden[second], factor), self._answers[giver]
+
+
+def _leave_out(variables: list[Any], others: list[Any]) -> list[Any]:
+    """Returns those variables that are not among the others."""
+    left_out = {id(variable) for variable in others}
+    return [variable for variable in variables if id(variable) not in left_out]
