@@ -45,12 +45,13 @@ LABEL_NOISE = 0.15  # deviation of the errors of labels, relative to that of the
 CORRELATION = 0.9  # of two pictures that are alike in a factor
 TRAIN_COUNT, TEST_COUNT = 20_000, 6_000
 EPOCH_COUNT = 10
+FLOW_EPOCH_COUNT = 40  # of as many pairs as there are codes, a quarter for each factor
 BATCH_SIZE = 128
 
 
 def prepare(model: keras.Model, loss, step_count: int) -> None:
-    """Compiles a model with a learning rate that decays to zero, from the steps in an epoch."""
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, EPOCH_COUNT * step_count)
+    """Compiles a model with a learning rate that decays to zero, in so many steps."""
+    schedule = keras.optimizers.schedules.CosineDecay(2e-3, step_count)
     optimizer = keras.optimizers.Adam(schedule, global_clipnorm=5.0)
     optimizer.build(model.trainable_variables)  # or the first step would be traced twice
     # On a CPU, compiling for XLA takes longer than it saves in trainings as short as these.
@@ -79,32 +80,10 @@ def train_autoencoder(images: np.ndarray) -> tuple[keras.Model, keras.Model]:
     ]
     encoder, decoder = keras.Sequential(encoder), keras.Sequential(decoder)
     autoencoder = keras.Sequential([encoder, layers.GaussianNoise(CODE_NOISE), decoder])
-    prepare(autoencoder, "binary_crossentropy", -(-len(images) // BATCH_SIZE))
+    step_count = EPOCH_COUNT * -(-len(images) // BATCH_SIZE)
+    prepare(autoencoder, "binary_crossentropy", step_count)
     autoencoder.fit(images, images, BATCH_SIZE, EPOCH_COUNT, verbose=0)
     return encoder, decoder
-
-
-class AlikeInOne(keras.utils.PyDataset):
-    """Pairs that are alike in one of the factors, as many for each of them in every batch."""
-
-    def __init__(self, codes: np.ndarray, labels: np.ndarray, seed: int) -> None:
-        super().__init__()
-        self.sources = [
-            ContinuousPairs(codes, labels, row, BATCH_SIZE // 2, seed=seed + index)
-            for index, row in enumerate(CORRELATION * np.eye(len(FACTORS)))
-        ]
-
-    def __len__(self) -> int:
-        return len(self.sources[0])
-
-    def __getitem__(self, index: int):
-        batches = [source[index] for source in self.sources]
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
-
-    def on_epoch_end(self) -> None:
-        """Draws new pairs."""
-        for source in self.sources:
-            source.on_epoch_end()
 
 
 def train_flow(codes: np.ndarray, labels: np.ndarray, seed: int):
@@ -113,20 +92,22 @@ def train_flow(codes: np.ndarray, labels: np.ndarray, seed: int):
         block_count=6, hidden_sizes=[128, 128], mixing="shuffle"
     )
     flow.adapt(codes[:4096])
-    pairs = AlikeInOne(codes, labels, seed)
-    prepare(flow, losses.SupervisedFactorLoss(SIZES.values()), len(pairs))
-    flow.fit(pairs, epochs=EPOCH_COUNT, verbose=0)
+    pairs = ContinuousPairs(codes, labels, CORRELATION, 2 * BATCH_SIZE, seed=seed, share="one")
+    prepare(flow, losses.SupervisedFactorLoss(SIZES.values()), FLOW_EPOCH_COUNT * len(pairs))
+    flow.fit(pairs, epochs=FLOW_EPOCH_COUNT, verbose=0)
     return flow
 
 
 def correlate_pairs(flow, codes: np.ndarray, factors: np.ndarray, seed: int) -> np.ndarray:
     """Gives correlations in blocks (columns) of pairs that are alike in one factor (rows)."""
-    pairs = AlikeInOne(codes, factors, seed)
+    pairs = ContinuousPairs(codes, factors, CORRELATION, seed=seed, share="one")
     metric = metrics.PairCorrelation(SIZES.values())
-    for x, y in (pairs[index] for index in range(len(pairs))):
-        metric.update_state(y, flow.predict_on_batch(x))
-    realised = [source.realised_correlation[i, i] for i, source in enumerate(pairs.sources)]
-    print(f"\nPairs have {np.mean(realised):.3f} in the factor where {CORRELATION} is requested.")
+    for _ in range(len(FACTORS)):  # an epoch has as many pairs as there are codes
+        for x, y in (pairs[index] for index in range(len(pairs))):
+            metric.update_state(y, flow.predict_on_batch(x))
+        pairs.on_epoch_end()
+    realised = np.mean(np.diag(pairs.realised_correlation))
+    print(f"\nPairs have {realised:.3f} in the factor where {CORRELATION} is requested.")
     return metric.matrix()[1:]
 
 

@@ -3,13 +3,14 @@
 from gyoza.interpretation import baselines
 from gyoza.interpretation.alignment import SwapPairs, SwapTraining
 from gyoza.interpretation.counterfactuals import Counterfactual
-from gyoza.interpretation.factor_sizes import estimate_factor_sizes
+from gyoza.interpretation.factor_sizes import estimate_factor_sizes, estimate_pair_correlations
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.splitting import split_network
 
 __all__ = [
     "split_network",
     "estimate_factor_sizes",
+    "estimate_pair_correlations",
     "Interpreter",
     "Counterfactual",
     "SwapTraining",

@@ -289,6 +289,38 @@ def test_agreement_is_nan_without_pairs():
     np.testing.assert_array_equal(np.isnan(source.realised_correlation), [[True] * 2, [False] * 2])
 
 
+def test_pairs_that_share_the_classes_of_all_factors_but_one():
+    source, labels = _categorical(correlation=[0.5, 0.7, 0.9], share="all but one")
+    counts = 0
+    for _ in range(10):
+        a, b, y = _epoch(source)
+        is_shared = y[:, 1:] != 0
+        assert np.all(y[:, 0] == 0)
+        assert np.all(is_shared.sum(axis=1) == 2)
+        np.testing.assert_allclose(y[:, 1:], is_shared * [0.5, 0.7, 0.9], rtol=1e-6)
+        assert np.all((labels[a] == labels[b])[is_shared])
+        counts += np.sum(~is_shared, axis=0)
+        source.on_epoch_end()
+    assert stats.chisquare(counts).pvalue > 0.01
+    kappa = source.realised_correlation
+    np.testing.assert_allclose(kappa[~np.eye(3, dtype=bool)], 1.0)
+    np.testing.assert_allclose(np.diag(kappa), 0.0, atol=0.3)
+
+
+def test_the_factor_that_is_not_shared_is_drawn_anew():
+    labels = np.array([[0, 0], [0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 1], [1, 2]])
+    source = CategoricalPairs(np.arange(8.0), labels, seed=0, share="all but one")
+    counts = np.zeros([8, 8])
+    for _ in range(3000):
+        a, b = source.pairs[source[0][1][:, 1] > 0].T  # the second factor is drawn anew
+        np.add.at(counts, (a, b), 1)
+        source.on_epoch_end()
+    for i in range(8):
+        others = (labels[:, 0] == labels[i, 0]) & (np.arange(8) != i)
+        assert counts[i].sum() == counts[i, others].sum()
+        assert stats.chisquare(counts[i, others]).pvalue > 0.001
+
+
 # Continuous factors
 
 
@@ -318,6 +350,37 @@ def test_all_pairs_have_the_requested_correlations_in_all_factors():
     source = ContinuousPairs(np.arange(4000.0), factors, correlations, seed=0)
     np.testing.assert_allclose(source.realised_correlation, np.diag(correlations), atol=0.05)
     np.testing.assert_allclose(_y(source), np.tile([0, *correlations], [4000, 1]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", ["one", "all but one"])
+def test_pairs_that_are_alike_in_one_factor_or_in_all_but_one(share):
+    factors = np.stack([draw(np.random.default_rng(0), 6000) for draw in _MARGINALS.values()], 1)
+    factors = np.random.default_rng(1).permuted(factors, axis=0)
+    correlations = np.array([0.9, 0.3, -0.5])
+    source = ContinuousPairs(np.arange(6000.0), factors, correlations, seed=0, share=share)
+    is_shared = np.eye(3) if share == "one" else 1 - np.eye(3)
+    rows, kinds, counts = np.unique(_y(source), axis=0, return_inverse=True, return_counts=True)
+    expected = np.unique(np.c_[np.zeros(3), is_shared * correlations].astype("float32"), axis=0)
+    np.testing.assert_array_equal(rows, expected)
+    assert stats.chisquare(counts).pvalue > 0.01
+    np.testing.assert_allclose(source.realised_correlation, is_shared * correlations, atol=0.07)
+    # by ranks, from the pairs themselves
+    a, b = factors[source.pairs.T]
+    for kind, row in enumerate(rows[:, 1:]):
+        chosen = kinds.reshape(-1) == kind
+        for k in range(3):
+            spearman = stats.spearmanr(a[chosen, k], b[chosen, k]).statistic
+            assert spearman == pytest.approx(6 / np.pi * np.arcsin(row[k] / 2), abs=0.07)
+    assert np.bincount(source.pairs[:, 1]).max() < 15
+
+
+def test_a_single_factor_is_one_and_all():
+    factor = np.random.default_rng(0).normal(size=100)
+    one, every = (
+        ContinuousPairs(factor, factor, 0.7, seed=0, share=share) for share in ("one", "all")
+    )
+    np.testing.assert_array_equal(one.pairs, every.pairs)
+    np.testing.assert_array_equal(one.realised_correlation, every.realised_correlation)
 
 
 def _y(source):
@@ -463,6 +526,17 @@ _LABELS = np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]]).T
         ({"correlation": -0.1}, ValueError, r"\[0, 1\).*Received: correlation=-0\.1"),
         ({"correlation": np.nan}, ValueError, r"\[0, 1\).*Received: correlation=nan"),
         ({"correlation": [0, 0.9, 0.9]}, ValueError, r"each of the 2 factors.*Received"),
+        ({"share": "all"}, ValueError, r"one of \['one', 'all but one'\]. Received: share='all'"),
+        (
+            {"labels": _LABELS[:, 0], "share": "all but one"},
+            ValueError,
+            "at least two factors .* one factor",
+        ),
+        (
+            {"labels": np.c_[_LABELS, [0, 0, 1, 1, 0, 1]], "share": "all but one"},
+            ValueError,
+            r"2 combinations of one member if factor 1 \(column 0\) is left out",
+        ),
         ({"seed": -1}, ValueError, r"non-negative integer or None. Received: seed=-1"),
         ({"seed": 0.5}, ValueError, r"non-negative integer or None. Received: seed=0\.5"),
     ],
@@ -498,6 +572,12 @@ def test_bad_arguments_of_categorical_pairs(change, error, message):
             {"correlations": [0, 0.5, 0.5]},
             ValueError,
             r"each of the 2 factors \(the residual factor is not one of them\)",
+        ),
+        ({"share": "none"}, ValueError, r"one of \['all', 'one', 'all but one'\]. Received"),
+        (
+            {"factors": np.arange(6.0), "share": "all but one"},
+            ValueError,
+            "at least two factors .* one factor",
         ),
         ({"batch_size": -3}, ValueError, r"positive integer. Received: batch_size=-3"),
     ],
