@@ -58,7 +58,9 @@ __all__ = [
 # Of autoregressive layers, one after the other.
 _ORDERS = "natural", "reversed"
 
-# What mixes the dimensions between the blocks of an interpretation network.
+CAPACITIES = "rotation", "linear", "affine", "spline"
+"""What an interpretation network can do, from the least to the most."""
+# What mixes the dimensions between its blocks.
 _MIXINGS = "linear", "shuffle"
 
 _Make = TypeVar("_Make", bound=Callable[..., FlowModel])
@@ -468,6 +470,7 @@ def InterpretationNetwork(
     mixing: str = "linear",
     dimensions_per_factor: Mapping[str, int] | Iterable[int] | None = None,
     kept_count: int | None = None,
+    capacity: str = "affine",
     **kwargs: Any,
 ) -> DisentanglingFlowModel:
     r"""The flow by which Esser et al. disentangle hidden representations, with learnt mixing.
@@ -495,15 +498,18 @@ def InterpretationNetwork(
             the residual one first: a dictionary by name, or a sequence.
         kept_count: The number of principal axes that go through the flow, less than there are
             dimensions. All dimensions, without a rotation, if omitted.
+        capacity: What the flow can do: "affine" for the couplings above, "spline" for couplings
+            with monotonic splines. For comparison, "linear" and "rotation" stand for a single
+            linear or orthogonal map, which starts as the identity.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel`.
 
     Returns:
         The model, for vectors `[batch, dimensions]`, to be fitted to pairs.
 
     Raises:
-        ValueError: If a number is out of range, `mixing` is unknown, permutations should start as
-            the identity, or the residual factor does not have room for the entries that are not
-            kept.
+        ValueError: If a number is out of range, `mixing` or `capacity` is unknown, permutations
+            should start as the identity, or the residual factor does not have room for the entries
+            that are not kept.
 
     Example:
 
@@ -529,6 +535,10 @@ def InterpretationNetwork(
         _check_count("kept_count", kept_count)
     if mixing not in _MIXINGS:
         raise ValueError(f"`mixing` should be one of {list(_MIXINGS)}. Received: mixing={mixing!r}")
+    if capacity not in CAPACITIES:
+        raise ValueError(
+            f"`capacity` should be one of {list(CAPACITIES)}. Received: capacity={capacity!r}"
+        )
     hidden_sizes = list(hidden_sizes)
     starts_linear = dimensions_per_factor is not None
     if starts_linear and mixing != "linear":
@@ -537,13 +547,19 @@ def InterpretationNetwork(
             f"starts as a linear map. Received: mixing={mixing!r}"
         )
 
-    def couple() -> AffineCoupling:
+    def couple() -> FlowLayer:
         network = MLP(hidden_sizes, activation="leaky_relu")
+        if capacity == "spline":
+            return RationalQuadraticSplineCoupling(compute_coupling_parameters=network)
         return AffineCoupling(compute_coupling_parameters=network, log_scale_bound=1.0)
 
     layers: list[FlowLayer] = []
     if dimensions_per_factor is not None:
         layers.append(PairAxes(_reduce_residual(dimensions_per_factor, kept_count)))
+    if capacity in ("rotation", "linear"):
+        make_map = Orthogonal if capacity == "rotation" else LULinear
+        layers += [ActivationNormalization(), make_map(initializer="identity")]
+        block_count, mixing = 0, "none"
     for block in range(block_count):
         block_seed = None if seed is None else seed + block
         layers += [ActivationNormalization(), couple(), HeavisidePermutation(), couple()]

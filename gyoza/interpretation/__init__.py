@@ -4,6 +4,7 @@ from gyoza.interpretation import baselines
 from gyoza.interpretation.alignment import SwapPairs, SwapTraining
 from gyoza.interpretation.counterfactuals import Counterfactual
 from gyoza.interpretation.factor_sizes import estimate_factor_sizes, estimate_pair_correlations
+from gyoza.interpretation.fitting import FitReport, fit_interpreter
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.splitting import split_network
 
@@ -12,6 +13,8 @@ __all__ = [
     "estimate_factor_sizes",
     "estimate_pair_correlations",
     "Interpreter",
+    "fit_interpreter",
+    "FitReport",
     "Counterfactual",
     "SwapTraining",
     "SwapPairs",

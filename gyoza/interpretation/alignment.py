@@ -159,8 +159,13 @@ class SwapTraining(keras.Model):
         z_a, z_b = ops.split(z, 2, axis=0)
         if self.likelihood_weight > 0.0:
             self.add_loss(self._compute_likelihood_loss(z_a, z_b, log_det, *others))
-        hidden = self.flow.invert(ops.where(self._find_exchanged(factor), z_b, z_a))
+        z = ops.where(self._find_exchanged(factor), self._choose_givers(z_b), z_a)
+        hidden = self.flow.invert(z)
         return self.tail(ops.reshape(hidden, ops.shape(a)), training=False)
+
+    def _choose_givers(self, z_b: Any) -> Any:
+        """Returns the latent vectors of those that each instance `a` gets a factor from."""
+        return z_b
 
     def _find_exchanged(self, factor: Any) -> Any:
         """Tells which latent entries are exchanged, `[batch, n]`."""

@@ -43,23 +43,21 @@ def estimate_factor_sizes(
       rounded down. It draws sizes towards each other: as shares lie between 0 and 1, and the
       residual factor has the score 1, no factor gets more than :math:`e` times another. A factor
       that pairs do not share at all gets its part, too.
-    - "likelihood": the number of axes that explain held-out pairs best, after whitening, where
+    - "likelihood": the number of axes that make held-out pairs more likely, after whitening, where
       units that say the same are one axis. On one half of the pairs,
       :class:`~gyoza.modelling.flow_layers.PairAxes` finds the axes of a factor, in the order of
       their correlations; on the other half, they have the correlations :math:`r_i`; both halves
       take either part, and :math:`r_i` is the mean. Pairs of which one instance is in either half
-      are left out if `pairs` tell. In the loss, the :math:`m` axes of a factor have a common
-      correlation, which is best chosen as their mean :math:`\bar r_m`. It makes :math:`P` pairs
-      more likely than independent ones by
+      are left out if `pairs` tell. An axis that is said to correlate makes :math:`P` pairs more
+      likely than one that is not by
 
       .. math::
-          g_m = -\tfrac{1}{2} P m \ln (1 - \bar r_m^2) \quad \text{nats},
+          g_i = -\tfrac{1}{2} P \ln (1 - r_i^2) \quad \text{nats},
 
-      and :math:`n_F = \mathrm{argmax}_m \, g_m`, or 0 if :math:`g_m \leq \ln P + 2 \ln n`, the
-      price of two parameters chosen among :math:`n` axes (Chen & Chen, 2008). Weak axes are left to
-      the residual factor. A factor that is not linear, such as an angle, counts each axis that it
-      bends into. Of more than 256 dimensions, or more than there are pairs, the leading principal
-      axes are used.
+      and :math:`n_F` is the number of leading axes with :math:`g_i > \ln P + 2 \ln n`, the price
+      of a parameter chosen among :math:`n` axes (Chen & Chen, 2008). A factor that is not linear,
+      such as an angle, counts each axis that it bends into. Of more than 256 dimensions, or more
+      than there are pairs, the leading principal axes are used.
 
     What is left belongs to the residual factor, so that the sizes sum to :math:`n`.
 
@@ -219,12 +217,11 @@ def _correlate_axes(fitted: Any, held_out: Any) -> np.ndarray:
 
 
 def _choose_count(correlations: np.ndarray, pair_count: int) -> int:
-    """Gives the number of leading axes that make pairs most likely with a common correlation."""
-    counts = np.arange(1, 1 + len(correlations))
-    means = np.clip(np.cumsum(correlations) / counts, 0.0, 1.0 - _CORRELATION_MARGIN)
-    gains = -0.5 * pair_count * counts * np.log1p(-(means**2))
+    """Gives the number of leading axes, each of which makes pairs more likely."""
+    means = np.clip(correlations, 0.0, 1.0 - _CORRELATION_MARGIN)
+    gains = -0.5 * pair_count * np.log1p(-(means**2))
     price = np.log(pair_count) + 2.0 * np.log(len(correlations))
-    return int(counts[np.argmax(gains)]) if gains.max() > price else 0
+    return int(np.cumprod(gains > price).sum())
 
 
 def name_factors(dimensions_per_factor: Any, names: Any = None) -> dict[str, int]:

@@ -65,6 +65,7 @@ class Interpreter(Edits, keras.Model):
 
     Attributes:
         dimensions_per_factor: The sizes of factors by name.
+        report: What :func:`fit_interpreter` found, or `None`. It is not saved.
 
     Example:
 
@@ -103,6 +104,7 @@ class Interpreter(Edits, keras.Model):
         self.head, self.flow, self.tail = head, flow, tail
         self.dimensions_per_factor = name_factors(dimensions_per_factor)
         self.batch_size = batch_size
+        self.report: Any = None
         check_sizes(flow, self.dimensions_per_factor)
         self._hidden_shape = self._find_hidden_shape()
         self.built = True

@@ -79,10 +79,13 @@ class Reflection(FlowLayer):
         axes: See :class:`FlowLayer`. These are axes of the tensor, not axes of reflection.
         reflection_count: The number of reflections, :math:`R`, at least 1.
         inverse_mode: Whether `call` reflects in reverse order, and `invert` in forward order.
+        initializer: "random" for normals in random directions, or "identity" for normals of which
+            each two are the same, so that a new layer is the identity.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If `reflection_count` is below 1.
+        ValueError: If `reflection_count` is below 1, or `initializer` is unknown, or "identity" for
+            an odd number of reflections.
 
     Attributes:
         _reflection_normals_: The weight that holds the normals :math:`v_r` as rows,
@@ -113,6 +116,7 @@ class Reflection(FlowLayer):
         axes: Iterable[int] | None = None,
         reflection_count: int = 1,
         inverse_mode: bool = False,
+        initializer: str = "random",
         **kwargs: Any,
     ) -> None:
         if not is_integer(reflection_count) or reflection_count < 1:
@@ -120,16 +124,27 @@ class Reflection(FlowLayer):
                 "`reflection_count` should be an integer of at least 1. "
                 f"Received: reflection_count={reflection_count}"
             )
+        if initializer not in _INITIALIZERS:
+            raise ValueError(
+                f"`initializer` should be one of {list(_INITIALIZERS)}. "
+                f"Received: initializer={initializer!r}"
+            )
         super().__init__(shape=shape, axes=axes, **kwargs)
+        self.initializer = initializer
         self.reflection_count = int(reflection_count)
         self._inverse_mode_ = inverse_mode
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Creates the normals, in random directions."""
+        """Creates the normals."""
+        if self.initializer == "identity" and self.reflection_count % 2:
+            raise ValueError(
+                "`reflection_count` should be even where `initializer` is 'identity'. "
+                f"Received: reflection_count={self.reflection_count}"
+            )
         self._reflection_normals_ = self.add_weight(
             shape=(self.reflection_count, self.dimension_count),
-            initializer=random_directions,
+            initializer=_INITIALIZERS[self.initializer],
             name="reflection_normals",
         )
 
@@ -172,6 +187,7 @@ class Reflection(FlowLayer):
             **super().get_config(),
             "reflection_count": self.reflection_count,
             "inverse_mode": self._inverse_mode_,
+            "initializer": self.initializer,
         }
 
 
@@ -195,12 +211,14 @@ class Orthogonal(Reflection):
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
-        reflection_count: The number of reflections, :math:`R`. As many as dimensions if omitted.
+        reflection_count: The number of reflections, :math:`R`. As many as dimensions if omitted, or
+            one more where `initializer` is "identity" and dimensions are odd in number.
         inverse_mode: See :class:`Reflection`.
+        initializer: See :class:`Reflection`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If `reflection_count` is below 1.
+        ValueError: See :class:`Reflection`.
 
     Example:
 
@@ -222,16 +240,18 @@ class Orthogonal(Reflection):
         axes: Iterable[int] | None = None,
         reflection_count: int | None = None,
         inverse_mode: bool = False,
+        initializer: str = "random",
         **kwargs: Any,
     ) -> None:
         self.has_full_count = reflection_count is None
         count = 1 if reflection_count is None else reflection_count
-        super().__init__(shape, axes, count, inverse_mode, **kwargs)
+        super().__init__(shape, axes, count, inverse_mode, initializer, **kwargs)
 
     def create_weights(self) -> None:
         """Creates the normals, as many as dimensions unless told otherwise."""
         if self.has_full_count:
-            self.reflection_count = self.dimension_count
+            count = self.dimension_count
+            self.reflection_count = count + count % 2 * (self.initializer == "identity")
         super().create_weights()
 
     def get_config(self) -> dict[str, Any]:
@@ -243,6 +263,14 @@ class Orthogonal(Reflection):
 def random_directions(shape: tuple[int, int], dtype: Any) -> Any:
     """Draws vectors of unit length as the rows of a matrix; a Keras initialiser."""
     return _normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype))
+
+
+def _repeat_directions(shape: tuple[int, int], dtype: Any) -> Any:
+    """Draws directions of which each two are the same, whose reflections cancel."""
+    return ops.repeat(random_directions((shape[0] // 2, shape[1]), dtype), 2, axis=0)
+
+
+_INITIALIZERS = {"random": random_directions, "identity": _repeat_directions}
 
 
 def _normalise(normals: Any) -> Any:
