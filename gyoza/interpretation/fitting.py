@@ -32,6 +32,7 @@ _LEAST_VARIANCE, _MOST_KEPT = 0.999, 64
 
 _VALIDATION_SHARE = 1 / 7
 _PROBE_WIDTH, _LEAST_PROBE_EPOCHS, _LEAST_PROBE_STEPS = 256, 15, 300
+_LEAST_GAIN = 0.005
 _JUDGED_COUNT = 2000
 """The number of held-out exchanges of each factor that are judged."""
 
@@ -79,7 +80,8 @@ def fit_interpreter(
        others. This is distributed alignment search with a probe as the rest of the network.
        Training stops early, on validation pairs.
     4. A second probe, which no training has seen, judges exchanges of validation instances. The
-       linear answer is kept unless the trained flow does better by more than two standard errors.
+       linear answer is kept unless the trained flow does better by half a point, and by two standard
+       errors.
 
     Args:
         network: The network: a head and a tail, `(head, tail)`, as
@@ -277,7 +279,7 @@ class FitReport:
         """The method that was chosen."""
         *_, last = self.scores
         gain, error = self.gain
-        return "none" if gain <= 2.0 * error else last
+        return "none" if gain <= max(_LEAST_GAIN, 2.0 * error) else last
 
     def __str__(self) -> str:
         """Returns a table of scores."""
