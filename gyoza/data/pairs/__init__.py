@@ -10,7 +10,8 @@ epoch:
 
 Both are Keras data sets that yield batches `((a, b), y)`, to be passed to `fit` as they are. The
 matrix `y` has one column per factor, and an additional first one for the residual factor, which
-collects whatever no factor explains and is therefore always zero.
+collects whatever no factor explains and is therefore always zero. Which factors a pair shares, one,
+all but one, or all, is the argument `share`.
 
 References:
     - Esser, P., Rombach, R., & Ommer, B. (2020). "A Disentangling Invertible Interpretation
