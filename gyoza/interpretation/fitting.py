@@ -185,7 +185,8 @@ def fit_interpreter(
                 f"Received: dimensions_per_factor={sizes}"
             )
 
-    teacher, judge = (_train_probe(train, seed + number) for number in (1, 2))
+    scales = np.sqrt(ops.convert_to_numpy(rotation.variances)[:kept_count])
+    teacher, judge = (_train_probe(train, scales, seed + number) for number in (1, 2))
     scores = {"unchanged": _judge(None, judge, validation, inner_sizes, seed)}
     flows = {}
     for name in ("none", "affine") if capacity is None else (capacity,):
@@ -355,11 +356,16 @@ def _run(flow: FlowModel, x: np.ndarray, back: bool = False) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _train_probe(instances: _Instances, seed: int) -> keras.Model:
-    """Trains a small network that reads all factors."""
+def _train_probe(instances: _Instances, scales: np.ndarray, seed: int) -> keras.Model:
+    """Trains a small network that reads all factors.
+
+    It sees axes in their own scales, relative to one another, as the rest of the network does.
+    """
     keras.utils.set_random_seed(seed)
     inputs = keras.Input(instances.values.shape[1:])
-    x = layers.GaussianNoise(0.2)(inputs)
+    variances = np.mean(scales**2) / scales**2
+    x = layers.Normalization(mean=np.zeros_like(scales), variance=variances)(inputs)
+    x = layers.GaussianNoise(0.2)(x)
     for _ in range(2):
         x = layers.Dropout(0.2)(layers.Dense(_PROBE_WIDTH, activation="gelu")(x))
     counts = [int(c.max()) + 1 if is_categorical(c) else 1 for c in instances.columns]
