@@ -1,6 +1,6 @@
 """The search for the smallest change of latent vectors that changes what a network answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ _SPARE = 1e-3
 """The margin that answers have to spare, as a share of the initial one, so that they are sure."""
 _LEAST_SPARE = 1e-6
 _LONGEST_STEP = 1.0
+_SHORTENING = 0.9
+"""What steps are shortened by, each, in the second half of the search."""
 _TOLERANCE = 1e-4
 _BISECTIONS = 12
 
@@ -116,8 +118,9 @@ def differentiate_margin(margin: Callable[..., Any], z: Any) -> tuple[Any, Any]:
 
 
 def find_nearest(
-    differentiate: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    differentiate: Callable[..., tuple[np.ndarray, np.ndarray]],
     start: np.ndarray,
+    others: Sequence[np.ndarray],
     is_free: np.ndarray,
     steps: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -135,9 +138,10 @@ def find_nearest(
     shortest move with a positive margin counts, and is shortened by bisection.
 
     Args:
-        differentiate: A callable of latent vectors that gives margins, `[N]`, and their gradients,
-            `[N, n]`.
+        differentiate: A callable of latent vectors and other arrays that gives margins, `[N]`, and
+            their gradients, `[N, n]`.
         start: The latent vectors to begin with, `[N, n]`.
+        others: The other arrays.
         is_free: Which entries may change, `[n]`.
         steps: The number of linearisations at most.
 
@@ -145,41 +149,46 @@ def find_nearest(
         The latent vectors, `[N, n]`, the same where there is nothing to change or nothing is found,
         the lengths of the moves, `[N]`, infinite if nothing is found, and whether it is found.
     """
-    margins, gradients = differentiate(start)
+
+    def add(move: np.ndarray) -> np.ndarray:
+        z = start.copy()
+        z[:, is_free] += move
+        return z
+
+    margins, gradients = differentiate(start, *others)
     answered = margins > 0.0
     spare = np.maximum(_SPARE * np.abs(margins), _LEAST_SPARE)
-    move = np.zeros(start.shape, "float64")
+    move = np.zeros([len(start), np.sum(is_free)])
     best, shortest = move.copy(), np.where(answered, 0.0, np.inf)
     normals: list[np.ndarray] = []
     bounds: list[np.ndarray] = []
-    longest_step, resting = _LONGEST_STEP, 0
+    longest_step, resting = _LONGEST_STEP, np.zeros(len(start))
     for step in range(steps):
-        normals.append(np.where(is_free, gradients, 0.0))
+        normals = [*normals, gradients[:, is_free].astype("float64")][-_MEMORY:]
         # Twice the spare margin is aimed at, so that it is reached and not only approached.
-        bounds.append(2.0 * spare - margins + np.sum(normals[-1] * move, axis=1))
-        next_move = _find_shortest(normals[-_MEMORY:], bounds[-_MEMORY:])
-        change = next_move - move
+        bound = 2.0 * spare - margins + np.sum(normals[-1] * move, axis=1)
+        bounds = [*bounds, bound][-_MEMORY:]
+        change = _find_shortest(normals, bounds) - move
         length = np.linalg.norm(change, axis=1)
-        change *= np.minimum(1.0, longest_step / np.maximum(length, longest_step))[:, None]
         rests = answered | (length <= _TOLERANCE * (1.0 + np.linalg.norm(move, axis=1)))
-        resting = resting + 1 if np.all(rests) else 0
-        if resting == _MEMORY:  # all that is remembered was found here
+        resting = np.where(rests, resting + 1, 0)
+        if np.all(resting >= _MEMORY):  # all that is remembered was found here
             break
-        move = move + change
+        move += change * np.minimum(1.0, longest_step / np.maximum(length, longest_step))[:, None]
         if step >= steps // 2:
-            longest_step *= 0.9
-        margins, gradients = differentiate(start + move)
+            longest_step *= _SHORTENING
+        margins, gradients = differentiate(add(move), *others)
         length = np.linalg.norm(move, axis=1)
         is_better = (margins >= spare) & (length < shortest)
         best[is_better], shortest[is_better] = move[is_better], length[is_better]
-    found = np.isfinite(shortest)
     below, above = np.zeros(len(start)), np.ones(len(start))
     for _ in range(_BISECTIONS):
         middle = (below + above) / 2.0
-        margins, _ = differentiate(start + middle[:, None] * best)
-        above, below = np.where(margins >= spare, [middle, below], [above, middle])
+        margins, _ = differentiate(add(middle[:, None] * best), *others)
+        below, above = np.where(margins >= spare, [below, middle], [middle, above])
+    found = np.isfinite(shortest)
     distance = np.where(found, np.linalg.norm(above[:, None] * best, axis=1), np.inf)
-    return (start + above[:, None] * best).astype(start.dtype), distance, found
+    return add(above[:, None] * best), distance, found
 
 
 def _find_shortest(normals: list[np.ndarray], bounds: list[np.ndarray]) -> np.ndarray:

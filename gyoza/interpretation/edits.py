@@ -25,6 +25,7 @@ class Edits:
 
     flow: FlowModel
     dimensions_per_factor: Mapping[str, int]
+    batch_size: int
     encode: Callable[..., dict[str, np.ndarray]]
     decode: Callable[..., Any]
     to_hidden: Callable[..., np.ndarray]
@@ -267,9 +268,8 @@ class Edits:
 
         Returns:
             A named tuple of `outputs`, `factors`, `distance` and `found`, see
-            :class:`Counterfactual`. Instances that have the
-            right answer are left as they are, with distance 0, and so are those for which nothing
-            is found, with an infinite distance.
+            :class:`Counterfactual`. Instances that have the right answer are left as they are, with
+            distance 0, and so are those for which nothing is found, with an infinite distance.
 
         Raises:
             ValueError: If there is no such factor, or `target` does not fit the outputs.
@@ -312,9 +312,15 @@ class Edits:
         is_free = np.zeros(z.shape[1], bool)
         for name in names:
             is_free[self._slices[name]] = True
-        moved, distance, found = find_nearest(
-            lambda z: differentiate(z, *others), z, is_free, steps
-        )
+        batches = [
+            slice(start, start + self.batch_size)
+            for start in range(0, max(len(z), 1), self.batch_size)
+        ]
+        parts = [
+            find_nearest(differentiate, z[rows], [y[rows] for y in others], is_free, steps)
+            for rows in batches
+        ]
+        moved, distance, found = (np.concatenate(part) for part in zip(*parts, strict=True))
         changed = {name: moved[:, block] for name, block in self._slices.items()}
         return Counterfactual(self.decode(changed), changed, distance, found)
 

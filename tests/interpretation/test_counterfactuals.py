@@ -148,7 +148,7 @@ def test_a_curved_margin():
         return np.sum(z**2, axis=1) - 4.0, 2.0 * z
 
     start = np.array([[0.5, 0.0], [0.0, -1.0], [3.0, 0.0], [0.6, 0.8]])
-    moved, distance, found = find_nearest(differentiate, start, np.array([True, True]), 50)
+    moved, distance, found = find_nearest(differentiate, start, [], np.array([True, True]), 50)
     np.testing.assert_allclose(distance, [1.5, 1.0, 0.0, 1.0], rtol=2e-3)
     np.testing.assert_allclose(moved, [[2, 0], [0, -2], [3, 0], [1.2, 1.6]], atol=1e-2)
     assert np.all(found)

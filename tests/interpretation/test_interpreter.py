@@ -188,6 +188,37 @@ def test_hidden_representations_with_spatial_axes(flatten):
     np.testing.assert_allclose(interpreter.decode(factors), run(network, x), atol=1e-5)
 
 
+def test_thin_directions_of_a_grid_that_skip_the_flow():
+    network = keras.Sequential(
+        [
+            keras.Input([3, 3, 1]),
+            layers.Conv2D(3, 2, activation="relu", name="hidden"),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    head, tail = split_network(network, "hidden")
+    x = np.random.default_rng(0).normal(size=[64, 3, 3, 1]).astype("float32")
+    hidden = run(head, x)
+    rotation = flow_layers.PrincipalRotation()
+    flow = flow_layers.FlowModel(
+        [
+            rotation,
+            flow_layers.FactorOut(flow_layers.FlowModel([flow_layers.LULinear()]), kept_count=4),
+        ]
+    )
+    flow.adapt(hidden.reshape(64, -1))
+    interpreter = Interpreter(head, flow, tail, {"residual": 9, "shape": 3})
+    factors = interpreter.encode(x)
+    np.testing.assert_allclose(interpreter.to_hidden(factors), hidden, atol=1e-5)
+    np.testing.assert_allclose(interpreter.decode(factors), run(network, x), atol=1e-5)
+    thin = run(lambda h: rotation(h)[0], hidden.reshape(64, -1))[:, 4:]
+    np.testing.assert_allclose(factors["residual"][:, :8], thin, atol=1e-5)
+    erased = interpreter.erase(x, "shape", hidden=True).reshape(64, -1)
+    np.testing.assert_allclose(run(lambda h: rotation(h)[0], erased)[:, 4:], thin, atol=1e-5)
+    assert np.max(np.abs(erased - hidden.reshape(64, -1))) > 0.1
+
+
 def test_integers_as_inputs():
     head = keras.Sequential([keras.Input([3], dtype="int32"), layers.Embedding(5, 2)])
     tail = keras.Sequential([keras.Input([3, 2]), layers.Flatten(), layers.Dense(2)])
