@@ -1,14 +1,15 @@
 """Disentangle pictures of coloured digits, then swap their digits and their colours.
 
-An autoencoder is trained on small handwritten digits in random colours. Its latent codes describe
-a picture, but no group of their entries stands for "the digit" or for "the colour". A
-`DisentanglingFlowModel` is then trained on these codes, which are left as they are. It learns, from
-pairs of codes that share a digit or a colour, an invertible map to three blocks: the digit, the
-colour, and a residual for everything else, such as slant and stroke.
+An autoencoder is trained on small handwritten digits in random colours and at random places. Its
+latent codes describe a picture, but no group of their entries stands for "the digit" or for "the
+colour". `fit_interpreter` is given these codes, with the digit and the colour of each, and finds an
+invertible map to three blocks: the digit, the colour, and a residual for everything else, such as
+slant, stroke and place.
 
 As the map is invertible, pictures can be edited factor by factor: take picture a, replace its digit
 block by that of picture b, map back and decode. On pictures that no model has seen, a classifier
-then has to read b's digit, still in the colour of a.
+then has to read b's digit, still in the colour and at the place of a. The same is done with the
+best linear maps that need no training.
 
     python examples/colourful_digits.py --output figures
 
@@ -20,6 +21,7 @@ References:
 from __future__ import annotations
 
 import argparse
+import itertools
 import shutil
 import time
 from pathlib import Path
@@ -29,28 +31,29 @@ import matplotlib
 import numpy as np
 from keras import layers, ops
 from matplotlib import colors
-from sklearn.feature_selection import f_classif
 from tqdm import tqdm
 
-from gyoza.data import CategoricalPairs, TintedDigits, load_tinted_digits, tint
-from gyoza.modelling import conditioners, flow_layers, losses
+from gyoza import interpretation
+from gyoza.data import TintedDigits, load_tinted_digits, tint
+from gyoza.interpretation import baselines
 from gyoza.plotting import swap_grid, training_curves, traversal_strips
 
 matplotlib.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
-# The factors, in the order of their blocks, and how many of the code's entries each is given
-DIMENSIONS_PER_FACTOR = {"residual": 22, "digit": 8, "colour": 2}
-DIMENSION_COUNT = sum(DIMENSIONS_PER_FACTOR.values())
+FACTORS = "digit", "colour"
+IMAGE_SIZE = 12  # of pictures, in which digits of 8 × 8 pixels stand at random places
+CODE_SIZE = 32
 
 # Training
 CLASSIFIER_EPOCH_COUNT = 8
-AUTOENCODER_EPOCH_COUNT = 15
+AUTOENCODER_EPOCH_COUNT = 20
 KL_WEIGHT = 3e-5
-FLOW_EPOCH_COUNT = 20
-FLOW_BLOCK_COUNT = 6
-CORRELATION = 0.98  # of two pictures that share a digit or a colour, in that factor's block
 BATCH_SIZE = 256
+
+# Linear methods, whose sizes of digit and colour are chosen among these by validation
+LINEAR_METHODS = {"pair axes": baselines.pair_axes, "principal axes": baselines.principal_axes}
+LINEAR_SIZES = tuple(itertools.product((6, 9, 14, 20), (2, 4)))
 
 # Evaluation and figures
 PAIR_COUNT = 2000
@@ -82,17 +85,19 @@ class Sampling(layers.Layer):
 
 def make_autoencoder() -> tuple[keras.Model, keras.Model, keras.Model]:
     """Gives the autoencoder, its encoder (to the mean and to a sample of it), and its decoder."""
-    images = keras.Input([8, 8, 3])
+    images = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
     x = layers.Conv2D(32, 3, padding="same", activation="silu")(images)
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="silu")(x)
     x = layers.Dense(256, activation="silu")(layers.Flatten()(x))
-    mean = layers.Dense(DIMENSION_COUNT)(x)
-    log_variance = layers.Dense(DIMENSION_COUNT, kernel_initializer="zeros")(x)
+    mean = layers.Dense(CODE_SIZE)(x)
+    log_variance = layers.Dense(CODE_SIZE, kernel_initializer="zeros")(x)
     encoder = keras.Model(images, [mean, Sampling(KL_WEIGHT)([mean, log_variance])])
 
-    codes = keras.Input([DIMENSION_COUNT])
+    codes = keras.Input([CODE_SIZE])
     x = layers.Dense(256, activation="silu")(codes)
-    x = layers.Reshape([4, 4, 64])(layers.Dense(4 * 4 * 64, activation="silu")(x))
+    size = IMAGE_SIZE // 2
+    x = layers.Dense(size * size * 32, activation="silu")(x)
+    x = layers.Reshape([size, size, 32])(x)
     x = layers.Conv2DTranspose(32, 3, strides=2, padding="same", activation="silu")(x)
     decoder = keras.Model(codes, layers.Conv2D(3, 3, padding="same", activation="sigmoid")(x))
 
@@ -103,7 +108,7 @@ def make_classifier() -> keras.Model:
     """Gives a network that reads digits whatever their colour, and judges the edited pictures."""
     return keras.Sequential(
         [
-            keras.Input([8, 8, 3]),
+            keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3]),
             layers.Conv2D(32, 3, padding="same", activation="relu"),
             layers.Conv2D(48, 3, strides=2, padding="same", activation="relu"),
             layers.Flatten(),
@@ -113,20 +118,6 @@ def make_classifier() -> keras.Model:
             layers.Dense(10),
         ]
     )
-
-
-def make_flow(seed: int) -> flow_layers.DisentanglingFlowModel:
-    """Gives the flow: blocks that normalise, shuffle, and couple either half with the other."""
-    chain = []
-    for block in range(FLOW_BLOCK_COUNT):
-        chain += [
-            flow_layers.ActivationNormalization(),
-            flow_layers.ShufflePermutation(seed=seed + block),
-            flow_layers.AdditiveCoupling(compute_coupling_parameters=conditioners.MLP([128, 128])),
-            flow_layers.HeavisidePermutation(),
-            flow_layers.AdditiveCoupling(compute_coupling_parameters=conditioners.MLP([128, 128])),
-        ]
-    return flow_layers.DisentanglingFlowModel([*chain, flow_layers.ActivationNormalization()])
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -210,92 +201,29 @@ def train_autoencoder(train: TintedDigits, validation: TintedDigits) -> tuple:
     return encoder, decoder, history.history
 
 
-def train_flow(codes, classes, validation_codes, validation_classes, seed: int) -> tuple:
-    """Trains the flow on pairs of codes that share a digit or a colour."""
-    flow = make_flow(seed)
-    flow.adapt(codes[:4096])
-    pairs = CategoricalPairs(codes, classes, BATCH_SIZE, CORRELATION, seed=seed)
-    validation_pairs = CategoricalPairs(
-        validation_codes, validation_classes, 1024, CORRELATION, shuffle=False, seed=seed
+def fit_flow(parts, train: TintedDigits, validation: TintedDigits, seed: int):
+    """Fits the flow, whose sizes of factors are estimated."""
+    return interpretation.fit_interpreter(
+        parts,
+        train.images,
+        train.classes(),
+        names=FACTORS,
+        validation_data=(validation.images, validation.classes()),
+        seed=seed,
     )
-    loss = losses.SupervisedFactorLoss(DIMENSIONS_PER_FACTOR.values())
-    prepare(flow, loss, 1e-3, FLOW_EPOCH_COUNT * len(pairs))
-    history = flow.fit(
-        pairs,
-        epochs=FLOW_EPOCH_COUNT,
-        validation_data=validation_pairs,
-        callbacks=[ProgressBar("Flow")],
-        verbose=0,
-    )
-    return flow, history.history
 
 
-# ----------------------------------------------------------------------------- swapping of factors
-
-
-class Editor:
-    """Swaps blocks of codes, as they are in the flow's latent space, and decodes the result.
-
-    Args:
-        decoder: The autoencoder's decoder.
-        flow: The flow, or `None` to swap entries of the codes themselves.
-        blocks: For each factor, the indices of the entries that are swapped.
-    """
-
-    def __init__(self, decoder, flow, blocks: dict[str, np.ndarray]) -> None:
-        self.decoder = decoder
-        self.flow = flow
-        self.blocks = blocks
-
-    def to_latent(self, codes: np.ndarray) -> np.ndarray:
-        """Gives the space in which blocks are swapped."""
-        return codes if self.flow is None else ops.convert_to_numpy(self.flow(codes)[0])
-
-    def to_images(self, latent: np.ndarray) -> np.ndarray:
-        """Maps back and decodes."""
-        codes = latent if self.flow is None else self.flow.invert(latent)
-        return predict(self.decoder, ops.convert_to_numpy(codes))
-
-    def swap(self, a: np.ndarray, b: np.ndarray, factor: str) -> np.ndarray:
-        """Gives the pictures of codes `a` with one factor taken from codes `b`."""
-        return self.blend(a, b, factor, 1.0)
-
-    def blend(self, a: np.ndarray, b: np.ndarray, factor: str, weight: float) -> np.ndarray:
-        """Goes only part of the way from `a` to `b`, in one factor."""
-        latent, other = np.copy(self.to_latent(a)), self.to_latent(b)
-        block = self.blocks[factor]
-        latent[:, block] = interpolate(latent[:, block], other[:, block], weight)
-        return self.to_images(latent)
-
-
-def interpolate(a: np.ndarray, b: np.ndarray, weight: float) -> np.ndarray:
-    """Goes from vectors `a` to vectors `b` on an arc around the origin.
-
-    Most of a normal distribution in several dimensions lies in a shell around the origin. A
-    straight line would leave this shell; in between two colours, for instance, it would pass grey.
-    """
-    length_a, length_b = (np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-    cosine = np.sum(a * b, axis=1, keepdims=True) / (length_a * length_b)
-    angle = np.arccos(np.clip(cosine, -1 + 1e-6, 1 - 1e-6))
-    direction = (
-        np.sin((1 - weight) * angle) * a / length_a + np.sin(weight * angle) * b / length_b
-    ) / np.sin(angle)
-    return ((1 - weight) * length_a + weight * length_b) * direction
-
-
-def find_flow_blocks() -> dict[str, np.ndarray]:
-    """Gives the entries of each factor, which stand one after the other."""
-    ends = np.cumsum(list(DIMENSIONS_PER_FACTOR.values()))[:-1]
-    return dict(zip(DIMENSIONS_PER_FACTOR, np.split(np.arange(DIMENSION_COUNT), ends), strict=True))
-
-
-def find_best_raw_blocks(codes: np.ndarray, classes: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives as many entries per factor as the flow has, those that tell most about its classes."""
-    blocks = {}
-    for column, factor in enumerate(["digit", "colour"]):
-        scores, _ = f_classif(codes, classes[:, column])
-        blocks[factor] = np.argsort(-scores)[: DIMENSIONS_PER_FACTOR[factor]]
-    return blocks
+def fit_linear_map(method, parts, train: TintedDigits, validation: TintedDigits, classifier, seed):
+    """Fits a linear map in closed form, with those sizes of factors that do best in validation."""
+    best, best_score = None, -np.inf
+    for digit, colour in LINEAR_SIZES:
+        sizes = {"residual": CODE_SIZE - digit - colour, "digit": digit, "colour": colour}
+        interpreter = method(parts, train.images, train.classes(), sizes, names=FACTORS, seed=seed)
+        results = evaluate(interpreter, classifier, validation, seed, pair_count=500)
+        score = np.mean([compute_score(errors) for errors in results.values()])
+        if score > best_score:
+            best, best_score = interpreter, score
+    return best
 
 
 # -------------------------------------------------------------------------------------- evaluation
@@ -317,59 +245,75 @@ def compute_colour_error(images: np.ndarray, hues: np.ndarray) -> float:
     return float(360 * np.minimum(distances, 1 - distances).mean())
 
 
-def evaluate(editor: Editor, classifier, codes, pictures: TintedDigits, seed: int) -> dict:
-    """Swaps factors between random pairs of different digits and measures what comes out.
+def measure_places(images: np.ndarray) -> np.ndarray:
+    """Gives the centre of all the ink in a picture, in pixels."""
+    ink = images.max(axis=-1)
+    ink = ink / ink.sum(axis=(1, 2), keepdims=True)
+    positions = np.arange(IMAGE_SIZE)
+    return np.stack([ink.sum(axis=2) @ positions, ink.sum(axis=1) @ positions], axis=1)
+
+
+def measure(images, classifier, digits_of, colours_of, places_of: TintedDigits) -> np.ndarray:
+    """Gives what is wrong with pictures that should have the digits, colours and places of others.
 
     Returns:
-        Per factor, the share of pictures that are read as the digit they should show now, the share
-        that is read as the digit of the other picture, and the error of colour in degrees.
+        The share that is not read as the right digit, the mean error of colour in degrees, and the
+        mean distance from the right place in pixels.
     """
-    rng = np.random.default_rng(seed)
-    a, b = rng.integers(len(pictures), size=[2, PAIR_COUNT])
+    distances = measure_places(images) - measure_places(places_of.images)
+    return np.array(
+        [
+            np.mean(read_digits(classifier, images) != digits_of.digits),
+            compute_colour_error(images, colours_of.hues),
+            np.mean(np.linalg.norm(distances, axis=1)),
+        ]
+    )
+
+
+CHANCE = np.array([0.9, 90.0, 2.0])  # about what pictures that have nothing to do with it would get
+
+
+def compute_score(errors: np.ndarray) -> float:
+    """Gives one number for all errors: 1 is perfect, 0 is chance."""
+    return float(np.mean(1.0 - errors / CHANCE))
+
+
+def evaluate(interpreter, classifier, pictures: TintedDigits, seed: int, pair_count=PAIR_COUNT):
+    """Swaps each factor between random pairs of different digits and measures what comes out."""
+    a, b = np.random.default_rng(seed).integers(len(pictures), size=[2, pair_count])
     different = pictures.digits[a] != pictures.digits[b]
-    a, b = a[different], b[different]
+    a, b = pictures[a[different]], pictures[b[different]]
     results = {}
-    for factor, digit_source, colour_source in (("digit", b, a), ("colour", a, b)):
-        images = editor.swap(codes[a], codes[b], factor)
-        digits = read_digits(classifier, images)
-        # Each picture gives either its digit or its colour, so the source of one lacks the other.
-        results[factor] = (
-            np.mean(digits == pictures.digits[digit_source]),
-            np.mean(digits == pictures.digits[colour_source]),
-            compute_colour_error(images, pictures.hues[colour_source]),
-        )
+    for factor, sources in {"digit": (b, a, a), "colour": (a, b, a), "residual": (a, a, b)}.items():
+        images = interpreter.swap(a.images, b.images, factor)
+        results[factor] = measure(images, classifier, *sources)
     return results
 
 
-def print_table(classifier, decoder, codes, test: TintedDigits, flow_results, raw_results) -> None:
-    """Prints what swaps achieve, next to what they cannot exceed and what chance would give."""
-    decoded = predict(decoder, codes)
-    test_accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
-    ceiling = np.mean(read_digits(classifier, decoded) == test.digits)
-    ceiling_error = compute_colour_error(decoded, test.hues)
-
-    rows = []
-    for factor, title in (("digit", "b's digit into a"), ("colour", "b's colour into a")):
-        (flow_new, flow_old, flow_error), (raw_new, raw_old, raw_error) = (
-            flow_results[factor],
-            raw_results[factor],
-        )
-        new, old, colour = ("b", "a", "a") if factor == "digit" else ("a", "b", "b")
+def print_table(interpreters: dict, results: dict, test: TintedDigits, decoded, classifier) -> None:
+    """Prints what swaps achieve, next to what they cannot exceed."""
+    accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
+    print(f"\nHeld-out pictures: {len(test)}, of which the classifier reads {accuracy:.1%}\n")
+    for method, interpreter in interpreters.items():
+        sizes = (f"{name} {size}" for name, size in interpreter.dimensions_per_factor.items())
+        print(f"{method:16}" + ", ".join(sizes))
+    ceiling = measure(decoded, classifier, test, test, test)
+    print(f"\n{'b gives a its':16}{'':16}{'digit read':>12}{'colour off':>12}{'place off':>12}")
+    rows = [("(no swap)", "", ceiling)]
+    for factor in (*FACTORS, "residual"):
         rows += [
-            (title, f"reads {new}'s digit", flow_new, raw_new, 0.1, ceiling, "%"),
-            ("", f"reads {old}'s digit", flow_old, raw_old, 0.1, None, "%"),
-            ("", f"off {colour}'s colour", flow_error, raw_error, 90.0, ceiling_error, "°"),
+            (factor if method == "flow" else "", method, of_method[factor])
+            for method, of_method in results.items()
         ]
-    print(f"\nHeld-out pictures: {len(test)}, of which the classifier reads {test_accuracy:.1%}\n")
-    print(f"{'Swap':20}{'Result':20}{'flow':>9}{'no flow':>9}{'chance':>9}{'no swap':>9}")
-    for title, result, *values, unit in rows:
-        cells = [
-            "" if v is None else f"{100 * v:.1f} %" if unit == "%" else f"{v:.1f}°" for v in values
-        ]
-        print(f"{title:20}{result:20}" + "".join(f"{cell:>9}" for cell in cells))
+    for factor, method, (digit, colour, place) in rows:
+        print(f"{factor:16}{method:16}{1.0 - digit:12.1%}{colour:11.1f}°{place:9.2f} px")
+    print("\nscore (1 is perfect, 0 is chance)")
+    for method, of_method in results.items():
+        scores = [compute_score(errors) for errors in of_method.values()]
+        print(f"{method:16}{np.mean(scores):.3f}")
     print(
-        "\nno flow: the same swap on the codes, of those entries that tell most about the factor"
-        "\nno swap: pictures that were only encoded and decoded, the best to be hoped for"
+        "\nThe digit read should be b's where the digit was swapped, and a's otherwise; and so for"
+        "\ncolours and places, which are part of the residual."
     )
 
 
@@ -400,34 +344,33 @@ def save(figure, path: Path) -> None:
     plt.close(figure)
 
 
-def plot_swaps(editor: Editor, encoder, test: TintedDigits, path: Path) -> None:
+def plot_swaps(interpreter, test: TintedDigits, path: Path) -> None:
     """Draws two tables: rows are pictures a, columns pictures b, cells take one factor from b."""
     a = pick_examples(test, [3, 7, 0, 5, 2, 4], [0.0, 0.12, 0.32, 0.5, 0.62, 0.85], 0)
     b = pick_examples(test, range(10), np.linspace(0.04, 0.94, 10), 1)
-    a_codes, b_codes = (predict(encoder, x.images)[0] for x in (a, b))
-    pairs = np.repeat(a_codes, len(b), axis=0), np.tile(b_codes, [len(a), 1])
+    pairs = np.repeat(a.images, len(b), axis=0), np.tile(b.images, [len(a), 1, 1, 1])
 
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.2), dpi=100, layout="constrained")
     for panel, factor, title in (
         (axes[0], "digit", "digit of b, colour and style of a"),
         (axes[1], "colour", "colour of b, digit and style of a"),
     ):
-        results = editor.swap(*pairs, factor).reshape(len(a), len(b), 8, 8, 3)
+        results = interpreter.swap(*pairs, factor)
+        results = results.reshape(len(a), len(b), *results.shape[1:])
         swap_grid(results, a.images, b.images, "a", "b", panel, interpolation="lanczos")
         panel.set(title=title, anchor="S")
     save(figure, path)
 
 
-def plot_traversals(editor: Editor, encoder, test: TintedDigits, path: Path) -> None:
+def plot_traversals(interpreter, test: TintedDigits, path: Path) -> None:
     """Draws what lies between pairs of pictures when only one factor moves from a to b."""
     a = pick_examples(test, [0, 3, 4, 8, 7], [0.0, 0.3, 0.55, 0.8, 0.12], 2)
     b = pick_examples(test, [6, 5, 9, 2, 1], [0.6, 0.08, 0.85, 0.45, 0.7], 3)
-    a_codes, b_codes = (predict(encoder, x.images)[0] for x in (a, b))
     strips = {"a": [a.images]}
     for factor in ("digit", "colour", "residual"):
-        strips[f"only the {factor} moves from a to b"] = [
-            editor.blend(a_codes, b_codes, factor, weight) for weight in np.linspace(0, 1, 8)
-        ]
+        strips[f"only the {factor} moves from a to b"] = interpreter.interpolate(
+            a.images, b.images, steps=8, factors=factor
+        )
     strips["b"] = [b.images]
 
     widths = [len(steps) for steps in strips.values()]
@@ -452,7 +395,7 @@ def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> 
         panel.grid(alpha=0.3)
     axes[0].set_yscale("log")
     axes[0].set_ylabel("squared error + KL term")
-    axes[1].set_ylabel("negative log-likelihood of pairs / nats")
+    axes[1].set_ylabel("loss of pairs and exchanges")
     upper = np.max(np.concatenate([flow_history["loss"][1:], flow_history["val_loss"][1:]]))
     lower = np.min(np.concatenate([flow_history["loss"], flow_history["val_loss"]]))
     axes[1].set_ylim(lower - 0.05 * (upper - lower), upper)
@@ -480,25 +423,26 @@ def main() -> None:
     keras.utils.set_random_seed(seed)
     arguments.output.mkdir(parents=True, exist_ok=True)
 
-    train, validation, test = load_tinted_digits(seed=seed)
+    train, validation, test = load_tinted_digits(seed=seed, image_size=IMAGE_SIZE)
     classifier = train_classifier(train, validation)
     encoder, decoder, autoencoder_history = train_autoencoder(train, validation)
 
-    # The flow is trained on samples, which cover more of the space, and used on the means.
-    train_codes, validation_codes = (predict(encoder, x.images)[1] for x in (train, validation))
-    flow, flow_history = train_flow(
-        train_codes, train.classes(), validation_codes, validation.classes(), seed
-    )
+    parts = keras.Model(encoder.input, encoder.outputs[0]), decoder
 
-    codes = predict(encoder, test.images)[0]
-    editor = Editor(decoder, flow, find_flow_blocks())
-    raw_editor = Editor(decoder, None, find_best_raw_blocks(train_codes, train.classes()))
-    results = (evaluate(e, classifier, codes, test, seed) for e in (editor, raw_editor))
-    print_table(classifier, decoder, codes, test, *results)
+    interpreters = {"flow": fit_flow(parts, train, validation, seed)}
+    print(f"\n{interpreters['flow'].report}")
+    for name, method in LINEAR_METHODS.items():
+        interpreters[name] = fit_linear_map(method, parts, train, validation, classifier, seed)
+    results = {
+        name: evaluate(interpreter, classifier, test, seed)
+        for name, interpreter in interpreters.items()
+    }
+    flow = interpreters["flow"]
+    print_table(interpreters, results, test, flow.decode(flow.encode(test.images)), classifier)
 
-    plot_training(autoencoder_history, flow_history, arguments.output / "training.png")
-    plot_swaps(editor, encoder, test, arguments.output / "swap_grid.png")
-    plot_traversals(editor, encoder, test, arguments.output / "traversals.png")
+    plot_training(autoencoder_history, flow.report.history, arguments.output / "training.png")
+    plot_swaps(flow, test, arguments.output / "swap_grid.png")
+    plot_traversals(flow, test, arguments.output / "traversals.png")
     if arguments.docs:
         images = Path(__file__).resolve().parents[1] / "docs" / "images"
         images.mkdir(exist_ok=True)

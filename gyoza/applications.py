@@ -499,8 +499,8 @@ def InterpretationNetwork(
         kept_count: The number of principal axes that go through the flow, less than there are
             dimensions. All dimensions, without a rotation, if omitted.
         capacity: What the flow can do: "affine" for the couplings above, "spline" for couplings
-            with monotonic splines. For comparison, "linear" and "rotation" stand for a single
-            linear or orthogonal map, which starts as the identity.
+            with monotonic splines. For comparison, "linear" and "rotation" have a single linear or
+            orthogonal map in place of blocks, which starts as the identity.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel`.
 
     Returns:
@@ -558,7 +558,8 @@ def InterpretationNetwork(
         layers.append(PairAxes(_reduce_residual(dimensions_per_factor, kept_count)))
     if capacity in ("rotation", "linear"):
         make_map = Orthogonal if capacity == "rotation" else LULinear
-        layers += [ActivationNormalization(), make_map(initializer="identity")]
+        layers += [] if starts_linear else [ActivationNormalization()]
+        layers.append(make_map(initializer="identity"))
         block_count, mixing = 0, "none"
     for block in range(block_count):
         block_seed = None if seed is None else seed + block

@@ -214,6 +214,7 @@ def test_data_stay_as_exact_as_the_model():
         ("InterpretationNetwork", {"block_count": 0}),
         ("InterpretationNetwork", {"kept_count": 0}),
         ("InterpretationNetwork", {"mixing": "none"}),
+        ("InterpretationNetwork", {"capacity": "cubic"}),
     ],
 )
 def test_numbers_out_of_range_are_refused(name, options):
@@ -322,17 +323,22 @@ def test_the_mixing_of_the_interpretation_network_follows_from_its_seed(mixing):
     assert len({array.tobytes() for array in first}) == 3
 
 
-@pytest.mark.parametrize("kept_count", [None, 5])
-def test_an_interpretation_network_starts_from_the_best_linear_answer(kept_count):
+@pytest.mark.parametrize(
+    ("capacity", "kept_count"),
+    [("rotation", None), ("linear", None), ("affine", None), ("affine", 5), ("spline", None)],
+)
+def test_an_interpretation_network_starts_from_the_best_linear_answer(capacity, kept_count):
     random = np.random.default_rng(0)
     labels = random.integers(3, size=[300, 2])
     x = random.normal(size=[300, 7]) + labels @ random.normal(size=[2, 7])
     x = x.astype("float32")
     pairs = CategoricalPairs(x, labels, seed=0)
+    sizes = {"residual": 4, "a": 2, "b": 1}
     model = applications.InterpretationNetwork(
-        3, [8], dimensions_per_factor={"residual": 4, "a": 2, "b": 1}, kept_count=kept_count
+        2, [8], dimensions_per_factor=sizes, kept_count=kept_count, capacity=capacity
     )
     model.adapt(pairs)
+    assert model.trainable_variables
     flow, expected, thin = model, x, x[:, :0]
     if kept_count is not None:
         rotation, normalisation, factor_out = model._flow_layers_

@@ -80,8 +80,8 @@ def fit_interpreter(
        others. This is distributed alignment search with a probe as the rest of the network.
        Training stops early, on validation pairs.
     4. A second probe, which no training has seen, judges exchanges of validation instances. The
-       linear answer is kept unless the trained flow does better by half a point, and by two standard
-       errors.
+       linear answer is kept unless the trained flow does better by half a point of a hundred, and
+       by two standard errors.
 
     Args:
         network: The network: a head and a tail, `(head, tail)`, as
@@ -188,7 +188,7 @@ def fit_interpreter(
     scales = np.sqrt(ops.convert_to_numpy(rotation.variances)[:kept_count])
     teacher, judge = (_train_probe(train, scales, seed + number) for number in (1, 2))
     scores = {"unchanged": _judge(None, judge, validation, inner_sizes, seed)}
-    flows = {}
+    flows, history = {}, {}
     for name in ("none", "affine") if capacity is None else (capacity,):
         keras.utils.set_random_seed(seed)
         flow = InterpretationNetwork(
@@ -211,16 +211,16 @@ def fit_interpreter(
                 loss_weights=[swap_weight] * len(columns),
                 jit_compile=_JIT_COMPILE,
             )
-            model.fit(
+            history = model.fit(
                 source,
                 epochs=epochs,
                 validation_data=_Source(held_out_pairs, validation.columns, 0.0, seed),
                 callbacks=[keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)],
                 verbose=0,
-            )
+            ).history
         scores[name] = _judge(flow, judge, validation, inner_sizes, seed)
         flows[name] = flow
-    report = FitReport(sizes, kept_count, float(shares[kept_count - 1]), names, scores)
+    report = FitReport(sizes, kept_count, float(shares[kept_count - 1]), names, scores, history)
     inner = flows[report.chosen]
     last = inner if thin_count == 0 else FactorOut(inner, kept_count)
     flow = DisentanglingFlowModel([rotation, scaling, last])
@@ -247,6 +247,8 @@ class FitReport:
             first, the last one the factor that is read. Of classes, 1 stands for the right one and
             0 for others; of numbers, it is 1 minus the squared error in units of the variance. It
             is NaN where both instances of the pair have the same class.
+        history: The losses of the flow that was trained, by epoch, as `fit` of Keras returns them;
+            empty if none was.
     """
 
     dimensions_per_factor: dict[str, int]
@@ -254,6 +256,7 @@ class FitReport:
     explained_variance: float
     names: list[str]
     scores: dict[str, np.ndarray]
+    history: dict[str, list[float]]
 
     @property
     def means(self) -> dict[str, np.ndarray]:

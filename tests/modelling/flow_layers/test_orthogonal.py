@@ -44,3 +44,21 @@ def test_count_follows_the_inputs_until_it_is_given():
     assert Orthogonal(reflection_count=2).get_config()["reflection_count"] == 2
     with pytest.raises(ValueError, match="`reflection_count` should be an integer of at least 1"):
         Orthogonal(reflection_count=0)
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_it_can_start_as_the_identity_and_still_learn(size):
+    layer = Orthogonal(initializer="identity")
+    np.testing.assert_allclose(to_matrix(layer, size), np.eye(size), atol=1e-6)
+    copy = Orthogonal.from_config(layer.get_config())
+    np.testing.assert_allclose(to_matrix(copy, size), np.eye(size), atol=1e-6)
+    normals = ops.convert_to_numpy(layer._reflection_normals_).copy()
+    normals[0] += 0.5
+    layer._reflection_normals_.assign(normals)
+    matrix = to_matrix(layer, size)
+    assert np.abs(matrix - np.eye(size)).max() > 0.1
+    assert np.linalg.det(matrix) == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(ValueError, match="even where `initializer` is 'identity'"):
+        Orthogonal(shape=[3], reflection_count=3, initializer="identity")
+    with pytest.raises(ValueError, match="Received: initializer='zeros'"):
+        Orthogonal(initializer="zeros")
