@@ -2,6 +2,8 @@
 
 from gyoza.interpretation import baselines
 from gyoza.interpretation.alignment import SwapPairs, SwapTraining
+from gyoza.interpretation.block_sizes import AnswersBySize, answers_by_size
+from gyoza.interpretation.comparison import Comparison, Estimate, compare, default_methods
 from gyoza.interpretation.counterfactuals import Counterfactual
 from gyoza.interpretation.factor_sizes import estimate_factor_sizes, estimate_pair_correlations
 from gyoza.interpretation.fitting import FitReport, fit_interpreter
@@ -19,4 +21,10 @@ __all__ = [
     "SwapTraining",
     "SwapPairs",
     "baselines",
+    "compare",
+    "default_methods",
+    "Comparison",
+    "Estimate",
+    "answers_by_size",
+    "AnswersBySize",
 ]

@@ -1,16 +1,26 @@
 """What functions that look into a network are given: its two parts, and labels as pairs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from gyoza.backend import forget_gradients
 from gyoza.data.pairs import CategoricalPairs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.metrics.codes import check_labels, is_categorical
 
-__all__ = ["to_parts", "read_hidden", "to_columns", "to_names", "to_classes", "make_pairs"]
+__all__ = [
+    "to_parts",
+    "read_hidden",
+    "run_in_batches",
+    "to_columns",
+    "to_names",
+    "to_classes",
+    "make_pairs",
+]
 
 
 def to_parts(network: Any, layer: Any = None) -> tuple[keras.Layer, keras.Layer]:
@@ -59,10 +69,31 @@ def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray
     Returns:
         The vectors, `[instances, n]`, in float64.
     """
-    if not isinstance(head, keras.Model):
-        head = keras.Sequential([head])
-    hidden = head.predict(x, batch_size=batch_size, verbose=0)
+    hidden = run_in_batches(head, x, batch_size)
     return np.reshape(hidden, [len(hidden), -1]).astype("float64")
+
+
+def run_in_batches(function: Callable[[Any], Any], x: Any, batch_size: int = 1024) -> Any:
+    """Runs a network, or a part of it, without the preparations that `predict` makes.
+
+    Args:
+        function: The network.
+        x: Its inputs, `[instances, ...]`, at least one.
+        batch_size: The number of instances that are worked through at a time.
+
+    Returns:
+        What it returns, as arrays.
+    """
+    x = np.asarray(x)
+    x = x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x
+    with forget_gradients():
+        parts = [
+            keras.tree.map_structure(
+                ops.convert_to_numpy, function(ops.convert_to_tensor(x[start : start + batch_size]))
+            )
+            for start in range(0, len(x), batch_size)
+        ]
+    return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def to_columns(labels: Any, count: int) -> list[np.ndarray]:

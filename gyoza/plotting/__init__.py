@@ -15,6 +15,7 @@ except ImportError as error:
         '`gyoza.plotting` needs matplotlib. Install it with `pip install "gyoza[plotting]"`.'
     ) from error
 
+from gyoza.plotting.comparisons import comparison_bars, size_curves
 from gyoza.plotting.images import swap_grid, traversal_strips
 from gyoza.plotting.matrices import correlation_heat_map, heat_map, leakage_heat_map
 from gyoza.plotting.planes import density_heat_map, latent_scatter, warped_grid
@@ -30,4 +31,6 @@ __all__ = [
     "correlation_heat_map",
     "leakage_heat_map",
     "training_curves",
+    "comparison_bars",
+    "size_curves",
 ]

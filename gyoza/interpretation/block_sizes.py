@@ -1,0 +1,162 @@
+"""How many answers follow an exchange, by the size of the block that is exchanged."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from gyoza.interpretation.baselines import pair_axes, random_subspace
+from gyoza.interpretation.comparison import Estimate, Method, format_table
+from gyoza.interpretation.controls import choose_judges, reinitialise, to_matrix
+from gyoza.interpretation.parts import read_hidden, run_in_batches, to_columns, to_parts
+from gyoza.interpretation.scores import rate_swaps
+from gyoza.modelling.axes import check_integers
+from gyoza.modelling.metrics.codes import is_categorical
+
+__all__ = ["answers_by_size", "AnswersBySize"]
+
+
+class AnswersBySize(NamedTuple):
+    """What :func:`answers_by_size` returns. Printed, it is a table."""
+
+    sizes: list[int]
+    """The sizes of the block."""
+    follows: dict[str, np.ndarray]
+    """For the method and each control, the rate of answers that follow, `[sizes, seeds]`."""
+
+    def __str__(self) -> str:
+        """Writes the means over seeds, with standard errors."""
+        rows = [
+            {
+                "": name,
+                **{str(s): Estimate.of(row) for s, row in zip(self.sizes, rates, strict=True)},
+            }
+            for name, rates in self.follows.items()
+        ]
+        return format_table(rows, ["", *map(str, self.sizes)])
+
+
+def answers_by_size(
+    network: Any,
+    x: Any,
+    labels: Any,
+    test_x: Any,
+    test_labels: Any,
+    sizes: Iterable[int] | None = None,
+    *,
+    layer: Any = None,
+    method: Method = pair_axes,
+    judge: Callable[[Any], Any] | None = None,
+    seeds: int | Iterable[int] = 3,
+    pair_count: int = 2000,
+) -> AnswersBySize:
+    r"""Tells how many answers follow when blocks of growing size are exchanged, beside controls.
+
+    The larger a block, the more answers follow, whatever it holds; a block of all dimensions is the
+    whole representation. What a method has found shows in how much earlier they follow than in the
+    controls:
+
+    - "random subspace": as many random directions,
+    - "fake pairs": the method, with labels that are permuted among instances,
+    - "re-initialised": the method, in a network of the same architecture with fresh weights,
+    - "re-initialised, own answers": the same, with what that network answers as labels.
+
+    What a re-initialised network answers to unedited instances takes the place of labels there.
+
+    Args:
+        network: See :func:`compare`, and so for all arguments.
+        x: Likewise.
+        labels: The classes or numbers of one factor, `[instances]`.
+        test_x: Likewise.
+        test_labels: Likewise.
+        sizes: The sizes of the factor's block. Powers of two up to the number of hidden units, and
+            this number, if omitted.
+        layer: Likewise.
+        method: A method, as those of :func:`compare`.
+        judge: A callable that tells from outputs of the network the class, or number. The class of
+            the largest output if omitted.
+        seeds: Likewise.
+        pair_count: Likewise.
+
+    Returns:
+        The rates.
+
+    Raises:
+        ValueError: If sizes are not from 0 to the number of hidden units, or a judge is missing
+            where outputs are not one for each class.
+
+    Example:
+
+        >>> from gyoza import interpretation
+        >>> random = np.random.default_rng(0)
+        >>> labels = random.integers(2, size=400)
+        >>> x = random.normal(size=[400, 3]) + 4.0 * labels[:, None] * [1.0, 1.0, 0.0]
+        >>> head = keras.Sequential([keras.Input([3]), keras.layers.Activation("linear")])
+        >>> tail = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+        >>> tail.set_weights([np.array([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]), [4.0, -4.0]])
+        >>> rates = interpretation.answers_by_size((head, tail), x, labels, x, labels, [1], seeds=1)
+        >>> bool(rates.follows["pair axes"] > 0.9)
+        True
+    """
+    parts = to_parts(network, layer)
+    x, test_x = np.asarray(x), np.asarray(test_x)
+    labels, test_labels = (to_matrix(values) for values in (labels, test_labels))
+    width = read_hidden(parts[0], x[:1]).shape[1]
+    if sizes is None:
+        sizes = [*(2**k for k in range(width.bit_length()) if 2**k < width), width]
+    sizes = check_integers("sizes", sizes)
+    if not sizes or min(sizes) < 0 or max(sizes) > width:
+        raise ValueError(
+            f"`sizes` should be from 0 to the number of hidden units, {width}. "
+            f"Received: sizes={sizes}"
+        )
+    if judge is None:
+        judge = choose_judges(parts, x, labels, ["factor"]).get("factor")
+    if judge is None:
+        raise ValueError(
+            "`judge` should tell the class, or number, from outputs of the network, where these "
+            "are not one for each class of `labels`. Received: judge=None"
+        )
+    is_class = is_categorical(to_columns(test_labels, len(test_x))[0])
+    name = getattr(method, "__name__", "method").replace("_", " ")
+    seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
+    follows: dict[str, list[list[float]]] = {}
+    for seed in seeds:
+        fresh = reinitialise(parts, seed)
+        own, of_test = (np.asarray(judge(_answer(fresh, values))) for values in (x, test_x))
+        shuffled = np.random.default_rng(seed).permutation(labels)
+        true = np.asarray(test_labels[:, 0].tolist())
+        frequent = _is_frequent(own) if is_class else np.ones(len(x), bool)
+        studies = {
+            name: (method, parts, x, labels, true),
+            "random subspace": (random_subspace, parts, x, labels, true),
+            "fake pairs": (method, parts, x, shuffled, true),
+            "re-initialised": (method, fresh, x, labels, of_test),
+            "re-initialised, own answers": (method, fresh, x[frequent], own[frequent], of_test),
+        }
+        a, b = np.random.default_rng(seed).integers(len(test_x), size=[2, pair_count])
+        for study, (fit, of_parts, seen, known, answers) in studies.items():
+            rates = []
+            for size in sizes:
+                if np.all(known == known[0]):  # a network that always answers the same
+                    rates.append(np.nan)
+                    continue
+                found = fit(
+                    of_parts, seen, known, [width - size, size], names=["factor"], seed=seed
+                )
+                swapped = judge(found.swap(test_x[a], test_x[b], "factor"))
+                rates.append(float(rate_swaps(swapped, answers[a], answers[b], is_class)[0]))
+            follows.setdefault(study, []).append(rates)
+    return AnswersBySize(sizes, {study: np.transpose(rates) for study, rates in follows.items()})
+
+
+def _answer(parts: tuple[keras.Layer, keras.Layer], x: np.ndarray) -> Any:
+    """Returns the outputs of a network."""
+    return run_in_batches(lambda batch: parts[1](parts[0](batch)), x)
+
+
+def _is_frequent(classes: np.ndarray) -> np.ndarray:
+    """Returns which instances are not the only ones of their class."""
+    _, members, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    return counts[members.reshape(-1)] > 1

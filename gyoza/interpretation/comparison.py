@@ -1,0 +1,407 @@
+"""Methods that take a network apart, compared on data held out, and with controls."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gyoza.interpretation import baselines
+from gyoza.interpretation.controls import choose_judges, reinitialise, to_matrix
+from gyoza.interpretation.interpreter import Interpreter
+from gyoza.interpretation.parts import to_names, to_parts
+from gyoza.interpretation.scores import PROBES, HeldOut, Judges, measure
+
+__all__ = ["compare", "default_methods", "Comparison", "Estimate"]
+
+Method = Callable[..., Interpreter]
+
+_NETWORKS = "trained", "re-initialised", "labels shuffled"
+_TOLERANCE = 0.02
+"""By how much a simpler method may be worse than the best one, and a gap counts as none."""
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its standard error, which is NaN for a single seed."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Estimate":
+        """Estimates a mean from the values of seeds."""
+        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+        return cls(float(np.mean(values)), float(error))
+
+    def __str__(self) -> str:
+        """Writes the mean, and the error if there is one."""
+        return f"{self.mean:.2f}" + ("" if np.isnan(self.error) else f" ± {self.error:.2f}")
+
+
+class Comparison:
+    r"""What :func:`compare` returns: scores of methods, on a network and on controls.
+
+    Printed, it is a table with means and standard errors over seeds, followed by what is found:
+    on which methods the network does not differ from the controls, and which method to use.
+
+    Args:
+        measurements: The scores of each method, network and seed: dictionaries with the keys
+            "method", "network", "seed", "sizes" and the names of scores. Those of several
+            comparisons can be joined.
+
+    Attributes:
+        measurements: The same.
+    """
+
+    def __init__(self, measurements: Iterable[Mapping[str, Any]]) -> None:
+        self.measurements = [dict(measurement) for measurement in measurements]
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of methods, in their order."""
+        return list(dict.fromkeys(row["method"] for row in self.measurements))
+
+    @property
+    def networks(self) -> list[str]:
+        """The names of networks: "trained" and the controls."""
+        return list(dict.fromkeys(row["network"] for row in self.measurements))
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of scores."""
+        names = dict.fromkeys(name for row in self.measurements for name in row)
+        return [name for name in names if name not in ("method", "network", "seed", "sizes")]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """For each method and network, the sizes of factors, and estimates of all scores.
+
+        "gap" is by how much the score is higher on the trained network than on the control where it
+        is highest.
+        """
+        rows = []
+        for method in self.methods:
+            for network in self.networks:
+                values = self._select(method, network)
+                sizes = dict.fromkeys("+".join(map(str, row["sizes"].values())) for row in values)
+                scores = {column: self.estimate(method, column, network) for column in self.columns}
+                row = {"method": method, "network": network, "sizes": " or ".join(sizes), **scores}
+                if self._controls:
+                    row["gap"] = self._smallest_gap(method) if network == "trained" else ""
+                rows.append(row)
+        return rows
+
+    def _select(self, method: str, network: str) -> list[dict[str, Any]]:
+        rows = [
+            row
+            for row in self.measurements
+            if row["method"] == method and row["network"] == network
+        ]
+        if not rows:
+            raise ValueError(
+                f"`method` should be one of {self.methods}, and `network` one of {self.networks}. "
+                f"Received: method={method!r}, network={network!r}"
+            )
+        return rows
+
+    def estimate(self, method: str, column: str = "score", network: str = "trained") -> Estimate:
+        """Returns the mean of a score over seeds, with its standard error.
+
+        Args:
+            method: The name of the method.
+            column: The name of the score.
+            network: The name of the network.
+
+        Raises:
+            ValueError: If there is no such method, score or network.
+        """
+        if column not in self.columns:
+            raise ValueError(f"`column` should be one of {self.columns}. Received: {column!r}")
+        return Estimate.of([row[column] for row in self._select(method, network)])
+
+    def gap(self, method: str, network: str, column: str = "score") -> Estimate:
+        """Returns by how much a score is higher on the trained network than on a control.
+
+        Args:
+            method: The name of the method.
+            network: The name of the control.
+            column: The name of the score.
+
+        Returns:
+            The mean difference over seeds, with its standard error.
+        """
+        pairs = zip(self._select(method, "trained"), self._select(method, network), strict=True)
+        return Estimate.of([trained[column] - control[column] for trained, control in pairs])
+
+    def best(self, column: str = "score") -> str:
+        """Returns the simplest method that is as good as the best one on the trained network.
+
+        Methods are in the order of simplicity. One is as good if its score is lower by no more than
+        two points of a hundred, or twice the standard error of the difference. Methods that score
+        as much in a control only count if all of them do.
+
+        Args:
+            column: The name of the score.
+
+        Returns:
+            The name of the method.
+        """
+        methods = [name for name in self.methods if not self._is_empty(name, column)]
+        estimates = {name: self.estimate(name, column) for name in methods or self.methods}
+        highest = max(estimates.values(), key=lambda estimate: estimate.mean)
+        return next(
+            name
+            for name, estimate in estimates.items()
+            if _is_small(
+                Estimate(highest.mean - estimate.mean, np.hypot(highest.error, estimate.error))
+            )
+        )
+
+    @property
+    def findings(self) -> list[str]:
+        """Sentences on what the controls say, and on which method to use."""
+        empty = [method for method in self.methods if self._is_empty(method)]
+        sentences = [
+            f"{method}: its score of {self.estimate(method)} is not clearly higher than where "
+            f"there is nothing to find: {self._describe_controls(method)}."
+            for method in empty
+        ]
+        if len(empty) == len(self.methods):
+            return [*sentences, "There is nothing to find here, or these methods do not find it."]
+        best = self.best()
+        top = max(
+            (method for method in self.methods if method not in empty),
+            key=lambda method: self.estimate(method).mean,
+        )
+        reason = (
+            f", the simplest of those that are as good as {top}, with {self.estimate(top)}"
+            if best != top
+            else ""
+        )
+        return [*sentences, f"Use {best}, with a score of {self.estimate(best)}{reason}."]
+
+    @property
+    def _controls(self) -> list[str]:
+        return [network for network in self.networks if network != "trained"]
+
+    def _describe_controls(self, method: str) -> str:
+        return ", ".join(
+            f"{self.estimate(method, network=network)} ({network})" for network in self._controls
+        )
+
+    def _smallest_gap(self, method: str, column: str = "score") -> Estimate:
+        gaps = (self.gap(method, network, column) for network in self._controls)
+        return min(gaps, key=lambda gap: gap.mean)
+
+    def _is_empty(self, method: str, column: str = "score") -> bool:
+        """Whether a method scores no higher on the network than on one of the controls."""
+        return any(_is_small(self.gap(method, network, column)) for network in self._controls)
+
+    def __str__(self) -> str:
+        """Writes a table of swaps, one of leakage for each factor, and the findings."""
+        leaks = [column for column in self.columns if column.endswith(PROBES)]
+        others = [column for column in self.columns if column not in leaks]
+        gap = ["gap"] if self._controls else []
+        rows = self.rows
+        tables = [format_table(rows, ["method", "network", "sizes", *others, *gap])]
+        for factor in dict.fromkeys(column.split(": ")[0] for column in leaks):
+            columns = [column for column in leaks if column.startswith(f"{factor}: ")]
+            tables.append(format_table(rows, ["method", "network", *columns]))
+        return "\n\n".join([*tables, "\n".join(self.findings)])
+
+
+def _is_small(difference: Estimate) -> bool:
+    return difference.mean <= max(_TOLERANCE, 2 * np.nan_to_num(difference.error))
+
+
+def format_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Writes some columns of a table, aligned.
+
+    Args:
+        rows: The rows, as dictionaries.
+        columns: The keys of those columns to be written.
+
+    Returns:
+        The table, with a line for the names of columns and one for each row.
+    """
+    cells = [list(columns), *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in cells
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def default_methods(**kwargs: Any) -> dict[str, Method]:
+    """Returns the methods that :func:`compare` compares, in the order of simplicity.
+
+    They are the :mod:`~gyoza.interpretation.baselines`, and flows of growing capacity that are
+    trained by :func:`~gyoza.interpretation.fit_interpreter`.
+
+    Args:
+        **kwargs: Further arguments of :func:`~gyoza.interpretation.fit_interpreter`, such as the
+            number of epochs.
+
+    Returns:
+        The methods by name.
+    """
+    closed_forms = (
+        baselines.random_subspace,
+        baselines.units,
+        baselines.principal_axes,
+        baselines.difference_of_means,
+        baselines.leace,
+        baselines.pair_axes,
+    )
+    methods: dict[str, Method] = {
+        method.__name__.replace("_", " "): method for method in closed_forms
+    }
+    return methods
+
+
+def compare(
+    network: Any,
+    x: Any,
+    labels: Any,
+    test_x: Any,
+    test_labels: Any,
+    dimensions_per_factor: Any = None,
+    *,
+    layer: Any = None,
+    names: Iterable[str] | None = None,
+    methods: Mapping[str, Method] | None = None,
+    judges: Judges | None = None,
+    networks: Iterable[str] = _NETWORKS,
+    held_out: Callable[[np.ndarray, int], Any] | None = None,
+    seeds: int | Iterable[int] = 3,
+    pair_count: int = 2000,
+    probe_count: int = 2000,
+) -> Comparison:
+    r"""Compares methods that take a network apart, on data held out, and with controls.
+
+    Each method finds factors in three networks: the given one; one with the same architecture and
+    fresh weights; and the given one with labels that are permuted among instances. Reversible maps
+    can align with much that is not there (Sutter et al.), so only what is found in the first and
+    not in the others has been found in the network.
+
+    These are scores, from 0 to 1 but for the likelihood:
+
+    - "follows": how often the network, where it has got the factor of another instance, gives the
+      answer that belongs to the other; for numbers, the share :math:`1 - \sum (y - y_b)^2 / \sum
+      (y_a - y_b)^2` of the difference.
+    - "keeps": how often it keeps its answer where it has got another block, for the block of which
+      this is least so, be it a factor's or the residual one. For numbers, likewise.
+    - "own", "elsewhere" and "residual", by a linear probe and one of nearest neighbours: how well
+      the label is read from the block of its factor, from the best block of another one, and from
+      the residual one. See :func:`~gyoza.modelling.metrics.leakage`.
+    - "likelihood": the log-likelihood of pairs per hidden unit, in nats, by
+      :class:`~gyoza.modelling.losses.SupervisedFactorLoss`. Latent entries are standardised, and
+      correlations are those that training pairs have on average in each block. It is a density of
+      the hidden representation, with noise of a hundredth of its standard deviation, and so can be
+      compared between methods, but not between networks.
+    - "score": the mean over judged factors of follows × keeps; if none is judged, of own × (1 -
+      the larger of elsewhere and residual), each by the better probe.
+
+    Answers are compared with labels. A re-initialised network has no right ones; there, what it
+    answers to unedited instances takes their place.
+
+    Args:
+        network: A head and a tail, `(head, tail)`, or a Keras model, which is split at `layer`.
+        x: Inputs of the network, `[instances, ...]`, from which methods learn.
+        labels: Their classes (integers, strings, booleans) or real numbers, one column for each
+            factor, `[instances, K]`. Columns of whole numbers are classes.
+        test_x: Inputs on which all scores are measured.
+        test_labels: Their labels.
+        dimensions_per_factor: The sizes of factors, the residual one first, by name or as a
+            sequence. If `None`, each method chooses its own for the trained network, and keeps them
+            in the controls.
+        layer: The layer at which `network` is split, where it is a model.
+        names: The names of the K factors. "factor_1" and so on if omitted.
+        methods: The methods by name, the simplest first: callables `method((head, tail), x, labels,
+            dimensions_per_factor, names=names, seed=seed)` that return an
+            :class:`~gyoza.interpretation.Interpreter`. :func:`default_methods` if omitted.
+        judges: For names of factors, a callable that tells from outputs of the network the class,
+            or number, of that factor, as labels have it. For a network that gives as many outputs
+            as the first factor has classes, `{first: argmax}` if omitted.
+        networks: Those of "trained", "re-initialised" and "labels shuffled" to look into.
+        held_out: A callable that is given `labels` and a seed, and returns which instances have
+            values, `[instances]`, that no method may learn from; tests then take only instances
+            with such values. It can leave out combinations of classes, or a range of a number, and
+            others for each seed.
+        seeds: The seeds of methods, of fresh weights and permutations, and of pairs, or their
+            number.
+        pair_count: The number of test pairs whose factors are swapped.
+        probe_count: The largest number of test instances for probes.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        TypeError: If `network` is neither a Keras model nor two parts.
+        ValueError: If data, names, judges or networks are not as described.
+
+    Example:
+
+        >>> from gyoza import interpretation
+        >>> random = np.random.default_rng(0)
+        >>> labels = random.integers(2, size=[400, 1])
+        >>> x = random.normal(size=[400, 3]) + 4.0 * labels * [1.0, 1.0, 0.0]
+        >>> head = keras.Sequential([keras.Input([3]), keras.layers.Activation("linear")])
+        >>> tail = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+        >>> tail.set_weights([np.array([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]), [4.0, -4.0]])
+        >>> comparison = interpretation.compare(
+        ...     (head, tail), x, labels, x, labels, names=["side"], networks=["trained"], seeds=1,
+        ...     methods={"difference of means": interpretation.baselines.difference_of_means},
+        ... )
+        >>> comparison.estimate("difference of means", "side: follows").mean > 0.95
+        True
+
+    References:
+        - Sutter, D., Minder, J., Hofmann, T. & Pimentel, T. (2025). "The non-linear representation
+          dilemma: Is causal abstraction enough for mechanistic interpretability?"
+          `arXiv:2507.08802 <https://arxiv.org/abs/2507.08802>`_
+        - Hewitt, J. & Liang, P. (2019). "Designing and interpreting probes with control tasks."
+          `arXiv:1909.03368 <https://arxiv.org/abs/1909.03368>`_
+    """
+    parts = to_parts(network, layer)
+    x, test_x = np.asarray(x), np.asarray(test_x)
+    labels, test_labels = (to_matrix(values) for values in (labels, test_labels))
+    names = to_names(names, labels.shape[1])
+    methods = default_methods() if methods is None else methods
+    networks = list(networks)
+    networks.sort(key="trained".__ne__)  # the first
+    if "trained" not in networks or set(networks) - set(_NETWORKS):
+        raise ValueError(
+            f"`networks` should be 'trained' and any others of {list(_NETWORKS)}. "
+            f"Received: networks={networks}"
+        )
+    if judges is None:
+        judges = choose_judges(parts, x, labels, names)
+    if set(judges) - set(names):
+        raise ValueError(
+            f"`judges` should be of some of the factors {names}. Received: {list(judges)}"
+        )
+    measurements = []
+    for seed in range(seeds) if isinstance(seeds, int) else seeds:
+        seen, new = np.ones(len(x), bool), np.ones(len(test_x), bool)
+        if held_out is not None:
+            seen = ~np.asarray(held_out(labels, seed), bool)
+            new = np.asarray(held_out(test_labels, seed), bool)
+        known = labels[seen]
+        shuffled = np.random.default_rng(seed).permutation(known)
+        studies = {
+            "trained": (parts, known),
+            "re-initialised": (reinitialise(parts, seed), known),
+            "labels shuffled": (parts, shuffled),
+        }
+        test = HeldOut(test_x[new], test_labels[new], names, judges, pair_count, probe_count, seed)
+        for method, fit in methods.items():
+            sizes = dimensions_per_factor
+            for name in networks:
+                of_parts, of_labels = studies[name]
+                interpreter = fit(of_parts, x[seen], of_labels, sizes, names=names, seed=seed)
+                sizes = dict(interpreter.dimensions_per_factor)  # so that controls have the same
+                row = {"method": method, "network": name, "seed": seed, "sizes": sizes}
+                scores = measure(interpreter, x[seen], of_labels, test, name == "re-initialised")
+                measurements.append({**row, **scores})
+    return Comparison(measurements)
