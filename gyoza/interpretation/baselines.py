@@ -73,8 +73,7 @@ def units(
             real numbers, one column for each factor. Columns of whole numbers are classes.
         dimensions_per_factor: The sizes of factors, the residual one first: a dictionary by name,
             or a sequence. If `None`, they are estimated by
-            :func:`~gyoza.interpretation.estimate_factor_sizes` from pairs, along the principal
-            axes.
+            :func:`~gyoza.interpretation.estimate_factor_sizes`, by the rule "likelihood".
         layer: The layer at which `network` is split, where it is a model.
         names: The names of the K factors. "factor_1" and so on if omitted.
         seed: Seed of the pairs from which sizes are estimated.
@@ -350,18 +349,11 @@ def _check_sizes(study: _Study, dimensions_per_factor: Sizes) -> dict[str, int]:
 
 
 def _find_sizes(study: _Study, dimensions_per_factor: Sizes, seed: int) -> dict[str, int]:
-    """Returns the sizes of factors, estimated along the principal axes if they are not given.
-
-    The axes are those of most variance, of which there are ten times as many instances.
-    """
+    """Returns the sizes of factors, estimated if they are not given."""
     if dimensions_per_factor is not None:
         return _check_sizes(study, dimensions_per_factor)
-    variances, axes = _diagonalise(study.covariance)
-    count = max(1, min(np.sum(variances > _THIN * variances[0]), len(study.hidden) // 10))
-    pairs = make_pairs((study.hidden - study.location) @ axes[:, :count], study.columns, seed=seed)
-    sizes = estimate_factor_sizes(pairs, names=study.names)
-    sizes["residual"] += study.width - int(count)
-    return sizes
+    pairs = make_pairs(study.hidden, study.columns, seed=seed)
+    return estimate_factor_sizes(pairs, "likelihood", study.names)
 
 
 def _diagonalise(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,12 +1,15 @@
 """Methods that take a network apart, compared on data held out, and with controls."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from gyoza.applications import CAPACITIES
 from gyoza.interpretation import baselines
 from gyoza.interpretation.controls import choose_judges, reinitialise, to_matrix
+from gyoza.interpretation.fitting import fit_interpreter
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.parts import to_names, to_parts
 from gyoza.interpretation.scores import PROBES, HeldOut, Judges, measure
@@ -256,6 +259,10 @@ def default_methods(**kwargs: Any) -> dict[str, Method]:
     methods: dict[str, Method] = {
         method.__name__.replace("_", " "): method for method in closed_forms
     }
+    for capacity in CAPACITIES:
+        methods[f"{capacity} flow"] = functools.partial(
+            fit_interpreter, capacity=capacity, **kwargs
+        )
     return methods
 
 

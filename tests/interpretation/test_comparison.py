@@ -12,6 +12,7 @@ from gyoza.interpretation import (
     answers_by_size,
     baselines,
     compare,
+    default_methods,
 )
 from gyoza.interpretation.controls import choose_judges, reinitialise
 from gyoza.interpretation.scores import rate_swaps
@@ -301,6 +302,23 @@ def test_answers_follow_a_small_block_only_where_something_is_found(parts):
     assert small["pair axes"] > 0.95
     assert max(small["random subspace"], small["fake pairs"], small["re-initialised"]) < 0.8
     assert str(answers).splitlines()[1].split()[:2] == ["pair", "axes"]
+
+
+def test_default_methods_grow_from_random_directions_to_splines():
+    methods = default_methods(step_count=7)
+    assert list(methods) == [
+        "random subspace",
+        "units",
+        "principal axes",
+        "difference of means",
+        "leace",
+        "pair axes",
+        "rotation flow",
+        "linear flow",
+        "affine flow",
+        "spline flow",
+    ]
+    assert methods["spline flow"].keywords == {"capacity": "spline", "step_count": 7}
 
 
 def test_wrong_arguments(parts):
