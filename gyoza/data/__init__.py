@@ -4,6 +4,7 @@ Importing this package imports neither scipy, nor scikit-learn, nor matplotlib.
 """
 
 from gyoza.data.digits import TintedDigits, distort, load_tinted_digits, tint
+from gyoza.data.faces import Faces
 from gyoza.data.pairs import CategoricalPairs, ContinuousPairs
 from gyoza.data.sprites import Sprites
 from gyoza.data.toy import (
@@ -21,6 +22,7 @@ __all__ = [
     "CategoricalPairs",
     "ContinuousPairs",
     "Sprites",
+    "Faces",
     "TintedDigits",
     "load_tinted_digits",
     "tint",

@@ -11,13 +11,12 @@ References:
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, to_numpy
+from gyoza.data.rendering import Renderer
 
 __all__ = ["Sprites"]
 
@@ -25,7 +24,7 @@ _CHUNK_SIZE = 32
 """Number of pictures that are rendered at a time, such that they fit into the processor's cache."""
 
 
-class Sprites:
+class Sprites(Renderer):
     r"""Renders white shapes on black ground from their factors, with smooth edges.
 
     A picture covers the unit square. Its five factors are independent:
@@ -49,6 +48,9 @@ class Sprites:
     The semi-axes of the ellipse are :math:`r` and :math:`r / 2`. The heart is a square on its tip
     with a half disc on each of the upper sides. A pixel's brightness is the share of it that the
     shape covers, up to what the pixel cannot see of a curve or a corner.
+
+    Shapes are integers. A `grid` has at most as many values of them as there are shapes, and its
+    orientations stop one step before the upper end.
 
     For coloured sprites, pass the pictures to `gyoza.data.tint`.
 
@@ -86,7 +88,6 @@ class Sprites:
         orientations: tuple[float, float] | None = None,
         positions: tuple[float, float] = (0.25, 0.75),
     ) -> None:
-        check_integer("image_size", image_size, minimum=1)
         if isinstance(shapes, str) or not shapes or not set(shapes) <= set(_SHAPES):
             raise ValueError(
                 f"`shapes` should be a list of some of {list(_SHAPES)}. Received: shapes={shapes}"
@@ -105,121 +106,42 @@ class Sprites:
                 )
         if scales[0] <= 0:
             raise ValueError(f"`scales` should be positive. Received: scales={scales}")
-        self.image_size = int(image_size)
         self.shapes = tuple(shapes)
         shape_numbers = (0, len(self.shapes) - 1)
-        self._limits = np.array(
-            [shape_numbers, scales, orientations, positions, positions], "float64"
-        )
+        super().__init__(image_size, [shape_numbers, scales, orientations, positions, positions])
 
-    @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Smallest and largest value of every factor, by name."""
-        return dict(zip(self.names, map(tuple, self._limits.tolist()), strict=True))
-
-    def sample(self, count: int, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Draws independent pictures, whose factors are uniform over their ranges.
-
-        Args:
-            count: Number of pictures, a non-negative integer.
-            seed: Non-negative integer from which the pictures follow. If None, a seed is drawn that
-                `keras.utils.set_random_seed` makes reproducible.
-
-        Returns:
-            The pictures as `render` returns them, and their factors, a float64 array of shape
-            [count, 5].
-
-        Raises:
-            ValueError: If `count` or `seed` is not a non-negative integer.
-        """
-        check_integer("count", count, minimum=0)
-        if seed is None:
-            # Python's generator is the one that `keras.utils.set_random_seed` seeds.
-            seed = random.getrandbits(32)
-        check_integer("seed", seed, minimum=0)
-        rng = np.random.default_rng(seed)
-        low, high = self._limits.T
-        factors = rng.uniform(low, high, size=(count, len(self.names)))
+    def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        factors = super()._draw(rng, count)
         factors[:, 0] = rng.integers(len(self.shapes), size=count)
-        return self.render(factors), factors
+        return factors
 
-    def grid(self, counts: Sequence[int]) -> np.ndarray:
-        """Lists all combinations of evenly spaced factors, for `render`.
-
-        Args:
-            counts: The number of values of each of the five factors, positive integers. That of
-                the shapes is at most the number of shapes. The values run from the lower to the
-                upper end of a factor's range; orientations stop one step before the upper end. A
-                single value is the lower end.
-
-        Returns:
-            Float64 array of shape [product of the counts, 5], whose last factor changes fastest.
-
-        Raises:
-            ValueError: If `counts` has an unsuitable length or value.
-        """
-        if len(counts) != len(self.names):
-            raise ValueError(
-                f"`counts` should have one entry for each of {self.names}. "
-                f"Received: counts={counts}"
-            )
-        for count in counts:
-            check_integer("counts", count, minimum=1)
+    def _list_values(self, counts: Sequence[int]) -> list[np.ndarray]:
         if counts[0] > len(self.shapes):
             raise ValueError(
                 f"`counts` should ask for at most {len(self.shapes)} shapes. "
                 f"Received: counts={counts}"
             )
-        values = [
-            np.linspace(low, high, count, endpoint=name != "orientation")
-            for name, (low, high), count in zip(self.names, self._limits, counts, strict=True)
-        ]
+        values = super()._list_values(counts)
         values[0] = np.arange(counts[0], dtype="float64")
-        return np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, len(values))
+        low, high = self._limits[2]
+        values[2] = np.linspace(low, high, counts[2], endpoint=False)
+        return values
 
-    def render(self, factors: Any) -> np.ndarray:
-        """Renders pictures from given factors.
-
-        Args:
-            factors: Values of the five factors, array-like of shape [count, 5], within their
-                ranges. Shapes are integers.
-
-        Returns:
-            Float32 array of shape [count, image size, image size, 1] with values in [0, 1].
-
-        Raises:
-            ValueError: If `factors` has an unsuitable shape, or values out of range.
-        """
-        factors = to_numpy(factors)
-        if factors.ndim != 2 or factors.shape[1] != len(self.names):
-            raise ValueError(
-                f"`factors` should have shape [count, {len(self.names)}]. "
-                f"Received: factors.shape={factors.shape}"
-            )
-        factors = factors.astype("float64")
-        for name, column, (low, high) in zip(self.names, factors.T, self._limits, strict=True):
-            slack = 1e-6 * max(abs(low), abs(high))  # for what was rounded to float32
-            if not np.all((column >= low - slack) & (column <= high + slack)):
-                raise ValueError(
-                    f"`factors` should have values of {name} in [{low:g}, {high:g}]. "
-                    f"Received: values from {column.min():g} to {column.max():g}"
-                )
+    def _render(self, factors: np.ndarray) -> np.ndarray:
         shape_numbers = factors[:, 0].astype(int)
         if np.any(shape_numbers != factors[:, 0]):
             raise ValueError(
                 f"`factors` should have integers as shapes. Received: {np.unique(factors[:, 0])}"
             )
-
-        size = self.image_size
-        images = np.empty((len(factors), size, size, 1), "float32")
+        images = np.empty((len(factors), self.image_size, self.image_size), "float32")
         for number, shape in enumerate(self.shapes):
             indices = np.flatnonzero(shape_numbers == number)
             for start in range(0, len(indices), _CHUNK_SIZE):
                 chunk = indices[start : start + _CHUNK_SIZE]
-                images[chunk, ..., 0] = self._render(shape, factors[chunk, 1:])
+                images[chunk] = self._render_shape(shape, factors[chunk, 1:])
         return images
 
-    def _render(self, shape: str, factors: np.ndarray) -> np.ndarray:
+    def _render_shape(self, shape: str, factors: np.ndarray) -> np.ndarray:
         """Renders pictures of one shape, with lengths in units of a pixel."""
         centres = np.arange(self.image_size) + 0.5
         scale, angle, x, y = factors.T[..., None]
