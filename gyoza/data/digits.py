@@ -22,21 +22,14 @@ class TintedDigits:
     """Pictures of digits and their two factors, to be indexed like an array.
 
     Args:
-        images: The pictures, float32 array of shape [N, size, size, 3] with values in [0, 1].
+        images: The pictures, float32 array of shape [N, 8, 8, 3] with values in [0, 1].
         digits: The digits that they show, integers of shape [N].
         hues: The hues of their ink in [0, 1), of shape [N].
-        places: The row and the column at which the 8 × 8 pixels of a digit begin, integers of shape
-            [N, 2]. Zeros if omitted.
     """
 
     images: np.ndarray
     digits: np.ndarray
     hues: np.ndarray
-    places: Any = None
-
-    def __post_init__(self) -> None:
-        if self.places is None:
-            self.places = np.zeros([len(self.digits), 2], int)
 
     def classes(self, hue_count: int = 12) -> np.ndarray:
         """Gives digits and hues as classes, as `gyoza.data.CategoricalPairs` takes them.
@@ -57,16 +50,11 @@ class TintedDigits:
         return len(self.images)
 
     def __getitem__(self, indices: Any) -> TintedDigits:
-        parts = self.images, self.digits, self.hues, self.places
-        return TintedDigits(*(part[indices] for part in parts))
+        return TintedDigits(self.images[indices], self.digits[indices], self.hues[indices])
 
 
 def load_tinted_digits(
-    copy_count: int = 12,
-    distortion: float = 0.06,
-    saturation: float = 0.85,
-    seed: int = 0,
-    image_size: int = 8,
+    copy_count: int = 12, distortion: float = 0.06, saturation: float = 0.85, seed: int = 0
 ) -> tuple[TintedDigits, ...]:
     """Loads the digits of scikit-learn, splits them in three, and tints them in random hues.
 
@@ -78,9 +66,7 @@ def load_tinted_digits(
             hue. A positive integer.
         distortion: How much the copies for training are distorted, as `distort` takes it.
         saturation: Saturation of the ink, in [0, 1].
-        seed: Non-negative integer from which split, distortions, hues and places follow.
-        image_size: Height and width of pictures, at least 8. In larger ones, digits stand at random
-            places.
+        seed: Non-negative integer from which split, distortions and hues follow.
 
     Returns:
         The sets for training, validation and testing.
@@ -99,7 +85,6 @@ def load_tinted_digits(
     """
     check_integer("copy_count", copy_count, minimum=1)
     check_integer("seed", seed, minimum=0)
-    check_integer("image_size", image_size, minimum=8)
     data = import_extra("sklearn.datasets", "data").load_digits()
     split = import_extra("sklearn.model_selection", "data").train_test_split
     ink = data.images / 16.0
@@ -115,20 +100,8 @@ def load_tinted_digits(
     sets = []
     for part, images in zip((train, validation, test), written, strict=True):
         hues = rng.uniform(size=len(part))
-        places = np.zeros([len(part), 2], int)
-        if image_size > 8:
-            places = rng.integers(image_size - 7, size=places.shape)
-        images = _place(images, places, image_size)
-        sets.append(TintedDigits(tint(images, hues, saturation), data.target[part], hues, places))
+        sets.append(TintedDigits(tint(images, hues, saturation), data.target[part], hues))
     return tuple(sets)
-
-
-def _place(images: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """Puts grey pictures on a larger black ground."""
-    placed = np.zeros([len(images), size, size])
-    rows, columns = (places[:, k, None] + np.arange(8) for k in (0, 1))
-    placed[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]] = images
-    return placed
 
 
 def tint(images: Any, hues: Any, saturation: float = 0.85) -> np.ndarray:

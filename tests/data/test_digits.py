@@ -136,17 +136,3 @@ def test_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.ndimage", None)
     with pytest.raises(ImportError, match=r'scipy.*pip install "gyoza\[data\]"'):
         distort(np.ones((1, 8, 8)))
-
-
-def test_digits_move_in_larger_pictures():
-    still, moved = (load_tinted_digits(2, seed=1, image_size=size)[2] for size in (8, 12))
-    assert moved.images.shape == (360, 12, 12, 3)
-    assert set(moved.places.ravel()) == set(range(5))
-    np.testing.assert_array_equal(still.places, 0)
-    ink = (still.images > 0).any(axis=-1)
-    for index, (row, column) in enumerate(moved.places[:20]):
-        outside = moved.images[index].any(axis=-1)
-        part = outside[row : row + 8, column : column + 8]
-        np.testing.assert_array_equal(part, ink[index])
-        assert outside.sum() == part.sum()
-    assert len(moved[:5].places) == 5
