@@ -94,7 +94,8 @@ def answers_by_size(
         >>> x = random.normal(size=[400, 3]) + 4.0 * labels[:, None] * [1.0, 1.0, 0.0]
         >>> head = keras.Sequential([keras.Input([3]), keras.layers.Activation("linear")])
         >>> tail = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
-        >>> tail.set_weights([np.array([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]), [4.0, -4.0]])
+        >>> weights = np.array([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]), np.array([4.0, -4.0])
+        >>> tail.set_weights(weights)
         >>> rates = interpretation.answers_by_size((head, tail), x, labels, x, labels, [1], seeds=1)
         >>> bool(rates.follows["pair axes"] > 0.9)
         True

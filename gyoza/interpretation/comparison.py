@@ -355,7 +355,8 @@ def compare(
         >>> x = random.normal(size=[400, 3]) + 4.0 * labels * [1.0, 1.0, 0.0]
         >>> head = keras.Sequential([keras.Input([3]), keras.layers.Activation("linear")])
         >>> tail = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
-        >>> tail.set_weights([np.array([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]), [4.0, -4.0]])
+        >>> weights = np.array([[-1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]), np.array([4.0, -4.0])
+        >>> tail.set_weights(weights)
         >>> comparison = interpretation.compare(
         ...     (head, tail), x, labels, x, labels, names=["side"], networks=["trained"], seeds=1,
         ...     methods={"difference of means": interpretation.baselines.difference_of_means},

@@ -39,7 +39,7 @@ def comparison_bars(comparison: Any, column: str = "score", ax: Axes | None = No
         ...      "score": 0.1},
         ... ]
         >>> ax = comparison_bars(Comparison(rows))
-        >>> print([float(bar.get_height()) for bars in ax.containers for bar in bars])
+        >>> print([float(bar.get_height()) for bar in ax.patches])
         [0.9, 0.1]
     """
     methods, networks = comparison.methods, comparison.networks
