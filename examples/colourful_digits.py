@@ -285,9 +285,9 @@ def print_table(interpreters: dict, classifier, test: TintedDigits, seed: int) -
     error = compute_colour_error(decoded, test.hues)
     print(f"{'no swap':30}{'':16}{right:12.1%}{error:9.1f}°{right:12.1%}{error:9.1f}°")
     print(
-        "\nThe digit read should be that of the picture which gives it, and the colour should be off"
-        "\nby nothing. Of 32 entries, blocks have as many as the second column says; the larger they"
-        "\nare, the more of a picture is exchanged with its digit, and nothing here measures that."
+        "\nThe digit read should be that of the picture which gives it, and the colour be off by"
+        "\nnothing. The second column says how many of the 32 entries are exchanged: the more, the"
+        "\nmore of the rest of a picture goes along, which nothing here measures."
     )
 
 

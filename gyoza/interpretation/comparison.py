@@ -199,6 +199,17 @@ class Comparison:
         """Whether a method scores no higher on the network than on one of the controls."""
         return any(_is_small(self.gap(method, network, column)) for network in self._controls)
 
+    def table(self, columns: Iterable[str]) -> str:
+        """Writes chosen columns of the rows as a table.
+
+        Args:
+            columns: Names of scores, or "method", "network", "sizes" and "gap".
+
+        Returns:
+            The table, a line for each row.
+        """
+        return format_table(self.rows, list(columns))
+
     def __str__(self) -> str:
         """Writes a table of swaps, one of leakage for each factor, and the findings."""
         leaks = [column for column in self.columns if column.endswith(PROBES)]
