@@ -33,6 +33,7 @@ _LEAST_VARIANCE, _MOST_KEPT = 0.999, 64
 _VALIDATION_SHARE = 1 / 7
 _PROBE_WIDTH, _LEAST_PROBE_EPOCHS, _LEAST_PROBE_STEPS = 256, 15, 300
 _LEAST_GAIN = 0.005
+_LITTLE = 0.1
 _JUDGED_COUNT = 2000
 """The number of held-out exchanges of each factor that are judged."""
 
@@ -83,6 +84,11 @@ def fit_interpreter(
        linear answer is kept unless the trained flow does better by half a point of a hundred, and
        by two standard errors.
 
+    What is to stay when a factor is exchanged should be labelled, too, and so be a factor. Nothing
+    but the likelihood of pairs keeps in place what no label tells of, and a flow is free enough to
+    take it along. The sizes are those that a linear map needs; a factor that bends through the
+    representation may need more, which the first row of the report and the next ones tell.
+
     Args:
         network: The network: a head and a tail, `(head, tail)`, as
             :func:`~gyoza.interpretation.split_network` returns them, or an encoder and its decoder;
@@ -91,10 +97,11 @@ def fit_interpreter(
         labels: What is known of them, `[instances, K]`: classes (integers, strings, booleans) or
             real numbers, one column for each factor. Columns of whole numbers are classes.
         dimensions_per_factor: The sizes of factors, the residual one first: a dictionary by name,
-            or a sequence. If `None`, they are estimated.
+            or a sequence. If `None`, they are estimated, and at least 1.
         layer: The layer at which `network` is split, where it is a model.
         names: The names of the K factors. "factor_1" and so on if omitted.
-        seed: Seed of pairs, noise, and initial weights.
+        seed: Seed of pairs, noise, and initial weights. The generators of Python, NumPy and Keras
+            are seeded with it.
         validation_data: Inputs and labels, `(x, labels)`, for early stopping and the choice. If
             omitted, these are a seventh of the instances, drawn at random: give them yourself where
             instances are copies of one another.
@@ -150,6 +157,8 @@ def fit_interpreter(
         )
     head, tail = to_parts(network, layer)
     hidden, columns, is_held_out = _gather(head, x, labels, validation_data, seed)
+    if names is None and isinstance(dimensions_per_factor, Mapping):
+        names = list(dimensions_per_factor)[1:]
     names = to_names(names, len(columns))
 
     # Principal axes, each of variance 1, of which the thin ones skip the flow.
@@ -166,17 +175,24 @@ def fit_interpreter(
         )
     thin_count = len(shares) - kept_count
     kept = _Instances(_run(outer, hidden)[:, :kept_count], columns)
-    train, validation = kept.choose(~is_held_out), kept.choose(is_held_out)
+    train, validation = (_drop_lonely(kept.choose(x)) for x in (~is_held_out, is_held_out))
 
     pairs, held_out_pairs = (
         make_pairs(x.values, x.columns, correlation=correlation, batch_size=batch_size, seed=seed)
         for x in (train, validation)
     )
     if dimensions_per_factor is None:
-        inner_sizes = estimate_factor_sizes(pairs, "likelihood", names)
+        estimated = estimate_factor_sizes(pairs, "likelihood", names)
+        inner_sizes = {name: max(estimated[name], 1) for name in names}
+        inner_sizes = {"residual": kept_count - sum(inner_sizes.values()), **inner_sizes}
         sizes = {**inner_sizes, "residual": inner_sizes["residual"] + thin_count}
     else:
         sizes = name_factors(dimensions_per_factor, names)
+        if list(sizes) != ["residual", *names]:
+            raise ValueError(
+                f"`dimensions_per_factor` should have the sizes of {['residual', *names]}, in this "
+                f"order. Received: dimensions_per_factor={sizes}"
+            )
         inner_sizes = {**sizes, "residual": sizes["residual"] - thin_count}
         if sum(sizes.values()) != len(shares) or min(inner_sizes.values()) < 0:
             raise ValueError(
@@ -220,7 +236,10 @@ def fit_interpreter(
             ).history
         scores[name] = _judge(flow, judge, validation, inner_sizes, seed)
         flows[name] = flow
-    report = FitReport(sizes, kept_count, float(shares[kept_count - 1]), names, scores, history)
+    chances = [_find_chance(column) for column in validation.columns]
+    report = FitReport(
+        sizes, kept_count, float(shares[kept_count - 1]), names, chances, scores, history
+    )
     inner = flows[report.chosen]
     last = inner if thin_count == 0 else FactorOut(inner, kept_count)
     flow = DisentanglingFlowModel([rotation, scaling, last])
@@ -241,6 +260,8 @@ class FitReport:
         kept_count: The number of principal axes that go through the flow.
         explained_variance: Their share of the variance of the hidden representation.
         names: The names of the factors but the residual one.
+        chances: The score of each of them without any knowledge: the share of the largest class,
+            and 0 for numbers.
         scores: For each method by name ("none" is the linear answer, "unchanged" stands for
             instances without an exchange), what the judging probe reads after exchanges, `[pairs,
             1 + K, K]`: the first axis after the pairs is the factor that was exchanged, residual
@@ -255,6 +276,7 @@ class FitReport:
     kept_count: int
     explained_variance: float
     names: list[str]
+    chances: list[float]
     scores: dict[str, np.ndarray]
     history: dict[str, list[float]]
 
@@ -308,6 +330,13 @@ class FitReport:
         if np.isfinite(gain):
             lines += ["", f"gain of the trained flow: {gain:.3f} ± {error:.3f}"]
         lines.append(f"chosen: {_TITLES.get(self.chosen, self.chosen + ' flow')}")
+        lines += [
+            f"{name} is hardly read from this layer at all: there is little to exchange"
+            for name, reading, chance in zip(
+                self.names, self.means["unchanged"][0], self.chances, strict=True
+            )
+            if reading < chance + _LITTLE
+        ]
         return "\n".join(lines)
 
 
@@ -343,6 +372,21 @@ def _gather(
         labels = np.concatenate([np.asarray(labels), np.asarray(held_out_labels)])
     columns = to_columns(labels, len(hidden))
     return hidden, [_standardise(column, ~is_held_out) for column in columns], is_held_out
+
+
+def _drop_lonely(instances: _Instances) -> _Instances:
+    """Leaves out the only members of classes, who have no partner."""
+    while True:
+        is_alone = np.zeros(len(instances.values), bool)
+        for column in filter(is_categorical, instances.columns):
+            is_alone |= np.bincount(column)[column] < 2
+        if not is_alone.any():
+            return instances
+        instances = instances.choose(~is_alone)
+
+
+def _find_chance(column: np.ndarray) -> float:
+    return float(np.bincount(column).max() / len(column)) if is_categorical(column) else 0.0
 
 
 def _standardise(column: np.ndarray, is_train: np.ndarray) -> np.ndarray:

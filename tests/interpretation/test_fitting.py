@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from gyoza.interpretation import fit_interpreter
+from gyoza.interpretation import FitReport, fit_interpreter
 from gyoza.modelling.metrics import leakage
 
 
@@ -73,20 +73,40 @@ def test_what_skips_the_flow_is_carried_along(fitted):
         np.testing.assert_allclose(kept[name], factors[name][:25], atol=1e-2)
 
 
-def test_linear_answer_stays_where_training_adds_nothing():
+def test_linear_answer_of_classes_numbers_and_of_what_is_not_there():
     random = np.random.default_rng(0)
     classes, numbers = random.integers(4, size=600), random.uniform(size=600)
+    fake = random.integers(3, size=600)
+    fake[0] = 3  # alone in its class
     rest = random.normal(size=[2, 600])
     x = np.stack([classes + 0.1 * random.normal(size=600), 3.0 * numbers, *rest], axis=1)
-    labels = np.stack([classes, numbers], axis=1)
     interpreter = fit_interpreter(
-        (identity(4), identity(4)), x, labels, learning_rate=1e-9, step_count=1, hidden_sizes=[8]
+        (identity(4), identity(4)),
+        x,
+        np.stack([classes, numbers, fake], axis=1),
+        names=["class", "number", "fake"],
+        capacity="none",
     )
     report = interpreter.report
-    assert interpreter.dimensions_per_factor == {"residual": 2, "factor_1": 1, "factor_2": 1}
-    np.testing.assert_allclose(report.means["none"], report.means["affine"], atol=0.01)
+    sizes = {"residual": 1, "class": 1, "number": 1, "fake": 1}
+    assert interpreter.dimensions_per_factor == sizes
+    assert report.means["none"][1:3, :2].min() > 0.9
     assert report.chosen == "none"
-    assert report.means["none"].min() > 0.9
+    hardly_read = [line for line in str(report).splitlines() if "hardly read" in line]
+    assert [line.split()[0] for line in hardly_read] == ["fake"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "chosen"), [(0.80, "none"), (0.803, "none"), (0.83, "affine"), (0.70, "none")]
+)
+def test_linear_answer_stays_unless_the_flow_clearly_gains(trained, chosen):
+    random = np.random.default_rng(0)
+    shape = [2000, 2, 1]
+    scores = {"none": np.full(shape, 0.8), "affine": random.normal(trained, 0.2, size=shape)}
+    report = FitReport({"residual": 1, "a": 1}, 2, 1.0, ["a"], [0.5], scores, {})
+    assert report.chosen == chosen
+    assert report.gain[0] == pytest.approx(trained - 0.8, abs=0.02)
+    assert report.gain[1] == pytest.approx(0.2 / np.sqrt(4000), rel=0.05)
 
 
 def test_bad_input_is_refused():
@@ -98,5 +118,7 @@ def test_bad_input_is_refused():
         fit_interpreter(parts, x, labels, names=["one"])
     with pytest.raises(ValueError, match=r"`dimensions_per_factor` should sum to .* 5"):
         fit_interpreter(parts, x, labels, [3, 1, 2])
+    with pytest.raises(ValueError, match=r"`dimensions_per_factor` should have the sizes of"):
+        fit_interpreter(parts, x, labels, {"residual": 3, "b": 1, "a": 1}, names=["a", "b"])
     with pytest.raises(ValueError, match=r"`kept_count` should .* Received: kept_count=1"):
         fit_interpreter(parts, x, labels, [3, 1, 1], kept_count=1)
