@@ -113,9 +113,9 @@ def correlate_pairs(flow, codes: np.ndarray, factors: np.ndarray, seed: int) -> 
 
 def measure(images: np.ndarray) -> np.ndarray:
     """Measures the factors of ellipses by the moments of their pictures."""
-    y, x = (np.indices([IMAGE_SIZE] * 2).reshape(2, -1) + 0.5) / IMAGE_SIZE
+    y, x = (np.indices(images.shape[1:3]).reshape(2, -1) + 0.5) / images.shape[1]
     ink = np.where(images > 0.1, images, 0.0).reshape(len(images), -1)
-    shares = ink / ink.sum(axis=1, keepdims=True)
+    shares = ink / np.maximum(ink.sum(axis=1, keepdims=True), 1e-9)  # 0 if there is no ink
     mean_x, mean_y = shares @ x, shares @ y
     covariance = mean_x * mean_y - shares @ (x * y)  # as y runs down, and angles are seen upright
     difference = shares @ (x * x - y * y) - mean_x**2 + mean_y**2
