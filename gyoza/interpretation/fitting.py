@@ -31,7 +31,7 @@ _LEAST_VARIANCE, _MOST_KEPT = 0.999, 64
 """As many principal axes as have this share of the variance go through the flow, but no more."""
 
 _VALIDATION_SHARE = 1 / 7
-_PROBE_WIDTH, _LEAST_PROBE_EPOCHS, _LEAST_PROBE_STEPS = 256, 15, 300
+_PROBE_WIDTH, _PROBE_EPOCHS, _LEAST_PROBE_STEPS = 256, 15, 20
 _LEAST_GAIN = 0.005
 _LITTLE = 0.1
 _JUDGED_COUNT = 2000
@@ -417,9 +417,11 @@ def _train_probe(instances: _Instances, scales: np.ndarray, seed: int) -> keras.
         x = layers.Dropout(0.2)(layers.Dense(_PROBE_WIDTH, activation="gelu")(x))
     counts = [int(c.max()) + 1 if is_categorical(c) else 1 for c in instances.columns]
     probe = keras.Model(inputs, [layers.Dense(count)(x) for count in counts])
+    # Few instances are repeated, since each epoch takes its time.
     steps_per_epoch = -(-len(instances.values) // 256)
-    epochs = max(_LEAST_PROBE_EPOCHS, -(-_LEAST_PROBE_STEPS // steps_per_epoch))
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps_per_epoch)
+    copies = -(-_LEAST_PROBE_STEPS // steps_per_epoch)
+    step_count = copies * steps_per_epoch * _PROBE_EPOCHS
+    schedule = keras.optimizers.schedules.CosineDecay(2e-3, step_count)
     probe.compile(
         keras.optimizers.AdamW(schedule, weight_decay=0.01),
         [
@@ -430,7 +432,8 @@ def _train_probe(instances: _Instances, scales: np.ndarray, seed: int) -> keras.
         ],
         jit_compile=_JIT_COMPILE,
     )
-    probe.fit(instances.values, instances.columns, 256, epochs, verbose=0)
+    x, *y = (np.concatenate(copies * [a]) for a in (instances.values, *instances.columns))
+    probe.fit(x, y, 256, _PROBE_EPOCHS, verbose=0)
     return probe
 
 

@@ -53,7 +53,7 @@ def mix_pairs(sizes, dimension_count, pair_count, correlation=0.8, seed=0):
     return pairs
 
 
-@pytest.mark.parametrize(("dimension_count", "pair_count"), [(20, 600), (120, 220)])
+@pytest.mark.parametrize(("dimension_count", "pair_count"), [(20, 600), (60, 110)])
 def test_likelihood_finds_sizes_that_units_hide(dimension_count, pair_count):
     sizes = {"first": 4, "second": 2, "fake": 0}
     pairs = mix_pairs(sizes, dimension_count, pair_count)

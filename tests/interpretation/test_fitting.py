@@ -36,7 +36,7 @@ def fitted():
         hidden_sizes=[32],
         block_count=2,
         learning_rate=1e-2,
-        step_count=250,
+        step_count=200,
         batch_size=128,
     )
 
