@@ -34,6 +34,7 @@ _VALIDATION_SHARE = 1 / 7
 _PROBE_WIDTH, _PROBE_EPOCHS, _LEAST_PROBE_STEPS = 256, 15, 20
 _LEAST_GAIN = 0.005
 _LITTLE = 0.1
+_SIZE_OF_NUMBER = 4
 _JUDGED_COUNT = 2000
 """The number of held-out exchanges of each factor that are judged."""
 
@@ -63,7 +64,9 @@ def fit_interpreter(
 
     1. The hidden representations are rotated to their principal axes. Thin directions skip the
        flow; they are part of the residual factor, so that the way back stays exact.
-    2. The sizes of factors are estimated from pairs that share a factor.
+    2. The sizes of factors are estimated from pairs that share a factor, by the number of linear
+       axes along which held-out pairs correlate. A factor of which these axes take less than half
+       along is not linear, and given more.
     3. The flow starts as the best linear answer,
        :class:`~gyoza.modelling.flow_layers.PairAxes`, and is trained from there
        (:func:`~gyoza.applications.InterpretationNetwork`). Its loss is the negative log-likelihood
@@ -86,8 +89,7 @@ def fit_interpreter(
 
     What is to stay when a factor is exchanged should be labelled, too, and so be a factor. Nothing
     but the likelihood of pairs keeps in place what no label tells of, and a flow is free enough to
-    take it along. The sizes are those that a linear map needs; a factor that bends through the
-    representation may need more, which the first row of the report and the next ones tell.
+    take it along.
 
     Args:
         network: The network: a head and a tail, `(head, tail)`, as
@@ -174,6 +176,14 @@ def fit_interpreter(
             f"Received: kept_count={kept_count}"
         )
     thin_count = len(shares) - kept_count
+    if dimensions_per_factor is not None:
+        sizes = _check_sizes(name_factors(dimensions_per_factor, names), names, len(shares))
+        inner_sizes = {**sizes, "residual": sizes["residual"] - thin_count}
+        if inner_sizes["residual"] < 0:
+            raise ValueError(
+                f"`dimensions_per_factor` should give at least those {thin_count} dimensions to "
+                f"the residual factor that skip the flow. Received: dimensions_per_factor={sizes}"
+            )
     kept = _Instances(_run(outer, hidden)[:, :kept_count], columns)
     train, validation = (_drop_lonely(kept.choose(x)) for x in (~is_held_out, is_held_out))
 
@@ -181,48 +191,44 @@ def fit_interpreter(
         make_pairs(x.values, x.columns, correlation=correlation, batch_size=batch_size, seed=seed)
         for x in (train, validation)
     )
-    if dimensions_per_factor is None:
-        estimated = estimate_factor_sizes(pairs, "likelihood", names)
-        inner_sizes = {name: max(estimated[name], 1) for name in names}
-        inner_sizes = {"residual": kept_count - sum(inner_sizes.values()), **inner_sizes}
-        sizes = {**inner_sizes, "residual": inner_sizes["residual"] + thin_count}
-    else:
-        sizes = name_factors(dimensions_per_factor, names)
-        if list(sizes) != ["residual", *names]:
-            raise ValueError(
-                f"`dimensions_per_factor` should have the sizes of {['residual', *names]}, in this "
-                f"order. Received: dimensions_per_factor={sizes}"
-            )
-        inner_sizes = {**sizes, "residual": sizes["residual"] - thin_count}
-        if sum(sizes.values()) != len(shares) or min(inner_sizes.values()) < 0:
-            raise ValueError(
-                f"`dimensions_per_factor` should sum to the number of dimensions, {len(shares)}, "
-                f"and give at least those {thin_count} to the residual factor that skip the flow. "
-                f"Received: dimensions_per_factor={sizes}"
-            )
-
     scales = np.sqrt(ops.convert_to_numpy(rotation.variances)[:kept_count])
     teacher, judge = (_train_probe(train, scales, seed + number) for number in (1, 2))
-    scores = {"unchanged": _judge(None, judge, validation, inner_sizes, seed)}
-    flows, history = {}, {}
-    for name in ("none", "affine") if capacity is None else (capacity,):
+    chances = [_find_chance(column) for column in validation.columns]
+
+    def start(sizes: dict[str, int], capacity: str) -> DisentanglingFlowModel:
         keras.utils.set_random_seed(seed)
         flow = InterpretationNetwork(
-            block_count,
-            hidden_sizes,
-            dimensions_per_factor=inner_sizes,
-            capacity="linear" if name == "none" else name,
+            block_count, hidden_sizes, dimensions_per_factor=sizes, capacity=capacity
         )
         flow.adapt(pairs)
+        return flow
+
+    def judge_exchanges(flow: FlowModel | None, sizes: dict[str, int]) -> np.ndarray:
+        return _judge(flow, judge, validation, sizes, seed)
+
+    if dimensions_per_factor is None:
+        estimated = estimate_factor_sizes(pairs, "likelihood", names)
+        inner_sizes = _fill({name: max(estimated[name], 1) for name in names}, kept_count)
+        scores = judge_exchanges(start(inner_sizes, "linear"), inner_sizes)
+        readings = judge_exchanges(None, inner_sizes)
+        room = _find_room(scores, readings, chances, validation.columns, kept_count)
+        inner_sizes = _fill(
+            {name: max(inner_sizes[name], least) for name, least in zip(names, room, strict=True)},
+            kept_count,
+        )
+        sizes = {**inner_sizes, "residual": inner_sizes["residual"] + thin_count}
+
+    scores_of = {"unchanged": judge_exchanges(None, inner_sizes)}
+    flows, history = {}, {}
+    for name in ("none", "affine") if capacity is None else (capacity,):
+        flow = start(inner_sizes, "linear" if name == "none" else name)
         if name != "none":
             model = _Training(flow, teacher, inner_sizes, 1.0 / kept_count, name="training")
             source = _Source(pairs, train.columns, noise, seed)
             epochs = -(-step_count // len(source))
+            schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(source))
             model.compile(
-                keras.optimizers.Adam(
-                    keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(source)),
-                    global_clipnorm=10.0,
-                ),
+                keras.optimizers.Adam(schedule, global_clipnorm=10.0),
                 teacher.loss,
                 loss_weights=[swap_weight] * len(columns),
                 jit_compile=_JIT_COMPILE,
@@ -234,11 +240,9 @@ def fit_interpreter(
                 callbacks=[keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True)],
                 verbose=0,
             ).history
-        scores[name] = _judge(flow, judge, validation, inner_sizes, seed)
-        flows[name] = flow
-    chances = [_find_chance(column) for column in validation.columns]
+        scores_of[name], flows[name] = judge_exchanges(flow, inner_sizes), flow
     report = FitReport(
-        sizes, kept_count, float(shares[kept_count - 1]), names, chances, scores, history
+        sizes, kept_count, float(shares[kept_count - 1]), names, chances, scores_of, history
     )
     inner = flows[report.chosen]
     last = inner if thin_count == 0 else FactorOut(inner, kept_count)
@@ -387,6 +391,45 @@ def _drop_lonely(instances: _Instances) -> _Instances:
 
 def _find_chance(column: np.ndarray) -> float:
     return float(np.bincount(column).max() / len(column)) if is_categorical(column) else 0.0
+
+
+def _check_sizes(sizes: dict[str, int], names: list[str], count: int) -> dict[str, int]:
+    if list(sizes) != ["residual", *names] or sum(sizes.values()) != count:
+        raise ValueError(
+            f"`dimensions_per_factor` should have the sizes of {['residual', *names]}, in this "
+            f"order, and sum to the number of dimensions, {count}. "
+            f"Received: dimensions_per_factor={sizes}"
+        )
+    return sizes
+
+
+def _fill(sizes: dict[str, int], count: int) -> dict[str, int]:
+    """Gives the residual factor what is left of `count` dimensions."""
+    return {"residual": count - sum(sizes.values()), **sizes}
+
+
+def _find_room(
+    scores: np.ndarray,
+    readings: np.ndarray,
+    chances: list[float],
+    columns: list[np.ndarray],
+    kept_count: int,
+) -> list[int]:
+    """Returns the least sizes of factors: more for those that linear axes do not take along.
+
+    Such a factor is not linear, and the number of linear axes says little of the room that it
+    needs. It is given as many dimensions as classes would take at right angles to each other, and
+    no more than all factors could have in one half of the dimensions.
+    """
+    room = []
+    for k, (column, chance) in enumerate(zip(columns, chances, strict=True)):
+        follows, reading = (
+            float(np.nanmean(x[:, row, k])) - chance for x, row in ((scores, 1 + k), (readings, 0))
+        )
+        is_taken = reading < _LITTLE or follows > 0.5 * reading
+        wanted = int(column.max()) if is_categorical(column) else _SIZE_OF_NUMBER
+        room.append(1 if is_taken else min(wanted, kept_count // (2 * len(columns))))
+    return room
 
 
 def _standardise(column: np.ndarray, is_train: np.ndarray) -> np.ndarray:

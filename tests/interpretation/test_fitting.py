@@ -116,9 +116,27 @@ def test_bad_input_is_refused():
         fit_interpreter(parts, x, labels, capacity="cubic")
     with pytest.raises(ValueError, match="`names` should be 2 different names"):
         fit_interpreter(parts, x, labels, names=["one"])
-    with pytest.raises(ValueError, match=r"`dimensions_per_factor` should sum to .* 5"):
+    with pytest.raises(ValueError, match=r"`dimensions_per_factor` should .* sum to .*, 5\."):
         fit_interpreter(parts, x, labels, [3, 1, 2])
     with pytest.raises(ValueError, match=r"`dimensions_per_factor` should have the sizes of"):
         fit_interpreter(parts, x, labels, {"residual": 3, "b": 1, "a": 1}, names=["a", "b"])
     with pytest.raises(ValueError, match=r"`kept_count` should .* Received: kept_count=1"):
         fit_interpreter(parts, x, labels, [3, 1, 1], kept_count=1)
+
+
+def test_a_factor_that_is_not_linear_gets_room():
+    random = np.random.default_rng(0)
+    classes, numbers = random.integers(6, size=1500), random.uniform(size=1500)
+    angle = 2.0 * np.pi * random.uniform(size=1500)
+    radius = 1.0 + 2.0 * classes + 0.1 * random.normal(size=1500)  # of rings around the same point
+    x = [
+        radius * np.cos(angle),
+        radius * np.sin(angle),
+        9.0 * numbers,
+        *random.normal(size=[8, 1500]),
+    ]
+    labels = np.stack([classes, numbers], axis=1)
+    interpreter = fit_interpreter(
+        (identity(11), identity(11)), np.stack(x, axis=1), labels, capacity="none"
+    )
+    assert interpreter.dimensions_per_factor == {"residual": 8, "factor_1": 2, "factor_2": 1}
