@@ -37,8 +37,9 @@ help:  ## List the targets
 	@echo "Variables: PYTHON ($(PYTHON)) makes .venv, WORKERS ($(WORKERS)) run the tests,"
 	@echo "  ARGS is passed to pytest, TORCH_FLAGS to pip when it installs $(TORCH)"
 
-demo: $(VENV)/.gyoza-examples  ## Disentangle images of coloured digits and draw figures
+demo: $(VENV)/.gyoza-examples  ## Swap factors of coloured digits and of ellipses, draw figures
 	KERAS_BACKEND=tensorflow $(BIN)/python examples/colourful_digits.py
+	KERAS_BACKEND=tensorflow $(BIN)/python examples/swap_studies.py --study circle --seeds 1
 
 install: $(VENV)/.gyoza-all  ## Install what lint, test and docs need at once, the fastest way
 

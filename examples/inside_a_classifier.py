@@ -141,7 +141,7 @@ def plot_rates(axes, comparison: interpretation.Comparison) -> None:
         means, errors = zip(*rates, strict=True)
         axes.bar(x, means, 0.34, yerr=errors, color=shade, label=f"{network} network")
     axes.set_xticks(range(len(METHODS)), METHODS, rotation=20, ha="right")
-    axes.set(ylim=(0, 1), ylabel="answer is b's digit")
+    axes.set(ylim=(0, 1.35), yticks=np.linspace(0, 1, 6), ylabel="answer is b's digit")
     axes.set_title("Does the answer follow the digit block?")
     axes.legend(frameon=False)
 
