@@ -16,6 +16,7 @@ from gyoza.interpretation.factor_sizes import estimate_factor_sizes, name_factor
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.latents import slice_factors
 from gyoza.interpretation.parts import make_pairs, read_hidden, to_columns, to_names, to_parts
+from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     DisentanglingFlowModel,
@@ -128,8 +129,9 @@ def fit_interpreter(
 
     Raises:
         TypeError: If `network` or sizes are of the wrong type.
-        ValueError: If labels, names, sizes and hidden representations do not fit one another, or an
-            option is unknown or out of range.
+        ValueError: If labels, names, sizes and hidden representations do not fit one another, or
+            are not finite, if validation data are of another kind, or an option is unknown or out
+            of range.
 
     Example:
 
@@ -157,6 +159,10 @@ def fit_interpreter(
             f"`capacity` should be None, 'none' or one of {list(CAPACITIES)}. "
             f"Received: capacity={capacity!r}"
         )
+    _check_options(seed=seed, step_count=step_count, kept_count=kept_count)
+    for name, value in (("swap_weight", swap_weight), ("noise", noise)):
+        if not value >= 0.0:
+            raise ValueError(f"`{name}` should be at least 0. Received: {name}={value}")
     head, tail = to_parts(network, layer)
     hidden, columns, is_held_out = _gather(head, x, labels, validation_data, seed)
     if names is None and isinstance(dimensions_per_factor, Mapping):
@@ -170,10 +176,10 @@ def fit_interpreter(
     shares = np.cumsum(rotation.explained_variance)
     if kept_count is None:
         kept_count = min(int(np.sum(shares < _LEAST_VARIANCE)) + 1, _MOST_KEPT, len(shares))
-    if not 1 < kept_count <= len(shares):
+    if not len(names) < kept_count <= len(shares):
         raise ValueError(
-            f"`kept_count` should be from 2 to the number of dimensions, {len(shares)}. "
-            f"Received: kept_count={kept_count}"
+            f"`kept_count` should be more than the number of factors, {len(names)}, and at most "
+            f"that of dimensions, {len(shares)}. Received: kept_count={kept_count}"
         )
     thin_count = len(shares) - kept_count
     if dimensions_per_factor is not None:
@@ -185,12 +191,11 @@ def fit_interpreter(
                 f"the residual factor that skip the flow. Received: dimensions_per_factor={sizes}"
             )
     kept = _Instances(_run(outer, hidden)[:, :kept_count], columns)
-    train, validation = (_drop_lonely(kept.choose(x)) for x in (~is_held_out, is_held_out))
+    train, validation = (_drop_lonely(kept.choose(x), names) for x in (~is_held_out, is_held_out))
 
-    pairs, held_out_pairs = (
-        make_pairs(x.values, x.columns, correlation=correlation, batch_size=batch_size, seed=seed)
-        for x in (train, validation)
-    )
+    options: dict[str, Any] = {"correlation": correlation, "batch_size": batch_size, "seed": seed}
+    pairs = make_pairs(train.values, train.columns, **options)
+    held_out_pairs = make_pairs(validation.values, validation.columns, shuffle=False, **options)
     scales = np.sqrt(ops.convert_to_numpy(rotation.variances)[:kept_count])
     teacher, judge = (_train_probe(train, scales, seed + number) for number in (1, 2))
     chances = [_find_chance(column) for column in validation.columns]
@@ -264,8 +269,8 @@ class FitReport:
         kept_count: The number of principal axes that go through the flow.
         explained_variance: Their share of the variance of the hidden representation.
         names: The names of the factors but the residual one.
-        chances: The score of each of them without any knowledge: the share of the largest class,
-            and 0 for numbers.
+        chances: The score of each of them without any knowledge: of classes, how often the best
+            constant answer is right; 0 for numbers.
         scores: For each method by name ("none" is the linear answer, "unchanged" stands for
             instances without an exchange), what the judging probe reads after exchanges, `[pairs,
             1 + K, K]`: the first axis after the pairs is the factor that was exchanged, residual
@@ -361,26 +366,78 @@ class _Instances:
         return _Instances(self.values[chosen], [column[chosen] for column in self.columns])
 
 
+def _check_options(**options: int | None) -> None:
+    """Checks options that are whole numbers."""
+    least = {"seed": 0, "step_count": 1, "kept_count": 1}
+    for name, value in options.items():
+        if name == "kept_count" and value is None:
+            continue
+        if not is_integer(value) or value < least[name]:  # type: ignore[operator]
+            raise ValueError(
+                f"`{name}` should be an integer of at least {least[name]}. Received: {name}={value}"
+            )
+
+
 def _gather(
     head: keras.Layer, x: Any, labels: Any, validation_data: Any, seed: int
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """Returns hidden representations, columns of labels, and which instances are held out."""
-    hidden = read_hidden(head, x).astype("float32")
+    hidden, labels = read_hidden(head, x).astype("float32"), _to_matrix(labels)
+    count = len(hidden)
     if validation_data is None:
-        count = len(hidden)
         is_held_out = np.random.default_rng(seed).permutation(count) < _VALIDATION_SHARE * count
     else:
-        held_out, held_out_labels = validation_data
-        is_held_out = np.arange(len(x) + len(held_out)) >= len(x)
-        hidden = np.concatenate([hidden, read_hidden(head, held_out).astype("float32")])
-        labels = np.concatenate([np.asarray(labels), np.asarray(held_out_labels)])
-    columns = to_columns(labels, len(hidden))
-    return hidden, [_standardise(column, ~is_held_out) for column in columns], is_held_out
+        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+            raise ValueError(
+                "`validation_data` should be inputs and labels, `(x, labels)`. "
+                f"Received: {type(validation_data)}"
+            )
+        held_out = read_hidden(head, validation_data[0]).astype("float32")
+        held_out_labels = _to_matrix(validation_data[1])
+        shapes = labels.shape[1:], held_out_labels.shape[1:]
+        kinds = labels.dtype.kind, held_out_labels.dtype.kind
+        if shapes[0] != shapes[1] or kinds[0] != kinds[1] or not len(held_out):
+            raise ValueError(
+                "Labels of `validation_data` should be of the same kind as `labels`, with as many "
+                f"columns, and not be empty. Received: shapes {labels.shape} and "
+                f"{held_out_labels.shape}, dtypes {labels.dtype} and {held_out_labels.dtype}"
+            )
+        hidden = np.concatenate([hidden, held_out])
+        labels = np.concatenate([labels, held_out_labels])
+        is_held_out = np.arange(len(hidden)) >= count
+    is_finite = np.isfinite(hidden).all(axis=1)
+    if not is_finite.all():
+        raise ValueError(
+            "Hidden representations should be finite. Received: "
+            f"{np.sum(~is_finite)} of {len(hidden)} that are not"
+        )
+    columns = [_standardise(x, ~is_held_out) for x in to_columns(labels, len(hidden))]
+    is_known = np.ones(len(hidden), bool)
+    for column in filter(is_categorical, columns):
+        is_known &= np.isin(column, column[~is_held_out])
+    if validation_data is not None and not is_known.all():
+        raise ValueError(
+            "Classes of `validation_data` should be among those of `labels`. Received: "
+            f"{np.sum(~is_known)} instances of other classes"
+        )
+    return hidden[is_known], [column[is_known] for column in columns], is_held_out[is_known]
 
 
-def _drop_lonely(instances: _Instances) -> _Instances:
+def _to_matrix(labels: Any) -> np.ndarray:
+    labels = np.asarray(labels)
+    return labels[:, None] if labels.ndim == 1 else labels
+
+
+def _drop_lonely(instances: _Instances, names: list[str]) -> _Instances:
     """Leaves out the only members of classes, who have no partner."""
     while True:
+        for name, column in zip(names, instances.columns, strict=True):
+            if len(np.unique(column)) < 2:
+                raise ValueError(
+                    "There should be at least two classes of each factor with two members each, in "
+                    "training and in validation. Received: no more than one class of factor "
+                    f"'{name}' with several members, or a constant"
+                )
         is_alone = np.zeros(len(instances.values), bool)
         for column in filter(is_categorical, instances.columns):
             is_alone |= np.bincount(column)[column] < 2
@@ -390,7 +447,11 @@ def _drop_lonely(instances: _Instances) -> _Instances:
 
 
 def _find_chance(column: np.ndarray) -> float:
-    return float(np.bincount(column).max() / len(column)) if is_categorical(column) else 0.0
+    """Returns how often one and the same answer is right, of pairs whose classes differ."""
+    if not is_categorical(column):
+        return 0.0
+    shares = np.bincount(column) / len(column)
+    return float(np.max(shares * (1.0 - shares)) / np.sum(shares * (1.0 - shares)))
 
 
 def _check_sizes(sizes: dict[str, int], names: list[str], count: int) -> dict[str, int]:
@@ -533,9 +594,10 @@ def _judge(
         readings = readings if isinstance(readings, list) else [readings]
         for k, (reading, column) in enumerate(zip(readings, x.columns, strict=True)):
             wanted = column[b if flow is not None and row == 1 + k else a]
+            is_finite = np.isfinite(reading).all(axis=1)  # others count as wrong
             if is_categorical(column):
-                right = (reading.argmax(axis=-1) == wanted).astype(float)
+                right = np.where(is_finite, reading.argmax(axis=-1) == wanted, 0.0)
                 scores[:, row, k] = np.where(column[a] != column[b], right, np.nan)
             else:
-                scores[:, row, k] = 1.0 - (reading[:, 0] - wanted) ** 2
+                scores[:, row, k] = np.where(is_finite, 1.0 - (reading[:, 0] - wanted) ** 2, -1.0)
     return scores

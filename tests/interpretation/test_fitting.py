@@ -112,16 +112,30 @@ def test_linear_answer_stays_unless_the_flow_clearly_gains(trained, chosen):
     assert report.gain[1] == pytest.approx(0.2 / np.sqrt(4000), rel=0.05)
 
 
-def test_bad_input_is_refused():
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"capacity": "cubic"}, "Received: capacity='cubic'"),
+        ({"names": ["one"]}, "`names` should be 2 different names"),
+        ({"dimensions_per_factor": [3, 1, 2]}, "`dimensions_per_factor` should .* sum to .*, 5\\."),
+        (
+            {"dimensions_per_factor": {"residual": 3, "b": 1, "a": 1}, "names": ["a", "b"]},
+            "`dimensions_per_factor` should have the sizes of",
+        ),
+        ({"kept_count": 1}, "`kept_count` should be more than the number of factors"),
+        ({"kept_count": 4.0}, "Received: kept_count=4.0"),
+        ({"seed": None}, "Received: seed=None"),
+        ({"step_count": 0}, "Received: step_count=0"),
+        ({"noise": -1.0}, "Received: noise=-1.0"),
+        ({"validation_data": np.zeros([9, 5])}, "`validation_data` should be inputs and labels"),
+        ({"validation_data": (np.zeros([2, 5]), [["a", "b"]] * 2)}, "of the same kind"),
+        ({"validation_data": (np.zeros([2, 5]), [[1, 1], [7, 0]])}, "1 instances of other classes"),
+        ({"x": np.full([50, 5], np.nan)}, "50 of 50 that are not"),
+        ({"labels": np.arange(100).reshape(50, 2)}, "no more than one class of factor 'factor_1'"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
     x, labels = bend(50, seed=0)
-    parts = identity(5), identity(5)
-    with pytest.raises(ValueError, match="Received: capacity='cubic'"):
-        fit_interpreter(parts, x, labels, capacity="cubic")
-    with pytest.raises(ValueError, match="`names` should be 2 different names"):
-        fit_interpreter(parts, x, labels, names=["one"])
-    with pytest.raises(ValueError, match=r"`dimensions_per_factor` should .* sum to .*, 5\."):
-        fit_interpreter(parts, x, labels, [3, 1, 2])
-    with pytest.raises(ValueError, match=r"`dimensions_per_factor` should have the sizes of"):
-        fit_interpreter(parts, x, labels, {"residual": 3, "b": 1, "a": 1}, names=["a", "b"])
-    with pytest.raises(ValueError, match=r"`kept_count` should .* Received: kept_count=1"):
-        fit_interpreter(parts, x, labels, [3, 1, 1], kept_count=1)
+    arguments = {"x": x, "labels": labels, **options}
+    with pytest.raises(ValueError, match=message):
+        fit_interpreter((identity(5), identity(5)), **arguments)
