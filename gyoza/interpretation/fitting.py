@@ -174,8 +174,12 @@ def fit_interpreter(
     outer = FlowModel([rotation, scaling])
     outer.adapt(hidden[~is_held_out])
     shares = np.cumsum(rotation.explained_variance)
+    if dimensions_per_factor is not None:
+        sizes = _check_sizes(name_factors(dimensions_per_factor, names), names, len(shares))
     if kept_count is None:
-        kept_count = min(int(np.sum(shares < _LEAST_VARIANCE)) + 1, _MOST_KEPT, len(shares))
+        kept_count = min(int(np.sum(shares < _LEAST_VARIANCE)) + 1, _MOST_KEPT)
+        least = 1 + len(names) if dimensions_per_factor is None else sum([*sizes.values()][1:])
+        kept_count = min(max(kept_count, least), len(shares))
     if not len(names) < kept_count <= len(shares):
         raise ValueError(
             f"`kept_count` should be more than the number of factors, {len(names)}, and at most "
@@ -183,7 +187,6 @@ def fit_interpreter(
         )
     thin_count = len(shares) - kept_count
     if dimensions_per_factor is not None:
-        sizes = _check_sizes(name_factors(dimensions_per_factor, names), names, len(shares))
         inner_sizes = {**sizes, "residual": sizes["residual"] - thin_count}
         if inner_sizes["residual"] < 0:
             raise ValueError(
@@ -465,7 +468,10 @@ def _check_sizes(sizes: dict[str, int], names: list[str], count: int) -> dict[st
 
 
 def _fill(sizes: dict[str, int], count: int) -> dict[str, int]:
-    """Gives the residual factor what is left of `count` dimensions."""
+    """Gives the residual factor what is left of `count` dimensions, and no more to others."""
+    sizes = dict(sizes)
+    while sum(sizes.values()) > count:
+        sizes[max(sizes, key=lambda name: sizes[name])] -= 1
     return {"residual": count - sum(sizes.values()), **sizes}
 
 

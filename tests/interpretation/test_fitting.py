@@ -122,6 +122,10 @@ def test_linear_answer_stays_unless_the_flow_clearly_gains(trained, chosen):
             {"dimensions_per_factor": {"residual": 3, "b": 1, "a": 1}, "names": ["a", "b"]},
             "`dimensions_per_factor` should have the sizes of",
         ),
+        (
+            {"dimensions_per_factor": [1, 3, 1], "kept_count": 3},
+            "at least those 2 dimensions to the residual factor",
+        ),
         ({"kept_count": 1}, "`kept_count` should be more than the number of factors"),
         ({"kept_count": 4.0}, "Received: kept_count=4.0"),
         ({"seed": None}, "Received: seed=None"),
