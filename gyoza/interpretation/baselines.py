@@ -339,10 +339,14 @@ def _check_sizes(study: _Study, dimensions_per_factor: Sizes) -> dict[str, int]:
     """Checks sizes that are given."""
     names = None if isinstance(dimensions_per_factor, Mapping) else study.names
     sizes = name_factors(dimensions_per_factor, names)
-    if list(sizes) != ["residual", *study.names] or sum(sizes.values()) != study.width:
+    if (
+        list(sizes) != ["residual", *study.names]
+        or sum(sizes.values()) != study.width
+        or min(sizes.values()) < 0
+    ):
         raise ValueError(
-            f"`dimensions_per_factor` should have the factors {['residual', *study.names]}, and "
-            f"sum to the number of hidden units, {study.width}. "
+            f"`dimensions_per_factor` should have the factors {['residual', *study.names]}, not be "
+            f"negative, and sum to the number of hidden units, {study.width}. "
             f"Received: dimensions_per_factor={sizes}"
         )
     return sizes
@@ -389,7 +393,7 @@ def _explain(codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
     counts = is_member.sum(axis=0)
     means = is_member.T @ codes / counts[:, None]
     variances = np.mean(codes**2, axis=0)
-    varies = variances > _THIN * variances.max()
+    varies = variances > _THIN * variances.max(initial=0.0)
     return np.where(varies, counts @ means**2 / len(codes) / np.where(varies, variances, 1.0), 0.0)
 
 

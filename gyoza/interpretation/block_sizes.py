@@ -3,13 +3,20 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 
 from gyoza.interpretation.baselines import pair_axes, random_subspace
 from gyoza.interpretation.comparison import Estimate, Method, format_table
-from gyoza.interpretation.controls import choose_judges, reinitialise, to_matrix
-from gyoza.interpretation.parts import read_hidden, run_in_batches, to_columns, to_parts
+from gyoza.interpretation.controls import (
+    answer,
+    check_counts,
+    check_labels,
+    choose_judges,
+    reinitialise,
+    to_matrix,
+    to_seeds,
+)
+from gyoza.interpretation.parts import find_partnered, read_hidden, to_columns, to_parts
 from gyoza.interpretation.scores import rate_swaps
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.metrics.codes import is_categorical
@@ -83,8 +90,9 @@ def answers_by_size(
         The rates.
 
     Raises:
+        TypeError: If sizes or seeds are not integers.
         ValueError: If sizes are not from 0 to the number of hidden units, or a judge is missing
-            where outputs are not one for each class.
+            where outputs are not one for each class, or other arguments are not as described.
 
     Example:
 
@@ -103,6 +111,10 @@ def answers_by_size(
     parts = to_parts(network, layer)
     x, test_x = np.asarray(x), np.asarray(test_x)
     labels, test_labels = (to_matrix(values) for values in (labels, test_labels))
+    for of_x, of_labels in ((x, labels), (test_x, test_labels)):
+        check_labels(of_x, of_labels, 1)
+    seeds = to_seeds(seeds)
+    check_counts(pair_count=pair_count)
     width = read_hidden(parts[0], x[:1]).shape[1]
     if sizes is None:
         sizes = [*(2**k for k in range(width.bit_length()) if 2**k < width), width]
@@ -121,11 +133,10 @@ def answers_by_size(
         )
     is_class = is_categorical(to_columns(test_labels, len(test_x))[0])
     name = getattr(method, "__name__", "method").replace("_", " ")
-    seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
     follows: dict[str, list[list[float]]] = {}
     for seed in seeds:
         fresh = reinitialise(parts, seed)
-        own, of_test = (np.asarray(judge(_answer(fresh, values))) for values in (x, test_x))
+        own, of_test = (np.asarray(judge(answer(fresh, values))) for values in (x, test_x))
         shuffled = np.random.default_rng(seed).permutation(labels)
         true = np.asarray(test_labels[:, 0].tolist())
         frequent = _is_frequent(own) if is_class else np.ones(len(x), bool)
@@ -152,12 +163,6 @@ def answers_by_size(
     return AnswersBySize(sizes, {study: np.transpose(rates) for study, rates in follows.items()})
 
 
-def _answer(parts: tuple[keras.Layer, keras.Layer], x: np.ndarray) -> Any:
-    """Returns the outputs of a network."""
-    return run_in_batches(lambda batch: parts[1](parts[0](batch)), x)
-
-
 def _is_frequent(classes: np.ndarray) -> np.ndarray:
     """Returns which instances are not the only ones of their class."""
-    _, members, counts = np.unique(classes, return_inverse=True, return_counts=True)
-    return counts[members.reshape(-1)] > 1
+    return find_partnered(np.unique(classes, return_inverse=True)[1].reshape(-1, 1))

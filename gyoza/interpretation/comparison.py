@@ -8,7 +8,14 @@ import numpy as np
 
 from gyoza.applications import CAPACITIES
 from gyoza.interpretation import baselines
-from gyoza.interpretation.controls import choose_judges, reinitialise, to_matrix
+from gyoza.interpretation.controls import (
+    check_counts,
+    check_labels,
+    choose_judges,
+    reinitialise,
+    to_matrix,
+    to_seeds,
+)
 from gyoza.interpretation.fitting import fit_interpreter
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.parts import to_names, to_parts
@@ -24,7 +31,10 @@ _TOLERANCE = 0.02
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds with its standard error, which is NaN for a single seed."""
+    """A mean over seeds with its standard error, which is NaN for a single seed.
+
+    Values that could not be measured, which are NaN, are left out; without any other, both are NaN.
+    """
 
     mean: float
     error: float
@@ -32,8 +42,9 @@ class Estimate(NamedTuple):
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
         """Estimates a mean from the values of seeds."""
-        error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
-        return cls(float(np.mean(values)), float(error))
+        known = [value for value in values if not np.isnan(value)]
+        error = np.std(known, ddof=1) / np.sqrt(len(known)) if len(known) > 1 else np.nan
+        return cls(float(np.mean(known)) if known else np.nan, float(error))
 
     def __str__(self) -> str:
         """Writes the mean, and the error if there is one."""
@@ -162,6 +173,7 @@ class Comparison:
     @property
     def findings(self) -> list[str]:
         """Sentences on what the controls say, and on which method to use."""
+        caveats = self._caveats
         empty = [method for method in self.methods if self._is_empty(method)]
         sentences = [
             f"{method}: its score of {self.estimate(method)} is not clearly higher than where "
@@ -169,7 +181,8 @@ class Comparison:
             for method in empty
         ]
         if len(empty) == len(self.methods):
-            return [*sentences, "There is nothing to find here, or these methods do not find it."]
+            last = "There is nothing to find here, or these methods do not find it."
+            return [*caveats, *sentences, last]
         best = self.best()
         top = max(
             (method for method in self.methods if method not in empty),
@@ -180,7 +193,31 @@ class Comparison:
             if best != top
             else ""
         )
-        return [*sentences, f"Use {best}, with a score of {self.estimate(best)}{reason}."]
+        last = f"Use {best}, with a score of {self.estimate(best)}{reason}."
+        return [*caveats, *sentences, last]
+
+    @property
+    def _caveats(self) -> list[str]:
+        """Sentences on what has not been measured."""
+        sentences = []
+        if not self._controls:
+            sentences.append(
+                "No control was run: the same scores may be reached where there is nothing to find."
+            )
+        if len({row["seed"] for row in self.measurements}) == 1:
+            sentences.append(
+                "There is one seed, and so no standard error: differences of more than "
+                f"{_TOLERANCE} are taken for real."
+            )
+        for network in self.networks:
+            scores = [row["score"] for row in self.measurements if row["network"] == network]
+            count = int(np.isnan(scores).sum())
+            if count:
+                sentences.append(
+                    f"{network}: {count} of {len(scores)} scores are missing, since the network "
+                    "gives the same answer to all instances. They tell nothing."
+                )
+        return sentences
 
     @property
     def _controls(self) -> list[str]:
@@ -192,12 +229,21 @@ class Comparison:
         )
 
     def _smallest_gap(self, method: str, column: str = "score") -> Estimate:
+        return min(
+            self._find_gaps(method, column),
+            key=lambda gap: gap.mean,
+            default=Estimate(np.nan, np.nan),
+        )
+
+    def _find_gaps(self, method: str, column: str) -> list[Estimate]:
+        """Returns the gaps to those controls that could be measured."""
         gaps = (self.gap(method, network, column) for network in self._controls)
-        return min(gaps, key=lambda gap: gap.mean)
+        return [gap for gap in gaps if not np.isnan(gap.mean)]
 
     def _is_empty(self, method: str, column: str = "score") -> bool:
-        """Whether a method scores no higher on the network than on one of the controls."""
-        return any(_is_small(self.gap(method, network, column)) for network in self._controls)
+        """Whether a method scores nothing, or no higher on the network than on a control."""
+        gaps = self._find_gaps(method, column)
+        return bool(np.isnan(self.estimate(method, column).mean)) or any(map(_is_small, gaps))
 
     def table(self, columns: Iterable[str]) -> str:
         """Writes chosen columns of the rows as a table.
@@ -253,8 +299,8 @@ def default_methods(**kwargs: Any) -> dict[str, Method]:
     trained by :func:`~gyoza.interpretation.fit_interpreter`.
 
     Args:
-        **kwargs: Further arguments of :func:`~gyoza.interpretation.fit_interpreter`, such as the
-            number of epochs.
+        **kwargs: Further arguments of :func:`~gyoza.interpretation.fit_interpreter`, such as
+            `step_count`.
 
     Returns:
         The methods by name.
@@ -340,12 +386,13 @@ def compare(
             :class:`~gyoza.interpretation.Interpreter`. :func:`default_methods` if omitted.
         judges: For names of factors, a callable that tells from outputs of the network the class,
             or number, of that factor, as labels have it. For a network that gives as many outputs
-            as the first factor has classes, `{first: argmax}` if omitted.
+            as the first factor has classes, `{first: argmax}` if omitted; classes must then be
+            integers from 0 on. `{}` for none.
         networks: Those of "trained", "re-initialised" and "labels shuffled" to look into.
         held_out: A callable that is given `labels` and a seed, and returns which instances have
-            values, `[instances]`, that no method may learn from; tests then take only instances
-            with such values. It can leave out combinations of classes, or a range of a number, and
-            others for each seed.
+            values that no method may learn from, booleans `[instances]`; tests then take only
+            instances with such values. It can leave out combinations of classes, or a range of a
+            number, and others for each seed.
         seeds: The seeds of methods, of fresh weights and permutations, and of pairs, or their
             number.
         pair_count: The number of test pairs whose factors are swapped.
@@ -355,8 +402,9 @@ def compare(
         The comparison.
 
     Raises:
-        TypeError: If `network` is neither a Keras model nor two parts.
-        ValueError: If data, names, judges or networks are not as described.
+        TypeError: If `network` is neither a Keras model nor two parts, `methods` or `judges` are
+            not dictionaries of callables, or seeds are not integers.
+        ValueError: If other arguments are not as described.
 
     Example:
 
@@ -386,12 +434,22 @@ def compare(
     x, test_x = np.asarray(x), np.asarray(test_x)
     labels, test_labels = (to_matrix(values) for values in (labels, test_labels))
     names = to_names(names, labels.shape[1])
+    for of_x, of_labels in ((x, labels), (test_x, test_labels)):
+        check_labels(of_x, of_labels, len(names))
     methods = default_methods() if methods is None else methods
+    _check_callables("methods", methods)
+    if not methods:
+        raise ValueError("`methods` should hold at least one method. Received: methods={}")
+    check_counts(pair_count=pair_count, probe_count=probe_count)
     networks = list(networks)
     networks.sort(key="trained".__ne__)  # the first
-    if "trained" not in networks or set(networks) - set(_NETWORKS):
+    if (
+        "trained" not in networks
+        or set(networks) - set(_NETWORKS)
+        or len(set(networks)) < len(networks)
+    ):
         raise ValueError(
-            f"`networks` should be 'trained' and any others of {list(_NETWORKS)}. "
+            f"`networks` should be 'trained' and any others of {list(_NETWORKS)}, each once. "
             f"Received: networks={networks}"
         )
     if judges is None:
@@ -400,19 +458,23 @@ def compare(
         raise ValueError(
             f"`judges` should be of some of the factors {names}. Received: {list(judges)}"
         )
-    measurements = []
-    for seed in range(seeds) if isinstance(seeds, int) else seeds:
+    _check_callables("judges", judges)
+    splits = {}
+    for seed in to_seeds(seeds):
         seen, new = np.ones(len(x), bool), np.ones(len(test_x), bool)
         if held_out is not None:
-            seen = ~np.asarray(held_out(labels, seed), bool)
-            new = np.asarray(held_out(test_labels, seed), bool)
+            seen, new = ~_hold_out(held_out, labels, seed), _hold_out(held_out, test_labels, seed)
+            check_labels(x[seen], labels[seen], len(names))
+            check_labels(test_x[new], test_labels[new], len(names))
+        splits[seed] = seen, new
+    measurements = []
+    for seed, (seen, new) in splits.items():
         known = labels[seen]
-        shuffled = np.random.default_rng(seed).permutation(known)
-        studies = {
-            "trained": (parts, known),
-            "re-initialised": (reinitialise(parts, seed), known),
-            "labels shuffled": (parts, shuffled),
-        }
+        studies = {"trained": (parts, known)}
+        if "re-initialised" in networks:
+            studies["re-initialised"] = reinitialise(parts, seed), known
+        if "labels shuffled" in networks:
+            studies["labels shuffled"] = parts, np.random.default_rng(seed).permutation(known)
         test = HeldOut(test_x[new], test_labels[new], names, judges, pair_count, probe_count, seed)
         for method, fit in methods.items():
             sizes = dimensions_per_factor
@@ -424,3 +486,19 @@ def compare(
                 scores = measure(interpreter, x[seen], of_labels, test, name == "re-initialised")
                 measurements.append({**row, **scores})
     return Comparison(measurements)
+
+
+def _check_callables(name: str, values: Any) -> None:
+    if not isinstance(values, Mapping) or not all(map(callable, values.values())):
+        raise TypeError(f"`{name}` should be a dictionary of callables. Received: {name}={values}")
+
+
+def _hold_out(held_out: Callable[..., Any], labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns which instances are held out."""
+    is_held_out = np.asarray(held_out(labels, seed))
+    if is_held_out.shape != (len(labels),) or is_held_out.dtype.kind != "b":
+        raise ValueError(
+            f"`held_out` should return {len(labels)} booleans, one for each instance. Received: "
+            f"an array of shape {is_held_out.shape} and type {is_held_out.dtype}"
+        )
+    return is_held_out

@@ -1,6 +1,8 @@
 """Networks that have learnt nothing, and judges of what networks answer."""
 
+import numbers
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -8,41 +10,148 @@ import numpy as np
 
 from gyoza.interpretation.parts import run_in_batches, to_columns
 from gyoza.interpretation.scores import Judges
+from gyoza.modelling.axes import check_integers
 from gyoza.modelling.metrics.codes import is_categorical
 
-__all__ = ["reinitialise", "choose_judges", "to_matrix"]
+__all__ = [
+    "reinitialise",
+    "choose_judges",
+    "answer",
+    "to_matrix",
+    "check_labels",
+    "to_seeds",
+    "check_counts",
+]
 
 
 def reinitialise(
     parts: tuple[keras.Layer, keras.Layer], seed: int
 ) -> tuple[keras.Layer, keras.Layer]:
-    """Returns parts of the same architecture, with fresh weights that follow from a seed."""
+    """Returns parts of the same architecture, with fresh weights that follow from a seed.
+
+    The mean and variance of inputs that `keras.layers.Normalization` has been adapted to stay.
+
+    Args:
+        parts: The head and the tail.
+        seed: The seed, which takes the place of those of initialisers.
+
+    Returns:
+        Both parts anew.
+
+    Raises:
+        ValueError: If they cannot be made from their configuration.
+    """
     state = random.getstate()
     random.seed(seed)  # from which Keras draws the seeds of initialisers
-    clones = []
-    for part in parts:
-        clone = type(part).from_config(part.get_config())
-        if not clone.built:
-            clone.build_from_config(part.get_build_config())
-        clones.append(clone)
-    random.setstate(state)
-    return clones[0], clones[1]
+    try:
+        head, tail = (_renew(part) for part in parts)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            "The re-initialised control needs a network that Keras can make anew by `get_config` "
+            f"and `from_config`. Received: parts={parts}"
+        ) from error
+    finally:
+        random.setstate(state)
+    return head, tail
+
+
+def _renew(part: keras.Layer) -> keras.Layer:
+    clone = type(part).from_config(_renew_seeds(part.get_config()))
+    if not clone.built:
+        clone.build_from_config(part.get_build_config())
+    for layer, fresh in zip(part._flatten_layers(), clone._flatten_layers(), strict=True):
+        if isinstance(layer, keras.layers.Normalization):
+            state: dict[str, Any] = {}
+            layer.save_own_variables(state)
+            fresh.load_own_variables(state)
+    return clone
+
+
+def _renew_seeds(config: Any) -> Any:
+    """Draws all seeds anew that a configuration has."""
+    if isinstance(config, dict):
+        return {
+            key: random.getrandbits(31)
+            if key == "seed" and isinstance(value, int)
+            else _renew_seeds(value)
+            for key, value in config.items()
+        }
+    if type(config) in (list, tuple):
+        return type(config)(map(_renew_seeds, config))
+    return config
 
 
 def choose_judges(
     parts: tuple[keras.Layer, keras.Layer], x: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> Judges:
-    """Returns the judge of the first factor, if it is what the network tells classes of."""
-    outputs = run_in_batches(lambda batch: parts[1](parts[0](batch)), x[:1])
+    """Returns the judge of the first factor, if it is what the network tells classes of.
+
+    Raises:
+        ValueError: If it might be, but classes are not the numbers of outputs.
+    """
+    shape: Any = getattr(answer(parts, x[:1]), "shape", ())
     column = to_columns(labels, len(labels))[0]
-    shape: Any = getattr(outputs, "shape", ())
-    if is_categorical(column) and tuple(shape[1:]) == (column.max() + 1,):
-        values = np.unique(np.asarray(labels[:, 0].tolist()))
-        return {names[0]: lambda outputs: values[np.argmax(outputs, axis=1)]}
-    return {}
+    if not is_categorical(column) or tuple(shape[1:]) != (column.max() + 1,):
+        return {}
+    values = np.unique(np.asarray(labels[:, 0].tolist()))
+    if not np.array_equal(values, np.arange(len(values))):
+        raise ValueError(
+            f"A judge of {names[0]!r} should be given, since it has as many classes as the network "
+            "outputs, but they do not say which is whose, as integers from 0 on would. Received: "
+            f"the classes {values.tolist()} and no judge"
+        )
+    return {names[0]: lambda outputs: np.argmax(outputs, axis=1)}
+
+
+def answer(parts: tuple[keras.Layer, keras.Layer], x: np.ndarray) -> Any:
+    """Returns the outputs of a network."""
+    return run_in_batches(lambda batch: parts[1](parts[0](batch)), x)
 
 
 def to_matrix(labels: Any) -> np.ndarray:
     """Turns labels into a matrix, `[instances, K]`."""
     matrix = np.asarray(labels)
-    return matrix[:, None] if matrix.ndim == 1 else matrix
+    return matrix.reshape(-1, 1) if matrix.ndim < 2 else matrix
+
+
+def check_labels(x: np.ndarray, labels: np.ndarray, count: int) -> None:
+    """Checks that labels of K factors belong to inputs, and vary.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if labels.shape != (len(x), count) or not labels.size:
+        raise ValueError(
+            f"Labels of {len(x)} instances should have shape [{len(x)}, {count}], and there should "
+            "be some that are not held out for training, and some that are for tests. Received: "
+            f"labels of shape {labels.shape}"
+        )
+    to_columns(labels, len(x))
+
+
+def to_seeds(seeds: int | Iterable[int]) -> list[int]:
+    """Turns seeds, or their number, into a list.
+
+    Raises:
+        TypeError: If they are not integers.
+        ValueError: If there is none, or one is negative or there twice.
+    """
+    numbers_of = range(int(seeds)) if isinstance(seeds, numbers.Integral) else seeds
+    checked = check_integers("seeds", numbers_of)  # type: ignore[arg-type]
+    if not checked or min(checked) < 0 or len(set(checked)) < len(checked):
+        raise ValueError(
+            "`seeds` should be a number of at least 1, or different integers that are not "
+            f"negative. Received: seeds={seeds}"
+        )
+    return checked
+
+
+def check_counts(**counts: int) -> None:
+    """Checks numbers of pairs and instances.
+
+    Raises:
+        ValueError: If one is not a positive integer.
+    """
+    for name, count in counts.items():
+        if not isinstance(count, numbers.Integral) or count < 1:
+            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={count!r}")

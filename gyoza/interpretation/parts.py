@@ -19,6 +19,7 @@ __all__ = [
     "to_columns",
     "to_names",
     "to_classes",
+    "find_partnered",
     "make_pairs",
 ]
 
@@ -134,7 +135,7 @@ def to_names(names: Iterable[str] | None, count: int) -> list[str]:
     if len(names) != count or len({"residual", *names}) != count + 1:
         raise ValueError(
             f"`names` should be {count} different names other than 'residual', one for each column "
-            f"of `labels`. Received: names={names}"
+            f"of `labels`. Received: names={names}, and labels with {count} columns"
         )
     return names
 
@@ -156,6 +157,26 @@ def to_classes(column: np.ndarray, bins: int = 20) -> np.ndarray:
     return np.unique(np.digitize(column, edges), return_inverse=True)[1].reshape(-1)
 
 
+def find_partnered(classes: np.ndarray) -> np.ndarray:
+    """Returns which instances have a partner in each of their classes.
+
+    Args:
+        classes: Integers from 0 on, `[instances, K]`.
+
+    Returns:
+        Whether they stay, `[instances]`, if those are left out who are alone in a class, until
+        nobody is.
+    """
+    stays = np.ones(len(classes), bool)
+    while True:
+        counts = [np.bincount(column[stays], minlength=column.max() + 1) for column in classes.T]
+        sizes = [count[column] for count, column in zip(counts, classes.T, strict=True)]
+        is_alone = stays & (np.min(sizes, axis=0) < 2)
+        if not is_alone.any():
+            return stays
+        stays &= ~is_alone
+
+
 def make_pairs(
     hidden: np.ndarray,
     columns: Iterable[np.ndarray],
@@ -168,7 +189,8 @@ def make_pairs(
     """Makes pairs of instances that share one factor each, be it a class or a number.
 
     Instances share a number if they are in the same of twenty bins of as many instances each, so
-    that the numbers' distribution does not matter, nor whether they go round in a circle.
+    that the numbers' distribution does not matter, nor whether they go round in a circle. Those who
+    are alone in their class have no partner, and are left out.
 
     Args:
         hidden: What pairs are made of, `[instances, ...]`.
@@ -180,6 +202,15 @@ def make_pairs(
 
     Returns:
         The source of pairs.
+
+    Raises:
+        ValueError: If a factor does not vary among the instances that have partners.
     """
     classes = np.stack([to_classes(column) for column in columns], axis=1)
-    return CategoricalPairs(hidden, classes, batch_size, correlation, shuffle, seed)
+    stays = find_partnered(classes)
+    if not stays.any() or np.any(np.ptp(classes[stays], axis=0) == 0):
+        raise ValueError(
+            "`labels` should have at least two classes of several instances each. Received: "
+            f"{np.sum(stays)} instances, of {len(stays)}, that have partners"
+        )
+    return CategoricalPairs(hidden[stays], classes[stays], batch_size, correlation, shuffle, seed)

@@ -40,7 +40,10 @@ def measure(
     test: HeldOut,
     use_own_answers: bool,
 ) -> dict[str, float]:
-    """Measures all scores of an interpreter that was fitted to `x` and `labels`."""
+    """Measures all scores of an interpreter that was fitted to `x` and `labels`.
+
+    Those of answers, and the mean of them, are NaN where these do not differ between instances.
+    """
     scores = measure_swaps(interpreter, test, use_own_answers)
     scores |= _measure_leakage(interpreter, test)
     scores["likelihood"] = _measure_likelihood(interpreter, x, labels, test)
@@ -49,7 +52,7 @@ def measure(
         products = [scores[f"{name}: follows"] * scores[f"{name}: keeps"] for name in names]
     else:
         products = [_multiply_leakage(scores, name) for name in names]
-    scores["score"] = float(np.nan_to_num(np.mean(products)))
+    scores["score"] = float(np.mean(products))
     return scores
 
 
@@ -176,12 +179,20 @@ def rate_swaps(answers: Any, of_a: np.ndarray, of_b: np.ndarray, is_class: bool)
 
     Returns:
         The rates among pairs whose answers differ; NaN if none does.
+
+    Raises:
+        ValueError: If answers are of another shape or kind than those of instances.
     """
+    answers = np.asarray(np.asarray(answers).tolist())
+    if answers.shape != of_a.shape or (answers.dtype.kind in "US") != (of_a.dtype.kind in "US"):
+        raise ValueError(
+            f"A judge should answer as labels do, in shape {of_a.shape} and type {of_a.dtype}. "
+            f"Received: shape {answers.shape} and type {answers.dtype}"
+        )
     if np.all(of_a == of_b):
         return np.nan, np.nan
     if is_class:
-        return tuple(swap_consistency(np.asarray(answers), of_a, of_b))
-    answers = np.asarray(answers, "float64")
+        return tuple(swap_consistency(answers, of_a, of_b))
     difference = np.sum((of_a - of_b) ** 2)
     follows, keeps = (1 - np.sum((answers - of_one) ** 2) / difference for of_one in (of_b, of_a))
     return max(follows, 0.0), max(keeps, 0.0)

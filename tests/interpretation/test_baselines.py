@@ -206,9 +206,29 @@ def test_labels_may_be_strings_and_names_come_from_sizes(parts, data):
     assert interpreter.dimensions_per_factor == {"residual": 4, "word": 2}
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_factors_may_be_left_without_dimensions(make, parts, data):
+    labels = np.concatenate([data[1], data[1][:, :1] > 0.5], axis=1)
+    interpreter = make(parts, data[0], labels, [0, 6, 0, 0])
+    assert sum(interpreter.dimensions_per_factor.values()) == 6
+    np.testing.assert_allclose(
+        decode(interpreter, encode(interpreter, data[0])), data[0], atol=1e-4
+    )
+
+
+def test_those_alone_in_their_class_are_left_out_of_pairs(parts, data):
+    classes = data[1][:, 0].copy()
+    classes[0] = 100
+    for make in (baselines.units, baselines.pair_axes, baselines.random_subspace):
+        assert make(parts, data[0], classes).dimensions_per_factor["factor_1"] == 2
+
+
 def test_wrong_arguments(parts, data):
     with pytest.raises(ValueError, match="sum to the number of hidden units, 6"):
         baselines.units(parts, *data, [3, 1, 1])
+    for make in ALL:
+        with pytest.raises(ValueError, match="not be negative"):
+            make(parts, *data, [7, -2, 1])
     with pytest.raises(ValueError, match="have the factors"):
         baselines.leace(parts, *data, {"residual": 4, "a": 1, "b": 1}, names=["a", "c"])
     with pytest.raises(ValueError, match="2 different names other than 'residual'"):

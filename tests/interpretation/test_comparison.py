@@ -1,4 +1,5 @@
 import random
+from itertools import combinations
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from gyoza.interpretation import (
     compare,
     default_methods,
 )
-from gyoza.interpretation.controls import choose_judges, reinitialise
+from gyoza.interpretation.controls import choose_judges, reinitialise, to_seeds
 from gyoza.interpretation.scores import rate_swaps
 from gyoza.modelling.flow_layers import FlowLayer, FlowModel
 
@@ -246,6 +247,41 @@ def test_it_is_said_where_there_is_nothing_to_find():
     assert last.startswith("There is nothing to find here")
 
 
+def test_controls_that_cannot_be_measured_are_no_evidence():
+    nan = np.nan
+    rows = make_rows(
+        units={"trained": [0.9, 0.9], "re-initialised": [nan, nan], "labels shuffled": [nan, 0.2]},
+        leace={"trained": [nan, nan], "re-initialised": [nan, nan], "labels shuffled": [0.1, 0.1]},
+    )
+    comparison = Comparison(rows)
+    assert np.isnan(comparison.gap("units", "re-initialised").mean)
+    assert comparison.rows[0]["gap"].mean == pytest.approx(0.7)
+    findings = comparison.findings
+    assert findings[1].startswith("re-initialised: 4 of 4 scores are missing")
+    assert findings[2].startswith("labels shuffled: 1 of 4 scores are missing")
+    assert findings[-1] == "Use units, with a score of 0.90 ± 0.00."
+    first, second, _ = Comparison(make_rows(units={"trained": [0.9]})).findings
+    assert first.startswith("No control was run")
+    assert second.startswith("There is one seed")
+
+
+def test_scores_of_constant_answers_are_missing(parts):
+    comparison = compare(
+        parts,
+        *make_data(0),
+        *make_data(1),
+        methods={"leace": baselines.leace},
+        judges={"factor_1": lambda outputs: np.zeros(len(outputs), int)},
+        networks=["trained", "re-initialised"],
+        seeds=1,
+        pair_count=50,
+        probe_count=100,
+    )
+    assert comparison.estimate("leace").mean == 0.0
+    assert np.isnan(comparison.estimate("leace", network="re-initialised").mean)
+    assert np.isnan(comparison.rows[0]["gap"].mean)
+
+
 def test_estimates():
     assert Estimate.of([1.0, 2.0, 3.0]) == (2.0, 1 / np.sqrt(3))
     assert str(Estimate.of([0.5])) == "0.50"
@@ -274,13 +310,48 @@ def test_fresh_weights_follow_from_the_seed(parts):
         assert not np.allclose(first[k][0], parts[k].get_weights()[0])
 
 
+def test_controls_keep_the_scale_of_inputs_but_not_the_seeds_of_initialisers():
+    x = np.random.default_rng(0).normal(100.0, 50.0, size=[200, 3]).astype("float32")
+    scaling = layers.Normalization()
+    scaling.adapt(x)
+    dense = layers.Dense(4, kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    head = keras.Sequential([keras.Input([3]), scaling])
+    tail = keras.Sequential([keras.Input([3]), dense])
+    first, other = (reinitialise((head, tail), seed) for seed in (0, 1))
+    np.testing.assert_array_equal(first[0](x), head(x))
+    kernels = [part.get_weights()[0] for part in (tail, first[1], other[1])]
+    assert min(np.abs(np.subtract(*pair)).max() for pair in combinations(kernels, 2)) > 0.1
+
+
+class Unsaved(layers.Layer):
+    """A layer that Keras cannot make anew."""
+
+    def __init__(self, thing):
+        super().__init__()
+
+    def call(self, inputs):
+        return inputs
+
+
+def test_networks_that_cannot_be_made_anew(parts):
+    state = random.getstate()
+    layer = Unsaved(object())
+    layer(np.zeros([1, 6]))
+    with pytest.raises(ValueError, match="re-initialised control needs a network"):
+        reinitialise((parts[0], layer), 0)
+    assert random.getstate() == state
+
+
 def test_judges_of_a_classifier_tell_its_classes(parts):
     x, labels = make_data(0)
     words = np.array([["left"], ["right"], ["up"]])[labels[:, 0].astype(int)]
-    judges = choose_judges(parts, x, words, ["place"])
-    assert judges["place"](np.eye(3)).tolist() == ["left", "right", "up"]
+    judges = choose_judges(parts, x, labels, ["place", "number"])
+    assert judges["place"](np.eye(3)).tolist() == [0, 1, 2]
     assert choose_judges(parts, x, labels[:, 1:], ["number"]) == {}
     assert choose_judges((parts[0], parts[0]), x, words, ["place"]) == {}
+    for unordered in (words, 2 * labels):
+        with pytest.raises(ValueError, match="A judge of 'place' should be given"):
+            choose_judges(parts, x, unordered, ["place"])
 
 
 def test_answers_follow_a_small_block_only_where_something_is_found(parts):
@@ -319,6 +390,42 @@ def test_default_methods_grow_from_random_directions_to_splines():
         "spline flow",
     ]
     assert methods["spline flow"].keywords == {"capacity": "spline", "step_count": 7}
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "arguments"),
+    [
+        (ValueError, "at least one method", {"methods": {}}),
+        (TypeError, "`methods` should be a dict", {"methods": [baselines.leace]}),
+        (TypeError, "`judges` should be a dict", {"judges": {"factor_1": "argmax"}}),
+        (ValueError, "`seeds` should be", {"seeds": 0}),
+        (ValueError, "`seeds` should be", {"seeds": [1, 1]}),
+        (TypeError, "`seeds` should be", {"seeds": None}),
+        (ValueError, "each once", {"networks": ["trained", "trained"]}),
+        (ValueError, "`pair_count` should be", {"pair_count": 0}),
+        (ValueError, "`probe_count` should be", {"probe_count": 0}),
+        (ValueError, "`held_out` should return", {"held_out": lambda labels, _: np.arange(3)}),
+        (ValueError, "some that are not held", {"held_out": lambda y, _: np.ones(len(y), bool)}),
+        (ValueError, "some that are not held", {"held_out": lambda y, _: np.zeros(len(y), bool)}),
+        (ValueError, "should vary", {"held_out": lambda labels, _: labels[:, 0] == 1}),
+        (ValueError, "should have shape", {"labels": np.arange(5) % 2}),
+        (ValueError, "should have shape", {"test_labels": np.ones([N, 3])}),
+        (
+            ValueError,
+            "A judge should answer as labels do",
+            {"judges": {"factor_1": lambda outputs: np.full(len(outputs), "left")}, "seeds": 1},
+        ),
+    ],
+)
+def test_wrong_arguments_of_compare(error, match, arguments, parts):
+    x, labels = make_data(0)
+    data = {"x": x, "labels": labels, "test_x": x, "test_labels": labels}
+    with pytest.raises(error, match=match):
+        compare(parts, **{**data, "methods": {"leace": baselines.leace}, **arguments})
+
+
+def test_numbers_of_numpy_count_seeds():
+    assert to_seeds(np.int64(2)) == to_seeds(range(2)) == [0, 1]
 
 
 def test_wrong_arguments(parts):

@@ -3,7 +3,14 @@ import numpy as np
 import pytest
 from keras import layers
 
-from gyoza.interpretation.parts import make_pairs, read_hidden, to_columns, to_names, to_parts
+from gyoza.interpretation.parts import (
+    find_partnered,
+    make_pairs,
+    read_hidden,
+    to_columns,
+    to_names,
+    to_parts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +59,7 @@ def test_columns_are_classes_or_numbers():
 def test_names():
     assert to_names(None, 2) == ["factor_1", "factor_2"]
     assert to_names("shape", 1) == ["shape"]
-    with pytest.raises(ValueError, match="different names other than 'residual'"):
+    with pytest.raises(ValueError, match="different names other than 'residual'.*2 columns"):
         to_names(["a", "residual"], 2)
 
 
@@ -69,3 +76,15 @@ def test_pairs_share_a_class_or_a_part_of_a_range():
     assert np.mean(a[of_number, 0] == b[of_number, 0]) < 0.4
     assert np.corrcoef(a[of_number, 1], b[of_number, 1])[0, 1] > 0.95
     assert abs(np.corrcoef(a[of_class, 1], b[of_class, 1])[0, 1]) < 0.1
+
+
+def test_those_who_are_alone_in_a_class_are_left_out_of_pairs():
+    # Without the last, who is alone in the first factor, the first is alone in the second.
+    columns = [np.array([0, 0, 1, 1, 0, 2]), np.array([2, 0, 1, 1, 0, 2])]
+    stays = find_partnered(np.stack(columns, axis=1))
+    assert stays.tolist() == [False, True, True, True, True, False]
+    pairs = make_pairs(np.arange(6.0)[:, None], columns)
+    assert sorted(pairs[0][0][0][:, 0]) == [1.0, 2.0, 3.0, 4.0]
+    for lonely in ([0, 1, 2], [0, 0, 1]):
+        with pytest.raises(ValueError, match="several instances each"):
+            make_pairs(np.zeros([3, 1]), [np.array(lonely)])
