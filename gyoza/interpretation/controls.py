@@ -136,8 +136,8 @@ def to_seeds(seeds: int | Iterable[int]) -> list[int]:
         TypeError: If they are not integers.
         ValueError: If there is none, or one is negative or there twice.
     """
-    numbers_of = range(int(seeds)) if isinstance(seeds, numbers.Integral) else seeds
-    checked = check_integers("seeds", numbers_of)  # type: ignore[arg-type]
+    values: Any = range(int(seeds)) if isinstance(seeds, numbers.Integral) else seeds
+    checked = check_integers("seeds", values)
     if not checked or min(checked) < 0 or len(set(checked)) < len(checked):
         raise ValueError(
             "`seeds` should be a number of at least 1, or different integers that are not "
@@ -146,7 +146,7 @@ def to_seeds(seeds: int | Iterable[int]) -> list[int]:
     return checked
 
 
-def check_counts(**counts: int) -> None:
+def check_counts(**counts: Any) -> None:
     """Checks numbers of pairs and instances.
 
     Raises:

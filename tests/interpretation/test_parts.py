@@ -59,7 +59,7 @@ def test_columns_are_classes_or_numbers():
 def test_names():
     assert to_names(None, 2) == ["factor_1", "factor_2"]
     assert to_names("shape", 1) == ["shape"]
-    with pytest.raises(ValueError, match="different names other than 'residual'.*2 columns"):
+    with pytest.raises(ValueError, match=r"other than 'residual'.*2 columns"):
         to_names(["a", "residual"], 2)
 
 
