@@ -72,7 +72,7 @@ class Renderer:
         Raises:
             ValueError: If `counts` has an unsuitable length or value.
         """
-        if len(counts) != len(self.names):
+        if np.shape(counts) != (len(self.names),):
             raise ValueError(
                 f"`counts` should have one entry for each of {self.names}. "
                 f"Received: counts={counts}"

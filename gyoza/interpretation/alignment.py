@@ -144,7 +144,8 @@ class SwapTraining(keras.Model):
             training: Whether the flow is being trained.
 
         Returns:
-            The outputs of the tail.
+            The outputs of the tail. In compiled code nothing can be raised, so that they are NaN
+            where there is no factor of that index, and with them the loss.
         """
         if len(inputs) not in (3, 4):
             raise ValueError(
@@ -159,7 +160,12 @@ class SwapTraining(keras.Model):
         z_a, z_b = ops.split(z, 2, axis=0)
         if self.likelihood_weight > 0.0:
             self.add_loss(self._compute_likelihood_loss(z_a, z_b, log_det, *others))
+        factor = ops.convert_to_tensor(factor)
         z = ops.where(self._find_exchanged(factor), self._choose_givers(z_b), z_a)
+        if _holds_indices(factor):
+            factors = ops.arange(len(self.dimensions_per_factor), dtype=factor.dtype)
+            is_known = ops.any(ops.reshape(factor, (-1, 1)) == factors, axis=1, keepdims=True)
+            z = ops.where(is_known, z, np.nan)
         hidden = self.flow.invert(z)
         return self.tail(ops.reshape(hidden, ops.shape(a)), training=False)
 
@@ -170,9 +176,8 @@ class SwapTraining(keras.Model):
     def _find_exchanged(self, factor: Any) -> Any:
         """Tells which latent entries are exchanged, `[batch, n]`."""
         sizes = list(self.dimensions_per_factor.values())
-        factor = ops.convert_to_tensor(factor)
         factors = index_factors(sizes)
-        if len(factor.shape) == 1 or factor.shape[1] == 1:
+        if _holds_indices(factor):
             factors = ops.convert_to_tensor(factors, dtype=factor.dtype)
             return ops.reshape(factor, (-1, 1)) == factors
         if len(factor.shape) != 2 or factor.shape[1] != len(sizes):
@@ -322,6 +327,11 @@ class SwapPairs(PairSource):
         (first, second), factor = super().__getitem__(index)
         giver = np.where(factor[:, self._carrier] > 0.0, second, first)
         return (self._hidden[first], self._hidden[second], factor), self._answers[giver]
+
+
+def _holds_indices(factor: Any) -> bool:
+    """Tells whether a tensor holds indices of factors, rather than which are exchanged."""
+    return len(factor.shape) == 1 or factor.shape[1] == 1
 
 
 def _leave_out(variables: list[Any], others: list[Any]) -> list[Any]:

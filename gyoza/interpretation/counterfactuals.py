@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import vjp
+from gyoza.backend import forget_gradients, vjp
+from gyoza.interpretation.latents import to_array, to_tensor
 
 __all__ = [
     "Counterfactual",
     "check_target",
+    "check_losses",
     "are_probabilities",
     "compute_margin",
     "differentiate_margin",
@@ -75,6 +78,26 @@ def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
             f"{count} instances, or a callable. Received: target={target!r}"
         )
     return np.broadcast_to(classes, [count]).astype("int32")
+
+
+def check_losses(target: Callable[[Any], Any], outputs: Any, count: int) -> None:
+    """Checks that a callable gives a loss for each instance.
+
+    Args:
+        target: The callable.
+        outputs: What the network answers now.
+        count: The number of instances.
+
+    Raises:
+        ValueError: If it gives something else.
+    """
+    with forget_gradients():
+        shape = np.shape(to_array(target(keras.tree.map_structure(to_tensor, outputs))))
+    if shape != (count,):
+        raise ValueError(
+            f"`target` should map outputs to a loss for each instance, of shape [{count}]. "
+            f"Received: a callable that gives shape {shape}"
+        )
 
 
 def are_probabilities(outputs: np.ndarray) -> bool:

@@ -7,14 +7,17 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.data.checks import check_integer
 from gyoza.interpretation.counterfactuals import (
     Counterfactual,
     are_probabilities,
+    check_losses,
     check_target,
     compute_margin,
     find_nearest,
 )
 from gyoza.interpretation.latents import find_mean, go_on_arc, join_factors, slice_factors, to_array
+from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.modelling.flow_layers import FlowModel
 
 __all__ = ["Edits"]
@@ -95,12 +98,12 @@ class Edits:
             What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
 
         Raises:
-            ValueError: If there is no such factor, or `direction` does not fit it.
+            ValueError: If there is no such factor, `direction` does not fit it, or there are no
+                steps.
         """
         factors = self.encode(x)
         (factor,) = self._check_names(factor)
-        if np.ndim(steps) == 0:
-            steps = np.linspace(-2.0, 2.0, int(steps))
+        places = _list_places(steps, -2.0, 2.0)
         size = self.dimensions_per_factor[factor]
         if np.ndim(direction) == 0 and -size <= direction < size:
             direction = np.eye(size)[direction]
@@ -113,7 +116,7 @@ class Edits:
             )
         direction = direction / length
         block = factors[factor] - (factors[factor] @ direction)[:, None] * direction
-        blocks = [block + place * direction for place in np.asarray(steps)]
+        blocks = [block + place * direction for place in places]
         return self._decode_steps(factors, {factor: blocks})
 
     def interpolate(
@@ -135,11 +138,12 @@ class Edits:
             What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
 
         Raises:
-            ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
+            ValueError: If there is no such factor, not as many instances in `b` as in `a`, or there
+                are no steps.
         """
         names = list(self.dimensions_per_factor) if factors is None else self._check_names(factors)
         factors_a, factors_b = self._encode_both(a, b)
-        places = np.linspace(0.0, 1.0, int(steps)) if np.ndim(steps) == 0 else np.asarray(steps)
+        places = _list_places(steps, 0.0, 1.0)
         moved = {
             name: [go_on_arc(factors_a[name], factors_b[name], place) for place in places]
             for name in names
@@ -164,9 +168,10 @@ class Edits:
             ...]`.
 
         Raises:
-            ValueError: If there is no such factor.
+            ValueError: If there is no such factor, or `sample_count` is not a positive integer.
         """
         names = self._check_names(factors)
+        check_integer("sample_count", sample_count, minimum=1)
         encoded = self.encode(x)
         count = len(next(iter(encoded.values())))
         z = self.flow.base_distribution.sample(sample_count * count, seed=seed)
@@ -272,7 +277,8 @@ class Edits:
             distance 0, and so are those for which nothing is found, with an infinite distance.
 
         Raises:
-            ValueError: If there is no such factor, or `target` does not fit the outputs.
+            ValueError: If there is no such factor, `target` does not fit the outputs, or `steps`
+                is not a positive integer.
 
         Example:
             The class is whether the first entry exceeds 1. Other factors do not matter:
@@ -300,13 +306,14 @@ class Edits:
               <https://arxiv.org/abs/1511.04599>`_
         """
         names = list(self.dimensions_per_factor) if factors is None else self._check_names(factors)
+        check_integer("steps", steps, minimum=1)
         encoded = self.encode(x)
         z = join_factors(encoded, self.dimensions_per_factor)
-        others = []
+        outputs, others = self.decode(encoded), []
         if callable(target):
+            check_losses(target, outputs, len(z))
             differentiate = self._compile_margin(lambda outputs: -target(outputs))
         else:
-            outputs = self.decode(encoded)
             others.append(check_target(target, outputs, len(z)))
             differentiate = self._class_margins[are_probabilities(outputs)]
         is_free = np.zeros(z.shape[1], bool)
@@ -343,7 +350,8 @@ class Edits:
         return names
 
     def _encode_both(self, a: Any, b: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        counts = [len(keras.tree.flatten(x)[0]) for x in (a, b)]
+        a, b = to_inputs(a), to_inputs(b)
+        counts = [count_instances(x) for x in (a, b)]
         if counts[0] != counts[1]:
             raise ValueError(
                 "`a` and `b` should hold the same number of instances. "
@@ -360,3 +368,11 @@ class Edits:
         }
         outputs = self.decode(repeated)
         return keras.tree.map_structure(lambda y: y.reshape(step_count, -1, *y.shape[1:]), outputs)
+
+
+def _list_places(steps: Any, first: float, last: float) -> np.ndarray:
+    """Returns the places on a line, of which the number may be given."""
+    if np.ndim(steps) > 0:
+        return np.asarray(steps)
+    check_integer("steps", steps, minimum=1)
+    return np.linspace(first, last, steps)

@@ -135,7 +135,8 @@ def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[s
     Args:
         pairs: See :func:`estimate_factor_sizes`.
         dimensions_per_factor: The sizes of factors, the residual one first: a dictionary by name,
-            as :func:`estimate_factor_sizes` gives it, or a sequence.
+            as :func:`estimate_factor_sizes` gives it, or a sequence. Where `pairs` have names, too,
+            these count, in any order.
 
     Returns:
         The correlation, in [0, 1), of each factor but the residual one, by name. It is 0 for a
@@ -143,7 +144,7 @@ def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[s
 
     Raises:
         ValueError: If `dimensions_per_factor` are not as many as the factors and the residual one,
-            or `pairs` are not as described.
+            or have other names, or `pairs` are not as described.
 
     Example:
 
@@ -159,7 +160,7 @@ def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[s
     (_, *sizes), (_, *names) = zip(
         *[(size, name) for name, size in name_factors(dimensions_per_factor).items()], strict=True
     )
-    held_out = _hold_out(pairs)
+    held_out = _hold_out(pairs, dimensions_per_factor)
     if len(held_out) != len(sizes):
         raise ValueError(
             f"`dimensions_per_factor` should have a size for each of {len(held_out)} factors and "
@@ -172,9 +173,9 @@ def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[s
     }
 
 
-def _hold_out(source: Any) -> list[tuple[np.ndarray, int]]:
+def _hold_out(source: Any, dimensions_per_factor: Any = None) -> list[tuple[np.ndarray, int]]:
     """Gives how axes of each factor correlate on held-out pairs, and the number of these pairs."""
-    pairs = to_pairs(source)
+    pairs = to_pairs(source).in_order_of(dimensions_per_factor)
     random = np.random.default_rng(0)
     if isinstance(source, PairSource):
         is_first = random.permutation(1 + source.pairs.max()) % 2 == 0

@@ -20,6 +20,7 @@ from gyoza.interpretation.latents import (
     join_factors,
     to_tensor,
 )
+from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
 
@@ -179,12 +180,22 @@ class Interpreter(Edits, keras.Model):
         """Gives the factors of inputs.
 
         Args:
-            x: Inputs of the head, `[instances, ...]`.
+            x: Inputs of the head, `[instances, ...]`: an array, or a dictionary or tuple of arrays
+                for a head of several inputs. So it is for the other methods.
 
         Returns:
             The latent entries of each factor by name, `[instances, size of the factor]`.
+
+        Raises:
+            ValueError: If several inputs do not have the same number of instances.
         """
-        z = self._run("encode", x)
+        x = to_inputs(x)
+        count_instances(x)
+        structure = keras.tree.map_structure(lambda _: 0, x)
+        key = str(structure)
+        if key not in self._encoders:
+            self._encoders[key] = self._compile_encoder(structure)
+        z = self._run_in_batches(self._encoders[key], *keras.tree.flatten(x))
         return {name: z[:, block] for name, block in self._slices.items()}
 
     def decode(self, factors: Mapping[str, Any]) -> Any:
@@ -216,9 +227,19 @@ class Interpreter(Edits, keras.Model):
         return self._run("to_hidden", join_factors(factors, self.dimensions_per_factor))
 
     @functools.cached_property
+    def _encoders(self) -> dict[str, Callable[..., Any]]:
+        """What encodes inputs, by their structure."""
+        return {}
+
+    def _compile_encoder(self, structure: Any) -> Callable[..., Any]:
+        def encode(*arrays: Any) -> Any:
+            return self._to_latent(self.head(keras.tree.pack_sequence_as(structure, arrays)))
+
+        return jit_batches(encode, xla=False)
+
+    @functools.cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
         methods = {
-            "encode": lambda x: self._to_latent(self.head(x)),
             "decode": lambda z: self.tail(self._to_hidden(z)),
             "to_hidden": self._to_hidden,
         }

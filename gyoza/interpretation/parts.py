@@ -1,6 +1,6 @@
 """What functions that look into a network are given: its two parts, and labels as pairs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import forget_gradients
+from gyoza.data.checks import to_numpy
 from gyoza.data.pairs import CategoricalPairs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.metrics.codes import check_labels, is_categorical
@@ -16,6 +17,8 @@ __all__ = [
     "to_parts",
     "read_hidden",
     "run_in_batches",
+    "to_inputs",
+    "count_instances",
     "to_columns",
     "to_names",
     "to_classes",
@@ -64,7 +67,7 @@ def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray
 
     Args:
         head: The head.
-        x: Its inputs, `[instances, ...]`.
+        x: Its inputs, `[instances, ...]`; see :func:`to_inputs`.
         batch_size: The number of instances that are worked through at a time.
 
     Returns:
@@ -79,22 +82,61 @@ def run_in_batches(function: Callable[[Any], Any], x: Any, batch_size: int = 102
 
     Args:
         function: The network.
-        x: Its inputs, `[instances, ...]`, at least one.
+        x: Its inputs, `[instances, ...]`, at least one; see :func:`to_inputs`.
         batch_size: The number of instances that are worked through at a time.
 
     Returns:
         What it returns, as arrays.
     """
-    x = np.asarray(x)
-    x = x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x
+    x = keras.tree.map_structure(_to_float, to_inputs(x))
+    parts = []
     with forget_gradients():
-        parts = [
-            keras.tree.map_structure(
-                ops.convert_to_numpy, function(ops.convert_to_tensor(x[start : start + batch_size]))
-            )
-            for start in range(0, len(x), batch_size)
-        ]
+        for start in range(0, count_instances(x), batch_size):
+            rows = slice(start, start + batch_size)
+            batch = keras.tree.map_structure(lambda a, rows=rows: ops.convert_to_tensor(a[rows]), x)
+            parts.append(keras.tree.map_structure(ops.convert_to_numpy, function(batch)))
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _to_float(x: Any) -> np.ndarray:
+    x = to_numpy(x)
+    return x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x
+
+
+def to_inputs(x: Any) -> Any:
+    """Returns inputs of a network as arrays or tensors.
+
+    Args:
+        x: Something array-like, `[instances, ...]`, or several such, in a dictionary or tuple, for
+            a network of several inputs.
+
+    Returns:
+        An array or tensor, or a dictionary or tuple of them.
+    """
+    if isinstance(x, Mapping):
+        return {name: to_inputs(value) for name, value in x.items()}
+    if isinstance(x, tuple):
+        return tuple(to_inputs(value) for value in x)
+    return x if ops.is_tensor(x) else np.asarray(x)
+
+
+def count_instances(x: Any) -> int:
+    """Returns the number of instances in inputs of a network.
+
+    Args:
+        x: The inputs, as :func:`to_inputs` returns them.
+
+    Raises:
+        ValueError: If there are none, or of different number in several inputs.
+    """
+    shapes = [tuple(array.shape) for array in keras.tree.flatten(x)]
+    counts = {shape[:1] for shape in shapes}
+    if len(counts) != 1 or () in counts:
+        raise ValueError(
+            "`x` should hold instances, [instances, ...], as many in each of several inputs. "
+            f"Received: shapes {shapes}"
+        )
+    return shapes[0][0]
 
 
 def to_columns(labels: Any, count: int) -> list[np.ndarray]:

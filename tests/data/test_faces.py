@@ -234,7 +234,7 @@ def test_unsuitable_factors_raise(factors, message):
         Faces().render(factors)
 
 
-@pytest.mark.parametrize("counts", [[1] * 7, [1, 1, 0, 1, 1, 1, 1, 1]])
+@pytest.mark.parametrize("counts", [3, [1] * 7, [1, 1, 0, 1, 1, 1, 1, 1]])
 def test_unsuitable_counts_raise(counts):
     with pytest.raises(ValueError, match="counts"):
         Faces().grid(counts)

@@ -72,6 +72,14 @@ def test_an_exchange_is_a_swap(names):
             np.testing.assert_allclose(run(model, (A, B, factor)), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_unknown_factors_have_no_answer(compiled):
+    model = SwapTraining(make_flow(), make_tail(), SIZES)
+    inputs = (A, B, np.array([[0], [1], [2], [7], [-1], [0]]))
+    outputs = model.predict(inputs, verbose=0) if compiled else run(model, inputs)
+    assert np.isnan(outputs[:, 0]).tolist() == [False, False, True, True, True, False]
+
+
 def test_likelihood_of_pairs():
     tail, flow = make_tail(), make_flow()
     correlations = np.tile([0.0, 0.9], [6, 1]).astype("float32")

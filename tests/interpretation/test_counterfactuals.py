@@ -160,6 +160,13 @@ def test_bad_targets(target):
         check_target(target, np.zeros([12, 3]), 12)
 
 
+@pytest.mark.parametrize("axis", [0, None, (0, 1)])
+def test_losses_that_are_not_those_of_instances(axis):
+    interpreter, _ = make_interpreter(make_tail(3))
+    with pytest.raises(ValueError, match=r"loss for each instance, of shape \[12\]"):
+        interpreter.counterfactual(X, lambda y: y if axis is None else ops.sum(y, axis=axis))
+
+
 def test_targets_where_outputs_are_not_those_of_classes():
     with pytest.raises(ValueError, match=r"callable.*\(12, 1\)"):
         check_target(0, np.zeros([12, 1]), 12)

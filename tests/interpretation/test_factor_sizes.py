@@ -105,6 +105,11 @@ def test_pair_correlations_are_those_that_a_linear_map_reaches():
     )
     with pytest.raises(ValueError, match=r"of 2 factors and the residual one.*=\[5, 5\]"):
         estimate_pair_correlations(pairs, [5, 5])
+    # names count, not their order
+    exchanged = {"residual": 5, "second": 2, "first": 3}
+    assert estimate_pair_correlations(pairs, exchanged) == correlations
+    with pytest.raises(ValueError, match=r"factors \['first', 'third'\]"):
+        estimate_pair_correlations(pairs, {"residual": 5, "first": 3, "third": 2})
 
 
 def test_angles_are_not_linear():

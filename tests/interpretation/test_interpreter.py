@@ -229,6 +229,21 @@ def test_integers_as_inputs():
     np.testing.assert_allclose(outputs, run(tail, head(x)), atol=1e-5)
 
 
+def test_several_inputs_and_lists(network, interpreter):
+    inputs = {"b": keras.Input([2], name="b"), "a": keras.Input([2], name="a")}
+    joined = interpreter.head(layers.Concatenate()([inputs["a"], inputs["b"]]))
+    head = keras.Model(inputs, joined)
+    several = Interpreter(head, interpreter.flow, interpreter.tail, SIZES, batch_size=2)
+    expected = interpreter.swap(A, B, "shape")
+    a, b = ({"a": x[:, :2], "b": x[:, 2:].tolist()} for x in (A, B))
+    np.testing.assert_allclose(several.swap(a, b, "shape"), expected, atol=1e-5)
+    np.testing.assert_allclose(several.decode(several.encode(a)), run(network, A), atol=1e-5)
+    as_lists = interpreter.swap(A.tolist(), B.tolist(), "shape")
+    np.testing.assert_allclose(as_lists, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="as many in each of several inputs"):
+        several.encode({**a, "b": A[:3, 2:]})
+
+
 def test_saved_and_loaded(interpreter, tmp_path):
     interpreter.save(tmp_path / "interpreter.keras")
     loaded = keras.models.load_model(tmp_path / "interpreter.keras")
@@ -273,3 +288,13 @@ def test_bad_edits(interpreter):
         interpreter.decode({"shape": factors["shape"]})
     with pytest.raises(ValueError, match="same number of instances"):
         interpreter.decode({**factors, "shape": factors["shape"][:2]})
+    for steps in (0, -1, 2.5):
+        for move in (
+            lambda steps: interpreter.traverse(A, "shape", steps),
+            lambda steps: interpreter.interpolate(A, B, steps),
+            lambda steps: interpreter.counterfactual(A, 0, steps=steps),
+        ):
+            with pytest.raises(ValueError, match=f"`steps` should be an integer.*={steps}"):
+                move(steps)
+    with pytest.raises(ValueError, match="`sample_count` should be an integer"):
+        interpreter.resample(A, "shape", 0)

@@ -8,6 +8,7 @@ from gyoza.interpretation.parts import (
     make_pairs,
     read_hidden,
     to_columns,
+    to_inputs,
     to_names,
     to_parts,
 )
@@ -31,6 +32,19 @@ def test_parts_are_given_or_split(network):
     hidden = read_hidden(network, x)  # as vectors
     np.testing.assert_allclose(hidden, head.predict(x, verbose=0), rtol=1e-6)
     np.testing.assert_allclose(read_hidden(layers.Rescaling(2.0), x), 2.0 * x)
+
+
+def test_networks_of_several_inputs():
+    x = np.random.default_rng(0).normal(size=[5, 3])
+    for inputs in ({"a": x, "b": x.tolist()}, {"b": x.astype("float32"), "a": x}):
+        hidden = read_hidden(lambda x: x["a"] - 2.0 * x["b"], inputs, batch_size=2)
+        np.testing.assert_allclose(hidden, -x, rtol=1e-5)
+    hidden = read_hidden(lambda x: x[0] - 2.0 * x[1], (x, x), batch_size=2)
+    np.testing.assert_allclose(hidden, -x, rtol=1e-5)
+    assert to_inputs([x, x]).shape == (2, 5, 3)  # a list is an array
+    for inputs in ({"a": x, "b": x[:4]}, 1.0, {}):
+        with pytest.raises(ValueError, match="as many in each of several inputs"):
+            read_hidden(lambda x: x, inputs)
 
 
 def test_wrong_parts(network):

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.adaptation import is_left_alone
+from gyoza.modelling.axes import read_shape
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.factors import check_dimensions_per_factor
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -99,14 +100,14 @@ class LinearMap(FlowLayer):
         location, matrix = (
             np.asarray(ops.convert_to_numpy(value), "float64") for value in (location, matrix)
         )
-        if self._shape_ is None:
-            self.build((None, len(matrix)))
-        size = self.dimension_count
+        size = (*matrix.shape, 1)[0] if self._shape_ is None else self.dimension_count
         if location.shape != (size,) or matrix.shape != (size, size):
             raise ValueError(
                 f"`location` and `matrix` should have shapes ({size},) and ({size}, {size}). "
                 f"Received: shapes {location.shape} and {matrix.shape}"
             )
+        if self._shape_ is None:
+            self.build((None, size))
         matrix = matrix.astype(self.matrix.dtype).astype("float64")
         sign, log_det = np.linalg.slogdet(matrix)
         if not (np.isfinite(log_det) and np.all(np.isfinite(location))) or sign == 0:
@@ -139,6 +140,7 @@ class LinearMap(FlowLayer):
         for batch in iterate_inputs(data, batch_size):
             if not self.built:
                 self.build((None, *batch.shape[1:]))
+            read_shape((None, *batch.shape[1:]), self._shape_, self._axes_)  # checks it
             rest = [axis for axis in range(batch.ndim) if axis not in self._axes_]
             vectors = batch.transpose(*rest, *self._axes_).astype("float64")
             yield vectors.reshape(-1, self.dimension_count)
@@ -198,8 +200,8 @@ class PrincipalRotation(LinearMap):
     def set_map(self, location: Any, matrix: Any) -> None:
         """Sets the map; see :meth:`LinearMap.set_map`. The matrix should be orthogonal."""
         matrix = np.asarray(ops.convert_to_numpy(matrix), "float64")
-        square = matrix.T @ matrix
-        if not np.allclose(square, np.eye(len(square)), atol=1e-4):
+        is_matrix = matrix.ndim == 2
+        if is_matrix and not np.allclose(matrix.T @ matrix, np.eye(matrix.shape[1]), atol=1e-4):
             raise ValueError(f"`matrix` should be orthogonal. Received: matrix={matrix}")
         super().set_map(location, matrix)
 
@@ -218,8 +220,8 @@ class PrincipalRotation(LinearMap):
 
         Raises:
             TypeError: If `data` are not floating-point numbers.
-            ValueError: If `data` are empty, not finite, or all the same; the weights are unchanged
-                then.
+            ValueError: If `data` are empty, not finite, or all the same, or have other shapes than
+                the layer takes; the weights are unchanged then.
         """
         if is_left_alone(self):
             return
@@ -364,19 +366,20 @@ class PairAxes(LinearMap):
         Args:
             pairs: For each factor, a pair `(a, b)` of arrays, `[pairs, ...]`, whose instances share
                 the factor: a dictionary of such pairs by name, or a sequence of them, in the order
-                of `dimensions_per_factor`. Or a source of pairs such as
-                :class:`~gyoza.data.CategoricalPairs`, whose current epoch is used.
+                of `dimensions_per_factor`; where both have names, these count, in any order. Or a
+                source of pairs such as :class:`~gyoza.data.CategoricalPairs`, whose current epoch
+                is used.
             batch_size: Number of instances that are worked through at a time.
 
         Raises:
             TypeError: If instances are not floating-point numbers.
             ValueError: If there are no pairs, or not for each of the factors, or if two factors
-                are shared alike by all pairs; or if instances are not finite, or all the same. The
-                weights are unchanged then.
+                are shared alike by all pairs; or if instances are not finite, or all the same, or
+                have other shapes than the layer takes. The weights are unchanged then.
         """
         if is_left_alone(self):
             return
-        pairs = to_pairs(pairs)
+        pairs = to_pairs(pairs).in_order_of(self.dimensions_per_factor)
         self._check_pairs(pairs.y)
         mean, covariance, fourth = _measure(self._iterate_vectors(pairs.x, batch_size))
         products = self._multiply_pairs(pairs, mean, batch_size)

@@ -1,10 +1,11 @@
 """How alike the factors of two codes of the same instances are."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from gyoza.data.checks import check_integer
 from gyoza.modelling.metrics.codes import check_codes, split_units
 
 __all__ = ["agreement"]
@@ -13,7 +14,7 @@ __all__ = ["agreement"]
 def agreement(
     codes_1: Any,
     codes_2: Any,
-    dimensions_per_factor: Iterable[int],
+    dimensions_per_factor: Mapping[str, int] | Iterable[int],
     *,
     seed: int | None = 0,
 ) -> np.ndarray:
@@ -37,16 +38,17 @@ def agreement(
     Args:
         codes_1: The codes, `[N, n]`.
         codes_2: Other codes of the same instances, `[N, n]`.
-        dimensions_per_factor: The number of entries of each factor, in their order, in both codes.
-        seed: Seed of the division of instances.
+        dimensions_per_factor: The number of entries of each factor, in their order, in both codes:
+            a sequence, or a dictionary by name.
+        seed: Seed of the division of instances, a non-negative integer. Drawn if `None`.
 
     Returns:
         The scores of factors of the first code (rows) with those of the second (columns), `[factor
         count, factor count]`; 0 for a factor without entries.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, or there are not more
-            than twice as many instances as entries in a factor.
+        ValueError: If shapes do not fit one another, values are not finite, there are not more than
+            twice as many instances as entries in a factor, or `seed` is negative.
 
     Example:
 
@@ -67,6 +69,10 @@ def agreement(
             "`codes_1` and `codes_2` should have the same shape. Received: "
             f"codes_1.shape={codes_1.shape}, codes_2.shape={codes_2.shape}"
         )
+    if seed is not None:
+        check_integer("seed", seed, minimum=0)
+    if isinstance(dimensions_per_factor, Mapping):
+        dimensions_per_factor = dimensions_per_factor.values()
     units = split_units(codes_1.shape[1], dimensions_per_factor)
     half = len(codes_1) // 2
     if half <= max(map(len, units)):

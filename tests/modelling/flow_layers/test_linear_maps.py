@@ -94,6 +94,46 @@ def test_a_rotation_is_set_to_orthogonal_matrices_only():
         PrincipalRotation(shape=[2]).set_map([0.0, 0.0], [[2.0, 0.0], [0.0, 1.0]])
 
 
+@pytest.mark.parametrize("make", [LinearMap, PrincipalRotation])
+@pytest.mark.parametrize(("location", "matrix"), [(0.0, 2.0), ([0.0, 0.0], np.ones(2))])
+def test_a_map_is_a_matrix(make, location, matrix):
+    layer = make()
+    with pytest.raises(ValueError, match="should have shapes"):
+        layer.set_map(location, matrix)
+    layer.set_map([1.0], [[1.0]])  # nothing was built
+    assert layer.dimension_count == 1
+
+
+def test_layers_adapt_to_the_width_that_they_take_only():
+    x = np.random.default_rng(0).normal(size=[8, 6]).astype("float32")
+    layer = PrincipalRotation()
+    layer.adapt(x)
+    matrix = to_numpy(layer.matrix)
+    for data in (x[:, :3], [x, x[:, :3]]):
+        with pytest.raises(ValueError, match=r"shape \[6\] along axes \[1\].*, 3\)"):
+            layer.adapt(data)
+    np.testing.assert_array_equal(to_numpy(layer.matrix), matrix)
+    with pytest.raises(ValueError, match=r"shape \[3\] along"):
+        PairAxes([2, 1], shape=[3]).adapt([(x, x)])
+
+
+def test_pairs_are_matched_to_factors_by_name():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=[2, 200, 3]).astype("float32")
+    pairs = {
+        "hue": (a, np.concatenate([a[:, :1], b[:, 1:]], axis=1)),
+        "size": (a, np.concatenate([b[:, :1], a[:, 1:2], b[:, 2:]], axis=1)),
+    }
+    layer, other = (PairAxes({"residual": 1, "size": 1, "hue": 1}) for _ in range(2))
+    layer.adapt(pairs)
+    assert np.argmax(np.abs(to_numpy(layer.matrix)), axis=0).tolist() == [2, 1, 0]
+    flow = FlowModel([other])  # the names get there
+    flow.adapt(pairs)
+    np.testing.assert_array_equal(to_numpy(other.matrix), to_numpy(layer.matrix))
+    with pytest.raises(ValueError, match=r"factors \['size', 'mood'\].*\['hue', 'size'\]"):
+        PairAxes({"residual": 1, "size": 1, "mood": 1}).adapt(pairs)
+
+
 def test_principal_axes_are_those_of_scikit_learn():
     x = draw(500, 6)
     layer, pca = PrincipalRotation(), PCA(svd_solver="full").fit(x.astype("float64"))
@@ -256,6 +296,8 @@ def test_pairs_of_images_are_pairs_at_each_position():
         ([np.random.default_rng(0).normal(size=[2, 9, 3])] * 2, "each of 1 factors"),
         ([np.random.default_rng(0).normal(size=[2, 1, 3])], "at least two pairs"),
         ([np.zeros([2, 9, 3])], "not all the same"),
+        ({"a": 1.0}, "There should be pairs"),
+        ([np.zeros([2, 9, 3]), np.zeros([2, 9, 4])], "instances of the same shape"),
     ],
 )
 def test_other_data_than_pairs_are_refused(pairs, message):

@@ -68,7 +68,14 @@ def test_blocks_may_be_empty_or_thin(codes):
     np.testing.assert_allclose(agreement(constant, constant, [1, 1]), [[0, 0], [0, 1]], atol=0.01)
 
 
+def test_sizes_by_name(codes):
+    named = agreement(codes, codes, {"residual": SIZES[0], **dict(enumerate(SIZES[1:]))})
+    np.testing.assert_array_equal(named, agreement(codes, codes, SIZES))
+
+
 def test_wrong_arguments(codes):
+    with pytest.raises(ValueError, match="`seed` should be an integer of at least 0"):
+        agreement(codes, codes, SIZES, seed=-1)
     with pytest.raises(ValueError, match="the same shape"):
         agreement(codes, codes[:, :5], SIZES)
     with pytest.raises(ValueError, match="should sum to 6"):
