@@ -94,8 +94,8 @@ def to_pairs(pairs: Any) -> Pairs:
     else:
         is_iterable = isinstance(pairs, Iterable) and not hasattr(pairs, "shape")
         batches = list(pairs) if is_iterable else []
-    arrays = [_read_batch(batch) for batch in batches]
-    if not arrays or None in arrays:
+    arrays = [batch for batch in map(_read_batch, batches) if batch is not None]
+    if not arrays or len(arrays) < len(batches):
         raise ValueError(
             "There should be pairs: a source such as `CategoricalPairs`, or for each factor a pair "
             "(a, b) of arrays of the same shape, [pairs, ...]. Received: "
