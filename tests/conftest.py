@@ -18,10 +18,13 @@ if keras.backend.backend() != "tensorflow":
     # These compute with NumPy alone. Once is enough.
     collect_ignore_glob = [
         "data/test_digits.py",
+        "data/test_faces.py",
         "data/test_sprites.py",
         "data/test_toy.py",
         "interpretation/test_factor_sizes.py",
+        "modelling/metrics/test_agreement.py",
         "modelling/metrics/test_i*.py",
+        "modelling/metrics/test_optimal_probes.py",
         "modelling/metrics/test_predictability.py",
         "plotting/*",
     ]
