@@ -29,6 +29,10 @@ if keras.backend.backend() != "tensorflow":
         "plotting/*",
     ]
 
+if keras.backend.backend() == "torch":
+    # Trainings take longest here, one operation after the other.
+    collect_ignore_glob += ["interpretation/test_fitting.py", "test_readme.py"]
+
 if keras.backend.backend() == "jax":
     # What costs most here and depends least on the backend is left to the other two: other dtypes,
     # saving, and further layouts of a layer, which tests check without these.
