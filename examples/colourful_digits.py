@@ -83,7 +83,7 @@ class Sampling(layers.Layer):
 
 
 def make_autoencoder() -> tuple[keras.Model, keras.Model, keras.Model]:
-    """Gives the autoencoder, its encoder (to the mean and to a sample of it), and its decoder."""
+    """Returns the autoencoder, its encoder (to the mean and to a sample of it), and its decoder."""
     images = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
     x = layers.Conv2D(32, 3, padding="same", activation="silu")(images)
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="silu")(x)
@@ -104,7 +104,7 @@ def make_autoencoder() -> tuple[keras.Model, keras.Model, keras.Model]:
 
 
 def make_classifier() -> keras.Model:
-    """Gives a network that reads digits whatever their colour, and judges the edited pictures."""
+    """Returns a network that reads digits whatever their colour, and judges the edited pictures."""
     return keras.Sequential(
         [
             keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3]),
@@ -158,7 +158,7 @@ def prepare(model, loss, learning_rate: float, step_count: int) -> None:
 
 
 def count_steps(data: TintedDigits, epoch_count: int) -> int:
-    """Gives the number of batches in so many epochs."""
+    """Returns the number of batches in so many epochs."""
     return epoch_count * -(-len(data) // BATCH_SIZE)
 
 
@@ -233,13 +233,13 @@ def read_digits(classifier: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def measure_hues(images: np.ndarray) -> np.ndarray:
-    """Gives the hue, from 0 to 1, of all the ink in a picture."""
+    """Returns the hue, from 0 to 1, of all the ink in a picture."""
     means = images.mean(axis=(1, 2))
     return colors.rgb_to_hsv(means / means.max(axis=-1, keepdims=True))[:, 0]
 
 
 def compute_colour_error(images: np.ndarray, hues: np.ndarray) -> float:
-    """Gives the mean distance in degrees on the colour wheel. It is 90 for unrelated colours."""
+    """Returns the mean distance in degrees on the colour wheel. It is 90 for unrelated colours."""
     distances = np.abs(measure_hues(images) - hues)
     return float(360 * np.minimum(distances, 1 - distances).mean())
 
@@ -263,7 +263,7 @@ def evaluate(interpreter, classifier, pictures: TintedDigits, seed: int, pair_co
 
 
 def compute_score(results: dict) -> float:
-    """Gives one number for all: 1 is perfect, 0 is chance."""
+    """Returns one number for all: 1 is perfect, 0 is chance."""
     return np.mean([((right - 0.1) / 0.9, 1 - error / 90) for right, error in results.values()])
 
 

@@ -121,7 +121,7 @@ def exchange(a: np.ndarray, b: np.ndarray, factor: str) -> np.ndarray:
 
 
 def to_scores(probabilities: np.ndarray) -> np.ndarray:
-    """Gives logarithms of probabilities, less their mean: the logits, up to what they share."""
+    """Returns logarithms of probabilities, less their mean: the logits, up to what they share."""
     logarithms = np.log(np.maximum(probabilities, 1e-7))
     return logarithms - logarithms.mean(axis=-1, keepdims=True)
 
@@ -207,7 +207,7 @@ class Study:
         self.draw_exchanges(counts.exchanges)
 
     def rotate(self, hidden: np.ndarray) -> np.ndarray:
-        """Gives principal coordinates of hidden representations."""
+        """Returns principal coordinates of hidden representations."""
         return keras.ops.convert_to_numpy(self.rotation(flatten(hidden))[0])
 
     def draw_exchanges(self, count: int) -> None:
@@ -287,7 +287,7 @@ class Study:
         )
 
     def measure_truth(self) -> dict[str, dict[str, float]]:
-        """Tells how much faces that are drawn with another factor change the answers."""
+        """Returns how much faces that are drawn with another factor change the answers."""
         true = {factor: self.after[factor] - self.before for factor in FACTORS}
         changes = {x: self.after[x].argmax(1) != self.before.argmax(1) for x in FACTORS}
         return {
@@ -296,7 +296,7 @@ class Study:
         }
 
     def measure_use(self, interpreter) -> dict[str, float]:
-        """Tells whether factors are there, and whether the network uses them: means over them."""
+        """Returns whether factors are there, and whether the network uses them: means over them."""
         truth = self.measure_truth()
         return {
             "read, own block": self.measure_reading(interpreter)["own block"],
@@ -306,11 +306,11 @@ class Study:
         }
 
     def read(self, codes: np.ndarray, sizes, probe: str) -> np.ndarray:
-        """Tells how well each factor is read from each block of codes, `[blocks, factors]`."""
+        """Returns how well each factor is read from each block of codes, `[blocks, factors]`."""
         return metrics.leakage(codes, self.test_factors[:, : len(FACTORS)], sizes, probe=probe)
 
     def measure_reading(self, interpreter) -> dict[str, float]:
-        """Tells how well factors are read from their own blocks, and from the kept residual."""
+        """Returns how well factors are read from their own blocks, and from the kept residual."""
         blocks = interpreter.encode(self.test)
         blocks["residual"] = blocks["residual"][:, self.test.shape[1] - KEPT_COUNT :]
         sizes = [block.shape[1] for block in blocks.values()]

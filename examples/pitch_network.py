@@ -110,7 +110,7 @@ def build_network() -> keras.Sequential:
 
 
 def load_weights(network: keras.Sequential, path: Path) -> None:
-    """Gives the network the weights of a PyTorch file."""
+    """Copies the weights of a PyTorch file to the network."""
     torch = import_extra("torch", "torch")
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = {name: value.numpy() for name, value in state.items()}

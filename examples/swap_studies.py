@@ -157,7 +157,7 @@ STYLES = [
 
 
 def is_held_out(classes: np.ndarray) -> np.ndarray:
-    """Tells which combinations of letter and style are left out, a sixth of each one's."""
+    """Returns which combinations of letter and style are left out, a sixth of each one's."""
     letter, style = classes.T
     return (7 * letter + 5 * style) % 6 == 0
 
@@ -230,7 +230,7 @@ def make_ellipses(seed: int) -> Splits:
 
 
 def make_autoencoder(image_shape: tuple[int, ...], code_size: int) -> tuple:
-    """Gives an encoder and a decoder. Codes have deviation 1 in every entry."""
+    """Returns an encoder and a decoder. Codes have deviation 1 in every entry."""
     height, width, channel_count = image_shape
     style = {"kernel_size": 4, "strides": 2, "padding": "same", "activation": "relu"}
     encoder = [
@@ -254,7 +254,7 @@ def make_autoencoder(image_shape: tuple[int, ...], code_size: int) -> tuple:
 
 
 def make_judge(image_shape: tuple[int, ...], class_count: int) -> keras.Model:
-    """Gives a network that reads the class of a factor from pictures."""
+    """Returns a network that reads the class of a factor from pictures."""
     return keras.Sequential(
         [
             keras.Input(image_shape),
@@ -304,18 +304,18 @@ def predict(network: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def differ(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Gives the error of classes, in per cent."""
+    """Returns the error of classes, in per cent."""
     return 100.0 * (found != true)
 
 
 def go_round(found: np.ndarray, true: np.ndarray, full_turn: float) -> np.ndarray:
-    """Gives the distance on a circle, of which values are shares, in degrees."""
+    """Returns the distance on a circle, of which values are shares, in degrees."""
     distances = np.abs(found - true) % 1
     return full_turn * np.minimum(distances, 1 - distances)
 
 
 def lie_apart(found: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Gives the distance of numbers, or of points as complex numbers."""
+    """Returns the distance of numbers, or of points as complex numbers."""
     return np.abs(found - true)
 
 
@@ -476,14 +476,14 @@ class Material:
         self.network = head, self.decoder
 
     def measure(self, images: np.ndarray, values: dict[str, np.ndarray]) -> dict[str, float]:
-        """Gives the mean errors of pictures that should have certain values, by name."""
+        """Returns the mean errors of pictures that should have certain values, by name."""
         return {
             name: float(np.mean(measure.compare(measure.read(images), values[name])))
             for name, measure in self.measures.items()
         }
 
     def compute_chance(self) -> dict[str, float]:
-        """Gives the mean errors between pictures that have nothing to do with each other."""
+        """Returns the mean errors between pictures that have nothing to do with each other."""
         values = self.splits.test.values
         order = np.random.default_rng(0).permutation(len(self.splits.test))
         return {
@@ -641,7 +641,7 @@ def run(study: Study, arguments: argparse.Namespace) -> tuple[dict, Material, di
 
 
 def summarise(errors: list, factor: str, name: str, unit: str) -> str:
-    """Gives the mean over seeds and its standard error; of classes, the share that is right."""
+    """Returns the mean over seeds and its standard error; of classes, the share that is right."""
     values = np.array([of_seed[factor][name] for of_seed in errors])
     values = 100 - values if unit == "%" else values
     digits = 2 if unit == "px" else 1

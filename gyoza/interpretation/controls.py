@@ -59,12 +59,18 @@ def _renew(part: keras.Layer) -> keras.Layer:
     clone = type(part).from_config(_renew_seeds(part.get_config()))
     if not clone.built:
         clone.build_from_config(part.get_build_config())
-    for layer, fresh in zip(part._flatten_layers(), clone._flatten_layers(), strict=True):
+    for layer, fresh in zip(_list_layers(part), _list_layers(clone), strict=True):
         if isinstance(layer, keras.layers.Normalization):
             state: dict[str, Any] = {}
             layer.save_own_variables(state)
             fresh.load_own_variables(state)
     return clone
+
+
+def _list_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """Returns a layer and all that it consists of."""
+    inner = (x for part in getattr(layer, "layers", []) for x in _list_layers(part))
+    return [layer, *inner]
 
 
 def _renew_seeds(config: Any) -> Any:
