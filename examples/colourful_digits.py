@@ -267,23 +267,33 @@ def compute_score(results: dict) -> float:
     return np.mean([((right - 0.1) / 0.9, 1 - error / 90) for right, error in results.values()])
 
 
-def print_table(interpreters: dict, classifier, test: TintedDigits, seed: int) -> None:
-    """Prints what swaps achieve, next to what they cannot exceed."""
-    accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
-    print(f"\nHeld-out pictures: {len(test)}, of which the classifier reads {accuracy:.1%}\n")
-    print(f"{'':46}{'b gives its digit':>22}{'b gives its colour':>22}")
-    titles = f"{'digit read':>12}{'colour':>10}"
-    print(f"{'':30}{'digit + colour':>16}{titles}{titles}")
-    for name, interpreter in interpreters.items():
-        results = evaluate(interpreter, classifier, test, seed)
-        sizes = "{digit} + {colour}".format(**interpreter.dimensions_per_factor)
-        cells = (f"{right:12.1%}{error:9.1f}°" for right, error in results.values())
-        print(f"{name:30}{sizes:>16}" + "".join(cells))
-    flow = next(iter(interpreters.values()))
-    decoded = flow.decode(flow.encode(test.images))
+def measure_decoding(interpreter, classifier, test: TintedDigits) -> tuple[float, float]:
+    """Measures pictures that are only coded and decoded, which is what swaps cannot exceed."""
+    decoded = interpreter.decode(interpreter.encode(test.images))
     right = np.mean(read_digits(classifier, decoded) == test.digits)
-    error = compute_colour_error(decoded, test.hues)
-    print(f"{'no swap':30}{'':16}{right:12.1%}{error:9.1f}°{right:12.1%}{error:9.1f}°")
+    return right, compute_colour_error(decoded, test.hues)
+
+
+def summarise(values: list[float], digits: int = 1) -> str:
+    """Returns the mean over seeds and, of several, its standard error."""
+    text = f"{np.mean(values):.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
+    return text
+
+
+def print_table(results: list[dict]) -> None:
+    """Prints what swaps achieve, next to what they cannot exceed: means over seeds."""
+    print(f"\n{'':30}{'':16}{'b gives its digit':>30}{'b gives its colour':>30}")
+    titles = f"{'digit read, %':>16}{'colour, °':>14}"
+    print(f"{'':30}{'digit + colour':>16}{titles}{titles}")
+    for name in results[0]:
+        sizes, measures = zip(*(result[name] for result in results), strict=True)
+        cells = ""
+        for factor in FACTORS:
+            right, errors = zip(*(measure[factor] for measure in measures), strict=True)
+            cells += f"{summarise(100 * np.asarray(right)):>16}{summarise(errors):>14}"
+        print(f"{name:30}{', '.join(dict.fromkeys(sizes)):>16}{cells}")
     print(
         "\nThe digit read should be that of the picture which gives it, and the colour be off by"
         "\nnothing. The second column says how many of the 32 entries are exchanged: the more, the"
@@ -380,10 +390,52 @@ def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> 
 # -------------------------------------------------------------------------------------------- main
 
 
+def run(seed: int, output: Path | None) -> dict:
+    """Trains all networks, swaps factors, and draws figures if there is a place for them.
+
+    Returns:
+        For each method, the sizes of its blocks and what `evaluate` measures.
+    """
+    keras.utils.set_random_seed(seed)
+    train, validation, test = load_tinted_digits(seed=seed)
+    classifier = train_classifier(train, validation)
+    encoder, decoder, autoencoder_history = train_autoencoder(train, validation)
+    parts = keras.Model(encoder.input, encoder.outputs[0]), decoder
+
+    flow = fit_flow(parts, train, validation, seed)
+    print(f"\n{flow.report}")
+    sizes = flow.dimensions_per_factor
+    interpreters = {"flow": flow}
+    for name, method in LINEAR_METHODS.items():
+        interpreters[f"{name}, sizes of the flow"] = method(
+            parts, train.images, train.classes(), sizes, names=FACTORS, seed=seed
+        )
+        interpreters[f"{name}, best sizes"] = fit_linear_map(
+            method, parts, train, validation, classifier, seed
+        )
+    accuracy = np.mean(read_digits(classifier, test.images) == test.digits)
+    print(f"\nHeld-out pictures: {len(test)}, of which the classifier reads {accuracy:.1%}")
+    results = {
+        name: (
+            "{digit} + {colour}".format(**interpreter.dimensions_per_factor),
+            evaluate(interpreter, classifier, test, seed),
+        )
+        for name, interpreter in interpreters.items()
+    }
+    results["no swap"] = "", dict.fromkeys(FACTORS, measure_decoding(flow, classifier, test))
+
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        plot_training(autoencoder_history, flow.report.history, output / "training.png")
+        plot_swaps(flow, test, output / "swap_grid.png")
+        plot_traversals(flow, test, output / "traversals.png")
+    return results
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("colourful_digits_figures"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
     parser.add_argument(
         "--docs", action="store_true", help="update docs/images/swap_grid.png of this repository"
     )
@@ -393,36 +445,13 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     start = time.perf_counter()
-    seed = arguments.seed
-    keras.utils.set_random_seed(seed)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-
-    train, validation, test = load_tinted_digits(seed=seed)
-    classifier = train_classifier(train, validation)
-    encoder, decoder, autoencoder_history = train_autoencoder(train, validation)
-
-    parts = keras.Model(encoder.input, encoder.outputs[0]), decoder
-
-    flow = fit_flow(parts, train, validation, seed)
-    print(f"\n{flow.report}")
-    interpreters = {"flow": flow}
-    for name, method in LINEAR_METHODS.items():
-        interpreters[f"{name}, sizes of the flow"] = method(
-            parts,
-            train.images,
-            train.classes(),
-            flow.dimensions_per_factor,
-            names=FACTORS,
-            seed=seed,
-        )
-        interpreters[f"{name}, best sizes"] = fit_linear_map(
-            method, parts, train, validation, classifier, seed
-        )
-    print_table(interpreters, classifier, test, seed)
-
-    plot_training(autoencoder_history, flow.report.history, arguments.output / "training.png")
-    plot_swaps(flow, test, arguments.output / "swap_grid.png")
-    plot_traversals(flow, test, arguments.output / "traversals.png")
+    results = []
+    for seed in range(arguments.seeds):
+        results.append(run(seed, arguments.output if seed == 0 else None))
+        print_table(results[-1:])
+    if len(results) > 1:
+        print(f"\nMeans of {len(results)} seeds, and their standard errors")
+        print_table(results)
     if arguments.docs:
         images = Path(__file__).resolve().parents[1] / "docs" / "images"
         images.mkdir(exist_ok=True)

