@@ -6,6 +6,7 @@ from gyoza.modelling import (
     conditioners,
     distributions,
     flow_layers,
+    functions,
     losses,
     masks,
     metrics,
@@ -22,4 +23,5 @@ __all__ = [
     "metrics",
     "regularizers",
     "autoencoders",
+    "functions",
 ]

@@ -15,7 +15,7 @@ from gyoza.modelling.axes import (
     read_shape,
     to_vectors,
 )
-from gyoza.modelling.tensors import PLAIN_TYPES, to_tensor
+from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 
 __all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
 

@@ -11,9 +11,9 @@ from keras import ops
 from gyoza.backend import draw_normal
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.distributions.tools import LOG_2_PI, check_natural, check_positive
-from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.losses import (
     bernoulli_log_likelihood,
     entanglement,

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import has_slow_convolutions
-from gyoza.modelling.products import multiply
+from gyoza.modelling.functions.products import multiply
 
 __all__ = ["Convolution"]
 

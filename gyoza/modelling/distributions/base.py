@@ -14,7 +14,7 @@ from gyoza.modelling.distributions.tools import (
     check_natural,
     make_constant,
 )
-from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.seeds import SeedGenerator
 
 __all__ = ["Distribution"]

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
-from gyoza.modelling.not_finite import mark_rows
+from gyoza.modelling.functions.not_finite import mark_rows
 
 __all__ = ["Conditional"]
 

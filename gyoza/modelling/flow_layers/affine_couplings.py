@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
+from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
 from gyoza.modelling.masks import Mask
-from gyoza.modelling.scales import bound_log_scales, check_log_scale_bound
 
 __all__ = ["AffineCoupling", "VolumePreservingCoupling"]
 

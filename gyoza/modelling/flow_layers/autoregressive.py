@@ -9,10 +9,10 @@ from keras import ops
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.loops import repeat
-from gyoza.modelling.not_finite import mark_rows
-from gyoza.modelling.scales import bound_log_scales, check_log_scale_bound
-from gyoza.modelling.splines import check_spline, rational_quadratic_spline
+from gyoza.modelling.functions.loops import repeat
+from gyoza.modelling.functions.not_finite import mark_rows
+from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
+from gyoza.modelling.functions.splines import check_spline, rational_quadratic_spline
 
 __all__ = ["MaskedAutoregressive", "MaskedAffine", "MaskedRationalQuadraticSpline"]
 
@@ -288,7 +288,8 @@ class MaskedRationalQuadraticSpline(MaskedAutoregressive):
 
     The spline has :math:`K` bins in :math:`[-B, B]` and is the identity outside. Its :math:`3 K -
     1` parameters per entry, which depend on the entries before it, are those of the widths, heights
-    and slopes that :func:`~gyoza.modelling.splines.rational_quadratic_spline` takes, in this order.
+    and slopes that :func:`~gyoza.modelling.functions.rational_quadratic_spline` takes, in this
+    order.
     With :math:`d y_i / d x_i` from there,
 
     .. math::

@@ -9,7 +9,7 @@ from keras import ops
 
 from gyoza.modelling.axes import check_shape_and_axes, from_vectors, read_shape, to_vectors
 from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
-from gyoza.modelling.tensors import TRACING_ERRORS, fill, is_number
+from gyoza.modelling.functions.tensors import TRACING_ERRORS, fill, is_number
 
 __all__ = ["FlowLayer"]
 

@@ -10,7 +10,7 @@ from keras import ops
 from gyoza.modelling.axes import align_context
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import check_floating
-from gyoza.modelling.tensors import PLAIN_TYPES, to_tensor
+from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 
 __all__ = ["TakesContext", "ConditionalFlowLayer"]
 

@@ -12,9 +12,9 @@ from gyoza.backend import forget_gradients
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.invertible import is_own
+from gyoza.modelling.functions.not_finite import mark_rows
+from gyoza.modelling.functions.tensors import TRACING_ERRORS, is_number
 from gyoza.modelling.masks import HeavisideMask, Mask
-from gyoza.modelling.not_finite import mark_rows
-from gyoza.modelling.tensors import TRACING_ERRORS, is_number
 
 __all__ = ["Coupling", "ElementwiseCoupling", "AdditiveCoupling"]
 

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
+from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
 
 __all__ = [
     "Affine",

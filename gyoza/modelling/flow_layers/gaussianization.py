@@ -12,8 +12,8 @@ from gyoza.modelling.adaptation import choose_scales, is_left_alone
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.log_odds import normal_log_odds, normal_quantile
-from gyoza.modelling.logistic_mixtures import mixture_log_odds, mixture_quantile
+from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
+from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 
 __all__ = ["MixtureGaussianization"]
 

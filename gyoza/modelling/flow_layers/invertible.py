@@ -9,9 +9,9 @@ import keras
 from keras import ops
 
 from gyoza.backend import forget_gradients
-from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.freezing import freeze_after
-from gyoza.modelling.tensors import PLAIN_TYPES, fill, to_tensor
+from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 
 __all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
 

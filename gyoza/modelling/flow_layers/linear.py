@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.products import multiply
-from gyoza.modelling.triangles import create_diagonal, solve_triangle
+from gyoza.modelling.functions.products import multiply
+from gyoza.modelling.functions.triangles import create_diagonal, solve_triangle
 
 __all__ = ["LULinear", "InvertibleConvolution", "TriangularAffine"]
 

@@ -13,8 +13,8 @@ from gyoza.modelling.axes import read_shape
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.factors import check_dimensions_per_factor
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.products import multiply
 from gyoza.modelling.pairs import Pairs, to_pairs
-from gyoza.modelling.products import multiply
 
 __all__ = ["LinearMap", "PrincipalRotation", "PairAxes"]
 

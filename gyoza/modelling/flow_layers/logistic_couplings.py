@@ -9,9 +9,9 @@ from keras import ops
 
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.affine_couplings import AffineCoupling
-from gyoza.modelling.logistic_mixtures import mixture_log_odds, mixture_quantile
+from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
+from gyoza.modelling.functions.scales import bound_log_scales
 from gyoza.modelling.masks import Mask
-from gyoza.modelling.scales import bound_log_scales
 
 __all__ = ["MixtureLogisticCoupling"]
 

@@ -11,9 +11,9 @@ from keras import ops
 from gyoza.modelling.axes import align_context, from_vectors, to_vectors
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.loops import repeat
-from gyoza.modelling.not_finite import mark_rows
-from gyoza.modelling.roots import find_root
+from gyoza.modelling.functions.loops import repeat
+from gyoza.modelling.functions.not_finite import mark_rows
+from gyoza.modelling.functions.roots import find_root
 
 __all__ = ["BlockNeuralAutoregressive"]
 

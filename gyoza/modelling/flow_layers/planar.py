@@ -8,12 +8,12 @@ import keras
 from keras import ops
 
 from gyoza.modelling.axes import is_integer
-from gyoza.modelling.exponentials import log1p
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.reflections import random_directions, reflect
-from gyoza.modelling.loops import repeat
-from gyoza.modelling.roots import find_root
-from gyoza.modelling.triangles import create_diagonal
+from gyoza.modelling.functions.exponentials import log1p
+from gyoza.modelling.functions.loops import repeat
+from gyoza.modelling.functions.roots import find_root
+from gyoza.modelling.functions.triangles import create_diagonal
 
 __all__ = ["Planar", "Radial", "Sylvester"]
 

@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from gyoza.modelling.axes import is_integer
-from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.triangles import solve_triangle
+from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.triangles import solve_triangle
 
 __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 

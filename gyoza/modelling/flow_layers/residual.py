@@ -11,9 +11,9 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.loops import repeat
+from gyoza.modelling.functions.loops import repeat
+from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.modelling.seeds import SeedGenerator
-from gyoza.modelling.spectral_norms import bound_spectral_norm
 
 __all__ = ["Residual"]
 
@@ -45,7 +45,7 @@ class Residual(FlowLayer):
     where :math:`g` has dense layers with the activation LipSwish, :math:`x \sigma(b x) / 1.1`,
     whose slopes are at most 1. Each kernel whose spectral norm may be above `coefficient` is
     divided such that it is not, by
-    :func:`~gyoza.modelling.spectral_norms.bound_spectral_norm`. The layer is therefore invertible
+    :func:`~gyoza.modelling.functions.bound_spectral_norm`. The layer is therefore invertible
     for all values of its weights. The kernel of the last layer starts at zero, so that a new layer
     is the identity.
 

@@ -10,8 +10,12 @@ from keras import ops
 from gyoza.modelling.axes import read_shape
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
+from gyoza.modelling.functions.splines import (
+    check_spline,
+    circular_spline,
+    rational_quadratic_spline,
+)
 from gyoza.modelling.masks import Mask
-from gyoza.modelling.splines import check_spline, circular_spline, rational_quadratic_spline
 
 __all__ = ["RationalQuadraticSplineCoupling", "CircularSplineCoupling"]
 
@@ -22,7 +26,7 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
 
     The spline has :math:`K` bins in :math:`[-B, B]` and is the identity outside. Its :math:`3 K -
     1` coupling parameters per entry are those of the widths, heights and slopes that
-    :func:`~gyoza.modelling.splines.rational_quadratic_spline` takes, in this order. With
+    :func:`~gyoza.modelling.functions.rational_quadratic_spline` takes, in this order. With
     :math:`d y_i / d x_i` from there,
 
     .. math::
@@ -150,7 +154,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
     r"""A :class:`RationalQuadraticSplineCoupling` for periodic coordinates, such as angles.
 
     Its spline is smooth on the circle, where :math:`-B` and :math:`B` are the same point; see
-    :func:`~gyoza.modelling.splines.circular_spline`. It has :math:`3 K` coupling parameters per
+    :func:`~gyoza.modelling.functions.circular_spline`. It has :math:`3 K` coupling parameters per
     entry. A :class:`~gyoza.modelling.conditioners.Conditioner` is given the cosines and then the
     sines of :math:`\pi x_1 / B`, and so cannot tell coordinates of the same point from each other.
     Any other network is given the coordinates themselves.

@@ -17,8 +17,8 @@ from gyoza.backend import (
     keep_values,
     to_data_set,
 )
-from gyoza.modelling.dtypes import keep_float64
 from gyoza.modelling.flow_layers.steps import count_steps, make_callbacks
+from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.training_data import TakesData
 
 __all__ = ["Training"]

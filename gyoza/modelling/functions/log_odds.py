@@ -54,7 +54,7 @@ def normal_log_odds(z: Any) -> tuple[Any, Any]:
 
     Example:
 
-        >>> from gyoza.modelling.log_odds import normal_log_odds
+        >>> from gyoza.modelling.functions import normal_log_odds
         >>> log_odds, slopes = normal_log_odds(keras.ops.array([1.0, -40.0]))
         >>> keras.ops.convert_to_numpy(log_odds).round(2)
         array([   1.67, -804.61], dtype=float32)
@@ -88,7 +88,7 @@ def normal_quantile(log_odds: Any) -> Any:
 
     Example:
 
-        >>> from gyoza.modelling.log_odds import normal_quantile
+        >>> from gyoza.modelling.functions import normal_quantile
         >>> quantiles = normal_quantile(keras.ops.array([0.0, np.log(0.975 / 0.025), -1e6]))
         >>> keras.ops.convert_to_numpy(quantiles).round(2)
         array([    0.  ,     1.96, -1414.21], dtype=float32)

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from gyoza.modelling.roots import find_root
+from gyoza.modelling.functions.roots import find_root
 
 __all__ = ["mixture_log_odds", "mixture_quantile"]
 
@@ -35,7 +35,7 @@ def mixture_log_odds(x: Any, log_weights: Any, locations: Any, log_scales: Any) 
 
     Example:
 
-        >>> from gyoza.modelling.logistic_mixtures import mixture_log_odds
+        >>> from gyoza.modelling.functions import mixture_log_odds
         >>> x, mixture = keras.ops.array([-1e3, 0.0]), (np.log([0.5, 0.5]), [-4.0, 4.0], [0.0, 0.0])
         >>> mixture = [keras.ops.array(values, "float32") for values in mixture]
         >>> log_odds, log_slopes = mixture_log_odds(x, *mixture)
@@ -61,7 +61,7 @@ def mixture_quantile(log_odds: Any, log_weights: Any, locations: Any, log_scales
     r"""Computes the number that one from a mixture is below with given log-odds.
 
     This is the inverse of :func:`mixture_log_odds`, found numerically. It is differentiable with
-    respect to all arguments; see :func:`~gyoza.modelling.roots.find_root`.
+    respect to all arguments; see :func:`~gyoza.modelling.functions.find_root`.
 
     Args:
         log_odds: Numbers, `[...]`, in float32 or float64.
@@ -74,7 +74,7 @@ def mixture_quantile(log_odds: Any, log_weights: Any, locations: Any, log_scales
 
     Example:
 
-        >>> from gyoza.modelling.logistic_mixtures import mixture_quantile
+        >>> from gyoza.modelling.functions import mixture_quantile
         >>> log_odds = keras.ops.array([-996.69, 0.0])
         >>> mixture = (np.log([0.5, 0.5]), [-4.0, 4.0], [0.0, 0.0])
         >>> mixture = [keras.ops.array(values, "float32") for values in mixture]

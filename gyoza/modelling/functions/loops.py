@@ -23,7 +23,7 @@ def repeat(body: Callable[[Any, Any], Any], state: Any, count: int) -> Any:
 
     Example:
 
-        >>> from gyoza.modelling.loops import repeat
+        >>> from gyoza.modelling.functions import repeat
         >>> int(repeat(lambda index, state: 2 * state + index, keras.ops.array(1), 3))
         12
     """

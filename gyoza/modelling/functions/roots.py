@@ -41,7 +41,7 @@ def find_root(
 
     Example:
 
-        >>> from gyoza.modelling.roots import find_root
+        >>> from gyoza.modelling.functions import find_root
         >>> def cube(x, target):
         ...     return x**3 - target, 3 * x**2
         >>> target = keras.ops.array([8.0, 27.0])

@@ -4,7 +4,7 @@ from typing import Any
 
 from keras import ops
 
-from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32
 
 __all__ = ["bound_log_scales", "check_log_scale_bound"]
 
@@ -21,7 +21,7 @@ def bound_log_scales(raw: Any, bound: float | None) -> Any:
 
     Example:
 
-        >>> from gyoza.modelling.scales import bound_log_scales
+        >>> from gyoza.modelling.functions import bound_log_scales
         >>> keras.ops.convert_to_numpy(bound_log_scales(np.array([0.0, 0.1, 99.0]), 2.0)).round(3)
         array([0. , 0.1, 2. ])
     """

@@ -27,7 +27,7 @@ def bound_spectral_norm(matrix: Any, squarings: int = 6) -> Any:
 
     Example:
 
-        >>> from gyoza.modelling.spectral_norms import bound_spectral_norm
+        >>> from gyoza.modelling.functions import bound_spectral_norm
         >>> float(bound_spectral_norm(keras.ops.diag(keras.ops.array([3.0, 2.0])))).__round__(4)
         3.0
     """

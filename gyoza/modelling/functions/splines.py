@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32
 
 __all__ = ["rational_quadratic_spline", "circular_spline", "check_spline"]
 
@@ -60,7 +60,7 @@ def rational_quadratic_spline(
 
     Example:
 
-        >>> from gyoza.modelling.splines import rational_quadratic_spline
+        >>> from gyoza.modelling.functions import rational_quadratic_spline
         >>> widths, heights, slopes = np.zeros([3, 4]), np.ones([3, 4]), np.full([3, 3], 2.0)
         >>> x = np.array([-7.0, 0.5, 7.0])
         >>> y, log_slope = rational_quadratic_spline(x, widths, heights, slopes)
@@ -135,7 +135,7 @@ def circular_spline(
 
     Example:
 
-        >>> from gyoza.modelling.splines import circular_spline
+        >>> from gyoza.modelling.functions import circular_spline
         >>> widths, heights, slopes = np.zeros([2, 4]), np.zeros([2, 4]), np.full([2, 4], 2.0)
         >>> x = np.array([1.0, 1.0 + 2.0 * np.pi])
         >>> y, log_slope = circular_spline(x, widths, heights, slopes)

@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.distributions.tools import class_penalty, to_classes
-from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32
 
 __all__ = ["AttributeLoss"]
 

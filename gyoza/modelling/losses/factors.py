@@ -8,13 +8,13 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.distributions.tools import LOG_2_PI
-from gyoza.modelling.dtypes import at_least_float32
 from gyoza.modelling.factors import (
     check_correlation_shape,
     check_dimensions_per_factor,
     index_factors,
     split_pairs,
 )
+from gyoza.modelling.functions.dtypes import at_least_float32
 
 __all__ = ["SupervisedFactorLoss"]
 

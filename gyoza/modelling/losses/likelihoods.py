@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.distributions.tools import LOG_2_PI, check_positive
-from gyoza.modelling.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32
 
 __all__ = [
     "bernoulli_log_likelihood",

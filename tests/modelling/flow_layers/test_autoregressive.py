@@ -15,7 +15,7 @@ from gyoza.modelling.flow_layers import (
     MaskedAutoregressive,
     MaskedRationalQuadraticSpline,
 )
-from gyoza.modelling.splines import rational_quadratic_spline
+from gyoza.modelling.functions.splines import rational_quadratic_spline
 from gyoza.testing import check_flow_layer
 
 LAYERS = [MaskedAffine, MaskedRationalQuadraticSpline]

@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, MixtureGaussianization, Orthogonal
-from gyoza.modelling.log_odds import normal_log_odds, normal_quantile
+from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.testing import check_flow_layer
 
 

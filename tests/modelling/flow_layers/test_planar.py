@@ -6,7 +6,7 @@ from keras import ops
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import Planar, Radial, Sylvester
-from gyoza.modelling.roots import find_root
+from gyoza.modelling.functions.roots import find_root
 from gyoza.testing import check_flow_layer
 
 

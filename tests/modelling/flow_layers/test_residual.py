@@ -7,7 +7,7 @@ from keras import ops
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, Residual
-from gyoza.modelling.spectral_norms import bound_spectral_norm
+from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.testing import check_flow_layer
 
 

@@ -19,8 +19,8 @@ from gyoza.modelling.flow_layers.spline_couplings import (
     CircularSplineCoupling,
     RationalQuadraticSplineCoupling,
 )
+from gyoza.modelling.functions.splines import circular_spline, rational_quadratic_spline
 from gyoza.modelling.masks import CheckerBoardMask, Mask
-from gyoza.modelling.splines import circular_spline, rational_quadratic_spline
 from gyoza.testing import check_flow_layer
 
 SPLINES = {

@@ -11,7 +11,6 @@ from keras import ops
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.distributions import GaussianMixture
-from gyoza.modelling.dtypes import keep_float64
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
@@ -20,6 +19,7 @@ from gyoza.modelling.flow_layers import (
     FlowModel,
     Reflection,
 )
+from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.losses import SupervisedFactorLoss
 
 BACKEND = keras.backend.backend()

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from gyoza.backend import jit, vjp
-from gyoza.modelling.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
+from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
 
 # Functions, their derivatives, and what limits, at 0 or beyond all bounds, are.
 EXACT = {

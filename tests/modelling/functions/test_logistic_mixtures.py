@@ -7,7 +7,7 @@ import scipy.stats
 from keras import ops
 
 from gyoza.backend import jit, vjp
-from gyoza.modelling.logistic_mixtures import mixture_log_odds, mixture_quantile
+from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 
 
 def to_numpy(x):

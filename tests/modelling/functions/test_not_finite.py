@@ -15,7 +15,7 @@ from gyoza.modelling.flow_layers import (
     MaskedAffine,
     Reflection,
 )
-from gyoza.modelling.not_finite import mark_rows
+from gyoza.modelling.functions.not_finite import mark_rows
 
 
 def dense(size):

@@ -9,7 +9,11 @@ from keras import ops
 from scipy.special import log_softmax
 
 from gyoza.backend import jit, vjp
-from gyoza.modelling.splines import check_spline, circular_spline, rational_quadratic_spline
+from gyoza.modelling.functions.splines import (
+    check_spline,
+    circular_spline,
+    rational_quadratic_spline,
+)
 
 BOUND = 5.0
 SIZE = 1000  # of most inputs: other shapes would be compiled anew

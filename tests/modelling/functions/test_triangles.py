@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 
 from gyoza.backend import jit
-from gyoza.modelling.triangles import create_diagonal, solve_triangle
+from gyoza.modelling.functions.triangles import create_diagonal, solve_triangle
 
 
 def solve(matrix, right, lower):
