@@ -1,0 +1,241 @@
+"""What gyoza needs from a backend and `keras.ops` does not offer: derivatives and compilation.
+
+Each function is documented here, and written once for each backend: in `tensorflow`, `jax` and
+`torch`, of which only that in use is imported, with what they have in common in `shared`. No other
+module of gyoza imports TensorFlow, JAX or PyTorch.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+
+from gyoza.backend import shared
+
+__all__ = [
+    "vjp",
+    "with_gradient",
+    "after",
+    "make_zeros",
+    "jit",
+    "jit_batches",
+    "jit_step",
+    "jit_steps",
+    "XLA_ERRORS",
+    "find_unsupported",
+    "is_distributed",
+    "mark_replica",
+    "to_data_set",
+    "is_traced",
+    "has_slow_convolutions",
+    "draw_uniform",
+    "draw_normal",
+    "forget_gradients",
+    "keep_values",
+    "track_last",
+]
+
+if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
+    raise ValueError(
+        "gyoza runs on the Keras backends 'tensorflow', 'jax' and 'torch'. "
+        f"Received: backend={keras.backend.backend()!r}"
+    )
+_in_use: Any = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+# What XLA may raise while TensorFlow compiles, before anything is executed.
+XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS
+
+
+def vjp(
+    function: Callable[..., Any], primals: Sequence[Any]
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    """Evaluates `function` and returns its vector-Jacobian product.
+
+    Args:
+        function: A callable of `len(primals)` tensors that returns one tensor or a (nested)
+            sequence of tensors.
+        primals: The floating-point tensors at which the function is evaluated.
+
+    Returns:
+        The pair `(outputs, pullback)`. `pullback(cotangents)`, with cotangents of the structure
+        and shapes of `outputs`, returns one gradient per primal: zeros where the outputs do not
+        depend on it. It can be called more than once.
+    """
+    return _in_use.vjp(function, primals)
+
+
+def with_gradient(
+    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+) -> Callable[..., Any]:
+    """Returns a function with a gradient of its own, which does not need its first argument.
+
+    Args:
+        forward: A callable of tensors that returns a tuple of tensors.
+        backward: A callable of these outputs, of all arguments of `forward` but the first, and
+            of the cotangents of the outputs, each a tuple. It returns one gradient for each
+            argument of `forward`, or `None` for one that is not a floating-point tensor.
+
+    Returns:
+        The function `forward`. Of its arguments and what it computes, it keeps for `backward`
+        only what that is given.
+    """
+    return _in_use.with_gradient(forward, backward)
+
+
+def after(x: Any, other: Any) -> Any:
+    """Returns `x`, but not to be used in compiled code before `other` is computed."""
+    return _in_use.after(x, other)
+
+
+def make_zeros(shape: Any, dtype: str) -> Any:
+    """Returns zeros for compiled code.
+
+    TensorFlow computes what is constant while it compiles, before XLA sees that it is not
+    needed, and keeps the memory. Not so these zeros, nor what is computed from them.
+    """
+    return _in_use.make_zeros(shape, dtype)
+
+
+def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
+    """Compiles `function`: TensorFlow by XLA when `xla` is set, JAX always, PyTorch never."""
+    return _in_use.jit(function, xla)
+
+
+def jit_batches(
+    function: Callable[..., Any],
+    xla: bool = True,
+    prepare: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Compiles a function of batches once for all batch sizes (on PyTorch, never).
+
+    Args:
+        function: A callable of tensors with a common first axis, that returns tensors with this
+            axis, row by row. It can use and change Keras variables.
+        xla: Whether TensorFlow compiles by XLA, which takes longer, and is faster then.
+        prepare: A callable of these tensors whose result `function` is given in place of the
+            first. It may draw what XLA cannot, such as gamma numbers.
+
+    Returns:
+        The compiled function: a callable of the model that has these variables, and of the
+        tensors. By XLA, it is compiled once for each power of two, from 32 on, that batch sizes
+        are rounded up to.
+    """
+    return _in_use.jit_batches(function, xla, prepare)
+
+
+def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a step that Keras compiled on JAX, of training, testing or predicting, anew.
+
+    On processors, it is given compiler options that suit flows.
+
+    Args:
+        function: A callable of the state, which it may overwrite, and a batch.
+
+    Returns:
+        A callable of the same.
+    """
+    return _in_use.jit_step(function)
+
+
+def jit_steps(
+    function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
+) -> Callable[..., Any]:
+    """Compiles steps of training so that one call can take several.
+
+    Between calls, a tensor is made of each variable, and Python decides what is next: for small
+    models, that takes longer than the steps.
+
+    Args:
+        function: A callable of a batch that takes a step, by the variables of a model, and
+            returns a structure of tensors.
+        leave_xla: A callable of what XLA raised, if it cannot compile the steps, that returns
+            the context in which to take them one by one without XLA.
+
+    Returns:
+        A callable of the most steps to take, a positive integer, and an iterator of batches. It
+        returns what `function` returned in the end. On JAX, both have the state for a further
+        first argument, and for a second result.
+    """
+    return _in_use.jit_steps(function, leave_xla)
+
+
+def find_unsupported(error: Exception) -> str:
+    """Returns the name of the operation that XLA cannot compile, or all that it said."""
+    return _in_use.find_unsupported(error)
+
+
+def is_distributed(model: keras.Model) -> bool:
+    """Returns whether a model is trained under a distribution strategy of Keras' backend."""
+    return _in_use.is_distributed(model)
+
+
+def mark_replica(seed: Any) -> Any:
+    """Changes a seed, `[2]`, such that each replica of a strategy has its own."""
+    return _in_use.mark_replica(seed)
+
+
+def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Makes arrays into what `fit` takes batches from at less cost.
+
+    Keras' own data set for TensorFlow takes as long for a batch as a small model for a step,
+    and its tuning, which ends after each epoch, as long as the epoch.
+
+    Args:
+        arguments: Arguments of `fit`.
+
+    Returns:
+        Arguments that have the same effect.
+    """
+    return _in_use.to_data_set(arguments)
+
+
+def is_traced(tensors: Iterable[Any]) -> bool:
+    """Returns whether a function of `tensors` is being compiled or differentiated right now."""
+    return _in_use.is_traced(tensors)
+
+
+def has_slow_convolutions() -> bool:
+    """Returns whether code is being compiled in which products take less than convolutions.
+
+    These are XLA's convolutions on processors, with their gradients.
+    """
+    return _in_use.has_slow_convolutions()
+
+
+def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+    """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
+
+    With TensorFlow's default algorithm, which is this one, XLA on processors derives the key
+    anew for each number if a program draws only once.
+    """
+    return _in_use.draw_uniform(shape, dtype, seed)
+
+
+def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+    """Draws standard normal numbers: those of `keras.random.normal`; see `draw_uniform`."""
+    return _in_use.draw_normal(shape, dtype, seed)
+
+
+def forget_gradients() -> contextlib.AbstractContextManager:
+    """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
+    return _in_use.forget_gradients()
+
+
+def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+    """Gives variables their values back if training fails before the end of its first step.
+
+    On JAX, Keras takes the values out of the variables meanwhile.
+    """
+    return _in_use.keep_values(variables)
+
+
+def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
+    """Lets the variables of a model end with those of some of its layers, where Keras allows it.
+
+    Args:
+        model: The model, which Keras asks for the layers in the order in which it was given them.
+        layers: Those that come last.
+    """
+    shared.track_last(model, layers)

@@ -1,0 +1,216 @@
+"""JAX; see `gyoza.backend` for what each function is for."""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from jax._src.core import trace_state_clean
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from gyoza.backend.shared import (
+    XLA_ERRORS,
+    chain,
+    draw_normal,
+    draw_steps,
+    draw_uniform,
+    find_unsupported,
+    forget_gradients,
+    is_distributed,
+    make_zeros,
+    mark_replica,
+    pad_batches,
+    to_data_set,
+)
+
+__all__ = [
+    "vjp",
+    "with_gradient",
+    "after",
+    "make_zeros",
+    "jit",
+    "jit_batches",
+    "jit_step",
+    "jit_steps",
+    "XLA_ERRORS",
+    "find_unsupported",
+    "is_distributed",
+    "mark_replica",
+    "to_data_set",
+    "is_traced",
+    "has_slow_convolutions",
+    "draw_uniform",
+    "draw_normal",
+    "forget_gradients",
+    "keep_values",
+]
+
+
+_LOCK = threading.RLock()
+
+
+def vjp(
+    function: Callable[..., Any], primals: Sequence[Any]
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    return jax.vjp(function, *primals)
+
+
+def with_gradient(
+    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+) -> Callable[..., Any]:
+    function = jax.custom_vjp(forward)
+
+    def run(x: Any, *others: Any) -> Any:
+        outputs = forward(x, *others)
+        return outputs, (outputs, others)
+
+    function.defvjp(run, lambda kept, cotangents: tuple(backward(*kept, cotangents)))
+    return function
+
+
+def after(x: Any, other: Any) -> Any:
+    return jax.lax.optimization_barrier((x, other))[0]
+
+
+@functools.cache
+def _get_options() -> dict[str, Any] | None:
+    """Returns the compiler options that suit flows, where there are such.
+
+    By default, XLA gives matrix products on processors to a library that computes those of
+    usual conditioners and batches on one core.
+    """
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:  # other versions may not know it
+        return None
+    return options
+
+
+def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
+    options = _get_options()
+    alone, within = jax.jit(function, compiler_options=options), jax.jit(function)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        # Options are those of the outermost compiled function.
+        return (alone if trace_state_clean() else within)(*args, **kwargs)
+
+    return run if options else within
+
+
+def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
+    options = _get_options()
+    if options is None:
+        return function
+    return jax.jit(function, donate_argnums=0, compiler_options=options)
+
+
+def jit_steps(
+    function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
+) -> Callable[..., Any]:
+    step = jax.jit(function)
+
+    def run(state: Any, batches: Any, count: Any) -> Any:
+        def take_step(carry: Any) -> Any:
+            k, _, state = carry
+            return k + 1, *step(state, jax.tree.map(lambda x: x[k], batches))
+
+        first = jax.tree.map(lambda x: x[0], batches)
+        outputs, _ = jax.eval_shape(step, state, first)
+        start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
+        carry = (0, start, state)
+        _, outputs, state = jax.lax.while_loop(lambda c: c[0] < count, take_step, carry)
+        return outputs, state
+
+    compiled = jax.jit(run, donate_argnums=0, compiler_options=_get_options())
+
+    def stack(*values: Any) -> Any:
+        return (np if isinstance(values[0], np.ndarray) else jnp).stack(values)
+
+    def take_steps(count: int, state: Any, iterator: Iterator[Any]) -> Any:
+        outputs = None
+        for batches, taken in draw_steps(iterator, count):
+            outputs, state = compiled(state, jax.tree.map(stack, *batches), taken)
+        if outputs is None:
+            raise StopIteration
+        return outputs, state
+
+    return take_steps
+
+
+def is_traced(tensors: Iterable[Any]) -> bool:
+    return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
+
+
+def has_slow_convolutions() -> bool:
+    return jax.default_backend() == "cpu" and not trace_state_clean()
+
+
+def _list_variables(model: keras.Model) -> list[Any]:
+    """Returns what `model.variables` does, which goes through them anew for each nested layer."""
+    found: list[Any] = []
+    for layer in model._flatten_layers():
+        found += layer._trainable_variables
+        found += layer._non_trainable_variables
+        found += [generator.state for generator in layer._seed_generators]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def jit_batches(
+    function: Callable[..., Any],
+    xla: bool = True,
+    prepare: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    variables: list[Any] = []
+    function = chain(prepare, function)
+
+    @jit
+    def compiled(values: Sequence[Any], *tensors: Any) -> Any:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            outputs = function(*tensors)
+        updated = enumerate(scope.get_current_value(variable) for variable in variables)
+        return outputs, {k: value for k, value in updated if value is not values[k]}
+
+    def run(*tensors: Any) -> Any:
+        # As `value` and `assign`, which look for scopes first, as it is outside of any.
+        values = [variable._value for variable in variables]
+        if any(value is None for value in values):
+            raise RuntimeError(
+                "A model should not be run while another thread trains or evaluates it: Keras "
+                "takes the weights out of it meanwhile. A callback can run it between steps."
+            )
+        outputs, updated = compiled(values, *tensors)
+        for k, value in updated.items():
+            variables[k]._value = value
+        return outputs
+
+    def run_with(model: keras.Model, *tensors: Any) -> Any:
+        with _LOCK:  # or two threads could draw with the same seed
+            variables[:] = _list_variables(model)
+            return pad_batches(run, *tensors)
+
+    return run_with
+
+
+def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+    return _restore_on_error(variables)
+
+
+@contextlib.contextmanager
+def _restore_on_error(variables: Sequence[Any]) -> Iterator[None]:
+    values = [variable.value for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in zip(variables, values, strict=True):
+            if variable._value is None and not value.is_deleted():
+                variable.assign(value)
+        raise

@@ -1,0 +1,113 @@
+"""What backends share: sizes of batches, and the functions of those that need nothing special.
+
+See `gyoza.backend` for what each of these functions is for.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+__all__ = [
+    "pad_batches",
+    "draw_steps",
+    "chain",
+    "make_zeros",
+    "jit_step",
+    "XLA_ERRORS",
+    "find_unsupported",
+    "is_distributed",
+    "mark_replica",
+    "to_data_set",
+    "draw_uniform",
+    "draw_normal",
+    "forget_gradients",
+    "keep_values",
+    "track_last",
+]
+
+XLA_ERRORS: tuple[type[Exception], ...] = ()
+
+
+def pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
+    """Runs a function on batches of one of a few sizes, by repeats of the last instance."""
+    count = tensors[0].shape[0]
+    padded_count = max(32, 1 << (count - 1).bit_length())
+    if count in (0, padded_count):
+        return function(*tensors)
+    indices = np.minimum(np.arange(padded_count), count - 1)
+    outputs = function(*(keras.ops.take(tensor, indices, axis=0) for tensor in tensors))
+    return keras.tree.map_structure(lambda output: output[:count], outputs)
+
+
+def draw_steps(iterator: Iterator[Any], count: int) -> Iterator[tuple[list[Any], int]]:
+    """Draws at most `count` batches, and yields those of one shape in lists of that length.
+
+    Yields:
+        A list, filled up with repeats of the last batch, and how many of its batches count.
+    """
+
+    def describe(batch: Any) -> list[tuple[int, ...]]:
+        return [tuple(value.shape) for value in keras.tree.flatten(batch) if value is not None]
+
+    batches = itertools.islice(iterator, count)
+    for _, equal in itertools.groupby(batches, describe):
+        group = list(equal)
+        yield group + group[-1:] * (count - len(group)), len(group)
+
+
+def chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is given what `prepare`, if there is one, makes of its arguments."""
+    if prepare is None:
+        return function
+    return lambda x, *others: function(prepare(x, *others), *others)
+
+
+def make_zeros(shape: Any, dtype: str) -> Any:
+    return keras.ops.zeros(shape, dtype)
+
+
+def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def find_unsupported(error: Exception) -> str:
+    return str(error)
+
+
+def is_distributed(model: keras.Model) -> bool:
+    return keras.distribution.distribution() is not None
+
+
+def mark_replica(seed: Any) -> Any:
+    return seed
+
+
+def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
+    return arguments
+
+
+def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+    return keras.random.uniform(shape, dtype=dtype, seed=seed)
+
+
+def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+    return keras.random.normal(shape, dtype=dtype, seed=seed)
+
+
+def forget_gradients() -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext()
+
+
+def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext()
+
+
+def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
+    order = [*map(id, layers)]
+    getattr(model, "_layers", []).sort(
+        key=lambda layer: order.index(id(layer)) if id(layer) in order else -1
+    )

@@ -1,0 +1,126 @@
+"""PyTorch; see `gyoza.backend` for what each function is for."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+import torch
+
+from gyoza.backend.shared import (
+    XLA_ERRORS,
+    chain,
+    draw_normal,
+    draw_uniform,
+    find_unsupported,
+    is_distributed,
+    jit_step,
+    keep_values,
+    make_zeros,
+    mark_replica,
+    to_data_set,
+)
+
+__all__ = [
+    "vjp",
+    "with_gradient",
+    "after",
+    "make_zeros",
+    "jit",
+    "jit_batches",
+    "jit_step",
+    "jit_steps",
+    "XLA_ERRORS",
+    "find_unsupported",
+    "is_distributed",
+    "mark_replica",
+    "to_data_set",
+    "is_traced",
+    "has_slow_convolutions",
+    "draw_uniform",
+    "draw_normal",
+    "forget_gradients",
+    "keep_values",
+]
+
+
+def vjp(
+    function: Callable[..., Any], primals: Sequence[Any]
+) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    primals = [torch.as_tensor(primal).detach().requires_grad_() for primal in primals]
+    with torch.enable_grad():
+        outputs = function(*primals)
+    flat_outputs = keras.tree.flatten(outputs)
+
+    def pullback(cotangents: Any) -> tuple[Any, ...]:
+        connected = [
+            (output, cotangent)
+            for output, cotangent in zip(flat_outputs, keras.tree.flatten(cotangents), strict=True)
+            if output.requires_grad
+        ]
+        if not connected:
+            return tuple(torch.zeros_like(primal) for primal in primals)
+        return torch.autograd.grad(
+            [output for output, _ in connected],
+            primals,
+            [cotangent for _, cotangent in connected],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+
+    return outputs, pullback
+
+
+def with_gradient(
+    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+) -> Callable[..., Any]:
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Any, *others: Any) -> Any:
+            outputs = tuple(forward(x, *others))
+            ctx.output_count = len(outputs)
+            ctx.save_for_backward(*outputs, *others)
+            return outputs
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            kept = ctx.saved_tensors
+            outputs, others = kept[: ctx.output_count], kept[ctx.output_count :]
+            return tuple(backward(outputs, others, cotangents))
+
+    return Function.apply
+
+
+def after(x: Any, other: Any) -> Any:
+    return x
+
+
+def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
+    return function
+
+
+def is_traced(tensors: Iterable[Any]) -> bool:
+    return False
+
+
+def has_slow_convolutions() -> bool:
+    return False
+
+
+def jit_batches(
+    function: Callable[..., Any],
+    xla: bool = True,
+    prepare: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    function = chain(prepare, function)
+    return lambda model, *tensors: function(*tensors)
+
+
+def jit_steps(
+    function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
+) -> Callable[..., Any]:
+    raise NotImplementedError("Keras compiles steps on PyTorch itself.")
+
+
+def forget_gradients() -> contextlib.AbstractContextManager:
+    return torch.no_grad()
