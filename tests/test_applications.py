@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
 
 from gyoza import applications
@@ -42,10 +43,6 @@ if keras.backend.backend() != "jax":
 # TensorFlow takes longer to compile what is run here than to run it.
 RUN_EAGERLY = keras.backend.backend() == "tensorflow"
 WITHOUT_CONTEXT = {"GaussianizationFlow", "ResidualFlow"}
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def draw(shape, count=96):

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
@@ -15,10 +16,6 @@ from gyoza.modelling.flow_layers import (
 )
 
 KINDS = [ActivationNormalization, Standardize, MixtureGaussianization]
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def draw(dtype="float64"):

@@ -6,6 +6,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit
 from gyoza.modelling.attributes import AttributeCode
@@ -21,10 +22,6 @@ from gyoza.modelling.flow_layers import (
 ATTRIBUTES = {"shape": 3, "x": None, "scale": 2}
 LABELS = np.array([[2, 0.25, 1], [0, -1.0, 0], [1, 3.0, 1], [0, 0.0, 0]])
 UNKNOWN = np.nan
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def make(**kwargs):

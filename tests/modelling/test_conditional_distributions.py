@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import MLP
@@ -72,10 +73,6 @@ CASES = {
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES)
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def fast(function):

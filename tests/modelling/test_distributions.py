@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy.integrate import trapezoid
 
 from gyoza.backend import jit, vjp
@@ -115,10 +116,6 @@ def make(case, **kwargs):
 
 def events(count=64, scale=3.0, seed=0):
     return np.random.default_rng(seed).normal(scale=scale, size=(count, 3))
-
-
-def to_numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def fast(function):

@@ -6,6 +6,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit
 from gyoza.modelling.distributions import (
@@ -21,10 +22,6 @@ from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel
 MEANS = np.array([[0.0, 1.0], [3.0, -1.0], [-2.0, 2.0]])  # of three classes
 CENTRES = np.array([[-2.0], [2.0]])  # of two classes
 UNKNOWN = np.nan
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def fast(function):

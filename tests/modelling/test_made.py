@@ -4,15 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import MADE, MLP
 
 CONTEXT_SIZE = 2
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def make(size, context_size=None, seed=0, **arguments):

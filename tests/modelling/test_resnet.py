@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit
 from gyoza.modelling.conditioners import ResNet
@@ -13,10 +14,6 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.masks import CheckerBoardMask
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def images(*shape):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy.special import log_softmax
 
 from gyoza.modelling.autoencoders import SupervisedVAE
@@ -21,10 +22,6 @@ CLASSES = np.indices(SIZES).reshape(2, -1).T
 X = np.concatenate([np.eye(3)[CLASSES[:, 0]], np.eye(2)[CLASSES[:, 1]]], axis=1).astype("float32")
 random = np.random.default_rng(0)
 IMAGES = random.integers(2, size=[6, 8, 8, 1]).astype("uint8")
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def make(model_type, size=None, **kwargs):

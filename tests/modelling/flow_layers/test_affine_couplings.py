@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MLP, Conditioner
 from gyoza.modelling.flow_layers import FlowModel, HeavisidePermutation
@@ -12,10 +13,6 @@ from gyoza.modelling.masks import CheckerBoardMask, Mask
 from gyoza.testing import check_flow_layer
 
 LAYERS = [AffineCoupling, VolumePreservingCoupling]
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")

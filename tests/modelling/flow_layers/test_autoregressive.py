@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import MADE, MLP
@@ -19,10 +20,6 @@ from gyoza.modelling.functions.splines import rational_quadratic_spline
 from gyoza.testing import check_flow_layer
 
 LAYERS = [MaskedAffine, MaskedRationalQuadraticSpline]
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def normal(*shape, seed=0):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners import MLP
@@ -20,10 +21,6 @@ from gyoza.modelling.flow_layers import (
     ShufflePermutation,
     Squeeze,
 )
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
 
 from gyoza.backend import jit
@@ -22,10 +23,6 @@ from gyoza.modelling.flow_layers import (
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.masks import CheckerBoardMask
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def dense(units):

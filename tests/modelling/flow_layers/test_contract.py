@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
@@ -248,10 +249,6 @@ def kind(request):
     for weight in layer.trainable_weights:
         weight.assign(ops.convert_to_tensor(weight) + 0.3)
     return make, layer, x
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def test_methods_take_whatever_is_like_a_tensor(kind):

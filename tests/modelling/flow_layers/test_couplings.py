@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
@@ -16,10 +17,6 @@ from gyoza.modelling.flow_layers import (
     VolumePreservingCoupling,
 )
 from gyoza.modelling.masks import CheckerBoardMask, HeavisideMask, Mask
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 class Recorder(keras.layers.Layer):

@@ -6,6 +6,7 @@ import pytest
 import scipy.special
 import scipy.stats
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MLP, ResNet
 from gyoza.modelling.distributions import Logistic
@@ -21,10 +22,6 @@ from gyoza.modelling.flow_layers.dequantization import (
     UniformDequantization,
     VariationalDequantization,
 )
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def integers(*shape, levels=4):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy import special, stats
 
 from gyoza.backend import jit, vjp
@@ -21,10 +22,6 @@ from gyoza.modelling.flow_layers.elementwise import (
     YeoJohnson,
 )
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def fast(function):

@@ -4,16 +4,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy import special, stats
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, MixtureGaussianization, Orthogonal
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel, Reflection
 from gyoza.modelling.flow_layers.images import (
@@ -13,10 +13,6 @@ from gyoza.modelling.flow_layers.images import (
     Unsqueeze,
 )
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def images(*shape):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
 
 from gyoza.backend import vjp
@@ -18,10 +19,6 @@ from gyoza.modelling.flow_layers import (
     HeavisidePermutation,
     Reflection,
 )
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
 
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.flow_layers.linear import InvertibleConvolution, LULinear, TriangularAffine
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def randomise(layer, seed=0):

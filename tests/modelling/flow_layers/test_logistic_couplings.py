@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy.integrate import trapezoid
 
 from gyoza.modelling.conditioners import MLP
@@ -11,10 +11,6 @@ from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.flow_layers.logistic_couplings import MixtureLogisticCoupling
 from gyoza.modelling.masks import CheckerBoardMask, Mask
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def randomise(layer, scale=1.0):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.data import CategoricalPairs
 from gyoza.modelling.conditioners import MLP
@@ -24,10 +25,6 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.masks import HeavisideMask
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def layers():

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MLP, ResNet
 from gyoza.modelling.flow_layers import (
@@ -18,10 +18,6 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.flow_layers.multi_scale import FactorOut
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def images(*shape):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.flow_layers import (
     CheckerBoardPermutation,
@@ -14,10 +15,6 @@ from gyoza.modelling.flow_layers import (
     Permutation,
     ShufflePermutation,
 )
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,12 @@
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import Planar, Radial, Sylvester
 from gyoza.modelling.functions.roots import find_root
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
-
 
 CASES = {
     "planar": (Planar(), [3]),

@@ -4,15 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, Residual
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.testing import check_flow_layer
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def with_random_weights(scale=1.0, **arguments):

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy.integrate import trapezoid
 
 from gyoza.backend import jit, vjp
@@ -28,10 +29,6 @@ SPLINES = {
     CircularSplineCoupling: circular_spline,
 }
 BOTH = pytest.mark.parametrize("layer_class", SPLINES)
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def fast(function):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.conditioners import MLP
@@ -24,10 +25,6 @@ from gyoza.modelling.losses import SupervisedFactorLoss
 
 BACKEND = keras.backend.backend()
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow and its XLA")
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,10 @@ import pytest
 import scipy.special
 import scipy.stats
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def to_tensors(*arrays, dtype):

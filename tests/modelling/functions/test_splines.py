@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from scipy.special import log_softmax
 
 from gyoza.backend import jit, vjp
@@ -20,10 +21,6 @@ SIZE = 1000  # of most inputs: other shapes would be compiled anew
 SLOPE_COUNTS = {rational_quadratic_spline: -1, circular_spline: 0}
 BOTH = pytest.mark.parametrize("spline", SLOPE_COUNTS, ids=lambda spline: spline.__name__)
 DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def tensor(x, dtype="float64"):

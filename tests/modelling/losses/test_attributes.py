@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.special
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.attributes import AttributeCode
@@ -13,10 +14,6 @@ from gyoza.modelling.losses import AttributeLoss
 ATTRIBUTES = {"shape": 3, "x": None, "scale": 2, "y": None}
 LABELS = np.array([[2, 0.25, 1, 0.0], [0, np.nan, -1, 1.0], [-1, 3.0, 0, np.nan]])
 UNKNOWN = [[-1, np.nan, np.nan, np.nan]]
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def make(**kwargs):
