@@ -12,7 +12,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import keras
 import pytest
 
-from gyoza import testing
+from gyoza.testing import check_flow_layer
 
 if keras.backend.backend() != "tensorflow":
     # These compute with NumPy alone. Once is enough.
@@ -33,27 +33,28 @@ if keras.backend.backend() == "torch":
     # Trainings take longest here, one operation after the other.
     collect_ignore_glob += ["interpretation/test_fitting.py", "test_readme.py"]
 
-if keras.backend.backend() == "jax":
-    # What costs most here and depends least on the backend is left to the other two: other dtypes,
-    # saving, and further layouts of a layer, which tests check without these.
-    check = testing.check_flow_layer
-
-    def check_one_layout(layer, input_shape, policies=None, fresh_process=None, **options):
-        """Checks one case of a layer, and skips others."""
-        if policies == () and fresh_process is False:
-            pytest.skip("another case of this layer is checked")
-        check(
-            layer,
-            input_shape,
-            policies=policies or (),
-            fresh_process=bool(fresh_process),
-            **options,
-        )
-
-    testing.check_flow_layer = check_one_layout
-
 
 @pytest.fixture(autouse=True)
 def seed():
     """Starts every test from the same random state."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def check_contract():
+    """Returns a function that checks the contract of a layer: `check_flow_layer`.
+
+    What costs most on JAX and depends least on the backend is left to the other two there: other
+    dtypes, saving, and further layouts of a layer.
+    """
+    is_cheap = keras.backend.backend() != "jax"
+
+    def check(layer, input_shape, *, is_further_layout=False, **options):
+        """Checks one case of a layer, or a further one, which is spared other dtypes and saving."""
+        if is_further_layout and not is_cheap:
+            pytest.skip("another case of this layer is checked")
+        if is_further_layout or not is_cheap:
+            options = {"policies": (), "fresh_process": False, **options}
+        check_flow_layer(layer, input_shape, **options)
+
+    return check

@@ -9,9 +9,12 @@ import functools
 import importlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["load_and_run"]
@@ -34,30 +37,40 @@ def _start() -> subprocess.Popen:
     return process
 
 
-def load_and_run(model: str, inputs: str, outputs: str) -> str:
-    """Loads a saved flow model in another process, without custom objects, and runs it both ways.
+def load_and_run(model: Any, arrays: Sequence[Any]) -> Mapping[str, Any]:
+    """Saves a flow model, and loads it in another process, without custom objects.
 
     The process knows the classes that are registered with Keras here, through their modules. It is
     started at the first call and serves all later ones.
 
     Args:
-        model: Path of the model, `.keras`.
-        inputs: Path of an `.npz` file with the model's inputs and, if it has one, its context.
-        outputs: Path of the `.npz` file to be written, with `outputs`, `log_det` and
-            `reconstructed_inputs`.
+        model: The built flow model.
+        arrays: Inputs for it and, if it is conditional, their context.
 
     Returns:
-        An empty string, or the traceback of what went wrong.
+        What the loaded model computes: `outputs`, `log_det` and `reconstructed_inputs`.
+
+    Raises:
+        RuntimeError: If the model cannot be loaded or run, with the traceback.
     """
     import keras
+    import numpy as np
 
     classes = keras.saving.get_custom_objects().values()
-    request = {
-        "model": model,
-        "inputs": inputs,
-        "outputs": outputs,
-        "modules": sorted({cls.__module__ for cls in classes} - {"__main__"}),
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        files = {"model": "model.keras", "inputs": "inputs.npz", "outputs": "outputs.npz"}
+        paths = {key: str(pathlib.Path(folder, name)) for key, name in files.items()}
+        modules = sorted({cls.__module__ for cls in classes} - {"__main__"})
+        model.save(paths["model"])
+        np.savez(paths["inputs"], *arrays)
+        problem = _ask({**paths, "modules": modules})
+        if problem:
+            raise RuntimeError(problem)
+        return dict(np.load(paths["outputs"]))
+
+
+def _ask(request: dict[str, Any]) -> str:
+    """Returns the answer of the other process: nothing, or the traceback of what went wrong."""
     process = _start()
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("The second process should have pipes.")
@@ -81,7 +94,6 @@ def _answer(request: dict[str, Any]) -> str:
             importlib.import_module(module)
         model = keras.saving.load_model(request["model"])
 
-        @jit
         def run(inputs: Any, *context: Any) -> dict[str, Any]:
             outputs, log_det = model(inputs, *context)
             return {
@@ -90,6 +102,8 @@ def _answer(request: dict[str, Any]) -> str:
                 "reconstructed_inputs": model.invert(outputs, *context),
             }
 
+        if keras.backend.backend() == "jax":  # which would compile each operation by itself
+            run = jit(run)
         arrays = run(*map(keras.ops.convert_to_tensor, np.load(request["inputs"]).values()))
         np.savez(
             request["outputs"],

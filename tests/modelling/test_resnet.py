@@ -13,7 +13,6 @@ from gyoza.modelling.flow_layers import (
     RationalQuadraticSplineCoupling,
 )
 from gyoza.modelling.masks import CheckerBoardMask
-from gyoza.testing import check_flow_layer
 
 
 def images(*shape):
@@ -124,11 +123,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name):
+def test_contract(name, check_contract):
     layer, input_shape = CASES[name]
     # Neither dtypes nor saving depend on the coupling: one case is enough.
-    options = {} if name == "affine" else {"policies": (), "fresh_process": False}
-    check_flow_layer(layer, input_shape, tolerance=1e-4, **options)
+    check_contract(layer, input_shape, tolerance=1e-4, is_further_layout=name != "affine")
 
 
 def test_a_coupling_that_splits_pixels_hands_over_images():

@@ -107,7 +107,7 @@ def test_correct_layer_passes():
     ("layer", "message"),
     [
         (WrongSign(), "check their formula in `transform` or `call`, and its sign"),
-        (WrongInverse(), "should"),
+        (WrongInverse(), r"`invert\(call\(x\)\[0\]\)` should be `x`"),
         (UnusedWeight(), "weight '.*b' should not vanish"),
         (MixesInstances(), "of a single instance should be as in the batch of 4 instances"),
         (NaNGradient(), "The gradient of `call` with respect to inputs should be finite"),

@@ -10,7 +10,6 @@ from gyoza.modelling.conditioners import MLP, Conditioner
 from gyoza.modelling.flow_layers import FlowModel, HeavisidePermutation
 from gyoza.modelling.flow_layers.affine_couplings import AffineCoupling, VolumePreservingCoupling
 from gyoza.modelling.masks import CheckerBoardMask, Mask
-from gyoza.testing import check_flow_layer
 
 LAYERS = [AffineCoupling, VolumePreservingCoupling]
 
@@ -49,12 +48,11 @@ CASES = {
 
 @pytest.mark.parametrize("layer_class", LAYERS)
 @pytest.mark.parametrize("case", CASES)
-def test_contract(layer_class, case):
+def test_contract(layer_class, case, check_contract):
     arguments, input_shape = CASES[case]
     layer = layer_class(compute_coupling_parameters=MLP([8]), **arguments)
     # Neither dtypes nor saving depend on the axes: one case is enough.
-    options = {} if case == "vector" else {"policies": (), "fresh_process": False}
-    check_flow_layer(layer, input_shape, **options)
+    check_contract(layer, input_shape, is_further_layout=case != "vector")
 
 
 def test_affine_law_is_the_formula():

@@ -17,7 +17,6 @@ from gyoza.modelling.flow_layers import (
     MaskedRationalQuadraticSpline,
 )
 from gyoza.modelling.functions.splines import rational_quadratic_spline
-from gyoza.testing import check_flow_layer
 
 LAYERS = [MaskedAffine, MaskedRationalQuadraticSpline]
 
@@ -41,24 +40,23 @@ def make(layer_class, x, context=None, **arguments):
 
 
 @pytest.mark.parametrize("context", [None, normal(4, 2, seed=1)], ids=["plain", "conditional"])
-def test_contract_affine(context):
+def test_contract_affine(context, check_contract):
     layer = MaskedAffine(conditioner=MADE([8], "tanh", order=[1, 2, 0]))
-    options = {} if context is None else {"policies": (), "fresh_process": False}
-    check_flow_layer(layer, [3], context=context, **options)
+    check_contract(layer, [3], context=context, is_further_layout=context is not None)
 
 
-def test_contract_axes():
+def test_contract_axes(check_contract):
     layer = MaskedAffine(None, [1, 3], MADE([8, 8], "tanh", residual=True), log_scale_bound=None)
-    check_flow_layer(layer, [2, 2, 2], policies=(), fresh_process=False)
+    check_contract(layer, [2, 2, 2], is_further_layout=True)
 
 
-def test_contract_one_entry():
-    check_flow_layer(MaskedAffine(), [1], policies=(), fresh_process=False)
+def test_contract_one_entry(check_contract):
+    check_contract(MaskedAffine(), [1], is_further_layout=True)
 
 
-def test_contract_spline():
+def test_contract_spline(check_contract):
     layer = MaskedRationalQuadraticSpline(conditioner=MADE([4], "tanh"), bin_count=3)
-    check_flow_layer(layer, [2], policies=(), fresh_process=False)
+    check_contract(layer, [2], is_further_layout=True)
 
 
 def test_affine_law_is_the_formula():

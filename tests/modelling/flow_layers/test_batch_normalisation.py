@@ -6,7 +6,6 @@ import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.flow_layers import BatchNormalization, FlowModel
-from gyoza.testing import check_flow_layer
 
 
 @pytest.fixture
@@ -16,8 +15,8 @@ def data():
 
 
 @pytest.mark.parametrize(("axes", "shape"), [(None, [3]), ([2], [3, 2])])
-def test_contract(axes, shape):
-    check_flow_layer(BatchNormalization(axes=axes), shape)
+def test_contract(axes, shape, check_contract):
+    check_contract(BatchNormalization(axes=axes), shape, is_further_layout=axes is not None)
 
 
 def test_training_normalises_by_the_batch(data):

@@ -21,7 +21,6 @@ from gyoza.modelling.flow_layers.elementwise import (
     Tanh,
     YeoJohnson,
 )
-from gyoza.testing import check_flow_layer
 
 
 def fast(function):
@@ -59,11 +58,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name):
+def test_contract(name, check_contract):
     layer, input_shape, inputs = CASES[name]
     # Neither dtypes nor saving depend on the axes: one case of each layer is enough.
-    options = {"policies": (), "fresh_process": False} if len(input_shape) > 1 else {}
-    check_flow_layer(layer, input_shape, inputs=inputs, **options)
+    check_contract(layer, input_shape, inputs=inputs, is_further_layout=len(input_shape) > 1)
 
 
 GRID = np.concatenate([-np.logspace(3, -3, 25), [0.0], np.logspace(-3, 3, 25)])

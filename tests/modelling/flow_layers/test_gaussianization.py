@@ -10,7 +10,6 @@ from scipy import special, stats
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, MixtureGaussianization, Orthogonal
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
-from gyoza.testing import check_flow_layer
 
 
 @pytest.fixture
@@ -27,8 +26,9 @@ def log_density_of_two_peaks(x):
 
 
 @pytest.mark.parametrize(("axes", "shape", "count"), [(None, [3], 3), ([2], [2, 2], 2)])
-def test_contract(axes, shape, count):
-    check_flow_layer(MixtureGaussianization(axes=axes, component_count=count), shape)
+def test_contract(axes, shape, count, check_contract):
+    layer = MixtureGaussianization(axes=axes, component_count=count)
+    check_contract(layer, shape, is_further_layout=axes is not None)
 
 
 Z = np.concatenate([[0.0, 1e-8], np.linspace(-9, 9, 181), [-37.0, 37.0, -1e4, 1e4]])
@@ -149,8 +149,12 @@ def test_failed_adaptation_leaves_the_weights_unchanged(two_peaks):
     before = layer.get_weights()
     bad = two_peaks.copy()
     bad[-1] = np.nan
-    for data, error in ((bad, ValueError), (bad[:0], ValueError), (np.arange(9), TypeError)):
-        with pytest.raises(error, match="`data` should"):
+    for data, error, message in (
+        (bad, ValueError, "`data` should be finite"),
+        (bad[:0], ValueError, "`data` should hold at least one instance"),
+        (np.arange(9), TypeError, "`data` should be floating-point"),
+    ):
+        with pytest.raises(error, match=message):
             layer.adapt(data)
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

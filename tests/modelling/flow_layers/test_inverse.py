@@ -21,33 +21,32 @@ from gyoza.modelling.flow_layers import (
     Squeeze,
     TriangularAffine,
 )
-from gyoza.testing import check_flow_layer
 
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
-def test_contract_inverse_autoregressive_flow():
-    check_flow_layer(
+def test_contract_inverse_autoregressive_flow(check_contract):
+    check_contract(
         Inverse(MaskedAffine(conditioner=MADE([8], "tanh"))), [3], policies=("mixed_float16",)
     )
 
 
-def test_contract_conditional():
+def test_contract_conditional(check_contract):
     layer = Inverse(AffineCoupling(compute_coupling_parameters=MLP([8], "tanh")))
-    check_flow_layer(layer, [4], context=normal(4, 2, seed=1), policies=(), fresh_process=False)
+    check_contract(layer, [4], context=normal(4, 2, seed=1), is_further_layout=True)
 
 
-def test_contract_change_of_shape():
-    check_flow_layer(Inverse(Squeeze()), [2, 2, 4], policies=("float64",))
+def test_contract_change_of_shape(check_contract):
+    check_contract(Inverse(Squeeze()), [2, 2, 4], policies=("float64",))
 
 
-def test_contract_model():
+def test_contract_model(check_contract):
     model = FlowModel(
         [ActivationNormalization(), TriangularAffine(), HeavisidePermutation(), LULinear(seed=1)]
     )
-    check_flow_layer(Inverse(model), [3], policies=(), fresh_process=False)
+    check_contract(Inverse(model), [3], is_further_layout=True)
 
 
 def test_outputs_and_log_determinants_are_those_of_the_inverse_function():

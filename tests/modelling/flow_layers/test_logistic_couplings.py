@@ -10,7 +10,6 @@ from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.flow_layers.logistic_couplings import MixtureLogisticCoupling
 from gyoza.modelling.masks import CheckerBoardMask, Mask
-from gyoza.testing import check_flow_layer
 
 
 def randomise(layer, scale=1.0):
@@ -43,14 +42,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name):
+def test_contract(name, check_contract):
     arguments, input_shape = CASES[name]
     layer = MixtureLogisticCoupling(
         compute_coupling_parameters=MLP([4], activation="tanh"), **arguments
     )
     # Neither dtypes nor saving depend on the axes: one case is enough.
-    options = {} if name == "vector" else {"policies": (), "fresh_process": False}
-    check_flow_layer(layer, input_shape, tolerance=1e-4, **options)
+    check_contract(layer, input_shape, tolerance=1e-4, is_further_layout=name != "vector")
 
 
 @pytest.mark.parametrize("component_count", [2, 8])

@@ -17,7 +17,6 @@ from gyoza.modelling.flow_layers import (
     Squeeze,
 )
 from gyoza.modelling.flow_layers.multi_scale import FactorOut
-from gyoza.testing import check_flow_layer
 
 
 def images(*shape):
@@ -56,10 +55,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name):
+def test_contract(name, check_contract):
     layer, input_shape = CASES[name]
-    options = {} if name == "nested" else {"policies": (), "fresh_process": False}
-    check_flow_layer(layer, input_shape, **options)
+    check_contract(layer, input_shape, is_further_layout=name != "nested")
 
 
 def test_the_last_channels_come_first_and_unchanged_then_what_the_flow_makes_of_the_others():

@@ -8,7 +8,6 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import BlockNeuralAutoregressive
-from gyoza.testing import check_flow_layer
 
 
 def normal(*shape, seed=0):
@@ -26,13 +25,13 @@ def make(*input_shape, context_size=None, scale=1.0, dtype="float32", **argument
     return layer
 
 
-def test_contract():
+def test_contract(check_contract):
     layer = BlockNeuralAutoregressive(hidden_sizes=[3, 2])
-    check_flow_layer(layer, [2], policies=("mixed_float16",))
+    check_contract(layer, [2], policies=("mixed_float16",))
 
 
-def test_contract_conditional_axes():
-    check_flow_layer(
+def test_contract_conditional_axes(check_contract):
+    check_contract(
         BlockNeuralAutoregressive(axes=[1, 3], hidden_sizes=[3]),
         [2, 2, 1],
         context=normal(4, 2, seed=1),
@@ -41,9 +40,9 @@ def test_contract_conditional_axes():
     )
 
 
-def test_contract_one_entry():
+def test_contract_one_entry(check_contract):
     layer = BlockNeuralAutoregressive(shape=[1], hidden_sizes=[4])
-    check_flow_layer(layer, [1], policies=(), fresh_process=False)
+    check_contract(layer, [1], is_further_layout=True)
 
 
 @pytest.mark.parametrize("context_size", [None, 2])

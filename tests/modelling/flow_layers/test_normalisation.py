@@ -111,8 +111,12 @@ def test_failed_adaptation_leaves_the_weights_unchanged(data):
     before = layer.get_weights()
     broken = data.copy()
     broken[-1, 0, 0] = np.nan
-    for bad, error in ((broken, ValueError), (data[:0], ValueError), (data.astype(int), TypeError)):
-        with pytest.raises(error, match="`data` should"):
+    for bad, error, message in (
+        (broken, ValueError, "`data` should be finite"),
+        (data[:0], ValueError, "`data` should hold at least one instance"),
+        (data.astype(int), TypeError, "`data` should be floating-point"),
+    ):
+        with pytest.raises(error, match=message):
             layer.adapt(bad)
     for old, new in zip(before, layer.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)

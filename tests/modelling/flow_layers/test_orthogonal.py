@@ -5,11 +5,10 @@ import pytest
 from keras import ops
 
 from gyoza.modelling.flow_layers import FlowModel, Orthogonal
-from gyoza.testing import check_flow_layer
 
 
-def test_contract():
-    check_flow_layer(Orthogonal(axes=[1, 3]), [2, 2, 2])
+def test_contract(check_contract):
+    check_contract(Orthogonal(axes=[1, 3]), [2, 2, 2])
 
 
 def to_matrix(layer, size):

@@ -8,7 +8,6 @@ from keras.ops import convert_to_numpy as to_numpy
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import Planar, Radial, Sylvester
 from gyoza.modelling.functions.roots import find_root
-from gyoza.testing import check_flow_layer
 
 CASES = {
     "planar": (Planar(), [3]),
@@ -18,8 +17,8 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name):
-    check_flow_layer(*CASES[name])
+def test_contract(name, check_contract):
+    check_contract(*CASES[name])
 
 
 @pytest.mark.parametrize("layer", [Planar, Radial, Sylvester])

@@ -9,7 +9,6 @@ from keras.ops import convert_to_numpy as to_numpy
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, Residual
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
-from gyoza.testing import check_flow_layer
 
 
 def with_random_weights(scale=1.0, **arguments):
@@ -20,8 +19,8 @@ def with_random_weights(scale=1.0, **arguments):
     return layer
 
 
-def test_contract():
-    check_flow_layer(Residual(hidden_sizes=[6, 5]), [3])
+def test_contract(check_contract):
+    check_contract(Residual(hidden_sizes=[6, 5]), [3])
 
 
 @pytest.mark.parametrize("shape", [(4, 9), (9, 4), (1, 5), (64, 64)])

@@ -22,7 +22,6 @@ from gyoza.modelling.flow_layers.spline_couplings import (
 )
 from gyoza.modelling.functions.splines import circular_spline, rational_quadratic_spline
 from gyoza.modelling.masks import CheckerBoardMask, Mask
-from gyoza.testing import check_flow_layer
 
 SPLINES = {
     RationalQuadraticSplineCoupling: rational_quadratic_spline,
@@ -59,12 +58,11 @@ CASES = {
         if (layer_class, case) != (RationalQuadraticSplineCoupling, "checkerboard")
     ],
 )
-def test_contract(layer_class, case):
+def test_contract(layer_class, case, check_contract):
     arguments, input_shape = CASES[case]
     layer = layer_class(compute_coupling_parameters=MLP([8]), **arguments)
     # Neither dtypes nor saving depend on the axes: one case is enough.
-    options = {} if case == "vector" else {"policies": (), "fresh_process": False}
-    check_flow_layer(layer, input_shape, tolerance=1e-4, **options)
+    check_contract(layer, input_shape, tolerance=1e-4, is_further_layout=case != "vector")
 
 
 @BOTH

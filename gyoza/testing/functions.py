@@ -1,0 +1,71 @@
+"""What is done with a layer to check it, as functions of tensors, which can be compiled."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.backend import jit, vjp
+from gyoza.modelling.flow_layers import FlowLayer
+from gyoza.modelling.flow_layers.recomputation import run_and_forget
+
+__all__ = ["RUNS_EAGERLY", "call_and_forget", "compile_on_jax", "differentiate", "there_and_back"]
+
+# JAX compiles eager operations, too, one by one, which takes longer than to compile all at once.
+# Elsewhere it takes longer to compile a function than to run it a few times.
+RUNS_EAGERLY = keras.backend.backend() != "jax"
+
+
+def compile_on_jax(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the faster way to run a function once: compiled on JAX, as it is elsewhere."""
+    return function if RUNS_EAGERLY else jit(function)
+
+
+def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Any, Any, Any]]:
+    """Returns a function of inputs and context: outputs, log-determinants, and inputs again."""
+
+    def run(inputs: Any, *contexts: Any) -> tuple[Any, Any, Any]:
+        outputs, log_det = layer(inputs, *contexts)
+        return outputs, log_det, layer.invert(outputs, *contexts)
+
+    return run
+
+
+def call_and_forget(layer: FlowLayer) -> Callable[..., Any]:
+    """Returns a function that calls the layer as a memory-efficient model does."""
+
+    def run(x: Any, context: Any = None) -> Any:
+        return run_and_forget(
+            [layer], x, context, lambda context, _: {"context": context}, training=None
+        )
+
+    return run
+
+
+def differentiate(
+    function: Callable[..., Any], weights: Sequence[keras.Variable], seed: int
+) -> Callable[..., Any]:
+    """Returns the gradients of a random sum of a function's outputs.
+
+    They are a function of its tensors, followed by values of the weights.
+    """
+
+    def run(*primals: Any) -> Any:
+        count = len(primals) - len(weights)
+        mapping = list(zip(weights, primals[count:], strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(*primals[:count])
+
+    def gradients(*primals: Any) -> Any:
+        outputs, pullback = vjp(run, primals)
+        random = np.random.default_rng(seed)
+        return pullback(
+            keras.tree.map_structure(
+                lambda x: ops.convert_to_tensor(random.normal(size=x.shape), dtype=x.dtype),
+                outputs,
+            )
+        )
+
+    return gradients
