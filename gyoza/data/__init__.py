@@ -1,6 +1,6 @@
 """Training data: pairs from which factors are learnt, pictures of known factors, toy densities.
 
-Importing this package imports neither scipy, nor scikit-learn, nor matplotlib.
+Importing this package imports neither SciPy, nor scikit-learn, nor Matplotlib.
 """
 
 from gyoza.data.digits import TintedDigits, distort, load_tinted_digits, tint

@@ -1,7 +1,7 @@
 r"""Handwritten digits in random colours: small pictures with two factors that everyone can name.
 
-Every picture of a digit is tinted in a hue that has nothing to do with the digit. A representation
-of the pictures should hold the two apart, and apart from how the digit was written.
+Every picture of a digit is tinted in a hue that is independent of the digit. A representation of
+the pictures should keep the two apart, and apart from how the digit was written.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["TintedDigits", "load_tinted_digits", "tint", "distort"]
 
 @dataclass
 class TintedDigits:
-    """Pictures of digits and their two factors, to be indexed like an array.
+    """Pictures of digits and their two factors, which can be indexed like an array.
 
     Args:
         images: The pictures, float32 array of shape [N, 8, 8, 3] with values in [0, 1].
-        digits: The digits that they show, integers of shape [N].
+        digits: The digits in the pictures, integers of shape [N].
         hues: The hues of their ink in [0, 1), of shape [N].
     """
 
@@ -32,13 +32,13 @@ class TintedDigits:
     hues: np.ndarray
 
     def classes(self, hue_count: int = 12) -> np.ndarray:
-        """Gives digits and hues as classes, as `gyoza.data.CategoricalPairs` takes them.
+        """Returns digits and hues as classes, as `gyoza.data.CategoricalPairs` expects them.
 
         Args:
-            hue_count: Number of equal sections into which the colour wheel is cut.
+            hue_count: Number of equal sections into which the colour wheel is divided.
 
         Returns:
-            Integer array of shape [N, 2], with the digit and the section, which counts from 0.
+            Integer array of shape [N, 2], with the digit and the index of the section.
 
         Raises:
             ValueError: If `hue_count` is not a positive integer.
@@ -58,22 +58,23 @@ def load_tinted_digits(
 ) -> tuple[TintedDigits, ...]:
     """Loads the digits of scikit-learn, splits them in three, and tints them in random hues.
 
-    Handwriting is split before it is copied, so none is in two sets: 72 % of the 1797 pictures are
-    for training, 8 % for validation and 20 % for testing, with equal shares of every digit.
+    The pictures are split before they are copied, so that no handwriting is in two sets: 72 % of
+    the 1797 pictures are for training, 8 % for validation and 20 % for testing, with equal shares
+    of every digit.
 
     Args:
-        copy_count: How often each picture for training and validation occurs, each time in another
+        copy_count: Number of copies of each picture for training and validation, each in another
             hue. A positive integer.
-        distortion: How much the copies for training are distorted, as `distort` takes it.
+        distortion: Strength of the distortion of training pictures; see `distort`.
         saturation: Saturation of the ink, in [0, 1].
-        seed: Non-negative integer from which split, distortions and hues follow.
+        seed: Non-negative integer that determines the split, the distortions and the hues.
 
     Returns:
         The sets for training, validation and testing.
 
     Raises:
         ValueError: If an argument has an unsuitable value.
-        ImportError: If scikit-learn or scipy is missing.
+        ImportError: If scikit-learn or SciPy is missing.
 
     Example:
         >>> from gyoza.data import load_tinted_digits
@@ -105,10 +106,10 @@ def load_tinted_digits(
 
 
 def tint(images: Any, hues: Any, saturation: float = 0.85) -> np.ndarray:
-    r"""Colours what is bright in grey pictures, while black stays black.
+    r"""Tints the bright parts of grey pictures, while black stays black.
 
     The colour of a picture with hue :math:`h` and saturation :math:`s` is that of the HSV colour
-    space at full value, whose channels, with :math:`n` = 5, 3 and 1 for red, green and blue, are
+    space at full value. Its channels, with :math:`n` = 5, 3 and 1 for red, green and blue, are
 
     .. math::
         1 - s \operatorname{clip}\big(\min(k, 4 - k), 0, 1\big), \qquad k = (n + 6 h) \bmod 6
@@ -139,7 +140,7 @@ def tint(images: Any, hues: Any, saturation: float = 0.85) -> np.ndarray:
     _check_pictures(images)
     if hues.shape != images.shape[:1]:
         raise ValueError(
-            "`hues` should have one entry for every picture. "
+            "`hues` should have one value for every picture. "
             f"Received: hues.shape={hues.shape}, images.shape={images.shape}"
         )
     if not np.all((hues >= 0) & (hues <= 1)):
@@ -156,17 +157,17 @@ def tint(images: Any, hues: Any, saturation: float = 0.85) -> np.ndarray:
 def distort(
     images: Any, strength: float = 0.06, seed: int | np.random.Generator | None = None
 ) -> np.ndarray:
-    r"""Turns, slants, scales and shifts grey pictures a little, each in its own way.
+    r"""Rotates, shears, scales and shifts each grey picture slightly at random.
 
-    The picture at pixel :math:`p` becomes what it was at :math:`A (p - c) + c + d`, where :math:`c`
-    is its centre, by linear maps and shifts that are drawn from normal distributions:
+    The new value at pixel :math:`p` is the old one at :math:`A (p - c) + c + d`, where :math:`c` is
+    the centre of the picture. Linear maps and shifts are drawn from normal distributions:
     :math:`A = I + \alpha \varepsilon` and :math:`d = 2 \alpha \delta` pixels, with independent
     standard normal :math:`\varepsilon` and :math:`\delta`.
 
     Args:
         images: Grey pictures with values in [0, 1], array-like of shape [N, height, width].
         strength: The standard deviation :math:`\alpha`, a non-negative number.
-        seed: Non-negative integer from which the distortions follow, or a generator to draw them
+        seed: Non-negative integer that determines the distortions, or a generator to draw them
             from. If None, they differ from call to call.
 
     Returns:
@@ -174,7 +175,7 @@ def distort(
 
     Raises:
         ValueError: If an argument has an unsuitable shape or value.
-        ImportError: If scipy is missing.
+        ImportError: If SciPy is missing.
 
     Example:
         >>> from gyoza.data import distort

@@ -1,7 +1,7 @@
-r"""Drawn faces, of which everything is known: expression, pose, light and person.
+r"""Drawn faces, about which everything is known: expression, pose, light and person.
 
-They are what a network that reads faces is asked with, since a face that differs in nothing but
-its mouth can be drawn for any of them.
+They serve to question a network that reads faces: for any face, one can be drawn that differs in
+nothing but the mouth.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from gyoza.data.rendering import Renderer
 __all__ = ["Faces"]
 
 _CHUNK_SIZE = 32
-"""Number of pictures that are rendered at a time, such that they fit into the processor's cache."""
+"""Number of pictures that are rendered at a time, so that they fit into the processor's cache."""
 
 
 class Faces(Renderer):
     r"""Renders grey faces from their factors, with smooth edges and shading.
 
-    A face fills the picture, as a face detector would crop it. Its eight factors are independent.
-    Those of its expression:
+    A face fills the picture, as if cropped by a face detector. Its eight factors are independent.
+    Those of the expression are
 
-    - `mouth`, from -1, its corners are down, to 1, they are up,
-    - `opening` of the mouth, from 0, closed, to 1,
-    - `brows`, from -1, their inner ends are lowered, to 1, they are raised,
-    - `eyes`, from 0, nearly closed, to 1, wide open,
+    - `mouth`, from -1 (corners down) to 1 (corners up),
+    - `opening` of the mouth, from 0 (closed) to 1 (wide open),
+    - `brows`, from -1 (inner ends lowered) to 1 (inner ends raised),
+    - `eyes`, from 0 (nearly closed) to 1 (wide open),
 
-    those of the picture:
+    those of the picture are
 
     - `tilt`, the angle in radians by which the head leans counter-clockwise,
-    - `light`, where it comes from, from -1, the left, to 1, the right of the picture,
+    - `light`, the direction that it comes from, from -1 (left) to 1 (right),
 
-    and those of the person:
+    and those of the person are
 
-    - `width` of the face, relative to a medium one,
+    - `width` of the face, relative to an average one,
     - `skin`, the share of light that it reflects.
 
-    A frown is (-1, 0) in mouth and opening, and a smile (1, 0). Lowered brows make a face angry,
-    raised ones with the corners of the mouth down make it sad, and raised ones with eyes and mouth
-    wide open make it look surprised.
+    A frown is (-1, 0) in mouth and opening, and a smile (1, 0). With lowered brows, a face looks
+    angry; with raised ones, it looks sad if the corners of the mouth are down, and surprised if
+    eyes and mouth are wide open.
 
-    The face is shaded like half an ellipsoid, of normal :math:`n`, in ambient light and that of a
+    The face is shaded like half an ellipsoid, with normal :math:`n`, in ambient light and that of a
     lamp in direction :math:`l`,
 
     .. math::
         I = r \, (0.6 + 0.4 \max(0, n \cdot l)), \qquad
         l = (\sin \varphi, 0, \cos \varphi), \quad \varphi = 1.1 \, \text{light}
 
-    with :math:`r` as the share of light that skin, eyes, brows or lips reflect. Lids, lips and
-    brows are bounded by parabolas, and a pixel's brightness takes the share of it that they cover.
-    The mouth is open over an area of :math:`\tfrac{4}{3} w h`, with :math:`w` as half its width and
-    :math:`h` as its height in the middle.
+    where :math:`r` is the share of light that skin, eyes, brows or lips reflect. Lids, lips and
+    brows are bounded by parabolas, and contribute to the brightness of a pixel by the share of it
+    that they cover. The opening of the mouth has an area of :math:`\tfrac{4}{3} w h`, where
+    :math:`w` is half its width and :math:`h` its height in the middle.
 
     Args:
         image_size: Height and width of a picture in pixels, a positive integer.
@@ -90,7 +90,7 @@ class Faces(Renderer):
 
 
 class _Style(NamedTuple):
-    """How faces are drawn. Lengths are in units of the picture's, from its middle and down."""
+    """How faces are drawn. Lengths are shares of the picture's, downwards from its centre."""
 
     background: float = 0.23
     hair: float = 0.18
@@ -169,7 +169,7 @@ def _draw_face(images: np.ndarray, f: _Factors) -> None:
     _paint(images, cover, face)
 
 
-# Where parts of a face may lie at any tilt and width: left, right, top and bottom.
+# Where parts of a face may be at any tilt and width: left, right, top and bottom.
 _EYES = -0.36, 0.36, -0.4, 0.13
 _NOSE = -0.13, 0.13, -0.18, 0.17
 _MOUTH = -0.32, 0.32, 0.0, 0.5
@@ -247,12 +247,12 @@ def _paint_eyes(
 
 
 def _paint(canvas: np.ndarray, cover: np.ndarray, colour: _Number) -> None:
-    """Paints over what is there."""
+    """Paints a colour over the canvas, in the share of each pixel that is covered."""
     canvas += cover * (colour - canvas)
 
 
 def _cover_between(v: np.ndarray, upper: _Number, lower: _Number, pixel: np.float32) -> np.ndarray:
-    """Share of a pixel's height that lies between two curves."""
+    """Returns the share of a pixel's height that lies between two curves."""
     covered = np.minimum(lower, v + pixel / 2) - np.maximum(upper, v - pixel / 2)
     return np.maximum(covered, 0) / pixel
 
@@ -260,8 +260,9 @@ def _cover_between(v: np.ndarray, upper: _Number, lower: _Number, pixel: np.floa
 def _cover_ellipse(
     u: np.ndarray, v: np.ndarray, a: float, b: float, pixel: np.float32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Share of a pixel in an ellipse, and its squared distance from the middle, 1 at the edge."""
+    """Returns the share of a pixel in an ellipse, and its squared radius, 1 at the edge."""
     radii = np.square(u / a) + np.square(v / b)
-    # To first order, the distance to the edge is (1 - r) / |∇r|. In the middle, it is only large.
+    # To first order, the distance to the edge is (1 - r) / |∇r|. In the centre, it only has to be
+    # large.
     slope = 2 * np.sqrt(np.square(u / (a * a)) + np.square(v / (b * b))) + np.float32(1e-6)
     return np.clip((1 - radii) / (slope * pixel) + 0.5, 0, 1), radii

@@ -1,20 +1,19 @@
-"""What renderers of pictures with known factors have in common."""
+"""The base of renderers of pictures with known factors."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, to_numpy
+from gyoza.data.checks import check_integer, to_numpy, to_seed
 
 __all__ = ["Renderer"]
 
 
 class Renderer:
-    """Base of the renderers: their factors, how these are drawn and listed, and the checks.
+    """Base of the renderers: draws and lists factors, and checks them.
 
     A subclass names its factors, in `names`, and implements `_render`.
 
@@ -40,7 +39,7 @@ class Renderer:
 
         Args:
             count: Number of pictures, a non-negative integer.
-            seed: Non-negative integer from which the pictures follow. If None, a seed is drawn that
+            seed: Non-negative integer that determines the pictures. If None, a seed is drawn, which
                 `keras.utils.set_random_seed` makes reproducible.
 
         Returns:
@@ -51,11 +50,7 @@ class Renderer:
             ValueError: If `count` or `seed` is not a non-negative integer.
         """
         check_integer("count", count, minimum=0)
-        if seed is None:
-            # Python's generator is the one that `keras.utils.set_random_seed` seeds.
-            seed = random.getrandbits(32)
-        check_integer("seed", seed, minimum=0)
-        factors = self._draw(np.random.default_rng(seed), count)
+        factors = self._draw(np.random.default_rng(to_seed(seed)), count)
         return self.render(factors), factors
 
     def grid(self, counts: Sequence[int]) -> np.ndarray:
@@ -63,7 +58,7 @@ class Renderer:
 
         Args:
             counts: The number of values of each factor, positive integers. The values run from the
-                lower to the upper end of a factor's range. A single value is the lower end.
+                lower to the upper end of the factor's range. A single value is the lower end.
 
         Returns:
             Float64 array of shape [product of the counts, factor count], whose last factor changes
@@ -74,7 +69,7 @@ class Renderer:
         """
         if np.shape(counts) != (len(self.names),):
             raise ValueError(
-                f"`counts` should have one entry for each of {self.names}. "
+                f"`counts` should have one number for each of {self.names}. "
                 f"Received: counts={counts}"
             )
         for count in counts:
@@ -103,7 +98,7 @@ class Renderer:
             )
         factors = factors.astype("float64")
         for name, column, (low, high) in zip(self.names, factors.T, self._limits, strict=True):
-            slack = 1e-6 * max(abs(low), abs(high))  # for what was rounded to float32
+            slack = 1e-6 * max(abs(low), abs(high))  # for values that were rounded to float32
             if not np.all((column >= low - slack) & (column <= high + slack)):
                 raise ValueError(
                     f"`factors` should have values of {name} in [{low:g}, {high:g}]. "
@@ -117,7 +112,7 @@ class Renderer:
         return rng.uniform(low, high, size=(count, len(self.names)))
 
     def _list_values(self, counts: Sequence[int]) -> list[np.ndarray]:
-        """Gives the values of each factor in a grid."""
+        """Returns the values of each factor in a grid."""
         return [
             np.linspace(low, high, count)
             for (low, high), count in zip(self._limits, counts, strict=True)

@@ -1,7 +1,7 @@
-r"""Pictures of sprites, of which everything is known: shape, scale, orientation and position.
+r"""Pictures of sprites, about which everything is known: shape, scale, orientation and position.
 
-They are what a representation is measured by, since nothing but the five factors varies. The layout
-is that of dSprites, with continuous factors in place of a fixed data set.
+They serve to measure representations, since nothing but the five factors varies. The layout is that
+of dSprites, with continuous factors instead of a fixed data set.
 
 References:
     - Matthey, L., Higgins, I., Hassabis, D., & Lerchner, A. (2017). "dSprites: Disentanglement
@@ -21,23 +21,23 @@ from gyoza.data.rendering import Renderer
 __all__ = ["Sprites"]
 
 _CHUNK_SIZE = 32
-"""Number of pictures that are rendered at a time, such that they fit into the processor's cache."""
+"""Number of pictures that are rendered at a time, so that they fit into the processor's cache."""
 
 
 class Sprites(Renderer):
-    r"""Renders white shapes on black ground from their factors, with smooth edges.
+    r"""Renders white shapes on a black background from their factors, with smooth edges.
 
     A picture covers the unit square. Its five factors are independent:
 
-    - `shape`, the shape's number in `shapes`, from 0,
-    - `scale`, the radius of the smallest circle around the shape's centre of mass that holds it,
-    - `orientation`, the angle in radians by which it is turned counter-clockwise,
+    - `shape`, the index of the shape in `shapes`,
+    - `scale`, the radius of the smallest circle around the shape's centre of mass that encloses it,
+    - `orientation`, the angle in radians by which it is rotated counter-clockwise,
     - `x` and `y`, its centre of mass, where `x` runs from the left and `y` from the top.
 
-    A shape that is turned by its period looks as before: a square by :math:`\pi / 2`, an ellipse by
-    :math:`\pi` and a heart by :math:`2 \pi`. For a picture to have a single label, the orientation
-    stays below the smallest period among the shapes, unless another range is given. Where the range
-    is a full period, its two ends look the same. To avoid this jump, choose a smaller range.
+    A shape that is rotated by its period looks the same: a square by :math:`\pi / 2`, an ellipse by
+    :math:`\pi` and a heart by :math:`2 \pi`. So that each picture has a single label, orientations
+    stay below the smallest period among the shapes, unless another range is given. The two ends of
+    a full period look the same; to avoid this jump, choose a smaller range.
 
     The areas of shapes with scale :math:`r` are
 
@@ -45,18 +45,18 @@ class Sprites(Renderer):
         A_\text{square} = 2 r^2, \qquad A_\text{ellipse} = \tfrac{\pi}{2} r^2, \qquad
         A_\text{heart} = (1 + \tfrac{\pi}{4}) (r / 0.9286)^2
 
-    The semi-axes of the ellipse are :math:`r` and :math:`r / 2`. The heart is a square on its tip
-    with a half disc on each of the upper sides. A pixel's brightness is the share of it that the
-    shape covers, up to what the pixel cannot see of a curve or a corner.
+    The semi-axes of the ellipse are :math:`r` and :math:`r / 2`. The heart is a square standing on
+    a corner, with a half disc on each of the upper sides. A pixel's brightness is the share of it
+    that the shape covers, as if the edge within the pixel were straight.
 
-    Shapes are integers. A `grid` has at most as many values of them as there are shapes, and its
-    orientations stop one step before the upper end.
+    The factor `shape` takes integers. A `grid` has at most as many values of it as there are
+    shapes, and its orientations stop one step before the upper end.
 
     For coloured sprites, pass the pictures to `gyoza.data.tint`.
 
     Args:
         image_size: Height and width of a picture in pixels, a positive integer.
-        shapes: Which of "square", "ellipse" and "heart" there are, in the order of their numbers.
+        shapes: Which of "square", "ellipse" and "heart" there are, in the order of their indices.
         scales: Smallest and largest scale, two positive numbers.
         orientations: Smallest and largest orientation. If None, these are 0 and the smallest period
             among the shapes.
@@ -118,8 +118,7 @@ class Sprites(Renderer):
     def _list_values(self, counts: Sequence[int]) -> list[np.ndarray]:
         if counts[0] > len(self.shapes):
             raise ValueError(
-                f"`counts` should ask for at most {len(self.shapes)} shapes. "
-                f"Received: counts={counts}"
+                f"`counts` should have at most {len(self.shapes)} shapes. Received: counts={counts}"
             )
         values = super()._list_values(counts)
         values[0] = np.arange(counts[0], dtype="float64")
@@ -147,7 +146,7 @@ class Sprites(Renderer):
         scale, angle, x, y = factors.T[..., None]
         right, up = centres - self.image_size * x, self.image_size * y - centres
         cos, sin = np.cos(angle), np.sin(angle)
-        # The pixels' coordinates in the shape's own, unturned system.
+        # The pixels' coordinates in the shape's own system, which is not rotated.
         a = (cos * right).astype("float32")[:, None, :] + (sin * up).astype("float32")[:, :, None]
         b = (-sin * right).astype("float32")[:, None, :] + (cos * up).astype("float32")[:, :, None]
         radius = (self.image_size * scale).astype("float32")[:, :, None]
@@ -155,7 +154,7 @@ class Sprites(Renderer):
 
 
 def _step(distance: np.ndarray) -> np.ndarray:
-    """Share of a pixel that a straight edge leaves inside, from the distance to that edge."""
+    """Returns the share of a pixel inside a straight edge, from the distance to the edge."""
     return np.clip(distance + np.float32(0.5), 0, 1)
 
 
@@ -173,9 +172,9 @@ def _cover_ellipse(a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> np.ndarr
 
 
 def _cover_heart(a: np.ndarray, b: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    # In the right half, in units of the square's side and from its lowest corner: `s` runs along
-    # the lower side to the upper one, which carries the half disc, and `t` along the upper side
-    # to the cleft, at (1, 1).
+    # Coordinates in the right half, in units of the square's side, from its lowest corner: `s` runs
+    # along the lower side up to the upper one, which bears the half disc, and `t` along the upper
+    # side to the cleft, at (1, 1).
     side = radius / np.float32(_HEART_REACH)
     height, width = b + radius, np.abs(a)
     s = (height + width) * np.float32(math.sqrt(0.5))

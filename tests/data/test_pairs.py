@@ -520,8 +520,8 @@ _LABELS = np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]]).T
             ValueError,
             r"factor 2 \(column 1\) with one member of class 'p' and of 2 more",
         ),
-        ({"batch_size": 0}, ValueError, r"positive integer. Received: batch_size=0"),
-        ({"batch_size": 2.5}, ValueError, r"positive integer. Received: batch_size=2\.5"),
+        ({"batch_size": 0}, ValueError, r"of at least 1. Received: batch_size=0"),
+        ({"batch_size": 2.5}, ValueError, r"of at least 1. Received: batch_size=2\.5"),
         ({"correlation": 1.0}, ValueError, r"\[0, 1\).*Received: correlation=1\.0"),
         ({"correlation": -0.1}, ValueError, r"\[0, 1\).*Received: correlation=-0\.1"),
         ({"correlation": np.nan}, ValueError, r"\[0, 1\).*Received: correlation=nan"),
@@ -537,8 +537,8 @@ _LABELS = np.array([[0, 0, 0, 1, 1, 1], [0, 1, 0, 1, 0, 1]]).T
             ValueError,
             r"2 combinations of one member if factor 1 \(column 0\) is left out",
         ),
-        ({"seed": -1}, ValueError, r"non-negative integer or None. Received: seed=-1"),
-        ({"seed": 0.5}, ValueError, r"non-negative integer or None. Received: seed=0\.5"),
+        ({"seed": -1}, ValueError, r"of at least 0. Received: seed=-1"),
+        ({"seed": 0.5}, ValueError, r"of at least 0. Received: seed=0\.5"),
     ],
 )
 def test_bad_arguments_of_categorical_pairs(change, error, message):
@@ -579,7 +579,7 @@ def test_bad_arguments_of_categorical_pairs(change, error, message):
             ValueError,
             "at least two factors .* one factor",
         ),
-        ({"batch_size": -3}, ValueError, r"positive integer. Received: batch_size=-3"),
+        ({"batch_size": -3}, ValueError, r"of at least 1. Received: batch_size=-3"),
     ],
 )
 def test_bad_arguments_of_continuous_pairs(change, error, message):
@@ -592,5 +592,5 @@ def test_bad_arguments_of_continuous_pairs(change, error, message):
 @pytest.mark.parametrize("epoch", [-1, 0.5])
 def test_bad_epoch(epoch):
     source, _ = _categorical()
-    with pytest.raises(ValueError, match=f"non-negative integer. Received: epoch={epoch}"):
+    with pytest.raises(ValueError, match=f"of at least 0. Received: epoch={epoch}"):
         source.set_epoch(epoch)

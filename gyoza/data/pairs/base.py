@@ -1,16 +1,14 @@
-"""What all sources of pairs have in common."""
+"""The base of all sources of pairs."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from gyoza.data.checks import to_numpy
-from gyoza.modelling.axes import is_integer
+from gyoza.data.checks import check_integer, to_numpy, to_seed
 
 __all__ = [
     "PairSource",
@@ -25,12 +23,12 @@ __all__ = [
 class PairSource(keras.utils.PyDataset):
     """Base of the pair sources: epochs, batches and the checks that all of them share.
 
-    A subclass sets up whatever it draws from, implements `_draw_partners`, and calls `set_epoch(0)`
-    at the end of its constructor.
+    A subclass prepares what it draws from, implements `_draw_partners`, and calls `set_epoch(0)` at
+    the end of its constructor.
 
     Args:
         x: The instances, of shape [N, ...].
-        targets: The rows of which `y` is made, of shape [row count, 1 + factor count].
+        targets: The rows from which `y` is composed, of shape [row count, 1 + factor count].
         batch_size: Number of pairs in a batch.
         shuffle: Whether to draw new pairs, in a new order, after every epoch.
         seed: Non-negative integer, or None.
@@ -47,21 +45,10 @@ class PairSource(keras.utils.PyDataset):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not is_integer(batch_size) or batch_size < 1:
-            raise ValueError(
-                f"`batch_size` should be a positive integer. Received: batch_size={batch_size!r}"
-            )
-        if seed is None:
-            # Python's generator is the one that `keras.utils.set_random_seed` seeds and that
-            # Keras takes its own default seeds from.
-            seed = random.getrandbits(32)
-        elif not is_integer(seed) or seed < 0:
-            raise ValueError(
-                f"`seed` should be a non-negative integer or None. Received: seed={seed!r}"
-            )
+        check_integer("batch_size", batch_size, minimum=1)
         self.batch_size = int(batch_size)
         self.shuffle = bool(shuffle)
-        self.seed = int(seed)
+        self.seed = to_seed(seed)
         self._x = x
         self._targets = targets
 
@@ -84,8 +71,8 @@ class PairSource(keras.utils.PyDataset):
         """Draws the pairs of a given epoch, for instance to resume an interrupted training.
 
         Keras moves on to the next epoch by itself, after every pass of `fit`, `evaluate` or
-        `predict`, and once more when it resets the source before the first. The pairs depend on
-        the arguments of the source and on the epoch alone, not on the epochs drawn before.
+        `predict`, and once more when it resets the source before the first. The pairs depend only
+        on the arguments of the source and on the epoch, not on the epochs drawn before.
 
         Args:
             epoch: Non-negative integer.
@@ -93,8 +80,7 @@ class PairSource(keras.utils.PyDataset):
         Raises:
             ValueError: If `epoch` is not a non-negative integer.
         """
-        if not is_integer(epoch) or epoch < 0:
-            raise ValueError(f"`epoch` should be a non-negative integer. Received: epoch={epoch!r}")
+        check_integer("epoch", epoch, minimum=0)
         rng = np.random.default_rng([self.seed, epoch])
         count = len(self._x)
         first = rng.permutation(count) if self.shuffle else np.arange(count)
@@ -128,7 +114,7 @@ class PairSource(keras.utils.PyDataset):
         return -(-len(self._x) // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """Gathers a batch of the current epoch.
+        """Returns a batch of the current epoch.
 
         Args:
             index: Position of the batch in the epoch.
@@ -155,18 +141,18 @@ class PairSource(keras.utils.PyDataset):
 
 
 def to_instances(x: Any) -> np.ndarray:
-    """Converts `x` to numpy and checks that it is possible to make a pair of it."""
+    """Converts `x` to NumPy and checks that pairs can be made from it."""
     x = to_numpy(x)
     if x.ndim == 0 or len(x) < 2:
         raise ValueError(
-            "`x` should hold at least two instances along its first axis, since an instance is "
+            "`x` should hold at least two instances along its first axis, since each instance is "
             f"paired with another one. Received: x.shape={x.shape}"
         )
     return x
 
 
 def to_columns(name: str, values: Any, x: np.ndarray) -> np.ndarray:
-    """Converts what describes the instances to a numpy array of shape [N, K] and checks that."""
+    """Converts labels or factors of the instances to a checked array of shape [N, K]."""
     values = to_numpy(values)
     if values.ndim not in (1, 2) or 0 in values.shape[1:]:
         raise ValueError(
@@ -186,18 +172,18 @@ def to_correlations(name: str, value: float | Sequence[float], factor_count: int
     correlations = np.asarray(value, dtype="float64")
     if correlations.shape not in ((), (factor_count,)):
         raise ValueError(
-            f"`{name}` should be a float or have one entry for each of the {factor_count} factors "
+            f"`{name}` should be a float or have one value for each of the {factor_count} factors "
             f"(the residual factor is not one of them). Received: {name}={value}"
         )
     return np.broadcast_to(correlations, factor_count)
 
 
 def to_shared_factors(share: str, kinds: Sequence[str], factor_count: int) -> np.ndarray:
-    """Tells which factors the kinds of pairs share, as booleans of shape [kinds, factor count].
+    """Returns the factors that each kind of pair shares: booleans of shape [kinds, factor count].
 
     Args:
-        share: "all", "one" or "all but one". There is a kind of pairs for each factor that is
-            shared alone, or that is not shared.
+        share: "all", "one" or "all but one". There is a kind of pair for each factor that is shared
+            alone, or that is the only one not shared.
         kinds: The values that `share` may have.
         factor_count: Number of factors.
 
@@ -220,5 +206,5 @@ def to_shared_factors(share: str, kinds: Sequence[str], factor_count: int) -> np
 
 
 def name_factor(column: int) -> str:
-    """Names a factor as the loss counts it, from 1, and by its column in the caller's array."""
+    """Names a factor by its number in the loss, from 1, and by its column in the caller's array."""
     return f"factor {column + 1} (column {column})"

@@ -21,7 +21,7 @@ __all__ = ["CategoricalPairs"]
 
 
 _CLASS_TYPES = (int, str, bytes, np.integer, np.bool_)
-"""Types of a label. Python's bool is an int, numpy's string scalars are str or bytes."""
+"""Types of a label. Python's bool is an int; NumPy's string scalars are str or bytes."""
 
 
 class CategoricalPairs(PairSource):
@@ -38,45 +38,45 @@ class CategoricalPairs(PairSource):
         y_k = \begin{cases} \sigma_F & k = F \\ 0 & k \neq F \end{cases}
 
     where :math:`c_F` is the class in factor :math:`F` and :math:`\sigma_F` the correlation. In the
-    other factors, the two may or may not happen to share the class. Choose data whose factors are
-    independent of each other; `realised_correlation` shows whether they are.
+    other factors, the two share a class only by chance. Choose data whose factors are independent
+    of each other; `realised_correlation` shows whether they are.
 
-    With `share="all but one"`, it is the other way round: the second instance is drawn from those
-    that share the classes of all factors but :math:`F`, which is thereby drawn anew,
+    With `share="all but one"`, the second instance is instead drawn from those that share the
+    classes of all factors but :math:`F`, which is thereby drawn anew,
 
     .. math::
 
         b \sim \mathcal{U}\{i \neq a : c_k(i) = c_k(a) \;\forall k \neq F\}, \qquad
         y_k = \begin{cases} 0 & k = F \\ \sigma_k & k \neq F \end{cases}
 
-    so that a pair tells of :math:`K - 1` factors at a time, and independence matters less. This
-    needs data that hold every combination of classes at least twice. The residual factor is never
-    shared.
+    so that a pair informs about :math:`K - 1` factors at a time, and independence matters less.
+    This needs data in which every combination of classes occurs at least twice. The residual factor
+    is never shared.
 
     Args:
         x: The instances, array-like of shape [N, ...] and of any dtype, which the batches keep.
         labels: The classes, array-like of integers, booleans or strings and of shape [N], for a
             single factor, or [N, K].
         batch_size: Number of pairs in a batch. The last batch of an epoch may be smaller.
-        correlation: The correlation that the two instances of a pair are to have in the factor
-            whose class they share: one float in [0, 1), or K of them. The closer to 1, the more
-            tightly the instances of a class are pulled together.
+        correlation: The wanted correlation of the two instances of a pair in the factor whose class
+            they share: one float in [0, 1), or K of them. The closer to 1, the more tightly the
+            instances of a class are pulled together.
         shuffle: Whether to draw new pairs, in a new order, after every epoch. If False, the pairs
             of the first epoch are kept and `a` runs through `x` in its own order, as is useful for
             validation.
-        seed: Non-negative integer from which the pairs of every epoch follow, in any process. If
-            None, a seed is drawn that `keras.utils.set_random_seed` makes reproducible.
-        share: Which classes the two instances of a pair share, that of "one" factor, or those of
+        seed: Non-negative integer that determines the pairs of every epoch, in any process. If
+            None, a seed is drawn, which `keras.utils.set_random_seed` makes reproducible.
+        share: The classes that the two instances of a pair share: that of "one" factor, or those of
             "all but one".
         **kwargs: Arguments of `keras.utils.PyDataset`: `workers`, `use_multiprocessing` and
-            `max_queue_size`. A batch takes microseconds, so more than one worker pays only if `x`
-            is mapped from a slow disk; Keras 3.15 then also hands some batches that were queued
-            before the end of an epoch to the next one, in place of new ones.
+            `max_queue_size`. A batch takes microseconds, so more than one worker pays off only if
+            `x` is mapped from a slow disk; Keras 3.15 then also passes some batches that were
+            queued before the end of an epoch on to the next one, instead of new ones.
 
     Raises:
         ValueError: If an argument has an unsuitable shape or value, if a factor has only one
             class, or if a class, or a combination of the classes of all factors but one, has only
-            one member, who then has no partner.
+            one member, which then has no partner.
         TypeError: If the labels are neither integers nor booleans nor strings.
 
     Example:
@@ -144,8 +144,8 @@ class CategoricalPairs(PairSource):
     def realised_correlation(self) -> np.ndarray:
         r"""How much more often than by chance the current epoch's pairs agree, per factor.
 
-        A float64 matrix of shape [K, K], without the residual factor. Row :math:`F` regards the
-        pairs that were drawn for factor :math:`F`, column :math:`G` their classes in factor
+        A float64 matrix of shape [K, K], without the residual factor. Row :math:`F` is about the
+        pairs that were drawn for factor :math:`F`, column :math:`G` about their classes in factor
         :math:`G`:
 
         .. math::
@@ -155,11 +155,11 @@ class CategoricalPairs(PairSource):
 
         where :math:`P_G` is the agreement of two different instances that are drawn at random from
         all of them. This is Cohen's kappa with the chance agreement known from the data set. The
-        diagonal is 1 by construction. Off the diagonal, the entries scatter around 0 if the
-        factors are independent, as `y` claims; an entry far from 0 says that instances which
-        share the class in factor :math:`F` tend to share it in :math:`G`, too, so that the data
-        cannot tell the two factors apart. With `share="all but one"`, the diagonal should be close
-        to 0, and the other entries are 1. A row is NaN if the epoch has no pair for its factor.
+        diagonal is 1 by construction. Off the diagonal, the values scatter around 0 if the factors
+        are independent, as `y` states; a value far from 0 shows that instances which share a class
+        in factor :math:`F` tend to share one in :math:`G`, too, so that the data cannot distinguish
+        the two factors. With `share="all but one"`, the diagonal should be close to 0, and the
+        other values are 1. A row is NaN if the epoch has no pair for its factor.
 
         References:
             - Cohen, J. (1960). "A Coefficient of Agreement for Nominal Scales." Educational and
@@ -176,7 +176,7 @@ class CategoricalPairs(PairSource):
 
 
 def _encode_classes(labels: np.ndarray) -> np.ndarray:
-    """Numbers the classes of all factors consecutively, such that no number occurs in two factors.
+    """Numbers the classes of all factors consecutively, so that no number occurs in two factors.
 
     Args:
         labels: Classes of shape [N, K].
@@ -194,7 +194,7 @@ def _encode_classes(labels: np.ndarray) -> np.ndarray:
         try:
             values, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
         except TypeError:
-            # Objects that have no order among each other, such as "red" and None.
+            # Objects that cannot be compared, such as "red" and None.
             values = np.array([None])
         if not all(isinstance(v, _CLASS_TYPES) for v in values):
             raise TypeError(
@@ -211,7 +211,7 @@ def _encode_classes(labels: np.ndarray) -> np.ndarray:
         if np.min(counts) == 1:
             alone = values[counts == 1].tolist()
             raise ValueError(
-                "Every class in `labels` should have at least two members, since an instance is "
+                "Every class in `labels` should have at least two members, since each instance is "
                 f"paired with another one of its class. Received: {name_factor(k)} with one "
                 f"member of class {alone[0]!r}"
                 + (f" and of {len(alone) - 1} more" if alone[1:] else "")
@@ -242,9 +242,9 @@ def _combine(classes: np.ndarray) -> np.ndarray:
         if np.min(counts) == 1:
             raise ValueError(
                 "Every combination of the classes of all factors but one should have at least two "
-                "members, since an instance is paired with another one of its combination. "
+                "members, since each instance is paired with another one of its combination. "
                 f"Received: labels with {np.sum(counts == 1)} combinations of one member if "
-                f"{name_factor(k)} is left out; `share='one'` can do without"
+                f"{name_factor(k)} is left out; `share='one'` does not need them"
             )
         combinations[k] = codes.reshape(-1) + combination_count
         combination_count += len(counts)

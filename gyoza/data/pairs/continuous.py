@@ -25,9 +25,9 @@ class ContinuousPairs(PairSource):
     r"""Pairs that have a given correlation in every factor, drawn anew in every epoch.
 
     Every instance is the first of exactly one pair per epoch. The factors are mapped to normal
-    scores (ranks, as quantiles of the standard normal distribution, standardised), such that their
-    distribution does not matter. For an instance :math:`a` with scores :math:`s(a)`, a target is
-    drawn that has the wanted correlations :math:`\rho`, and the instance nearest to it is taken:
+    scores (ranks, as quantiles of the standard normal distribution, standardised), so that their
+    distribution does not matter. For an instance :math:`a` with scores :math:`s(a)`, a target with
+    the wanted correlations :math:`\rho` is drawn, and the instance nearest to it is taken:
 
     .. math::
 
@@ -38,49 +38,49 @@ class ContinuousPairs(PairSource):
 
     where :math:`R` is the correlation matrix of the scores. For independent factors, this is
     :math:`t_k = \rho_k s_k(a) + \sqrt{1 - \rho_k^2} \, \epsilon_k` with standard normal noise. For
-    dependent ones, it lets the targets be distributed like the scores, so that no instance is
-    drawn much more often than others. Instances that have the same scores are drawn equally often.
+    dependent ones, the targets are distributed like the scores, so that no instance is drawn much
+    more often than others. Instances that have the same scores are drawn equally often.
 
-    With `share="one"`, pairs are alike in one factor at a time, as those of `CategoricalPairs` are:
+    With `share="one"`, pairs are alike in one factor at a time, like those of `CategoricalPairs`:
     for each pair, one of the factors :math:`F` is drawn uniformly, and the correlations of all
-    others are taken as 0, in the equation and in :math:`y`. With `share="all but one"`, that of
-    :math:`F` is.
+    others are set to 0, in the equation and in :math:`y`. With `share="all but one"`, only that of
+    :math:`F` is set to 0.
 
-    `realised_correlation` tells how well the data allow for the wanted correlations. They are met
-    closely if the factors are continuous and not too many: with 1000 instances of independent
+    `realised_correlation` shows how closely the data can match the wanted correlations. The match
+    is close if the factors are continuous and not too many: with 1000 instances of independent
     factors and :math:`\rho = 0.9`, about 0.89 is realised for three factors, but only 0.84 for
-    five, because the nearest instance is no longer near. They cannot be met if two factors that
-    depend strongly on each other are to have very different correlations (the off-diagonal noise
-    covariance is then reduced until it is a covariance), nor if a factor takes few different
-    values; for such a factor use `CategoricalPairs`.
+    five, because the nearest instance is no longer near. It fails if two factors that depend
+    strongly on each other are to have very different correlations (the off-diagonal noise
+    covariance is then reduced until the matrix is a covariance), and if a factor takes few
+    different values; for such a factor use `CategoricalPairs`.
 
-    Needs scipy: `pip install "gyoza[data]"`.
+    SciPy is needed: `pip install "gyoza[data]"`.
 
     Args:
         x: The instances, array-like of shape [N, ...] and of any dtype, which the batches keep.
         factors: The factors' values, array-like of finite real numbers and of shape [N], for a
             single factor, or [N, K].
-        correlations: The correlation in (-1, 1) that the two instances of each pair are to have
-            along each factor: K floats, or one that holds for all factors. The residual factor is
-            not among them; its correlation is 0.
+        correlations: The wanted correlation, in (-1, 1), of the two instances of each pair in each
+            factor: K floats, or one that holds for all factors. The residual factor is not among
+            them; its correlation is 0.
         batch_size: Number of pairs in a batch. The last batch of an epoch may be smaller.
         shuffle: Whether to draw new pairs, in a new order, after every epoch. If False, the pairs
             of the first epoch are kept and `a` runs through `x` in its own order, as is useful for
             validation.
-        seed: Non-negative integer from which the pairs of every epoch follow, in any process. If
-            None, a seed is drawn that `keras.utils.set_random_seed` makes reproducible.
-        share: Along which factors the two instances of a pair correlate: "all", "one", or "all but
+        seed: Non-negative integer that determines the pairs of every epoch, in any process. If
+            None, a seed is drawn, which `keras.utils.set_random_seed` makes reproducible.
+        share: The factors in which the two instances of a pair correlate: "all", "one", or "all but
             one".
         **kwargs: Arguments of `keras.utils.PyDataset`: `workers`, `use_multiprocessing` and
-            `max_queue_size`. A batch takes microseconds, so more than one worker pays only if `x`
-            is mapped from a slow disk; Keras 3.15 then also hands some batches that were queued
-            before the end of an epoch to the next one, in place of new ones.
+            `max_queue_size`. A batch takes microseconds, so more than one worker pays off only if
+            `x` is mapped from a slow disk; Keras 3.15 then also passes some batches that were
+            queued before the end of an epoch on to the next one, instead of new ones.
 
     Raises:
         ValueError: If an argument has an unsuitable shape or value, or if a factor is constant or
             not finite.
         TypeError: If the factors are not real numbers.
-        ImportError: If scipy is missing.
+        ImportError: If SciPy is missing.
 
     Example:
         >>> import numpy as np
@@ -129,8 +129,8 @@ class ContinuousPairs(PairSource):
         self._share = share
         self._scores = scores
         self._noise_roots = [_noise_root(scores, correlations) for correlations in self._kinds]
-        # The tree holds each combination of scores once. Of many equal points it would find the
-        # same one every time; drawing from the group that shares them is fair.
+        # The tree holds each combination of scores once. Among equal points it would find the same
+        # one every time; drawing from the group of instances that share them is fair.
         points, group_of = np.unique(scores, axis=0, return_inverse=True)
         self._groups = Groups(group_of.reshape(-1))
         self._tree = import_extra("scipy.spatial", "data").KDTree(points)
@@ -150,9 +150,9 @@ class ContinuousPairs(PairSource):
     def _nearest_others(
         self, rng: np.random.Generator, targets: np.ndarray, first: np.ndarray
     ) -> np.ndarray:
-        """Finds for every target the instance nearest to it, other than the one in `first`."""
-        # Neighbouring queries visit the same nodes of the tree; asked one after the other, they
-        # find them in the processor's cache, which makes the query two to three times as fast.
+        """Finds the instance nearest to every target, other than the one in `first`."""
+        # Neighbouring queries visit the same nodes of the tree. One after the other, they find them
+        # in the processor's cache, which makes the query two to three times as fast.
         order = np.lexsort(np.floor(3 * targets).T)
         nearest = np.empty((len(targets), 2), dtype=np.intp)
         nearest[order] = self._tree.query(targets[order], k=2)[1]
@@ -164,16 +164,15 @@ class ContinuousPairs(PairSource):
     def realised_correlation(self) -> np.ndarray:
         r"""Correlation of the normal scores of `a` with those of `b` over the current epoch.
 
-        A float64 matrix of shape [K, K], without the residual factor. Entry :math:`(j, k)` is
+        A float64 matrix of shape [K, K], without the residual factor. Element :math:`(j, k)` is
         Pearson's correlation of the normal scores :math:`s_j(a)` with :math:`s_k(b)`. The diagonal
-        is what `y` claims and should be close to `correlations`. The entries off the diagonal
-        should be close to 0, and are so if the factors are independent; else expect
-        :math:`\rho_j R_{jk}`. An entry is NaN if all `b` share one value of the factor, which can
-        happen in tiny data sets.
+        is what `y` states, and should be close to `correlations`. Off the diagonal, the values are
+        close to 0 if the factors are independent; otherwise expect :math:`\rho_j R_{jk}`. A value
+        is NaN if all `b` share one value of the factor, which can happen in tiny data sets.
 
-        If pairs do not share all factors, entry :math:`(F, k)` is the correlation of
+        If pairs do not share all factors, element :math:`(F, k)` is the correlation of
         :math:`s_k(a)` with :math:`s_k(b)` over the pairs for which :math:`F` was drawn, as `y`
-        claims.
+        states.
         """
         _, first, second, kind = self._epoch_state
         if self._share == "all":
@@ -182,7 +181,7 @@ class ContinuousPairs(PairSource):
         return np.stack([np.diag(self._correlate(first[f], second[f])) for f in drawn_for])
 
     def _correlate(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Gives the correlations of all scores (rows) of `first` with those of `second`."""
+        """Returns the correlations of all scores (rows) of `first` with those of `second`."""
         with np.errstate(invalid="ignore", divide="ignore"):
             correlation = np.corrcoef(self._scores[first], self._scores[second], rowvar=False)
         return correlation[: self.factor_count, self.factor_count :]
@@ -196,7 +195,7 @@ def _normal_scores(factors: np.ndarray) -> np.ndarray:
 
     Returns:
         Float64 array of shape [N, K], whose columns have mean 0 and variance 1. Equal values
-        have equal scores, namely that of their average rank.
+        have equal scores, that of their average rank.
 
     Raises:
         TypeError: If the values are not real numbers.
@@ -231,8 +230,8 @@ def _noise_root(scores: np.ndarray, correlations: np.ndarray) -> np.ndarray:
     r"""Computes the matrix that gives standard normal noise the covariance it needs.
 
     The covariance is :math:`R \odot (1 - \rho \rho^\top)`, where :math:`R` is the correlation
-    matrix of the scores. If it is not positive semi-definite, its off-diagonal entries are
-    shrunk, in units of the noise's standard deviations, just until it is.
+    matrix of the scores. If it is not positive semi-definite, its off-diagonal elements are
+    shrunk, in units of the noise's standard deviations, just enough that it is.
 
     Args:
         scores: Standardised scores of shape [N, K].

@@ -8,11 +8,11 @@ __all__ = ["Groups"]
 
 
 class Groups:
-    """A partition of instances into groups, from which others than a given one can be drawn.
+    """A partition of instances into groups, from which instances other than a given one are drawn.
 
     Args:
-        group_of: Each instance's group, an integer array of shape [N] with values in
-            [0, group count) of which none is left out.
+        group_of: Each instance's group, an integer array of shape [N] in which every number in
+            [0, group count) occurs.
 
     Attributes:
         group_of: As given.
@@ -35,8 +35,8 @@ class Groups:
         Args:
             rng: The generator that all randomness comes from.
             groups: The groups to draw from, of shape [M].
-            excluded: For each of them an instance not to be drawn, of shape [M]. It need not be a
-                member. A group whose only member is excluded cannot be drawn from.
+            excluded: For each of them, an instance that must not be drawn, of shape [M]. It need
+                not be a member. Each group has to have another member.
 
         Returns:
             The drawn instances, of shape [M].

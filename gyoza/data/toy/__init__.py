@@ -1,6 +1,6 @@
-r"""Toy densities with known entropy, with which the accuracy of a density model is measured.
+r"""Toy densities with known entropy, by which the accuracy of a density model is measured.
 
-Every density draws its own data and knows its own truth:
+Every density generates its own data, and its true values are known:
 
 - `sample(count, seed)` draws independent points, a float32 array of shape [count, dimension_count],
 - `log_prob(x)` is the logarithm of the density, in nats, a float64 array of shape [count],
@@ -8,7 +8,7 @@ Every density draws its own data and knows its own truth:
 - `dimension_count` is the number of dimensions of a point.
 
 No model :math:`q` has a lower expected negative log-likelihood than the entropy, and the excess is
-the Kullback-Leibler divergence from the truth, which tells how much is left to gain:
+the Kullback-Leibler divergence from the truth, which shows how much is left to gain:
 
 .. math::
     D_\text{KL}(p \,\|\, q) = -\mathbb{E}_{x \sim p}[\log q(x)] - H

@@ -1,19 +1,18 @@
-"""What all toy densities have in common."""
+"""The base of all toy densities."""
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, to_numpy
+from gyoza.data.checks import check_integer, to_numpy, to_seed
 
 __all__ = ["CHUNK_SIZE", "ToyDensity", "rotate"]
 
 
 CHUNK_SIZE = 8192
-"""Number of points whose density is computed at a time, such that memory does not run out."""
+"""Number of points whose density is computed at a time, so that memory does not run out."""
 
 
 class ToyDensity:
@@ -37,7 +36,7 @@ class ToyDensity:
 
         Args:
             count: Number of points, a non-negative integer.
-            seed: Non-negative integer from which the points follow. If None, a seed is drawn that
+            seed: Non-negative integer that determines the points. If None, a seed is drawn, which
                 `keras.utils.set_random_seed` makes reproducible.
 
         Returns:
@@ -47,11 +46,7 @@ class ToyDensity:
             ValueError: If `count` or `seed` is not a non-negative integer.
         """
         check_integer("count", count, minimum=0)
-        if seed is None:
-            # Python's generator is the one that `keras.utils.set_random_seed` seeds.
-            seed = random.getrandbits(32)
-        check_integer("seed", seed, minimum=0)
-        return self._draw(np.random.default_rng(seed), int(count)).astype("float32")
+        return self._draw(np.random.default_rng(to_seed(seed)), int(count)).astype("float32")
 
     def log_prob(self, x: Any) -> np.ndarray:
         """Computes the logarithm of the density, in nats.
@@ -60,8 +55,8 @@ class ToyDensity:
             x: The points, array-like of shape [count, dimension_count].
 
         Returns:
-            Float64 array of shape [count]. It is minus infinity where the density is 0, also at
-            infinity, and NaN where a coordinate is NaN.
+            Float64 array of shape [count]. It is minus infinity where the density is 0, including
+            points at infinity, and NaN where a coordinate is NaN.
 
         Raises:
             ValueError: If `x` has an unsuitable shape.

@@ -36,8 +36,8 @@ class TwoMoons(ToyDensity):
         \end{cases}, \qquad
         t \sim \mathcal{U}(0, \pi), \quad \varepsilon \sim \mathcal{N}(0, \sigma^2 I)
 
-    This is the layout of `sklearn.datasets.make_moons`, whose angles however are equally spaced
-    instead of random, so that its points have no density. In polar coordinates
+    This is the layout of `sklearn.datasets.make_moons`, except that the angles there are equally
+    spaced instead of random, so that the points have no density. In polar coordinates
     :math:`(r, \varphi)` around its centre, the density of the first moon is
 
     .. math::
@@ -45,9 +45,9 @@ class TwoMoons(ToyDensity):
         \exp\!\left(-\frac{r}{\sigma^2} (1 - \cos(t - \varphi))\right) dt
 
     The integral is computed by Gauss-Legendre quadrature, between limits that follow the peak of
-    the integrand. `log_prob` is exact to within 1e-9, in the tails as well. The entropy, 0.2892
-    nats by default, is computed by quadrature to within 1e-9, in a time inversely proportional to
-    the noise: about a second by default.
+    the integrand. `log_prob` is exact to within 1e-9, even in the tails. The entropy, 0.2892 nats
+    by default, is computed by quadrature to within 1e-9, in a time inversely proportional to the
+    noise: about a second by default.
 
     Args:
         noise: Standard deviation :math:`\sigma` of the noise along each dimension, a positive
@@ -90,12 +90,12 @@ class TwoMoons(ToyDensity):
         angles = rng.uniform(0, np.pi, size=count)
         points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         is_first = rng.integers(2, size=(count, 1)) == 0
-        points = np.where(is_first, points, _turn_moon(points))
+        points = np.where(is_first, points, _rotate_half(points))
         return points + self.noise * rng.standard_normal((count, 2))
 
     def _log_prob(self, x: np.ndarray) -> np.ndarray:
         first = log_half_circle(x, self.noise)
-        second = log_half_circle(_turn_moon(x), self.noise)
+        second = log_half_circle(_rotate_half(x), self.noise)
         return np.logaddexp(first, second) - math.log(2)
 
 
@@ -114,8 +114,8 @@ class Arc(ToyDensity):
 
     whose integrand is the exponential of a quartic polynomial. It is cut at the extrema of that
     polynomial, and each piece is integrated by Gauss-Legendre quadrature up to where it vanishes.
-    `log_prob` is exact to within 1e-9, in the tails as well. The entropy, -0.0456 nats by default,
-    is computed by quadrature to within 1e-9, in a time inversely proportional to the square of the
+    `log_prob` is exact to within 1e-9, even in the tails. The entropy, -0.0456 nats by default, is
+    computed by quadrature to within 1e-9, in a time inversely proportional to the square of the
     noise: about a second by default.
 
     Args:
@@ -208,7 +208,7 @@ class Arc(ToyDensity):
             return distance**2 * (quadratic + distance * (cubic + distance * quartic))
 
         # The energy leaves the window before the bound, where the quartic term is at least twice as
-        # large as the window and as the cubic term. Bisection finds out where.
+        # large as the window and as the cubic term. Bisection finds the place.
         bound = np.maximum(2 * np.abs(cubic) / quartic, (2 * WINDOW / quartic) ** 0.25)
         lower, width = np.zeros_like(start), np.minimum(bound, limit)
         for _ in range(40):
@@ -219,7 +219,7 @@ class Arc(ToyDensity):
 
 
 class Pinwheel(ToyDensity):
-    r"""Gaussian blobs on a circle, which a swirl bends into the arms of a spiral.
+    r"""Gaussian blobs on a circle, bent by a swirl into the arms of a spiral.
 
     .. math::
         x = \operatorname{Rot}(\omega \|f\| + \tfrac{2 \pi k}{K})\, f, \qquad
@@ -228,21 +228,21 @@ class Pinwheel(ToyDensity):
         k \sim \mathcal{U}\{0, \dots, K - 1\}
 
     Rotating each point by an angle that depends on its radius alone keeps the radius and preserves
-    volume. So the swirl can be undone exactly, and the density is that of the unbent blobs:
+    volume. The swirl can therefore be undone exactly, and the density is that of the unbent blobs:
 
     .. math::
         p(x) = \frac{1}{K} \sum_{k=0}^{K-1}
         p_f\!\left(\operatorname{Rot}(-\omega \|x\| - \tfrac{2 \pi k}{K})\, x\right)
 
-    The pinwheel of Johnson et al. differs in that the angle depends on :math:`f_1` instead of
-    :math:`\|f\|`, exponentially. The entropy, 0.9343 nats by default, is computed by quadrature to
+    In the pinwheel of Johnson et al., the angle depends exponentially on :math:`f_1` instead of
+    linearly on :math:`\|f\|`. The entropy, 0.9343 nats by default, is computed by quadrature to
     within 1e-9, or 1e-7 for arms that are 20 times as long as wide.
 
     Args:
         arm_count: Number :math:`K` of arms, a positive integer.
         radial_scale: Standard deviation :math:`s_\text{r}` along an arm, a positive number.
         tangential_scale: Standard deviation :math:`s_\text{t}` across an arm, a positive number.
-        twist: Angle :math:`\omega` in radians by which an arm turns per unit of radius, positive
+        twist: Angle :math:`\omega` in radians by which an arm rotates per unit of radius, positive
             for counter-clockwise.
 
     Raises:
@@ -302,6 +302,6 @@ class Pinwheel(ToyDensity):
         return log_mean_exp(log_probs) - float(np.sum(np.log(self._scales)))
 
 
-def _turn_moon(x: np.ndarray) -> np.ndarray:
-    """Turns the plane by half a turn, which exchanges the two moons."""
+def _rotate_half(x: np.ndarray) -> np.ndarray:
+    """Rotates the plane by half a turn, which exchanges the two moons."""
     return np.array([1.0, 0.5]) - x

@@ -55,7 +55,7 @@ class EightGaussians(ToyDensity):
     @functools.cached_property
     def entropy(self) -> float:
         """Differential entropy in nats."""
-        # All components contribute the same by symmetry, so the first one tells for all.
+        # All components contribute the same by symmetry, so one of them is enough.
         return -normal_expectation(lambda z: self.log_prob(self._centres[0] + self.scale * z))
 
     def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -137,7 +137,7 @@ class GaussianMixtureDensity(ToyDensity):
         component_count: Number :math:`K` of components, a positive integer.
         spread: Standard deviation :math:`m` of the means along each dimension, a non-negative
             number.
-        seed: Non-negative integer from which weights, means and covariances follow.
+        seed: Non-negative integer that determines the weights, means and covariances.
 
     Attributes:
         weights: The weights, of shape [component_count].
@@ -179,7 +179,7 @@ class GaussianMixtureDensity(ToyDensity):
         self.means = float(spread) * rng.standard_normal(shape)
         self.scales = 4.0 ** -rng.uniform(size=shape)
         rotations, triangles = np.linalg.qr(rng.standard_normal((*shape, shape[1])))
-        # Only with a positive diagonal of the triangle, the rotation is uniformly distributed.
+        # The rotation is uniformly distributed only if the triangle has a positive diagonal.
         self.rotations = rotations * np.sign(np.diagonal(triangles, axis1=1, axis2=2))[:, None]
 
     @property

@@ -96,8 +96,8 @@ def log_half_circle(x: np.ndarray, noise: float) -> np.ndarray:
     signed_angle = np.arctan2(x[:, 1], x[:, 0])
     angle = np.abs(signed_angle)
     # The integrand is exp(-2 κ sin²(u/2)), where u is the distance on the circle to the angle of
-    # the point. The half circle holds either the point u = 0 or the opposite one, u = π. Cut there,
-    # it consists of two pieces along each of which the integrand only falls.
+    # the point. The half circle contains either the point u = 0 or the opposite one, u = π. Cut
+    # there, it consists of two pieces along which the integrand decreases.
     concentration = np.maximum(radius / noise**2, 1e-300)
     is_above = signed_angle >= 0
     log_pieces = [
@@ -123,7 +123,7 @@ def log_circle_piece(concentration: np.ndarray, start: np.ndarray, stop: np.ndar
     """
 
     def rise(distance: np.ndarray) -> np.ndarray:
-        # The exponent's difference to the one at the lower limit, without cancellation.
+        # The difference from the exponent at the lower limit, without cancellation.
         return 2 * concentration * np.sin(start + distance / 2) * np.sin(distance / 2)
 
     nearest = np.sin(start / 2) ** 2
@@ -142,8 +142,8 @@ def cubic_roots(
         constant: Coefficients of shape [N].
 
     Returns:
-        Three arrays of shape [N], in ascending order. If there is only one real root, it stands in
-        each of them.
+        Three arrays of shape [N], in ascending order. If there is only one real root, all of them
+        hold it.
     """
     # With x = scale * y the equation reads 4 y³ ± 3 y = target, which is the triple-angle formula
     # of the hyperbolic sine, of the hyperbolic cosine, or of the cosine.

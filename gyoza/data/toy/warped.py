@@ -82,8 +82,8 @@ class Funnel(ToyDensity):
 
     The entropy is :math:`\frac{D}{2} \log(2 \pi e) + \log s`, or 15.288 nats by default. The
     log-density of a sample varies a lot, with a standard deviation of about 14 nats by default. To
-    measure a model, rather average the difference between the model's log-density and `log_prob`
-    over the same samples.
+    measure a model, it is better to average the difference between the model's log-density and
+    `log_prob` over the same samples.
 
     Args:
         dimension_count: Number :math:`D` of dimensions, an integer of at least 2.
@@ -126,7 +126,7 @@ class Funnel(ToyDensity):
 
     def _log_prob(self, x: np.ndarray) -> np.ndarray:
         first = x[:, :1]
-        # The clip keeps the factor finite, such that its product with zero is zero.
+        # The clip keeps the factor finite, so that its product with zero is zero.
         rest = x[:, 1:] * np.exp(np.clip(-first / 2, -700, 700))
         log_prob = log_normal(np.concatenate([first / self.scale, rest], axis=1))
         return log_prob - math.log(self.scale) - (self.dimension_count - 1) / 2 * first[:, 0]
