@@ -1,11 +1,10 @@
-"""Figures of latent spaces, edits, metrics and trainings, drawn by matplotlib.
+"""Figures of latent spaces, edits, metrics and training, drawn with Matplotlib.
 
 Every function takes data as arrays, draws on the axes `ax`, or on those of a new figure, and
-returns them. Showing, saving and closing figures is left to the caller. Colours can be told apart
-by people who are colour-blind, and matplotlib's settings are left as they are.
+returns them. Showing, saving and closing figures is left to the caller. The colours can be told
+apart by people who are colour-blind, and the settings of Matplotlib are left as they are.
 
-`import gyoza` does not import this package, as it needs matplotlib, which comes with the extra
-`plotting`.
+`import gyoza` does not import this package, which needs Matplotlib, from the extra `plotting`.
 """
 
 try:

@@ -1,6 +1,8 @@
-"""What all figures share: where to draw, and in which colours."""
+"""What all figures share: axes, colours and checks."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import colormaps
@@ -8,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-__all__ = ["PALETTE", "SEQUENTIAL", "DIVERGING", "get_axes", "get_colours"]
+__all__ = ["PALETTE", "SEQUENTIAL", "DIVERGING", "get_axes", "get_colours", "check_names"]
 
 PALETTE = (
     "#3f90da",
@@ -22,7 +24,7 @@ PALETTE = (
     "#717581",
     "#92dadd",
 )
-"""Ten colours that people who are colour-blind tell apart.
+"""Ten colours that people who are colour-blind can tell apart.
 
 References:
     - Petroff, M. A. (2021). "Accessible Color Sequences for Data Visualization."
@@ -33,7 +35,7 @@ SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 
 
 def get_axes(ax: Axes | None, projection: str | None = None) -> Axes:
-    """Returns the given axes, or those of a new figure, in a projection that matplotlib knows."""
+    """Returns the given axes, or those of a new figure, in a projection that Matplotlib knows."""
     if ax is None:
         return plt.subplots(layout="constrained", subplot_kw={"projection": projection})[1]
     if projection is not None and ax.name != projection:
@@ -46,7 +48,13 @@ def get_axes(ax: Axes | None, projection: str | None = None) -> Axes:
 
 
 def get_colours(count: int) -> np.ndarray:
-    """Chooses colours for so many classes, as an array of shape [count, 3]."""
+    """Returns colours for a number of classes, as an array of shape [count, 3]."""
     if count <= len(PALETTE):
         return np.array([to_rgb(colour) for colour in PALETTE[:count]]).reshape(count, 3)
     return colormaps[SEQUENTIAL](np.linspace(0, 1, count))[:, :3]
+
+
+def check_names(name: str, names: Sequence[str] | None, count: int) -> None:
+    """Raises a `ValueError` if names are given, but not `count` of them."""
+    if names is not None and len(names) != count:
+        raise ValueError(f"`{name}` should have {count} names. Received: {name}={names}")

@@ -1,4 +1,4 @@
-"""Figures of methods that take a network apart, beside controls."""
+"""Figures that compare methods of interpretation with controls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gyoza.plotting.canvas import PALETTE, get_axes, get_colours
 __all__ = ["comparison_bars", "size_curves"]
 
 _NETWORK_COLOURS = PALETTE[0], PALETTE[3], PALETTE[8]
-"""Of a network, and, in shades of grey, of controls."""
+"""The colours of a network, and, in shades of grey, of controls."""
 
 
 def comparison_bars(comparison: Any, column: str = "score", ax: Axes | None = None) -> Axes:
@@ -25,7 +25,7 @@ def comparison_bars(comparison: Any, column: str = "score", ax: Axes | None = No
         ax: The axes to draw on. If None, a new figure is made.
 
     Returns:
-        The axes, with a group of bars for each method, and in it one for each network.
+        The axes, with a group of bars for each method: one bar for each network.
 
     Raises:
         ValueError: If there is no such score.
@@ -64,7 +64,7 @@ def comparison_bars(comparison: Any, column: str = "score", ax: Axes | None = No
 def size_curves(
     sizes: Sequence[int], follows: Mapping[str, Any], ax: Axes | None = None, **kwargs: Any
 ) -> Axes:
-    """Draws how many answers follow an exchange, by the size of the block that is exchanged.
+    """Draws how many answers follow an exchange, by the size of the exchanged block.
 
     Args:
         sizes: The sizes of the block.
@@ -74,7 +74,7 @@ def size_curves(
         **kwargs: Arguments of `matplotlib.axes.Axes.plot`.
 
     Returns:
-        The axes, with a line for each name, in a band of one standard error to either side.
+        The axes, with a line for each name, and a band of one standard error on either side.
 
     Raises:
         ValueError: If rates do not have one row for each size.

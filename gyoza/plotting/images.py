@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from gyoza.data.checks import to_numpy
-from gyoza.plotting.canvas import get_axes
+from gyoza.plotting.canvas import check_names, get_axes
 
 __all__ = ["swap_grid", "traversal_strips"]
 
 _GAP = 0.15
-"""Distance between a swap grid and the pictures at its sides, in units of a picture."""
+"""Distance between a swap grid and the pictures at its edges, in units of a picture."""
 
 
 def swap_grid(
@@ -26,22 +26,22 @@ def swap_grid(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draws what became of pairs of pictures: those of the rows to the left, of the columns on top.
+    """Draws the results for pairs of pictures, with the pictures to the left and on top.
 
     Args:
-        results: For every row and column the picture that was made of the two, array-like of shape
-            [row count, column count, height, width, 3], or without the last axis for grey pictures,
-            or with 1 as its length. Values are in [0, 1], others are cut off there.
+        results: For every row and column, the picture that results from the two, array-like of
+            shape [row count, column count, height, width, 3]. For grey pictures, the last axis has
+            length 1 or is left out. Values are clipped to [0, 1].
         row_images: The pictures of the rows, of shape [row count, height, width, 3].
         column_images: The pictures of the columns, of shape [column count, height, width, 3].
-        row_label: What to write to the left.
-        column_label: What to write on top.
+        row_label: The label to the left.
+        column_label: The label on top.
         ax: The axes to draw on. If None, a new figure is made.
         **kwargs: Arguments of `matplotlib.axes.Axes.imshow`, such as `interpolation`.
 
     Returns:
-        The axes, with three images, which are the results, the rows and the columns. A picture has
-        height and width 1 there; the results start at (0, 0) and go to the right and down.
+        The axes, with three images: the results, the rows and the columns. Each picture has height
+        and width 1; the results start at (0, 0) and extend to the right and downwards.
 
     Raises:
         ValueError: If an argument has an unsuitable shape.
@@ -86,19 +86,18 @@ def traversal_strips(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draws strips of pictures, along each of which one thing changes step by step.
+    """Draws strips of pictures, along each of which something changes step by step.
 
     Args:
-        images: The pictures, array-like of shape [row count, step count, height, width, 3], or
-            without the last axis for grey pictures, or with 1 as its length. Values are in [0, 1],
-            others are cut off there.
-        row_names: What to write to the left of the strips, such as the factors that change.
-        column_names: What to write below the steps, such as the factors' values.
+        images: The pictures, array-like of shape [row count, step count, height, width, 3]. For
+            grey pictures, the last axis has length 1 or is left out. Values are clipped to [0, 1].
+        row_names: The labels to the left of the strips, such as the factors that change.
+        column_names: The labels below the steps, such as the values of the factors.
         ax: The axes to draw on. If None, a new figure is made.
         **kwargs: Arguments of `matplotlib.axes.Axes.imshow`, such as `interpolation`.
 
     Returns:
-        The axes, with one image, in which a picture has height and width 1.
+        The axes, with one image, in which each picture has height and width 1.
 
     Raises:
         ValueError: If an argument has an unsuitable shape.
@@ -117,12 +116,8 @@ def traversal_strips(
     """
     images = _to_colours("images", images, ndim=5)
     row_count, step_count = images.shape[:2]
-    for name, names, count in (
-        ("row_names", row_names, row_count),
-        ("column_names", column_names, step_count),
-    ):
-        if names is not None and len(names) != count:
-            raise ValueError(f"`{name}` should have {count} entries. Received: {name}={names}")
+    check_names("row_names", row_names, row_count)
+    check_names("column_names", column_names, step_count)
     ax = get_axes(ax)
     _draw(ax, images, 0, 0, kwargs)
     ax.set(xlim=(0, step_count), ylim=(row_count, 0))
@@ -141,8 +136,8 @@ def _to_colours(name: str, images: Any, ndim: int) -> np.ndarray:
         images = images[..., None]
     if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(
-            f"`{name}` should have {ndim} axes, of which the last one has length 3, or 1 for grey "
-            f"pictures, which may also go without it. Received: {name}.shape={images.shape}"
+            f"`{name}` should have {ndim} axes, of which the last one has length 3; for grey "
+            f"pictures, it may have length 1 or be left out. Received: {name}.shape={images.shape}"
         )
     return np.broadcast_to(images, (*images.shape[:-1], 3)).clip(0, 1)
 
@@ -159,7 +154,7 @@ def _draw(ax: Axes, images: np.ndarray, left: float, top: float, style: dict[str
 
 
 def _clear(ax: Axes) -> None:
-    """Leaves out everything but pictures and texts."""
+    """Hides everything but pictures and labels."""
     ax.set(xticks=[], yticks=[])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)

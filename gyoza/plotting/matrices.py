@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from gyoza.data.checks import to_numpy
-from gyoza.plotting.canvas import DIVERGING, SEQUENTIAL, get_axes
+from gyoza.plotting.canvas import DIVERGING, SEQUENTIAL, check_names, get_axes
 
 __all__ = ["heat_map", "correlation_heat_map", "leakage_heat_map"]
 
@@ -27,10 +27,10 @@ def heat_map(
 
     Args:
         matrix: The values, array-like of shape [row count, column count].
-        row_names: The rows' names. If None, rows are numbered.
-        column_names: The columns' names. If None, columns are numbered.
-        value_format: How values are written, or an empty string to leave them out.
-        label: What to write at the colour bar, which is left out if this is None.
+        row_names: The names of the rows. If None, rows are numbered.
+        column_names: The names of the columns. If None, columns are numbered.
+        value_format: The format of the values, or an empty string to leave them out.
+        label: The label of the colour bar, which is left out if this is None.
         ax: The axes to draw on. If None, a new figure is made.
         **kwargs: Arguments of `matplotlib.axes.Axes.imshow`, such as `vmin`, `vmax` or `cmap`.
 
@@ -52,12 +52,8 @@ def heat_map(
             "`matrix` should have shape [row count, column count]. "
             f"Received: matrix.shape={matrix.shape}"
         )
-    for name, names, count in (
-        ("row_names", row_names, matrix.shape[0]),
-        ("column_names", column_names, matrix.shape[1]),
-    ):
-        if names is not None and len(names) != count:
-            raise ValueError(f"`{name}` should have {count} entries. Received: {name}={names}")
+    check_names("row_names", row_names, matrix.shape[0])
+    check_names("column_names", column_names, matrix.shape[1])
     ax = get_axes(ax)
     image = ax.imshow(matrix, **({"cmap": SEQUENTIAL} | kwargs))
     ax.set_yticks(range(matrix.shape[0]), row_names)
@@ -80,13 +76,13 @@ def correlation_heat_map(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draws correlations, on a scale from −1 over a neutral 0 to 1.
+    """Draws correlations, on a scale from −1 to 1 with a neutral 0.
 
     Args:
         matrix: The correlations, array-like of shape [row count, column count].
-        row_names: The rows' names. If None, rows are numbered.
-        column_names: The columns' names. If None, they are those of the rows if the matrix is
-            square, else columns are numbered.
+        row_names: The names of the rows. If None, rows are numbered.
+        column_names: The names of the columns. If None, they are those of the rows if the matrix
+            is square; otherwise columns are numbered.
         ax: The axes to draw on. If None, a new figure is made.
         **kwargs: Arguments of `heat_map`.
 
@@ -119,8 +115,8 @@ def leakage_heat_map(
 
     Args:
         matrix: The scores, array-like of shape [block count, label count].
-        row_names: The blocks' names. If None, blocks are numbered.
-        column_names: The labels' names. If None, labels are numbered.
+        row_names: The names of the blocks. If None, blocks are numbered.
+        column_names: The names of the labels. If None, labels are numbered.
         ax: The axes to draw on. If None, a new figure is made.
         **kwargs: Arguments of `heat_map`.
 

@@ -25,15 +25,15 @@ def latent_scatter(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Scatters two or three dimensions of latent vectors, or of any others, coloured by a factor.
+    """Draws two or three dimensions of latent, or other, vectors as points coloured by a factor.
 
     Args:
         latent: The vectors, array-like of shape [N, D].
-        factor: What colours them, array-like of shape [N]. Floats are values, on a continuous
-            scale; integers, booleans and strings are classes, each in its own colour.
+        factor: The factor, array-like of shape [N]. Floats are values, on a continuous scale;
+            integers, booleans and strings are classes, each in its own colour.
         dimensions: The dimensions along the horizontal and the vertical axis, or along the three
-            axes of a figure in space.
-        factor_name: What to write at the key to the colours.
+            axes of a three-dimensional figure.
+        factor_name: The title of the colour key.
         show_key: Whether to draw this key: a colour bar for values, a legend for classes.
         ax: The axes to draw on: for three dimensions, axes with the projection "3d". If None, a new
             figure is made.
@@ -43,7 +43,7 @@ def latent_scatter(
         The axes. The points are a single artist, the last of `ax.collections`.
 
     Raises:
-        ValueError: If an argument has an unsuitable shape, or `ax` not the axes that it takes.
+        ValueError: If an argument has an unsuitable shape, or `ax` another projection.
 
     Example:
         >>> from gyoza.plotting import latent_scatter
@@ -56,7 +56,7 @@ def latent_scatter(
     """
     if len(dimensions) not in (2, 3):
         raise ValueError(
-            f"`dimensions` should name two or three dimensions. Received: dimensions={dimensions}"
+            f"`dimensions` should be two or three dimensions. Received: dimensions={dimensions}"
         )
     projection = "3d" if len(dimensions) == 3 else None
     points = _check_columns("latent", latent, dimensions)
@@ -68,7 +68,7 @@ def latent_scatter(
         factor = to_numpy(factor)
         if factor.shape != points.shape[:1]:
             raise ValueError(
-                f"`factor` should have one entry for each of the {len(points)} vectors. "
+                f"`factor` should have one value for each of the {len(points)} vectors. "
                 f"Received: factor.shape={factor.shape}"
             )
         ax = get_axes(ax, projection)
@@ -98,25 +98,25 @@ def warped_grid(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draws where a map of the plane takes the lines of a regular grid.
+    """Draws the image of a regular grid under a map of the plane.
 
     Args:
         mapping: Maps float32 points of shape [N, 2] to points of the same shape, such as
-            `model.invert`. Of a tuple, as flows return it, the first entry is taken.
+            `model.invert`. If it returns a tuple, as flows do, the first element is used.
         bounds: The ends of the grid along its first and its second coordinate.
         line_count: Number of lines in each direction.
-        point_count: Number of points of each line.
-        labels: What to call lines along which the first, and the second, coordinate changes, in a
+        point_count: Number of points on each line.
+        labels: The labels of lines along which the first, and the second, coordinate changes, for a
             legend that the caller may draw.
         ax: The axes to draw on. If None, a new figure is made.
-        **kwargs: Arguments of `matplotlib.axes.Axes.plot`, such as `lw`. A `color` holds for all
+        **kwargs: Arguments of `matplotlib.axes.Axes.plot`, such as `lw`. A `color` applies to all
             lines.
 
     Returns:
-        The axes, with one line for each of the grid, those along the first coordinate first.
+        The axes, with one line for each line of the grid, those along the first coordinate first.
 
     Raises:
-        ValueError: If an argument has an unsuitable value, or `mapping` returns no such points.
+        ValueError: If an argument has an unsuitable value, or `mapping` returns another shape.
 
     Example:
         >>> from gyoza.plotting import warped_grid
@@ -132,7 +132,7 @@ def warped_grid(
     for axis in (0, 1):
         course = np.linspace(*bounds[axis], point_count)
         levels = np.linspace(*bounds[1 - axis], line_count)
-        # Of shape [point, line, coordinate], with the changing coordinate first.
+        # The shape is [point, line, coordinate], with the changing coordinate first.
         line = np.stack(np.meshgrid(course, levels, indexing="ij"), axis=-1)
         lines.append(line if axis == 0 else line[..., ::-1])
     grid = np.stack(lines).astype("float32")
@@ -140,7 +140,7 @@ def warped_grid(
     images = to_numpy(images[0] if isinstance(images, tuple | list) else images)
     if images.shape != (grid.size // 2, 2):
         raise ValueError(
-            f"`mapping` should return points of the shape it gets, {(grid.size // 2, 2)}. "
+            f"`mapping` should return points of the shape it is given, {(grid.size // 2, 2)}. "
             f"Received: an array of shape {images.shape}"
         )
     ax = get_axes(ax)
@@ -162,14 +162,14 @@ def density_heat_map(
     ax: Axes | None = None,
     **kwargs: Any,
 ) -> Axes:
-    """Draws a density of the plane, and points drawn from it.
+    """Draws a density in the plane, and samples from it.
 
     Args:
         log_prob: Maps float32 points of shape [N, 2] to the logarithms of their density, of shape
             [N], such as `model.log_prob`.
         bounds: The ends of the figure along the first and the second coordinate.
-        samples: Points to be drawn above the density, array-like of shape [M, 2].
-        resolution: Number of points per direction at which the density is evaluated.
+        samples: Points to draw on top of the density, array-like of shape [M, 2].
+        resolution: Number of points in each direction at which the density is evaluated.
         ax: The axes to draw on. If None, a new figure is made.
         **kwargs: Arguments of `matplotlib.axes.Axes.imshow`, such as `vmax` or `cmap`.
 
@@ -217,7 +217,7 @@ def density_heat_map(
 
 
 def _check_columns(name: str, values: Any, columns: Sequence[int]) -> np.ndarray:
-    """Takes some columns of vectors, and checks that there are such."""
+    """Returns some columns of vectors, once their shape is checked."""
     values = to_numpy(values)
     if values.ndim != 2 or values.shape[1] <= max(columns):
         raise ValueError(

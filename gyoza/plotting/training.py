@@ -1,4 +1,4 @@
-"""Figures of trainings."""
+"""Figures of training."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def training_curves(
     metric: str = "loss",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws a loss or metric of training, and of validation if there was one, over the epochs.
+    """Draws a loss or metric of training, and of validation if there was any, over the epochs.
 
     Args:
         history: What `fit` returns, or its attribute `history`.
-        optimum: The best value that is possible, such as the entropy of the data, drawn as a
-            horizontal line. Several of them by what they are called, if there are.
+        optimum: The best possible value, such as the entropy of the data, drawn as a horizontal
+            line; or several of them by name.
         metric: The name of the loss or metric.
         ax: The axes to draw on. If None, a new figure is made.
 
