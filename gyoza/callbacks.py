@@ -14,19 +14,19 @@ __all__ = ["TerminateOnNonFinite"]
 
 
 class TerminateOnNonFinite(keras.callbacks.Callback):
-    """Stops training when the loss is not finite, and says in which layer that began.
+    """Stops training when the loss is not finite, and reports where that began.
 
-    The model is then given the weights back that it had at the start of the epoch, and run on the
-    data layer by layer. A warning names the first layer whose outputs or log-determinants are not
+    The model gets back the weights that it had at the start of the epoch, and is run on the data
+    layer by layer. A warning names the first layer whose outputs or log-determinants are not
     finite, or the instances that are not finite themselves.
 
     Args:
         data: The training data, or a sample of it: an array, a pair of arrays, or `{"inputs": …,
             "context": …}`, or an iterable of batches.
-        batch_size: Number of instances that are worked through at a time.
+        batch_size: Number of instances processed at a time.
 
     Attributes:
-        layer: The layer that was found, or `None`.
+        layer: The first layer that is not finite, or `None`.
         message: What was found, or `None`.
 
     Example:
@@ -50,13 +50,13 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         self.message: str | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Keeps the weights."""
+        """Stores the weights."""
         if not self.model.built:
             self.model.build_for(*split_context(next(iterate_batches(self.data, self.batch_size))))
         self._weights = self.model.get_weights()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Looks at the loss."""
+        """Checks the loss."""
         loss = (logs or {}).get("loss")
         if loss is not None and not np.isfinite(loss):
             self.model.stop_training = True
@@ -65,7 +65,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
             warnings.warn(f"The loss is not finite. {self.message}", stacklevel=2)
 
     def _find(self) -> str:
-        """Runs the data through the model, layer by layer, and says what is not finite first."""
+        """Runs the data through the model, layer by layer, and reports what is not finite first."""
         start = 0
         for batch in iterate_batches(self.data, self.batch_size):
             x, context = split_context(batch)
@@ -88,12 +88,12 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
                         )
             start += len(x)
         return (
-            "With the weights from the start of the epoch, all layers are finite on the data: a "
-            "step of the optimizer led astray. A lower learning rate, or `clipnorm`, may help."
+            "With the weights from the start of the epoch, all layers are finite on the data: "
+            "training diverged. A lower learning rate, or `clipnorm`, may help."
         )
 
 
 def _is_finite(values: Any) -> np.ndarray:
-    """Tells which instances are finite."""
+    """Returns whether each instance is finite, `[batch]`."""
     values = ops.convert_to_numpy(ops.cast(values, "float32"))
     return np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))

@@ -34,29 +34,29 @@ class AttributeCode:
 
     A latent vector is the concatenation of a residual block, which is free, and one block per
     attribute. A categorical attribute with :math:`K` classes has a block :math:`z` of :math:`K`
-    entries, a softmax code with the sharpness :math:`s`,
+    dimensions, a softmax code with the sharpness :math:`s`,
 
     .. math::
         p(c \mid z) = \operatorname{softmax}(s z)_c,
 
     and is written as :math:`s` times the one-hot vector of the class. A real-valued attribute has
-    one entry, which is its value.
+    one dimension, which holds its value.
 
-    A flow learns such a code by likelihood when :meth:`make_distribution` gives its base
-    distribution, and any other network when :class:`~gyoza.modelling.losses.AttributeLoss` is its
-    loss. Labels are arrays `[batch, attribute count]` with one column per attribute, which holds
-    classes from 0 on, or values. Some may be unknown: -1 or NaN for a class, NaN for a value.
+    A flow learns such a code by likelihood, with the base distribution from
+    :meth:`make_distribution`, and any other network with the loss
+    :class:`~gyoza.modelling.losses.AttributeLoss`. Labels are arrays `[batch, attribute count]`
+    with one column per attribute, which holds classes, counted from 0, or values. Some may be
+    unknown: -1 or NaN for a class, NaN for a value.
 
     Args:
-        attributes: For each attribute, by its name and in the order of the blocks, the number of
-            its classes, or `None` if it is real-valued.
-        dimension_count: The number of entries of latent vectors. If omitted, there is no residual
-            block.
+        attributes: The number of classes of each attribute, or `None` if it is real-valued, by name
+            and in the order of the blocks.
+        dimension_count: The number of latent dimensions. If omitted, there is no residual block.
         separation: The sharpness :math:`s`, positive: with :meth:`make_distribution`, the means of
             two classes lie :math:`\sqrt 2 s` standard deviations apart.
 
     Raises:
-        ValueError: If there are no attributes, one has less than 2 classes, `dimension_count` is
+        ValueError: If there are no attributes, one has fewer than 2 classes, `dimension_count` is
             too small for them, or `separation` is not positive.
 
     Attributes:
@@ -111,7 +111,7 @@ class AttributeCode:
 
     @property
     def dimension_count(self) -> int:
-        """The number of entries of latent vectors."""
+        """The number of latent dimensions."""
         return sum(self.dimensions_per_factor)
 
     def make_distribution(
@@ -121,34 +121,33 @@ class AttributeCode:
         scale: float | Mapping[str, float] = 1.0,
         dtype: Any = None,
     ) -> Factorial:
-        r"""Makes a base distribution, without trainable weights, under which attributes are coded.
+        r"""Creates the base distribution of a flow that learns the code, without trainable weights.
 
         The residual block is standard normal. The block of a categorical attribute is normal around
-        the mean of its class, :math:`s` times a one-hot vector, with variance 1: a class has
-        exactly the probability :math:`\operatorname{softmax}(s z)_c` then, and the negative
-        log-likelihood is a cross-entropy up to terms without the label,
+        the mean of its class, :math:`s` times a one-hot vector, with variance 1. A class then has
+        exactly the probability :math:`\operatorname{softmax}(s z)_c`, and the negative
+        log-likelihood is a cross-entropy up to terms that do not depend on the label,
 
         .. math::
             -\ln p(z \mid c) = -\ln \operatorname{softmax}(s z)_c - \ln p(z) - \ln K.
 
-        A value is a :class:`~gyoza.modelling.distributions.LabelledNormal` around its label, so
-        that the negative log-likelihood contains the squared distance. What is unknown is
-        integrated out.
+        The block of a real-valued attribute is a
+        :class:`~gyoza.modelling.distributions.LabelledNormal` around its label, so that the
+        negative log-likelihood contains the squared distance. Unknown labels are integrated out.
 
         Args:
             noise: The standard deviation around the labels of real-valued attributes: one number
                 for all of them, or one for each by its name. If it is small, values outweigh
-                classes, and training may get stuck where classes are swapped.
-            location: The mean of these labels, all over the data, likewise.
-            scale: Their standard deviation, likewise.
+                classes, and training may get stuck with classes swapped.
+            location: The mean of these labels over the data, likewise.
+            scale: Their standard deviation over the data, likewise.
             dtype: See `keras.Layer`.
 
         Returns:
             A distribution of latent vectors that takes labels, `[batch, attribute count]`.
 
         Raises:
-            ValueError: If `noise` or `scale` is not positive, a number is not finite, or one is
-                missing.
+            ValueError: If `noise` or `scale` is not positive, or a number is not finite or missing.
         """
         residual, *_ = self.dimensions_per_factor
         factors: list[Distribution] = []
@@ -174,28 +173,28 @@ class AttributeCode:
     def read(self, z: Any, reading: str = "softmax", name: str | None = None) -> Any:
         r"""Reads attributes from latent vectors.
 
-        A real-valued attribute is read as its entry. A categorical one has several readings:
+        A real-valued attribute is read as its value. A categorical one has several readings:
 
-        - `"sampled"`: the entries of its block. The latent of a flow is not sampled but determined
-          by the input; that of a variational autoencoder is, whence the name.
+        - `"sampled"`: its block, unchanged. It is named after variational autoencoders, whose
+          latent vectors are sampled; those of a flow are determined by the input.
         - `"softmax"`: the probabilities of its classes.
-        - `"argmax"`: the most probable class, in one column, as labels are.
+        - `"argmax"`: the most probable class, in one column, like labels.
         - `"argmax_norm"`: the same, divided by the highest class, so that it is from 0 to 1.
 
-        Neither of the last two has gradients. The reading `"l2"` is for codes whose attributes are
-        all real-valued, and for those alone.
+        The last two have no gradients. The reading `"l2"` is only for codes whose attributes are
+        all real-valued.
 
         Args:
             z: Latent vectors, `[batch, dimension_count]`.
             reading: One of these names.
-            name: The attribute to read. All of them, side by side, if omitted.
+            name: The attribute to read. If omitted, all of them, side by side.
 
         Returns:
             The reading, `[batch, column count]`.
 
         Raises:
-            ValueError: If there is no such reading or attribute, or a categorical attribute is to
-                be read as `"l2"`, or `z` does not have the right shape.
+            ValueError: If the reading or attribute is unknown, a categorical attribute is to be
+                read as `"l2"`, or `z` does not have the right shape.
         """
         if reading not in _READINGS:
             raise ValueError(
@@ -212,8 +211,8 @@ class AttributeCode:
             return block
         if reading == "l2":
             raise ValueError(
-                "`reading='l2'` should be used for real-valued attributes. Attribute "
-                f"'{name}' has classes; with None for their number, it would be real-valued. "
+                f"`reading='l2'` should be used for real-valued attributes, but '{name}' has "
+                "classes; with None for their number, it would be real-valued. "
                 f"Received: attributes={self.attributes}"
             )
         if reading == "softmax":
@@ -226,16 +225,15 @@ class AttributeCode:
 
         Args:
             z: Latent vectors, `[batch, dimension_count]`.
-            attributes: By name, the label for each of them, `[batch]`, or one for all. Where it is
-                unknown, -1 or NaN for a class and NaN for a value, nothing changes.
+            attributes: By name, a label for each latent vector, `[batch]`, or one for all. Unknown
+                labels, -1 or NaN for a class and NaN for a value, change nothing.
 
         Returns:
-            The new latent vectors, `[batch, dimension_count]`. NaN for classes out of range where
-            they are not known before the computation, as in compiled code.
+            The new latent vectors, `[batch, dimension_count]`. In compiled code, which cannot raise
+            errors, NaN for classes out of range.
 
         Raises:
-            ValueError: If there is no such attribute, or array of labels or `z` are not as
-                described.
+            ValueError: If an attribute is unknown, or `labels` or `z` are not as described.
         """
         self._check_names(attributes)
         blocks = self._split(z)
@@ -267,18 +265,19 @@ class AttributeCode:
         return ops.where(classes == -1, block, written)
 
     def encode(self, labels: Any) -> Any:
-        """Makes latent vectors with given attributes and a residual of zero, its most probable one.
+        """Returns latent vectors with given attributes and the most probable residual, zero.
 
         Args:
             labels: The labels, `[batch, attribute count]`, or those of one instance, `[attribute
-                count]`. Where a class is unknown its block is zero: all classes are equally likely.
-                Where a value is unknown, it is zero.
+                count]`. The block of an unknown class is zero, so that all classes are equally
+                likely. An unknown value is zero.
 
         Returns:
             The latent vectors, `[batch, dimension_count]`. See :meth:`write`.
 
         Raises:
-            ValueError: If labels do not have the right shape, or an array of them is out of range.
+            ValueError: If labels do not have the right shape, or values of an array are out of
+                range.
         """
         if not ops.is_tensor(labels):
             labels = np.asarray(labels, "float64")
@@ -318,12 +317,11 @@ class AttributeCode:
         for name in names:
             if name not in self.attributes:
                 raise ValueError(
-                    f"There should be an attribute of this name: there are {list(self.attributes)}."
-                    f" Received: {name!r}"
+                    f"The attribute should be one of {list(self.attributes)}. Received: {name!r}"
                 )
 
     def _split(self, z: Any) -> dict[str | None, Any]:
-        """Takes latent vectors apart into blocks by name, that of the residual being `None`."""
+        """Splits latent vectors into blocks by name, where `None` is the residual block."""
         if not ops.is_tensor(z):
             z = ops.convert_to_tensor(np.asarray(z), dtype=keras.config.floatx())
         if len(z.shape) != 2 or z.shape[1] != self.dimension_count:
@@ -347,7 +345,7 @@ class AttributeCode:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AttributeCode":
-        """Makes a code from what `get_config` returned.
+        """Creates a code from what `get_config` returned.
 
         Args:
             config: The configuration.
@@ -359,7 +357,7 @@ class AttributeCode:
 
 
 def _get_own(key: str, value: float | Mapping[str, float], name: str) -> float:
-    """Returns the number of one attribute."""
+    """Returns the number for one attribute."""
     if not isinstance(value, Mapping):
         return value
     if name not in value:

@@ -16,7 +16,7 @@ __all__ = [
 
 
 def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[int]:
-    """Turns the number of dimensions of each factor into a list of integers.
+    """Converts the number of dimensions of each factor to a list of integers.
 
     Args:
         dimensions_per_factor: Numbers that are not negative, nor all zero.
@@ -26,7 +26,7 @@ def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[in
 
     Raises:
         TypeError: If they are not integers.
-        ValueError: If there are none, or they are negative or all zero.
+        ValueError: If there are none, one is negative, or all are zero.
     """
     dimensions = check_integers("dimensions_per_factor", dimensions_per_factor)
     if not dimensions or min(dimensions) < 0 or sum(dimensions) == 0:
@@ -40,11 +40,11 @@ def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[in
 def check_correlation_shape(
     shape: Sequence[int | None], dimensions_per_factor: Sequence[int]
 ) -> None:
-    """Checks the shape of targets that are one correlation per pair and factor.
+    """Checks the shape of targets with one correlation per pair and factor.
 
     Args:
         shape: The shape of the targets.
-        dimensions_per_factor: The number of latent entries of each factor.
+        dimensions_per_factor: The number of latent dimensions of each factor.
 
     Raises:
         ValueError: If the shape is not `[batch, factor count]`.
@@ -65,26 +65,26 @@ def index_factors(dimensions_per_factor: Sequence[int]) -> np.ndarray:
 def split_pairs(
     y_true: Any, y_pred: Any, dimensions_per_factor: Sequence[int]
 ) -> tuple[Any, Any, Any, Any]:
-    """Takes the output of a model for pairs apart, and checks it against its targets.
+    """Splits the output of a model for pairs, and checks it against its targets.
 
     Args:
         y_true: Targets, `[batch, ...]`.
         y_pred: Concatenation of latent vectors and log-determinants of the pair, `[a, b, j_a,
             j_b]`, `[batch, 2 * dimension count + 2]`. Further columns are ignored.
-        dimensions_per_factor: The number of latent entries of each factor.
+        dimensions_per_factor: The number of latent dimensions of each factor.
 
     Returns:
         `a` and `b`, `[batch, dimension count]`, and `j_a` and `j_b`, `[batch]`.
 
     Raises:
-        ValueError: If shapes do not fit one another.
+        ValueError: If shapes do not match.
     """
     d = sum(dimensions_per_factor)
     width = 2 * d + 2
     if len(y_pred.shape) != 2 or (y_pred.shape[1] is not None and y_pred.shape[1] < width):
         raise ValueError(
             f"`y_pred` should have shape [batch, {width}] or more columns: two latent vectors of "
-            f"{d} entries, the sum of `dimensions_per_factor`, and their log-determinants. "
+            f"{d} dimensions, the sum of `dimensions_per_factor`, and their log-determinants. "
             f"Received: y_pred.shape={tuple(y_pred.shape)}"
         )
     if None not in (y_true.shape[0], y_pred.shape[0]) and y_true.shape[0] != y_pred.shape[0]:

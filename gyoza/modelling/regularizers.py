@@ -17,14 +17,14 @@ _IS_DIVIDED = tuple(map(int, keras.version().split(".")[:2])) >= (3, 14)
 class EntanglementRegularizer(keras.regularizers.Regularizer):
     r"""Adds the :func:`~gyoza.modelling.losses.entanglement` of a layer's outputs to the loss.
 
-    It is meant as an `activity_regularizer`, for example of the layer that computes the means of an
-    encoder. What it adds is
+    Use it as an `activity_regularizer`, for example of the layer that computes the means of an
+    encoder. It adds
 
     .. math::
         \frac{\text{factor}}{N} \sum_{k=1}^N \ell(z^k)
 
-    for a batch of :math:`N` outputs, on every version of Keras. Called by itself, it returns
-    :math:`N` times that from Keras 3.14 on, which then divides by the batch size.
+    for a batch of :math:`N` outputs, with every version of Keras. Called directly, from Keras 3.14
+    on, it returns :math:`N` times that, since Keras then divides by the batch size.
 
     Args:
         factor: The weight of the penalty, not negative.
@@ -51,13 +51,13 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
         self.covariance = covariance
 
     def __call__(self, x: Any) -> Any:
-        """Computes what Keras makes the penalty of.
+        """Computes what Keras turns into the penalty.
 
         Args:
             x: The outputs, `[batch, d]`.
 
         Returns:
-            A scalar, the sum over outputs from Keras 3.14 on, and their mean before it.
+            A scalar: the sum over the batch from Keras 3.14 on, and the mean before that.
         """
         reduce = ops.sum if _IS_DIVIDED else ops.mean
         return self.factor * reduce(entanglement(x, self.covariance))

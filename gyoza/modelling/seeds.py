@@ -15,8 +15,8 @@ _LOCK = threading.Lock()
 class SeedGenerator(keras.random.SeedGenerator):
     """A `keras.random.SeedGenerator` whose seeds differ between threads and replicas.
 
-    Two threads that ask Keras' own generator at the same time can get the same seed, and so do the
-    replicas of a `tf.distribute` strategy.
+    With Keras's own generator, two threads that ask at the same time can get the same seed, and the
+    replicas of a `tf.distribute` strategy do.
 
     Args:
         seed: Integer to start from, or `None` to start from a random one.

@@ -222,7 +222,7 @@ def test_mixed_precision():
         (lambda: make_model(likelihood="poisson"), ValueError, "`likelihood` should be"),
         (lambda: make_model(variance=0.0), ValueError, "`variance` should be positive"),
         (lambda: make_model(kl_weight=-1.0), ValueError, "`kl_weight` should not be negative"),
-        (lambda: make_model(make_decoder())(X[:, :2]), ValueError, "`encoder` should give a list"),
+        (lambda: make_model(make_decoder())(X[:, :2]), ValueError, "should return a list"),
         (lambda: make_model().log_prob(X, sample_count=0), ValueError, "`sample_count` should be"),
     ],
 )
@@ -233,5 +233,5 @@ def test_bad_input(make, error, message):
 
 def test_decoder_of_another_shape():
     decoder = keras.layers.Dense(3)
-    with pytest.raises(ValueError, match=r"`decoder` should give outputs of shape \(None, 4\)"):
+    with pytest.raises(ValueError, match=r"`decoder` should return outputs of shape \(None, 4\)"):
         VariationalAutoencoder(make_encoder(), decoder)(X)

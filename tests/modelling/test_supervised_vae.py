@@ -221,8 +221,8 @@ def test_pictures_of_any_size(feature_size):
     ("use", "message"),
     [
         (lambda: make("soft"), "`model_type` should be one of sampled, softmax"),
-        (lambda: make("softmax", attr_sizes=[3]), "`attr_list` should be different names"),
-        (lambda: make("softmax", attr_list=["a", "a"]), "`attr_list` should be different names"),
+        (lambda: make("softmax", attr_sizes=[3]), "`attr_list` should hold distinct names"),
+        (lambda: make("softmax", attr_list=["a", "a"]), "`attr_list` should hold distinct names"),
         (lambda: make("softmax", attribute_weight=-1.0), "`attribute_weight` should not be neg"),
         (lambda: make("softmax", residual_size=-1), "`residual_size` should be an integer of at"),
         (lambda: make("softmax", posterior_flow=1), "`posterior_flow` should be omitted"),
@@ -234,7 +234,7 @@ def test_pictures_of_any_size(feature_size):
         (lambda: make_images().evaluate(IMAGES, CLASSES[:, 0]), r"Labels should have shape"),
         (lambda: make_images().z_to_X([0, 1, 2]), r"`z` should have shape \[batch, 5\]"),
         (lambda: make_images().z_to_X([0, 2]), "`is_big` should be integers from 0 to 1"),
-        (lambda: make_images().traverse(IMAGES, "y"), "There should be an attribute of this name"),
+        (lambda: make_images().traverse(IMAGES, "y"), "The attribute should be one of"),
         (
             lambda: make_images(attr_sizes=[3, None]).traverse(IMAGES, "is_big"),
             "`labels` should be given for the real-valued attribute",

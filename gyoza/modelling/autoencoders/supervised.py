@@ -1,4 +1,4 @@
-"""The variational autoencoder whose latent vectors are attributes that have been labelled."""
+"""The variational autoencoder whose latent vectors encode labelled attributes."""
 
 import importlib
 from collections.abc import Callable, Iterable
@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from gyoza.modelling.attributes import AttributeCode
+from gyoza.modelling.autoencoders.attribute_decoder import AttributeDecoder
+from gyoza.modelling.autoencoders.convolutions import make_decoder, make_encoder
 from gyoza.modelling.autoencoders.variational import VariationalAutoencoder
 from gyoza.modelling.distributions.tools import check_natural
 from gyoza.modelling.losses import AttributeLoss
@@ -16,77 +18,27 @@ from gyoza.modelling.losses import AttributeLoss
 __all__ = ["SupervisedVAE"]
 
 _MODEL_TYPES = ("sampled", "softmax", "argmax", "argmax_norm", "l2")
-_FILTERS = (16, 32, 64, 64)
-"""Numbers of filters of the default convolutions, each of which halves the picture."""
 _CHUNK_SIZE = 256
-"""Number of instances that are encoded or decoded at a time."""
-
-
-@keras.saving.register_keras_serializable(package="gyoza")
-class AttributeDecoder(keras.Layer):
-    """Reads the attributes of latent vectors, and decodes what it has read.
-
-    Args:
-        code: The layout of latent vectors.
-        reading: See :meth:`gyoza.modelling.attributes.AttributeCode.read`.
-        decoder: Maps the residual block and the readings, side by side, to data.
-        **kwargs: Arguments of `keras.Layer`.
-    """
-
-    def __init__(
-        self, code: AttributeCode, reading: str, decoder: keras.Layer, **kwargs: Any
-    ) -> None:
-        super().__init__(autocast=False, **kwargs)  # classes in half precision would be rounded
-        self.code = code
-        self.reading = reading
-        self.decoder = decoder
-
-    def read(self, latents: Any) -> Any:
-        """Returns the residual block and the readings, side by side."""
-        residual_size = self.code.dimensions_per_factor[0]
-        readings = self.code.read(latents, self.reading)
-        return ops.concatenate([latents[:, :residual_size], readings], axis=1)
-
-    def call(self, latents: Any, training: bool | None = None) -> Any:
-        """Reads and decodes."""
-        return self.decoder(self.read(latents), training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "code": keras.saving.serialize_keras_object(self.code),
-            "reading": self.reading,
-            "decoder": keras.saving.serialize_keras_object(self.decoder),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "AttributeDecoder":
-        """Makes a layer from what `get_config` returned."""
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in ("code", "decoder")
-        }
-        return cls(**{**config, **parts})
+"""Number of instances encoded or decoded at a time."""
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class SupervisedVAE(VariationalAutoencoder):
-    r"""A variational autoencoder (VAE) whose latent vectors are attributes, learnt from labels.
+    r"""A variational autoencoder (VAE) whose latent vectors encode attributes, learnt from labels.
 
-    The encoder gives means :math:`m` and logarithms of variances of latent vectors, which have a
+    The encoder computes means :math:`m` and logarithms of variances of latent vectors, which have a
     block for each attribute, as an :class:`~gyoza.modelling.attributes.AttributeCode` describes.
-    The decoder sees what is read from a draw :math:`z`. There are five types of models:
+    The decoder sees what is read from a sample :math:`z`. There are five types of models:
 
-    ============= ======================== =========================== =======================
-    `model_type`  an attribute's block     what the decoder sees       loss of labels
-    ============= ======================== =========================== =======================
-    `sampled`     one entry for each class the block as it is          cross-entropy
-    `softmax`     one entry for each class probabilities of classes    cross-entropy
-    `argmax`      one entry for each class the most probable class     cross-entropy
-    `argmax_norm` one entry for each class the same, between 0 and 1   cross-entropy
-    `l2`          one entry                the entry                   squared distance
-    ============= ======================== =========================== =======================
+    ============= ======================= =========================== =======================
+    `model_type`  block of an attribute   what the decoder sees       loss of labels
+    ============= ======================= =========================== =======================
+    `sampled`     one dimension per class the block as it is          cross-entropy
+    `softmax`     one dimension per class probabilities of classes    cross-entropy
+    `argmax`      one dimension per class the most probable class     cross-entropy
+    `argmax_norm` one dimension per class the same, between 0 and 1   cross-entropy
+    `l2`          one dimension           its value                   squared distance
+    ============= ======================= =========================== =======================
 
     `compile(optimizer)` and `fit(x, labels)` minimise the mean over the batch of
 
@@ -96,42 +48,43 @@ class SupervisedVAE(VariationalAutoencoder):
         + \text{attribute\_weight} \cdot \ell(m, \text{labels}),
 
     in which :math:`\ell` is the :class:`~gyoza.modelling.losses.AttributeLoss` of the means, shown
-    as `attribute_loss`. No gradient passes an `argmax`: in these two types the decoder learns from
-    pictures alone and the encoder from labels and divergence alone, as if they were two networks.
+    as `attribute_loss`. Gradients do not pass through an `argmax`: in these two types, the decoder
+    learns only from pictures, and the encoder only from labels and the divergence, as if they were
+    two separate networks.
 
-    Labels are arrays `[batch, attribute count]` of classes from 0 on, for all types. Where they are
-    unknown, they are -1 or NaN and add nothing to the loss; without labels, all are. A type `l2`
-    takes classes as numbers.
+    For all types, labels are arrays `[batch, attribute count]` of classes, counted from 0. Unknown
+    labels are -1 or NaN, and add nothing to the loss; if no labels are passed, all are unknown. The
+    type `l2` treats classes as numbers.
 
     Args:
         feature_size: Height and width of the pictures, for the default networks. `None` for other
-            data, with networks of your own.
+            data, which need networks of your own.
         model_type: One of the types above.
         attr_list: The names of the attributes, in the order of the labels' columns.
-        attr_sizes: The number of classes of each, or `None` if it is real-valued, whatever the
-            type. Such labels should be standardised.
+        attr_sizes: The number of classes of each attribute, or `None` if it is real-valued,
+            whatever the type. Labels of real-valued attributes should be standardised.
         encoder: See :class:`VariationalAutoencoder`. Its outputs have `code.dimension_count`
-            entries. If omitted, convolutions of stride 2 and a dense layer.
+            dimensions. If omitted, convolutions of stride 2 and a dense layer.
         decoder: See :class:`VariationalAutoencoder`. Its inputs are what :meth:`X_to_z` returns.
             If omitted, the reverse of the default encoder.
         channel_count: The number of channels of the pictures.
-        residual_size: The number of further entries of latent vectors, which are free to describe
-            what attributes do not.
+        residual_size: The number of additional latent dimensions, which are free to describe what
+            attributes do not.
         separation: See :class:`~gyoza.modelling.attributes.AttributeCode`.
-        attribute_weight: The weight of the loss of labels, not negative. If few are known, a
-            larger one makes up for those that add nothing.
+        attribute_weight: The weight of the loss of labels, not negative. If few labels are known, a
+            larger weight makes up for those that add nothing.
         prior: See :class:`VariationalAutoencoder`. If omitted, the distribution of the code: for a
             class, normal around the vector that
-            :meth:`~gyoza.modelling.attributes.AttributeCode.encode` writes.
+            :meth:`~gyoza.modelling.attributes.AttributeCode.encode` returns.
         **kwargs: Arguments of :class:`VariationalAutoencoder`, all but `posterior_flow`.
 
     Raises:
-        ValueError: If there is no such type, names and sizes do not fit each other, networks are
-            missing, a weight is negative, or see :class:`VariationalAutoencoder`.
+        ValueError: If the type is unknown, names and sizes do not match, networks are missing, or a
+            weight is negative. See also :class:`VariationalAutoencoder`.
 
     Attributes:
-        code: The layout of latent vectors. `decode(code.encode(labels))` writes all attributes, in
-            each of the types.
+        code: The layout of latent vectors. For every type, `decode(code.encode(labels))` returns
+            data with the given attributes.
         attribute_weight: The weight of the loss of labels.
 
     Example:
@@ -177,7 +130,7 @@ class SupervisedVAE(VariationalAutoencoder):
         names, sizes = list(attr_list), list(attr_sizes)
         if len(names) != len(sizes) or len(set(names)) != len(names):
             raise ValueError(
-                "`attr_list` should be different names, and `attr_sizes` one number for each of "
+                "`attr_list` should hold distinct names, and `attr_sizes` one number for each of "
                 f"them. Received: attr_list={names}, attr_sizes={sizes}"
             )
         if not attribute_weight >= 0.0:
@@ -187,8 +140,8 @@ class SupervisedVAE(VariationalAutoencoder):
             )
         if kwargs.get("posterior_flow") is not None:
             raise ValueError(
-                "`posterior_flow` should be omitted, since it would mix what attributes keep "
-                f"apart. Received: posterior_flow={kwargs['posterior_flow']}"
+                "`posterior_flow` should be omitted, since it would mix the blocks of attributes. "
+                f"Received: posterior_flow={kwargs['posterior_flow']}"
             )
         labelled = AttributeCode(dict(zip(names, sizes, strict=True)))
         attributes = dict.fromkeys(names) if model_type == "l2" else labelled.attributes
@@ -204,16 +157,16 @@ class SupervisedVAE(VariationalAutoencoder):
             )
         elif encoder is None or decoder is None:
             raise ValueError(
-                "`feature_size` should be given unless both networks are. "
+                "`feature_size` should be given unless both `encoder` and `decoder` are. "
                 f"Received: encoder={encoder}, decoder={decoder}"
             )
         dtype = kwargs.get("dtype")
-        if isinstance(decoder, AttributeDecoder):  # of a configuration
+        if isinstance(decoder, AttributeDecoder):  # from a configuration
             decoder = decoder.decoder
         super().__init__(
-            encoder or _make_encoder(image_shape, size, dtype),
+            encoder or make_encoder(image_shape, size, dtype),
             AttributeDecoder(
-                code, model_type, decoder or _make_decoder(image_shape, dtype), dtype=dtype
+                code, model_type, decoder or make_decoder(image_shape, dtype), dtype=dtype
             ),
             _make_prior(code, labelled) if prior is None else prior,
             **kwargs,
@@ -245,13 +198,13 @@ class SupervisedVAE(VariationalAutoencoder):
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
 
-        A model that has not been compiled is trained by Adam.
+        A model that has not been compiled is trained with Adam.
 
         Args:
             x: The data, `[instances, ...]`.
             y: The labels, `[instances, attribute count]`, or `None` if all of them are unknown.
-            *args: Further arguments of `keras.Model.fit`, or the data and labels of a validation,
-                as in `fit(x, y, x_validation, y_validation, epochs=20)`.
+            *args: Further arguments of `keras.Model.fit`, or validation data and their labels, as
+                in `fit(x, y, x_validation, y_validation, epochs=20)`.
             **kwargs: Further arguments of `keras.Model.fit`.
 
         Returns:
@@ -300,28 +253,28 @@ class SupervisedVAE(VariationalAutoencoder):
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def X_to_z(self, X: Any) -> np.ndarray:
-        """Encodes data as what the decoder sees of them.
+        """Encodes data as the decoder sees them.
 
         Args:
             X: The data, `[batch, ...]`, or a single instance.
 
         Returns:
-            The readings of the means that the encoder gives, in the order of attributes and after
-            the residual block, `[batch, size]`, or `[size]` for a single instance. The size of an
-            attribute is the number of its classes for the types `sampled` and `softmax`, and
-            otherwise 1.
+            The residual block and then the readings of all attributes, in their order, from the
+            means that the encoder computes, `[batch, size]`, or `[size]` for a single instance.
+            The reading of an attribute has as many columns as classes for the types `sampled` and
+            `softmax`, and otherwise one.
         """
         return _map(lambda x: self.decoder.read(self.encode(x)), X, self._data_rank)
 
     def z_to_X(self, z: Any) -> np.ndarray:
-        """Decodes what the decoder is to see.
+        """Decodes what the decoder sees.
 
         Args:
-            z: What :meth:`X_to_z` returns, `[batch, size]`, or `[size]` for a single instance. Or
-                one number for each attribute, with a residual of zero: the class for the types
-                `sampled`, `softmax` and `argmax`, and for `argmax_norm` the class divided by the
-                highest one. For the types `argmax`, `argmax_norm` and `l2`, it may lie between
-                classes.
+            z: What :meth:`X_to_z` returns, `[batch, size]`, or `[size]` for a single instance.
+                Alternatively one number for each attribute, with a residual of zero: the class for
+                the types `sampled`, `softmax` and `argmax`, and for `argmax_norm` the class divided
+                by the highest one. For the types `argmax`, `argmax_norm` and `l2`, it may lie
+                between classes.
 
         Returns:
             The expected data, `[batch, ...]`, or those of a single instance.
@@ -353,8 +306,8 @@ class SupervisedVAE(VariationalAutoencoder):
 
         Args:
             X: The data, `[batch, ...]`, or a single instance.
-            plot: Whether to draw pictures, and below them their reconstructions, in a new figure of
-                matplotlib. Showing or saving it is left to you.
+            plot: Whether to draw pictures, and their reconstructions below, in a new matplotlib
+                figure. Showing or saving it is left to you.
 
         Returns:
             The expected data, in the shape of `X`.
@@ -368,34 +321,34 @@ class SupervisedVAE(VariationalAutoencoder):
         return reconstructions
 
     def interpolate(self, a: Any, b: Any, steps: Any = 7) -> np.ndarray:
-        """Moves from instances to others, on a straight line between what the decoder sees.
+        """Moves from instances to others, along a straight line between what the decoder sees.
 
         Args:
             a: The data, `[batch, ...]`, or a single instance.
             b: As many others.
-            steps: The places on the way, from 0 at `a` to 1 at `b`, or their number.
+            steps: The positions along the line, from 0 at `a` to 1 at `b`, or their number.
 
         Returns:
-            The expected data of each place, `[steps, batch, ...]`, or `[steps, ...]`.
+            The expected data at each position, `[steps, batch, ...]`, or `[steps, ...]`.
         """
         z_a, z_b = self.X_to_z(a), self.X_to_z(b)
         places = np.linspace(0.0, 1.0, int(steps)) if np.ndim(steps) == 0 else np.asarray(steps)
         return np.stack([self.z_to_X(z_a + place * (z_b - z_a)) for place in places])
 
     def traverse(self, X: Any, name: str, labels: Any = None) -> np.ndarray:
-        """Sets an attribute to one label after the other, and leaves the others as they are.
+        """Sets an attribute to one label after another, and leaves other attributes as they are.
 
         Args:
             X: The data, `[batch, ...]`, or a single instance.
             name: The attribute.
-            labels: The labels. All classes of the attribute if omitted.
+            labels: The labels. If omitted, all classes of the attribute.
 
         Returns:
             The expected data for each label, `[label count, batch, ...]`, or `[label count, ...]`.
 
         Raises:
-            ValueError: If there is no such attribute, labels are out of range, or there are none
-                for a real-valued attribute.
+            ValueError: If the attribute is unknown, labels are out of range, or the attribute is
+                real-valued and no labels are given.
         """
         if labels is None:
             size = self._labelled.attributes.get(name)
@@ -431,7 +384,7 @@ class SupervisedVAE(VariationalAutoencoder):
 
 
 def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:
-    """Makes the distribution of the code, in which classes that are numbers are uniform."""
+    """Creates the distribution of the code. Classes that it treats as numbers are uniform."""
     counts = labelled.attributes
     return code.make_distribution(
         location={name: (count - 1) / 2 if count else 0.0 for name, count in counts.items()},
@@ -441,43 +394,8 @@ def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:
     )
 
 
-def _get_filters(feature_size: int) -> list[int]:
-    """Chooses the convolutions: as many as halve the picture exactly, but not below 4."""
-    halvings = 0
-    while feature_size % 2 ** (halvings + 1) == 0 and feature_size >= 4 * 2 ** (halvings + 1):
-        halvings += 1
-    return list(_FILTERS[:halvings])
-
-
-def _make_encoder(image_shape: tuple[int, ...], size: int, dtype: Any) -> keras.Model:
-    hidden = inputs = keras.Input(image_shape)
-    for filters in _get_filters(image_shape[0]):
-        convolution = layers.Conv2D(filters, 4, 2, "same", activation="relu", dtype=dtype)
-        hidden = convolution(hidden)
-    hidden = layers.Flatten(dtype=dtype)(hidden)
-    hidden = layers.Dense(256, activation="relu", dtype=dtype)(hidden)
-    return keras.Model(inputs, [layers.Dense(size, dtype=dtype)(hidden) for _ in range(2)])
-
-
-def _make_decoder(image_shape: tuple[int, ...], dtype: Any) -> keras.Model:
-    filters = _get_filters(image_shape[0])
-    side = image_shape[0] // 2 ** len(filters)
-    channels = [image_shape[-1], *filters]  # from the picture inwards
-    parts = [
-        layers.Dense(256, activation="relu", dtype=dtype),
-        layers.Dense(side * side * channels[-1], "relu" if filters else None, dtype=dtype),
-        layers.Reshape([side, side, channels[-1]], dtype=dtype),
-    ]
-    for i, count in reversed(list(enumerate(channels[:-1]))):
-        activation = "relu" if i else None
-        parts.append(
-            layers.Conv2DTranspose(count, 4, 2, "same", activation=activation, dtype=dtype)
-        )
-    return keras.Sequential(parts)
-
-
 def _map(function: Callable[[Any], Any], inputs: Any, rank: int | None) -> np.ndarray:
-    """Applies a function to a few instances at a time. A single one has `rank` axes."""
+    """Applies a function to a few instances at a time. A single instance has `rank` axes."""
     inputs = ops.convert_to_numpy(inputs)
     if inputs.ndim == rank:
         return _map(function, inputs[None], rank)[0]

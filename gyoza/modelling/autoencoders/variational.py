@@ -32,16 +32,16 @@ _PARTS = ("encoder", "decoder", "prior", "posterior_flow")
 class VariationalAutoencoder(TakesData):
     r"""A variational autoencoder (VAE), whose prior and posterior can be refined by flows.
 
-    An encoder gives means :math:`m` and logarithms of variances :math:`s^2` of a latent vector. A
-    flow :math:`f`, if there is one, bends the distribution further,
+    An encoder computes the means :math:`m` and the logarithms of the variances :math:`s^2` of a
+    latent vector. A flow :math:`f`, if there is one, transforms this distribution further,
 
     .. math::
         z = f(m + s \, \epsilon), \quad \epsilon \sim \mathcal{N}(0, I), \qquad
         \ln q(z | x) = \ln \mathcal{N} \left( f^{-1}(z) \mid m, s^2 \right)
         - \ln \left| \det \frac{\partial f}{\partial f^{-1}(z)} \right|.
 
-    A decoder gives the likelihood :math:`p(x | z)`. `compile(optimizer)` and `fit(x)` maximise the
-    evidence lower bound (ELBO): the loss, in nats, is the mean over the batch of
+    A decoder determines the likelihood :math:`p(x | z)`. `compile(optimizer)` and `fit(x)` maximise
+    the evidence lower bound (ELBO): the loss, in nats, is the mean over the batch of
 
     .. math::
         -E_{q(z | x)} \left[ \ln p(x | z) \right]
@@ -49,13 +49,14 @@ class VariationalAutoencoder(TakesData):
         + \text{entanglement\_weight} \cdot \ell(m),
 
     estimated from one sample per instance, with the :func:`~gyoza.modelling.losses.entanglement`
-    :math:`\ell`. The divergence from a standard normal prior is exact where there is no flow. The
-    progress bar shows it as `kl`. Metrics are given the inputs and their ELBOs, as those in
-    :mod:`gyoza.modelling.metrics` take them.
+    :math:`\ell`. Without a flow, the divergence from a standard normal prior is exact. The progress
+    bar shows it as `kl`. Metrics are given the inputs and their ELBOs, as those in
+    :mod:`gyoza.modelling.metrics` expect.
 
-    Where a loss is a mean over the :math:`P` entries of :math:`x`, and its divergence twice the
-    mean over the :math:`d` of :math:`z`, with weights :math:`w` and :math:`v` of divergence and
-    entanglement, pass `kl_weight` :math:`2 w P / d` and `entanglement_weight` :math:`v P`.
+    Some losses are means over the :math:`P` dimensions of :math:`x`, plus :math:`w` times twice the
+    mean divergence over the :math:`d` dimensions of :math:`z`, plus :math:`v` times the
+    entanglement. For these, pass `kl_weight` :math:`2 w P / d` and `entanglement_weight`
+    :math:`v P`.
 
     Args:
         encoder: A Keras layer or model that maps data to a list of means and logarithms of
@@ -65,26 +66,26 @@ class VariationalAutoencoder(TakesData):
             the data.
         prior: The distribution :math:`p(z)`: a
             :class:`~gyoza.modelling.distributions.Distribution` or a
-            :class:`~gyoza.modelling.flow_layers.FlowModel`, which is trained, too. Standard normal
-            if omitted.
+            :class:`~gyoza.modelling.flow_layers.FlowModel`, which is also trained. If omitted,
+            standard normal.
         posterior_flow: The flow :math:`f`: a :class:`~gyoza.modelling.flow_layers.FlowModel` or
             :class:`~gyoza.modelling.flow_layers.FlowLayer`, or `None`. Only its forward direction
             is used.
-        likelihood: `"bernoulli"`, for data between 0 and 1 and a decoder that gives logits, or
-            `"normal"`, for one that gives means. Data outside [0, 1] have a `"bernoulli"` loss of
-            NaN.
+        likelihood: `"bernoulli"`, for data between 0 and 1 and a decoder that returns logits, or
+            `"normal"`, for a decoder that returns means. Data outside [0, 1] have a `"bernoulli"`
+            loss of NaN.
         variance: The variance of a `"normal"` likelihood.
-        kl_weight: The weight of the divergence, 1 for a bound of the likelihood.
-        entanglement_weight: The weight of the entanglement of the means :math:`m`, which then have
-            shape `[batch, d]`.
+        kl_weight: The weight of the divergence, 1 for a bound on the likelihood.
+        entanglement_weight: The weight of the entanglement of the means :math:`m`, which then must
+            have shape `[batch, d]`.
         seed: Integer that makes samples reproducible.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
-        TypeError: If `encoder` or `decoder` is no Keras layer, `prior` no distribution, or
-            `posterior_flow` no flow.
-        ValueError: If `likelihood` is something else, `variance` is not positive, a weight is
-            negative, or encoder and decoder do not give what is said above.
+        TypeError: If `encoder` or `decoder` is not a Keras layer, `prior` is not a distribution, or
+            `posterior_flow` is not a flow.
+        ValueError: If `likelihood` is unknown, `variance` is not positive, a weight is negative, or
+            the outputs of `encoder` or `decoder` are not as described above.
 
     Example:
 
@@ -164,22 +165,22 @@ class VariationalAutoencoder(TakesData):
         decoded = self.decoder(z)
         if tuple(decoded.shape[1:]) != shape[1:]:
             raise ValueError(
-                f"`decoder` should give outputs of shape {shape}, as the data have. "
+                f"`decoder` should return outputs of shape {shape}, that of the data. "
                 f"Received: outputs of shape {tuple(decoded.shape)}"
             )
 
     def _encode(self, x: Any, training: bool | None = False) -> tuple[Any, Any, dict[str, Any]]:
-        """Gives means, logarithms of variances, and the arguments of the flow."""
+        """Returns means, logarithms of variances, and the arguments of the flow."""
         outputs = self.encoder(x, training=training)
         if not isinstance(outputs, list | tuple) or len(outputs) not in (2, 3):
             raise ValueError(
-                "`encoder` should give a list of means and logarithms of variances, and perhaps a "
-                f"context. Received: {outputs}"
+                "`encoder` should return a list of means and logarithms of variances, and possibly "
+                f"a context. Received: {outputs}"
             )
         mean, log_variance, *context = outputs
         if tuple(mean.shape[1:]) != tuple(log_variance.shape[1:]):
             raise ValueError(
-                "`encoder` should give means and logarithms of variances in the same shape. "
+                "`encoder` should return means and logarithms of variances of the same shape. "
                 f"Received: shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}"
             )
         dtype = at_least_float32(self.compute_dtype)
@@ -191,7 +192,7 @@ class VariationalAutoencoder(TakesData):
         return (z, 0.0) if self.posterior_flow is None else self.posterior_flow(z, **context)
 
     def _draw(self, mean: Any, log_variance: Any, context: Any, seed: Any) -> tuple[Any, Any]:
-        """Draws from posteriors, and gives the log-densities of what it draws, `[batch]`."""
+        """Draws from posteriors, and returns the samples and their log-densities, `[batch]`."""
         noise = draw_normal(ops.shape(mean), mean.dtype, seed)
         log_densities = -0.5 * (ops.square(noise) + log_variance + LOG_2_PI)
         z, log_det = self._bend(mean + ops.exp(0.5 * log_variance) * noise, context)
@@ -211,8 +212,8 @@ class VariationalAutoencoder(TakesData):
             training: Whether the model is being trained.
 
         Returns:
-            A dictionary of `"mean"`, the means that the encoder gives; `"kl"`, the divergences or
-            their estimates, `[batch]`; and `"decoded"`, what the decoder gives, `[batch, ...]`.
+            A dictionary of `"mean"`, the means from the encoder; `"kl"`, the divergences or their
+            estimates, `[batch]`; and `"decoded"`, the outputs of the decoder, `[batch, ...]`.
         """
         mean, log_variance, context = self._encode(inputs, training)
         z, log_density = self._draw(mean, log_variance, context, self.seed_generator)
@@ -251,19 +252,19 @@ class VariationalAutoencoder(TakesData):
         return super().compute_metrics(x, x, elbo, sample_weight)
 
     def encode(self, x: Any) -> Any:
-        """Gives the latent vectors where posteriors have their centre.
+        """Returns the latent vectors at the centres of posteriors.
 
         Args:
             x: The data, `[batch, ...]`.
 
         Returns:
-            The means that the encoder gives, mapped by the flow if there is one, `[batch, ...]`.
+            The means from the encoder, transformed by the flow if there is one, `[batch, ...]`.
         """
         mean, _, context = self._encode(self._to_tensor(x))
         return self._bend(mean, context)[0]
 
     def decode(self, z: Any) -> Any:
-        """Gives the expected data of latent vectors.
+        """Returns the expected data for latent vectors.
 
         Args:
             z: The latent vectors, `[batch, ...]`.
@@ -274,15 +275,15 @@ class VariationalAutoencoder(TakesData):
         return self._to_mean(self.decoder(self._to_tensor(z), training=False))
 
     def _to_mean(self, decoded: Any) -> Any:
-        """Turns what the decoder gives into means of the likelihood."""
+        """Converts the outputs of the decoder to means of the likelihood."""
         return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else decoded
 
     def sample(self, sample_count: int, seed: int | None = None) -> Any:
-        """Draws latent vectors from the prior, and gives the expected data.
+        """Draws latent vectors from the prior, and returns the expected data.
 
         Args:
-            sample_count: Their number.
-            seed: Non-negative integer for the same samples every time.
+            sample_count: The number of samples.
+            seed: Non-negative integer that makes samples reproducible.
 
         Returns:
             The means of the likelihoods, `[sample_count, ...]`.
@@ -296,14 +297,14 @@ class VariationalAutoencoder(TakesData):
             \ln p(x) \approx \ln \frac{1}{S} \sum_{s=1}^S \frac{p(x | z_s) \, p(z_s)}{q(z_s | x)},
             \qquad z_s \sim q(z | x)
 
-        In the mean, it is a lower bound, which gets tighter with the number of samples. One sample
-        gives the ELBO.
+        On average, it is a lower bound, which becomes tighter as the number of samples grows. With
+        one sample, it is the ELBO.
 
         Args:
-            x: The data, `[batch, ...]`. As many copies as there are samples are worked through at a
-                time: pass parts of large data.
+            x: The data, `[batch, ...]`. All samples of all instances are processed at once, so pass
+                large data in parts.
             sample_count: The number :math:`S` of samples per instance.
-            seed: Non-negative integer for the same estimates every time.
+            seed: Non-negative integer that makes estimates reproducible.
 
         Returns:
             The estimates in nats, `[batch]`.
@@ -343,7 +344,7 @@ class VariationalAutoencoder(TakesData):
     def from_config(
         cls, config: dict[str, Any], custom_objects: Any = None
     ) -> "VariationalAutoencoder":
-        """Makes a model from what `get_config` returned.
+        """Creates a model from what `get_config` returned.
 
         Args:
             config: The configuration.

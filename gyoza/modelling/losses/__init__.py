@@ -1,15 +1,16 @@
-r"""Losses that models are compiled with, and the functions that they are made of.
+r"""Losses that models are compiled with, and the functions that make them up.
 
-Those that bound evidence (ELBOs) are sums. For an encoder :math:`q(z | x)`, a prior :math:`p(z)`
-and a decoder :math:`p(x | z)`,
+Negative evidence lower bounds (ELBOs) are sums. For an encoder :math:`q(z | x)`, a prior
+:math:`p(z)` and a decoder :math:`p(x | z)`,
 
 .. math::
     -\ln p(x) \le \operatorname{KL} \left( q(z | x) \parallel p(z) \right)
     - E_{q(z | x)} \left[ \ln p(x | z) \right],
 
-where the functions named `…_kl` give the first summand and those named `…_log_likelihood` the
-second, per example and in nats. :class:`~gyoza.modelling.autoencoders.VariationalAutoencoder` is a
-model that is trained by such a bound.
+where the functions named `…_kl` compute the divergence and those named `…_log_likelihood` the
+log-likelihood, per example and in nats.
+:class:`~gyoza.modelling.autoencoders.VariationalAutoencoder` is a model that is trained with such a
+bound.
 """
 
 from gyoza.modelling.losses.attributes import AttributeLoss

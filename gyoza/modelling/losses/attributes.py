@@ -1,4 +1,4 @@
-"""The loss of codes whose attributes are known."""
+"""The loss of codes whose attributes are labelled."""
 
 from typing import Any
 
@@ -15,19 +15,18 @@ __all__ = ["AttributeLoss"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class AttributeLoss(keras.losses.Loss):
-    r"""Cross-entropies and squared distances of the attributes that a network's outputs code.
+    r"""Cross-entropies and squared distances of the attributes that a network's outputs encode.
 
-    Blocks of the outputs :math:`z` code attributes in the way that an
+    Blocks of the outputs :math:`z` encode attributes as an
     :class:`~gyoza.modelling.attributes.AttributeCode` describes. With classes :math:`c_k` and
-    values :math:`y_v`, it is
+    values :math:`y_v`, the loss is
 
     .. math::
         \ell = -\sum_k \ln \operatorname{softmax}(s z_k)_{c_k} + \sum_v (z_v - y_v)^2,
 
-    where the first sum, over categorical attributes, is in nats, and the second one is over
-    real-valued attributes. What is unknown adds nothing, and neither does the residual block. A
-    flow needs no such loss, since the likelihood under the code's distribution contains these
-    terms.
+    where the first sum, in nats, is over categorical attributes, and the second over real-valued
+    ones. Unknown labels add nothing, and neither does the residual block. A flow does not need this
+    loss, since the likelihood under the code's distribution contains these terms.
 
     Args:
         code: The layout of the outputs.
@@ -36,9 +35,9 @@ class AttributeLoss(keras.losses.Loss):
         dtype: See `keras.losses.Loss`.
 
     Raises:
-        TypeError: If `code` is no :class:`~gyoza.modelling.attributes.AttributeCode`.
-        ValueError: If `y_true` or `y_pred` do not fit it, or classes are out of range. Inside
-            compiled code, where nothing can be raised, the loss of such classes is NaN.
+        TypeError: If `code` is not an :class:`~gyoza.modelling.attributes.AttributeCode`.
+        ValueError: If `y_true` or `y_pred` does not fit it, or classes are out of range. In
+            compiled code, which cannot raise errors, the loss of such classes is NaN.
 
     Example:
 
@@ -104,15 +103,15 @@ class AttributeLoss(keras.losses.Loss):
     def _cross_entropy(self, labels: Any, z: Any) -> Any:
         if not self._categorical.size:
             return 0.0
-        # All blocks side by side, in the length of the longest, [batch, attributes, length].
-        entries = np.arange(self._class_counts.max(), dtype="int32")
-        is_entry = entries < self._class_counts[:, None]
-        indices = np.where(is_entry, self._starts[self._categorical, None] + entries, 0)
+        # All blocks side by side, padded to the longest, [batch, attributes, length].
+        places = np.arange(self._class_counts.max(), dtype="int32")
+        is_class = places < self._class_counts[:, None]
+        indices = np.where(is_class, self._starts[self._categorical, None] + places, 0)
         logits = self.code.separation * ops.take(z, indices, axis=1)
-        log_probs = ops.log_softmax(ops.where(is_entry, logits, -np.inf), axis=-1)
+        log_probs = ops.log_softmax(ops.where(is_class, logits, -np.inf), axis=-1)
         classes = to_classes(ops.take(labels, self._categorical, axis=1))
         chosen = ops.take_along_axis(
-            log_probs, ops.clip(classes, 0, len(entries) - 1)[..., None], axis=-1
+            log_probs, ops.clip(classes, 0, len(places) - 1)[..., None], axis=-1
         )[..., 0]
         penalty = class_penalty(classes, self._class_counts, z.dtype)
         known = ops.where(classes == -1, ops.zeros_like(chosen), chosen + penalty)
@@ -134,7 +133,7 @@ class AttributeLoss(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "AttributeLoss":
-        """Makes a loss from what `get_config` returned.
+        """Creates a loss from what `get_config` returned.
 
         Args:
             config: The configuration.

@@ -1,7 +1,7 @@
 """Divergences of normal posteriors from priors, the first term of evidence lower bounds (ELBOs).
 
-Posteriors have diagonal covariances. They, and the components of mixtures, are given by means and
-logarithms of variances.
+Posteriors have diagonal covariances. They and the components of mixtures are given by their means
+and the logarithms of their variances.
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ def normal_kl(
 ) -> Any:
     r"""Computes the divergence of normal posteriors from a normal prior.
 
-    With posteriors :math:`\mathcal{N}(m, s^2)` and the prior :math:`\mathcal{N}(\mu, \sigma^2)`,
-    standard normal unless given,
+    For posteriors :math:`\mathcal{N}(m, s^2)` and the prior :math:`\mathcal{N}(\mu, \sigma^2)`,
+    which is standard normal by default,
 
     .. math::
         \operatorname{KL} = \frac{1}{2} \sum_i \left( \frac{s_i^2 + (m_i - \mu_i)^2}{\sigma_i^2}
@@ -56,14 +56,14 @@ def normal_kl(
 def mixture_log_responsibilities(
     z: Any, prior_mean: Any, prior_log_variance: Any, prior_logits: Any
 ) -> Any:
-    r"""Computes how likely each component of a Gaussian mixture is to have made latent vectors.
+    r"""Computes how likely each component of a Gaussian mixture is to have produced latent vectors.
 
     .. math::
         \ln p(c | z) = \ln \pi_c + \ln \mathcal{N}(z | \mu_c, \sigma_c^2)
         - \ln \sum_{c'} \pi_{c'} \mathcal{N}(z | \mu_{c'}, \sigma_{c'}^2), \qquad
         \pi = \operatorname{softmax}(\text{logits}).
 
-    They are scores of clusters, as :class:`~gyoza.modelling.metrics.ClusteringAccuracy` takes them.
+    :class:`~gyoza.modelling.metrics.ClusteringAccuracy` takes them as scores of clusters.
 
     Args:
         z: Latent vectors, `[batch, d]`, or `[batch, factors, d]` for a mixture per factor.
@@ -99,10 +99,10 @@ def mixture_kl(
     prior_logits: Any,
     log_responsibilities: Any = None,
 ) -> Any:
-    r"""Computes the divergence of normal posteriors from a Gaussian mixture, with its components.
+    r"""Computes the divergence of normal posteriors from a Gaussian mixture, over its components.
 
-    It is that of :math:`q(z, c | x) = q(z | x) \, q(c | x)` from :math:`p(z, c)`, which bounds the
-    divergence of :math:`q(z | x)` from :math:`p(z)` from above. For responsibilities
+    It is the divergence of :math:`q(z, c | x) = q(z | x) \, q(c | x)` from :math:`p(z, c)`, an
+    upper bound on that of :math:`q(z | x)` from :math:`p(z)`. For responsibilities
     :math:`\gamma_c = q(c | x)`,
 
     .. math::
@@ -110,8 +110,8 @@ def mixture_kl(
         \ge -\ln \sum_c \pi_c e^{-D_c}, \qquad
         D_c = \operatorname{KL} \left( q(z | x) \parallel \mathcal{N}(\mu_c, \sigma_c^2) \right),
 
-    where :math:`\gamma_c \propto \pi_c e^{-D_c}` give the least. These are taken unless others are
-    given. Those of the posterior mean, :func:`mixture_log_responsibilities` of `mean`, are common.
+    which is least for :math:`\gamma_c \propto \pi_c e^{-D_c}`, the default. The responsibilities at
+    the posterior mean, :func:`mixture_log_responsibilities` of `mean`, are another common choice.
 
     With an axis for factors, each factor has a mixture of its own, and the divergences are added.
 
@@ -122,7 +122,7 @@ def mixture_kl(
         prior_log_variance: Logarithms of their variances, likewise.
         prior_logits: Logits of their weights, `[components]` or `[factors, components]`.
         log_responsibilities: Logarithms of responsibilities, `[batch, components]` or `[batch,
-            factors, components]`. Those of the tightest bound if omitted.
+            factors, components]`. If omitted, those of the tightest bound.
 
     Returns:
         The divergences, `[batch]`.
@@ -166,8 +166,8 @@ def additive_mixture_kl(
 ) -> Any:
     r"""Computes the divergence of posteriors from a prior in which several factors add up.
 
-    Each factor :math:`f` has one of its components, :math:`c_f`, and is active or not,
-    :math:`a_f \in \{0, 1\}`. Those that are active add their components' means:
+    Each factor :math:`f` takes one of its components, :math:`c_f`, and is active or not,
+    :math:`a_f \in \{0, 1\}`. Active factors add the means of their components:
 
     .. math::
         p(z | a, c) = \mathcal{N} \left( \sum_f a_f \mu_{f c_f}, \sigma^2 \right), \qquad
@@ -177,8 +177,8 @@ def additive_mixture_kl(
     :math:`p(a_f = 1) = \alpha_f`; with `"categorical"`, exactly one is, with probability
     :math:`\alpha_f`. The posterior :math:`\mathcal{N}(z | m, s^2) \, \prod_f q(c_f) \, q(a)` has
     the same form, with probabilities :math:`\gamma_{f c}` of components and :math:`\eta_f` of
-    activity. If :math:`M` and :math:`V` are mean and variance of :math:`\sum_f a_f \mu_{f c_f}`
-    under it,
+    activity. If :math:`M` and :math:`V` are the mean and variance of
+    :math:`\sum_f a_f \mu_{f c_f}` under it,
 
     .. math::
         \operatorname{KL} = \frac{1}{2} \sum_i \left( \frac{s_i^2 + (m_i - M_i)^2 + V_i}{\sigma_i^2}
@@ -186,8 +186,7 @@ def additive_mixture_kl(
         + \sum_{f c} \gamma_{f c} \ln \frac{\gamma_{f c}}{\pi_{f c}}
         + \operatorname{KL} \left( q(a) \parallel p(a) \right).
 
-    All logits are of a softmax over the last axis, but those of `"bernoulli"` activities of a
-    sigmoid.
+    Logits are those of a softmax over the last axis or, for `"bernoulli"` activities, of a sigmoid.
 
     Args:
         mean: Posterior means :math:`m`, `[batch, d]`.
@@ -204,7 +203,7 @@ def additive_mixture_kl(
         The divergences, `[batch]`.
 
     Raises:
-        ValueError: If `activity` is something else.
+        ValueError: If `activity` is unknown.
 
     Example:
 
@@ -231,7 +230,7 @@ def additive_mixture_kl(
     is_bernoulli = activity == "bernoulli"
     eta = ops.sigmoid(activity_logits) if is_bernoulli else _softmax(activity_logits)
     gamma = _softmax(component_logits)
-    # Moments of what each factor adds, `[batch, factors, d]`
+    # Moments of what each factor adds, `[batch, factors, d]`.
     first = ops.einsum("nf,nfc,fck->nfk", eta, gamma, prior_mean)
     second = ops.einsum("nf,nfc,fck->nfk", eta, gamma, ops.square(prior_mean))
     sum_mean = ops.sum(first, axis=1)
@@ -248,23 +247,23 @@ def additive_mixture_kl(
 
 
 def _normal_kl(mean: Any, log_variance: Any, prior_mean: Any, prior_log_variance: Any) -> Any:
-    """Gives divergences entry by entry."""
+    """Returns the divergence in each dimension."""
     log_ratio = log_variance - prior_log_variance
     distance = ops.square(mean - prior_mean) * ops.exp(-prior_log_variance)
     return 0.5 * (ops.expm1(log_ratio) - log_ratio + distance)
 
 
 def _categorical_kl(logits: Any, prior_logits: Any) -> Any:
-    """Gives the summands of divergences of softmax distributions over the last axis."""
+    """Returns the terms of divergences of softmax distributions over the last axis."""
     log_q, log_p = ops.log_softmax(logits), ops.log_softmax(prior_logits)
     return ops.exp(log_q) * (log_q - log_p)
 
 
 def _softmax(logits: Any) -> Any:
-    # `ops.softmax` warns of an axis of length 1, a factor with one component.
+    # `ops.softmax` warns about an axis of length 1, which a factor with one component has.
     return ops.exp(ops.log_softmax(logits))
 
 
 def _two_way(logits: Any) -> Any:
-    """Gives the logits of a softmax over two classes, the second of which has this sigmoid."""
+    """Returns the logits of a softmax over two classes, the second with the given logit."""
     return ops.stack([ops.zeros_like(logits), logits], axis=-1)

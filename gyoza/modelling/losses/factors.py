@@ -1,4 +1,4 @@
-"""Losses on how latent vectors are divided among factors."""
+"""The loss by which the dimensions of latent vectors are assigned to factors."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,33 +21,33 @@ __all__ = ["SupervisedFactorLoss"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class SupervisedFactorLoss(keras.losses.Loss):
-    r"""The negative log-likelihood of pairs whose factors correlate as much as they are said to.
+    r"""The negative log-likelihood of pairs whose factors have given correlations.
 
     A :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel` maps both instances of a pair to
     latent vectors :math:`a` and :math:`b`, with the log-determinants :math:`j_a` and :math:`j_b`.
-    Their entries are divided among factors. If :math:`\rho_i` is the correlation of the factor to
-    which entry :math:`i` belongs, then :math:`a_i` is taken as standard normal, and :math:`b_i` as
-    normal with mean :math:`\rho_i a_i` and variance :math:`1 - \rho_i^2`:
+    Their dimensions are divided among factors. If :math:`\rho_i` is the correlation of the factor
+    that dimension :math:`i` belongs to, then :math:`a_i` is taken to be standard normal, and
+    :math:`b_i` normal with mean :math:`\rho_i a_i` and variance :math:`1 - \rho_i^2`:
 
     .. math::
         \ell = \frac{1}{2} \sum_i a_i^2
         + \frac{1}{2} \sum_i \left( \frac{(b_i - \rho_i a_i)^2}{1 - \rho_i^2}
         + \ln (1 - \rho_i^2) \right) - (j_a + j_b).
 
-    This is in nats, without the constant :math:`n \ln 2 \pi` for :math:`n` entries per instance
-    unless `include_constant` is set. What the two instances of a pair share is thereby drawn into
-    the factor that is said to correlate, and nothing else is. Correlations are clipped to
-    :math:`\pm (1 - 10^{-6})`, also those that exceed 1 by a rounding error.
+    This is in nats, without the constant :math:`n \ln 2 \pi` for :math:`n` dimensions per instance
+    unless `include_constant` is set. Minimising it draws what the two instances of a pair share,
+    and nothing else, into the factor that correlates. Correlations are clipped to
+    :math:`\pm (1 - 10^{-6})`, including those that exceed 1 by a rounding error.
 
-    Where each pair shares the class of one factor, as in the paper, pass that factor's
-    `correlation` here. As target, a pair then has the index :math:`F` of the factor that it shares:
+    If each pair shares the class of one factor, as in the paper, pass that factor's `correlation`
+    here. The target of a pair is then the index :math:`F` of the factor that it shares:
 
     .. math::
-        \rho_i = \begin{cases} \sigma_F & \text{entry } i \text{ belongs to factor } F \\
+        \rho_i = \begin{cases} \sigma_F & \text{dimension } i \text{ belongs to factor } F \\
         0 & \text{otherwise} \end{cases} \qquad \sigma_0 = 0.
 
     Args:
-        dimensions_per_factor: The number of latent entries of each factor, in their order. The
+        dimensions_per_factor: The number of latent dimensions of each factor, in order. The
             residual factor, which takes all variation that no other factor explains, comes first.
         name: Name of the loss.
         reduction: See `keras.losses.Loss`.
@@ -55,21 +55,21 @@ class SupervisedFactorLoss(keras.losses.Loss):
         include_constant: Whether to add :math:`n \ln 2 \pi`, so that the loss is the negative
             log-likelihood of a pair, in nats.
         correlation: The correlations :math:`\sigma_F` in [0, 1) of the factors after the residual
-            factor, or one number for all of them. If it is given, `y_true` holds the index of the
-            factor that each pair shares, `[batch]` or `[batch, 1]`, where 0, the residual factor,
-            stands for nothing shared. If it is omitted, `y_true` holds correlations.
+            factor, or one number for all of them. If given, `y_true` holds the index of the factor
+            that each pair shares, `[batch]` or `[batch, 1]`, where 0, the residual factor, means
+            that nothing is shared. If omitted, `y_true` holds correlations.
 
     Raises:
         TypeError: If `dimensions_per_factor` are not integers.
         ValueError: If `dimensions_per_factor` is empty, negative or all zero, if `correlation`,
-            `y_true` or `y_pred` do not fit it, `correlation` is outside [0, 1), or `y_true` holds
-            correlations outside [-1, 1] or indices of no factor. Inside compiled code, where
-            nothing can be raised, the loss of such correlations or indices is NaN.
+            `y_true` or `y_pred` does not fit it, `correlation` is outside [0, 1), or `y_true` holds
+            correlations outside [-1, 1] or indices that are out of range. In compiled code, which
+            cannot raise errors, the loss of such correlations or indices is NaN.
 
     Attributes:
-        __factor_masks__: A tensor that is 1 where an entry (column) belongs to a factor (row) and 0
-            elsewhere, `[factor count, dimension count]`.
-        __dimensions_per_factor__: The list `dimensions_per_factor`, which goes by that name, too.
+        __factor_masks__: A tensor that is 1 where a dimension (column) belongs to a factor (row)
+            and 0 elsewhere, `[factor count, dimension count]`.
+        __dimensions_per_factor__: The list `dimensions_per_factor`, also available by that name.
 
     Example:
 
@@ -92,7 +92,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
     CORRELATION_MARGIN = 1e-6
     """How far correlations stay away from -1 and 1, where the variance would be 0."""
     ROUNDING_TOLERANCE = 1e-3
-    """By how much a correlation of 1 may exceed 1 once it is rounded, to half precision even."""
+    """By how much a correlation of 1 may exceed 1 after rounding, even to half precision."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Log-likelihoods of data given what decoders make of latent vectors, and losses made of them."""
+"""Log-likelihoods of data given the outputs of decoders, and the losses that they make up."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ def bernoulli_log_likelihood(x: Any, logits: Any) -> Any:
         \ln p(x) = \sum_i \left( x_i \ln \sigma(l_i) + (1 - x_i) \ln \sigma(-l_i) \right)
 
     Args:
-        x: The data, `[batch, ...]`: 0, 1, or numbers between, for which it is an expectation.
-            Others give NaN.
+        x: The data, `[batch, ...]`: 0, 1, or numbers in between, for which the result is an
+            expectation. Other numbers result in NaN.
         logits: The logits :math:`l`, `[batch, ...]`.
 
     Returns:
@@ -74,8 +74,8 @@ def normal_log_likelihood(x: Any, mean: Any, log_variance: Any = 0.0) -> Any:
 class BernoulliLoss(keras.losses.Loss):
     """The negative :func:`bernoulli_log_likelihood` of `y_true`, where `y_pred` holds logits.
 
-    Unlike `keras.losses.BinaryCrossentropy(from_logits=True)`, it is a sum over the entries of an
-    example and not their mean, as an ELBO needs it.
+    Unlike `keras.losses.BinaryCrossentropy(from_logits=True)`, it is the sum over the dimensions of
+    an example rather than their mean, as an ELBO requires.
 
     Args:
         name: Name of the loss.
@@ -118,11 +118,11 @@ class BernoulliLoss(keras.losses.Loss):
 class NormalLoss(keras.losses.Loss):
     r"""The negative :func:`normal_log_likelihood` of `y_true`, where `y_pred` holds means.
 
-    Unlike `keras.losses.MeanSquaredError`, it is in nats: a sum over the entries of an example,
+    Unlike `keras.losses.MeanSquaredError`, it is in nats: a sum over the dimensions of an example,
     with the constant that makes it a density.
 
     Args:
-        variance: The variance of all entries, positive.
+        variance: The variance of every dimension, positive.
         name: Name of the loss.
         reduction: See `keras.losses.Loss`.
         dtype: See `keras.losses.Loss`.
@@ -165,7 +165,7 @@ class NormalLoss(keras.losses.Loss):
 
 
 def to_tensors(first: Any, *others: Any) -> list[Any]:
-    """Gives all in the dtype of the first, but float32 at least."""
+    """Converts all arguments to the dtype of the first, but at least float32."""
     dtype = at_least_float32(getattr(first, "dtype", "float32"))
     # Keras would round arrays in float64 to float32 on some backends.
     return [
@@ -180,5 +180,5 @@ def sum_per_example(values: Any) -> Any:
 
 
 def normal_log_density(x: Any, mean: Any, log_variance: Any) -> Any:
-    """Gives log-densities of normal variables, entry by entry."""
+    """Returns the log-densities of normal variables, one for each dimension."""
     return -0.5 * (ops.square(x - mean) * ops.exp(-log_variance) + log_variance + LOG_2_PI)

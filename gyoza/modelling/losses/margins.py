@@ -1,4 +1,4 @@
-"""Losses of classifiers that ask for a margin between scores."""
+"""Losses of classifiers that require a margin between scores."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class _Margin(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class HingeLoss(_Margin):
-    r"""The hinge loss of two classes, of any margin.
+    r"""The hinge loss of two classes, with any margin.
 
     With a target :math:`t = \pm 1` and a score :math:`q`,
 
@@ -70,7 +70,7 @@ class HingeLoss(_Margin):
         """Computes the losses.
 
         Args:
-            y_true: Targets, 1 and -1 (or 0), `[batch]` or `[batch, ...]`. Others give NaN.
+            y_true: Targets, 1 and -1 (or 0), `[batch]` or `[batch, ...]`. Others result in NaN.
             y_pred: Scores, likewise.
 
         Returns:
@@ -87,7 +87,7 @@ class HingeLoss(_Margin):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class MulticlassHingeLoss(_Margin):
-    r"""The hinge loss of several classes, of any margin.
+    r"""The hinge loss of several classes, with any margin.
 
     With the index :math:`t` of the class and the scores :math:`q`,
 
@@ -95,7 +95,7 @@ class MulticlassHingeLoss(_Margin):
         \ell = \max \left( 0, \max_{j \neq t} q_j - q_t + \delta \right).
 
     `keras.losses.CategoricalHinge` has :math:`\delta = 1`, counts 0 among the other scores, and
-    wants one-hot targets.
+    expects one-hot targets.
 
     Args:
         delta: The margin :math:`\delta`, positive.
@@ -104,7 +104,7 @@ class MulticlassHingeLoss(_Margin):
         dtype: See `keras.losses.Loss`.
 
     Raises:
-        ValueError: If `delta` is not positive, or shapes do not fit one another.
+        ValueError: If `delta` is not positive, or shapes do not match.
 
     Example:
 

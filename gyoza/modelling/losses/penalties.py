@@ -11,29 +11,29 @@ __all__ = ["entanglement", "EntanglementLoss"]
 
 
 def entanglement(z: Any, covariance: bool = False) -> Any:
-    r"""Computes how far latent vectors are from having one entry at most that is not zero.
+    r"""Computes how far latent vectors are from having at most one non-zero dimension.
 
-    For a vector :math:`z` of :math:`d` entries, it is the mean absolute product of pairs,
+    For a vector :math:`z` of :math:`d` dimensions, it is the mean absolute product of pairs,
 
     .. math::
         \ell(z) = \frac{2}{d (d - 1)} \sum_{i < j} \lvert z_i z_j \rvert
         = \frac{\left( \sum_i \lvert z_i \rvert \right)^2 - \sum_i z_i^2}{d (d - 1)}.
 
-    The mean over a batch bounds the mean absolute value of covariances from above, if entries are
-    centred. Independent entries have no covariance, but still some :math:`\ell`, which also draws
-    them towards the axes and towards 0. With `covariance=True`, the mean over a batch of :math:`N`
+    If dimensions are centred, its mean over a batch bounds the mean absolute value of their
+    covariances from above. It does not vanish for independent dimensions, and also draws vectors
+    towards the axes and towards 0. With `covariance=True`, the mean over a batch of :math:`N`
     vectors is that of the covariances themselves,
 
     .. math::
         \frac{1}{N} \sum_k \ell(z^k) = \frac{2}{d (d - 1)} \sum_{i < j} \lvert C_{ij} \rvert,
         \qquad C = \frac{1}{N} \sum_k (z^k - \bar z) (z^k - \bar z)^T.
 
-    Chance makes these larger, too, if the batch is small: by some :math:`1 / \sqrt{N}` for entries
+    In small batches, chance makes these larger, too: by about :math:`1 / \sqrt{N}` for dimensions
     of variance 1.
 
     Args:
         z: Latent vectors, `[batch, d]`, with :math:`d \ge 2`.
-        covariance: Whether to take the mean over the batch before the absolute value.
+        covariance: Whether to average over the batch before taking absolute values.
 
     Returns:
         What each vector contributes to the mean, `[batch]`. With `covariance=True`, single values
@@ -57,7 +57,7 @@ def entanglement(z: Any, covariance: bool = False) -> Any:
     (z,) = to_tensors(z)
     if len(z.shape) != 2 or z.shape[1] == 1:
         raise ValueError(
-            "`z` should have shape [batch, d] with at least two entries per vector. "
+            "`z` should have shape [batch, d] with at least two dimensions. "
             f"Received: z.shape={tuple(z.shape)}"
         )
     pair_count = z.shape[1] * (z.shape[1] - 1)

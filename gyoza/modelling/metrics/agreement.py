@@ -1,4 +1,4 @@
-"""How alike the factors of two codes of the same instances are."""
+"""How similar the factors of two codes of the same instances are."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,37 +18,37 @@ def agreement(
     *,
     seed: int | None = 0,
 ) -> np.ndarray:
-    r"""How well the factors of one code are linearly predicted from those of another, both ways.
+    r"""How well factors of one code are linearly predicted from those of another, and vice versa.
 
-    The codes may come from two trainings that differ in their seed. With the block :math:`u` of a
-    factor in one code, and the block :math:`v` of a factor in the other, in which all directions
-    are made to count the same by whitening, the score is
+    The codes may come from two trainings that differ in their seed. For the block :math:`u` of a
+    factor in one code and the block :math:`v` of a factor in the other, whitened so that all
+    directions have equal weight, the score is
 
     .. math::
         \frac{1}{2} \left(R^2_{u \to v} + R^2_{v \to u}\right), \qquad
         R^2_{u \to v} = 1 - \frac{\operatorname{E} \lVert v - \hat v(u) \rVert^2}
         {\operatorname{E} \lVert v - \operatorname{E} v \rVert^2},
 
-    where least squares :math:`\hat v` are fitted to one half of the instances, and the score is
-    taken on the other. For two blocks of the same size and many instances, it is the mean of their
-    squared canonical correlations: 1 if the blocks are linear maps of each other, whatever these
-    are, and 0 if they have nothing linear in common. If factors agree, the matrix of scores has
-    ones on its diagonal and zeros elsewhere.
+    where :math:`\hat v` is fitted by least squares to one half of the instances, and the score is
+    computed on the other. For two blocks of the same size and many instances, it is the mean of
+    their squared canonical correlations: 1 if each block is a linear function of the other, and 0
+    if they have nothing linear in common. If factors agree, the matrix of scores has ones on its
+    diagonal and zeros elsewhere.
 
     Args:
         codes_1: The codes, `[N, n]`.
         codes_2: Other codes of the same instances, `[N, n]`.
-        dimensions_per_factor: The number of entries of each factor, in their order, in both codes:
-            a sequence, or a dictionary by name.
-        seed: Seed of the division of instances, a non-negative integer. Drawn if `None`.
+        dimensions_per_factor: The number of dimensions of each factor, in order, in both codes: a
+            sequence, or a dictionary by name.
+        seed: Seed for the division of instances, a non-negative integer. If `None`, it is drawn.
 
     Returns:
         The scores of factors of the first code (rows) with those of the second (columns), `[factor
-        count, factor count]`; 0 for a factor without entries.
+        count, factor count]`; 0 for a factor without dimensions.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, there are not more than
-            twice as many instances as entries in a factor, or `seed` is negative.
+        ValueError: If shapes do not match, values are not finite, there are not more than twice as
+            many instances as dimensions in a factor, or `seed` is negative.
 
     Example:
 
@@ -77,7 +77,7 @@ def agreement(
     half = len(codes_1) // 2
     if half <= max(map(len, units)):
         raise ValueError(
-            "There should be more than twice as many instances as entries in a factor. "
+            "There should be more than twice as many instances as dimensions in a factor. "
             f"Received: {len(codes_1)} instances, factors of {[len(unit) for unit in units]}"
         )
     order = np.random.default_rng(seed).permutation(len(codes_1))
@@ -89,7 +89,7 @@ def agreement(
 
 
 def _whiten(block: np.ndarray, half: int) -> np.ndarray:
-    """Gives the first half mean 0 and the identity as covariance, without what does not vary."""
+    """Whitens a block by the statistics of its first half, without directions that do not vary."""
     centred = block - block[:half].mean(axis=0)
     _, lengths, axes = np.linalg.svd(centred[:half], full_matrices=False)
     varies = lengths > 1e-6 * lengths.max(initial=1e-300)
@@ -97,7 +97,7 @@ def _whiten(block: np.ndarray, half: int) -> np.ndarray:
 
 
 def _explain(u: np.ndarray, v: np.ndarray, half: int) -> float:
-    """The share of the second half of v that a linear map explains, fitted to the first half."""
+    """Returns the share of v's second half that a linear map explains, fitted to the first half."""
     if not u.shape[1] or not v.shape[1]:
         return 0.0
     # Whitened columns are orthonormal up to their length.

@@ -13,29 +13,29 @@ __all__ = ["ClusteringAccuracy"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class ClusteringAccuracy(keras.metrics.Metric):
-    r"""The accuracy of a classifier that takes each cluster for its most frequent class.
+    r"""The accuracy of a classifier that assigns each cluster to its most frequent class.
 
-    For :math:`n_{jc}` instances in cluster :math:`j` and of class :math:`c`,
+    For :math:`n_{jc}` instances of class :math:`c` in cluster :math:`j`, it is
 
     .. math::
         \frac{\sum_j \max_c n_{jc}}{\sum_{jc} n_{jc}}.
 
-    It is also called purity. Several clusters may count as the same class, so that it grows with
-    the number of clusters, up to 1 for a cluster per instance.
+    It is also called purity. Several clusters may be assigned to the same class, so that it grows
+    with the number of clusters, up to 1 for one cluster per instance.
 
     Args:
         class_count: The number of classes.
-        cluster_count: The number of clusters. That of classes if omitted.
+        cluster_count: The number of clusters. If omitted, that of classes.
         name: Name of the metric.
         **kwargs: Arguments of `keras.metrics.Metric`.
 
     Raises:
-        ValueError: If `class_count` or `cluster_count` is no positive integer, or `y_pred` has
+        ValueError: If `class_count` or `cluster_count` is not a positive integer, or `y_pred` has
             scores for another number of clusters.
 
     Attributes:
-        counts: The number of instances in each cluster and of each class, or the sum of their
-            weights, `[cluster_count, class_count]`.
+        counts: The number of instances in each cluster and class, or the sum of their weights,
+            `[cluster_count, class_count]`.
 
     Example:
 
@@ -66,9 +66,9 @@ class ClusteringAccuracy(keras.metrics.Metric):
 
         Args:
             y_true: Classes from 0 to `class_count - 1`, `[batch]` or `[batch, 1]`.
-            y_pred: Clusters from 0 to `cluster_count - 1`, `[batch]` or `[batch, 1]`. Or a score
-                per cluster, of which the highest counts, `[batch, cluster_count]`. With classes or
-                clusters out of range, the result is NaN.
+            y_pred: Clusters from 0 to `cluster_count - 1`, `[batch]` or `[batch, 1]`, or a score
+                for each cluster, of which the highest counts, `[batch, cluster_count]`. If classes
+                or clusters are out of range, the result is NaN.
             sample_weight: Weights, `[batch]`.
         """
         classes = ops.reshape(ops.cast(y_true, "int32"), (-1,))
@@ -89,7 +89,7 @@ class ClusteringAccuracy(keras.metrics.Metric):
         self.counts.assign_add(ops.transpose(of_cluster * weights[:, None]) @ of_class)
 
     def _one_hot(self, indices: Any, count: int) -> Any:
-        """Gives rows with a single 1, or of NaN where there is no such index."""
+        """Returns rows with a single 1, or of NaN where an index is out of range."""
         rows = ops.cast(indices[:, None] == ops.arange(count), self.dtype)
         known = (indices >= 0) & (indices < count)
         return ops.where(known[:, None], rows, np.nan)

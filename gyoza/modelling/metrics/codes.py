@@ -1,4 +1,4 @@
-"""What the scores of codes share: the checks of their arguments."""
+"""What scores of codes have in common: the checks of their arguments."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,11 +18,11 @@ __all__ = [
 ]
 
 _FEW_CLASSES = 20
-"""Integers of more different values may as well be measurements."""
+"""Integers with more distinct values may well be measurements."""
 
 
 def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
-    """Turns codes into a matrix of finite numbers, `[N, n]`."""
+    """Converts codes to a matrix of finite numbers, `[N, n]`."""
     matrix = np.asarray(codes, dtype="float64")
     if matrix.ndim != 2 or 0 in matrix.shape:
         raise ValueError(
@@ -39,15 +39,15 @@ def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
 def check_labels(
     labels: Any, count: int, categorical: bool | Sequence[bool] | None, at_least: int = 1
 ) -> list[np.ndarray]:
-    """Turns labels into a list of columns.
+    """Converts labels to a list of columns.
 
     Args:
         labels: Classes or real numbers, `[N, K]` or `[N]`.
         count: The number N of instances.
-        categorical: Which columns are classes, or one for all. If `None`, columns of whole numbers
-            and of what is not a number are, and a warning says so of whole numbers that may as well
-            be measurements: floating-point numbers, and integers of many values or with gaps.
-        at_least: How many columns there should be.
+        categorical: Which columns are classes, or one truth value for all. If `None`, columns of
+            whole numbers and of non-numbers are, with a warning about whole numbers that may well
+            be measurements: floating-point numbers, and integers with many values or with gaps.
+        at_least: The least number of columns.
 
     Returns:
         The K columns, `[N]`, of integers from 0 on for classes and of floats for real numbers.
@@ -72,14 +72,14 @@ def check_labels(
         )
     checked, guessed = [], []
     for k, (label, flag) in enumerate(zip(matrix.T, flags, strict=True)):
-        # Lists find the type of a column whose neighbours have others.
+        # Converting a list finds the type of a column by itself, whatever those of its neighbours.
         column = np.asarray(label.tolist())
         checked.append(_check_label(k, column, flag))
         if flag is None and is_categorical(checked[-1]) and _may_be_measured(column):
             guessed.append(k)
     if guessed:
         warnings.warn(
-            f"The whole numbers in columns {guessed} of `labels` are taken for classes. Pass "
+            f"The whole numbers in columns {guessed} of `labels` are taken to be classes. Pass "
             "`categorical=True` if they are, `categorical=False` if they are measurements, or a "
             "truth value for each column.",
             stacklevel=3,
@@ -88,7 +88,7 @@ def check_labels(
 
 
 def _may_be_measured(column: np.ndarray) -> bool:
-    """Returns whether whole numbers may as well be measurements, such as percentages."""
+    """Returns whether whole numbers may well be measurements, such as percentages."""
     if column.dtype.kind not in "iu":
         return column.dtype.kind == "f"
     values = np.unique(column)
@@ -98,11 +98,13 @@ def _may_be_measured(column: np.ndarray) -> bool:
 def _check_label(index: int, column: np.ndarray, categorical: bool | None) -> np.ndarray:
     is_number = column.dtype.kind in "fiu"
     if is_number and not np.all(np.isfinite(column)):
-        raise ValueError(f"`labels` should be finite. Received: others in column {index}")
+        raise ValueError(
+            f"`labels` should be finite. Received: values that are not, in column {index}"
+        )
     values, classes = np.unique(column, return_inverse=True)
     if len(values) == 1:
         raise ValueError(
-            "`labels` should vary, since a constant has no information. Received: the single "
+            "`labels` should vary, since a constant carries no information. Received: the single "
             f"value {values[0]} in column {index}"
         )
     if categorical is None:
@@ -128,8 +130,8 @@ def find_bins(column: np.ndarray, bins: int, robust: bool = True) -> np.ndarray:
     Args:
         column: The numbers, `[N]`.
         bins: The number of bins.
-        robust: Whether to leave outliers to the outer bins. Outliers are further from the middle
-            99 % of the numbers than these are wide.
+        robust: Whether to put outliers into the outermost bins. Outliers are further from the
+            central 99 % of the numbers than these are wide.
 
     Returns:
         The indices, `[N]`.
@@ -146,23 +148,23 @@ def find_bins(column: np.ndarray, bins: int, robust: bool = True) -> np.ndarray:
 def split_units(
     dimension_count: int, dimensions_per_factor: Iterable[int] | None, at_least: int = 1
 ) -> list[np.ndarray]:
-    """Returns the indices of the entries of each unit: each factor, or else each entry."""
+    """Returns the indices of the dimensions of each factor, by default of each dimension alone."""
     if dimensions_per_factor is None:
         sizes = [1] * dimension_count
     else:
         sizes = check_dimensions_per_factor(dimensions_per_factor)
     if sum(sizes) != dimension_count:
         raise ValueError(
-            f"`dimensions_per_factor` should sum to {dimension_count}, the number of entries of "
+            f"`dimensions_per_factor` should sum to {dimension_count}, the number of dimensions of "
             f"the codes. Received: dimensions_per_factor={sizes}"
         )
     if len(sizes) < at_least:
         raise ValueError(
-            f"Codes should have at least {at_least} entries or factors. Received: {len(sizes)}"
+            f"Codes should have at least {at_least} dimensions or factors. Received: {len(sizes)}"
         )
     return np.split(np.arange(dimension_count), np.cumsum(sizes)[:-1])
 
 
 def to_unit_interval(score: Any) -> float:
-    """Takes rounding errors out of a score from 0 to 1."""
+    """Clips a score, which rounding errors may have moved out of the interval from 0 to 1."""
     return float(np.clip(score, 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""How well a model describes data, as the mean of log-densities."""
+"""How well a model describes data, as a mean of log-densities."""
 
 import math
 from typing import Any
@@ -13,8 +13,9 @@ __all__ = ["NegativeLogLikelihood", "BitsPerDimension"]
 class NegativeLogLikelihood(keras.metrics.Mean):
     r"""The mean of :math:`-\ln p(x)`, in nats.
 
-    In `compile(metrics=[...])` of a :class:`~gyoza.modelling.flow_layers.FlowModel` without a loss,
-    it is given the log-densities of each batch. The training loss is the same, plus regularisers.
+    Pass it to `compile(metrics=[...])` of a :class:`~gyoza.modelling.flow_layers.FlowModel` without
+    a loss, which gives it the log-densities of each batch. The training loss is the same, plus
+    regularisers.
 
     Args:
         name: Name of the metric.
@@ -46,8 +47,8 @@ class NegativeLogLikelihood(keras.metrics.Mean):
 class BitsPerDimension(NegativeLogLikelihood):
     r"""The mean of :math:`-\frac{1}{n} \log_2 p(x)` of data :math:`x` with :math:`n` dimensions.
 
-    It is the unit in which densities of images are compared. For the numbers known from the
-    literature, the density has to be that of pixel values from 0 to 255, see
+    Densities of images are compared in this unit. To be comparable with numbers in the literature,
+    the density has to be that of pixel values from 0 to 255; see
     :class:`~gyoza.modelling.flow_layers.UniformDequantization`.
 
     Args:

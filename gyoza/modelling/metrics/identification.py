@@ -1,4 +1,4 @@
-"""Scores of how well the sources of data have been found."""
+"""Scores of how well the sources of data have been recovered."""
 
 from typing import Any
 
@@ -13,28 +13,28 @@ __all__ = ["mean_correlation_coefficient"]
 def mean_correlation_coefficient(codes: Any, sources: Any, correlation: str = "pearson") -> float:
     r"""MCC: how well codes recover sources, up to order, sign and scale.
 
-    Each source :math:`s_k` is given an entry :math:`z_{\pi(k)}` of its own, such that the mean of
-    absolute correlations is largest:
+    Each source :math:`s_k` is assigned a dimension :math:`z_{\pi(k)}` of its own, such that the
+    mean of absolute correlations is largest:
 
     .. math::
         \max_\pi \frac{1}{K} \sum_k |\operatorname{corr}(z_{\pi(k)}, s_k)|.
 
-    It is 1 if each source is found by itself. If there are more sources than entries, those that
-    are left over count as 0.
+    It is 1 if each source is recovered in a dimension of its own. If there are more sources than
+    dimensions, those left over count as 0.
 
     Needs scipy: `pip install "gyoza[metrics]"`.
 
     Args:
         codes: The codes, `[N, n]`.
         sources: The sources, `[N, K]`.
-        correlation: `"pearson"`, or `"spearman"` where sources can be recovered up to a monotonic
-            function only.
+        correlation: `"pearson"`, or `"spearman"` if sources can be recovered only up to a monotonic
+            function.
 
     Returns:
         The score, from 0 to 1.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a source is constant,
+        ValueError: If shapes do not match, values are not finite, a source is constant,
             or `correlation` is unknown.
         ImportError: If scipy is missing.
 

@@ -1,4 +1,4 @@
-"""Scores of disentanglement by the information that entries of codes hold about labels."""
+"""Scores of disentanglement from the information that codes hold about labels."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -30,35 +30,35 @@ def mutual_information(
 ) -> np.ndarray:
     r"""The mutual information of codes and labels, in nats.
 
-    It is computed from the frequencies :math:`p` of the entries :math:`z_i` of codes, divided into
-    bins of equal width, and of labels :math:`v_k`:
+    It is computed from the frequencies :math:`p` of the dimensions :math:`z_i` of codes, divided
+    into bins of equal width, and of labels :math:`v_k`:
 
     .. math::
         I(z_i; v_k) = \sum_{z, v} p(z, v) \ln \frac{p(z, v)}{p(z) p(v)}.
 
-    The information in the block of a factor is bounded from below by that of its best informed
-    entry, which is given. With few instances per bin, independent entries seem to hold some.
+    For a factor of several dimensions, that of its most informative dimension is returned, a lower
+    bound. With few instances per bin, independent dimensions seem to hold some information.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
 
     Args:
         codes: The codes, `[N, n]`.
         labels: Classes or real numbers, `[N, K]` or `[N]`.
-        dimensions_per_factor: The number of entries of each factor, in their order. If `None`, each
-            entry is a factor of its own.
-        bins: The number of bins for entries, and for labels that are real numbers.
+        dimensions_per_factor: The number of dimensions of each factor, in order. If `None`, each
+            dimension is a factor of its own.
+        bins: The number of bins for dimensions, and for labels that are real numbers.
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
-            columns of whole numbers and of what is not a number are, with a warning where whole
-            numbers may as well be measurements.
-        robust: Whether bins leave out outliers, which are further from the middle 99 % of all
-            entries than these are wide: the outer bins take them. If `False`, a single outlier can
-            move all others into one bin.
+            columns of whole numbers and of non-numbers are, with a warning if whole numbers may
+            well be measurements.
+        robust: Whether outliers, which are further from the central 99 % of all numbers than these
+            are wide, go into the outermost bins. If `False`, a single outlier can move all others
+            into one bin.
 
     Returns:
         The information in each factor about each label, `[factor count, K]`.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, or a label is constant.
+        ValueError: If shapes do not match, values are not finite, or a label is constant.
         ImportError: If scikit-learn is missing.
 
     Example:
@@ -84,7 +84,7 @@ def mutual_information_gap(
     categorical: bool | Sequence[bool] | None = None,
     robust: bool = True,
 ) -> float:
-    r"""MIG: how much better the best informed factor knows each label than the second best.
+    r"""MIG: how much more the best factor tells about each label than the second best.
 
     With the information :math:`I(z_i; v_k)` of :func:`mutual_information`, and the entropy
     :math:`H(v_k)` of labels,
@@ -93,24 +93,24 @@ def mutual_information_gap(
         \frac{1}{K} \sum_k \frac{I(z_{i(k)}; v_k) - \max_{j \neq i(k)} I(z_j; v_k)}{H(v_k)},
         \qquad i(k) = \operatorname{argmax}_i I(z_i; v_k).
 
-    It is 1 if each label can be read from one factor and no other, and 0 if each stands in two or
-    in none.
+    It is 1 if each label can be read from one factor and no other, and 0 if it can be read from two
+    or from none.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
 
     Args:
-        codes: See :func:`mutual_information`, and so for all arguments.
+        codes: See :func:`mutual_information`, also for the other arguments.
         labels: Likewise.
         dimensions_per_factor: Likewise.
         bins: Likewise.
         categorical: Likewise.
-        robust: Likewise. The published definition has bins between the extremes.
+        robust: Likewise. The published definition has bins between the extremes, as for `False`.
 
     Returns:
         The score, from 0 to 1.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a label is constant, or
+        ValueError: If shapes do not match, values are not finite, a label is constant, or
             there are fewer than two factors.
         ImportError: If scikit-learn is missing.
 
@@ -146,7 +146,7 @@ def modularity(
     categorical: bool | Sequence[bool] | None = None,
     robust: bool = True,
 ) -> float:
-    r"""Modularity: how far each factor of a code knows of one label only.
+    r"""Modularity: to what extent each factor of a code is informative about one label only.
 
     With the information :math:`I(z_i; v_k)` of :func:`mutual_information`, it is the mean over
     factors :math:`i` of
@@ -155,25 +155,25 @@ def modularity(
         1 - \frac{\sum_{k \neq k(i)} I(z_i; v_k)^2}{(K - 1) I(z_i; v_{k(i)})^2},
         \qquad k(i) = \operatorname{argmax}_k I(z_i; v_k).
 
-    It is 1 if each factor knows of one label, though several may know of the same. Factors without
-    any information are left out. The residual factor should be, too, since the little information
-    that a finite sample seems to hold is spread over all labels.
+    It is 1 if each factor is informative about one label, though several may share a label. Factors
+    without any information are left out. Leave out the residual factor, too, since the little
+    information that it seems to hold in a finite sample is spread over all labels.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
 
     Args:
-        codes: See :func:`mutual_information`, and so for all arguments.
+        codes: See :func:`mutual_information`, also for the other arguments.
         labels: Likewise, at least two.
         dimensions_per_factor: Likewise.
         bins: Likewise.
         categorical: Likewise.
-        robust: Likewise. The published definition has bins between the extremes.
+        robust: Likewise. The published definition has bins between the extremes, as for `False`.
 
     Returns:
         The score, from 0 to 1; 0 if no factor has any information.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a label is constant, or
+        ValueError: If shapes do not match, values are not finite, a label is constant, or
             there are fewer than two labels.
         ImportError: If scikit-learn is missing.
 
@@ -203,7 +203,7 @@ def modularity(
 
 
 def _divide(columns: list[np.ndarray], bins: int, robust: bool) -> list[np.ndarray]:
-    """Divides those columns of labels into bins that are real numbers."""
+    """Divides columns of labels that are real numbers into bins."""
     if not is_integer(bins) or bins < 2:
         raise ValueError(f"`bins` should be an integer of at least 2. Received: bins={bins}")
     return [
@@ -223,8 +223,8 @@ def _inform(
     bins: int,
     robust: bool,
 ) -> np.ndarray:
-    entries = [find_bins(entry, bins, robust) for entry in codes.T]
+    binned = [find_bins(dimension, bins, robust) for dimension in codes.T]
     information = np.array(
-        [[_compute_information(entry, column) for column in columns] for entry in entries]
+        [[_compute_information(dimension, column) for column in columns] for dimension in binned]
     )
     return np.stack([information[unit].max(axis=0, initial=0.0) for unit in units])

@@ -1,4 +1,4 @@
-"""Scores of what changes and what stays when one factor is fixed or replaced."""
+"""Scores of what changes and what stays the same when one factor is fixed or replaced."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -28,37 +28,38 @@ def factor_vae_score(
     seed: int | None = 0,
     categorical: bool | Sequence[bool] | None = None,
 ) -> float:
-    r"""FactorVAE score: how surely the factor that varies least tells which label was fixed.
+    r"""FactorVAE score: how reliably the factor that varies least reveals which label was fixed.
 
-    A vote is cast by instances :math:`B` that are drawn among those with the same value of label
-    :math:`k`. It falls to the factor that varies least among them, compared to all instances:
+    A vote is cast by instances :math:`B` that are drawn from those with the same value of label
+    :math:`k`. It goes to the factor that varies least among them, relative to all instances:
 
     .. math::
         \operatorname{argmin}_G \frac{1}{|G|} \sum_{i \in G}
         \frac{\operatorname{var}_B(z_i)}{\operatorname{var}(z_i)}.
 
-    As many votes are cast for each label. From one half of them, the label that most often leads to
-    each factor is learnt, and the score is the accuracy with which this predicts the labels of the
-    other half. It is 1 if each label has a factor of its own, and :math:`1 / K` by chance.
+    Equally many votes are cast for each label. One half of them determines the label that most
+    often leads to each factor, and the score is the accuracy with which this predicts the labels of
+    the other half. It is 1 if each label has a factor of its own, and :math:`1 / K` by chance.
 
     Args:
         codes: The codes, `[N, n]`.
         labels: Classes or real numbers, `[N, K]`, at least two.
-        dimensions_per_factor: The number of entries of each factor, in their order. If `None`, each
-            entry is a factor of its own.
-        votes: The number of votes to learn from, and of those to predict, over all labels.
+        dimensions_per_factor: The number of dimensions of each factor, in order. If `None`, each
+            dimension is a factor of its own.
+        votes: The number of votes to learn from, and likewise of those to predict, for all labels
+            together.
         batch_size: The number of instances that cast a vote. They are drawn with replacement.
         bins: The number of bins of equal width for labels that are real numbers.
         seed: Seed of all draws.
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
-            columns of whole numbers and of what is not a number are, with a warning where whole
-            numbers may as well be measurements.
+            columns of whole numbers and of non-numbers are, with a warning if whole numbers may
+            well be measurements.
 
     Returns:
         The score, from 0 to 1.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a label is constant,
+        ValueError: If shapes do not match, values are not finite, a label is constant,
             there are fewer than two labels, or no two instances share a value.
 
     Example:
@@ -85,7 +86,7 @@ def factor_vae_score(
     for column in columns:
         classes = column if is_categorical(column) else find_bins(column, bins)
         drawn = codes[_draw_alike(rng, classes, 2 * rounds, batch_size)]
-        # A constant entry is not fixed by any label.
+        # A constant dimension is not fixed by any label.
         ratios = np.where(variances > 0, drawn.var(axis=1) / scale, np.inf)
         of_units = [ratios[:, unit].mean(axis=1) for unit in units if len(unit)]
         winners.append(np.argmin(of_units, axis=0))
@@ -95,7 +96,7 @@ def factor_vae_score(
 
 
 def _draw_alike(rng: np.random.Generator, classes: np.ndarray, count: int, size: int) -> np.ndarray:
-    """Draws indices of instances of the same class, `[count, size]`, where one is not alone."""
+    """Draws indices of instances of the same class, `[count, size]`, from classes of several."""
     _, members, sizes = np.unique(classes, return_inverse=True, return_counts=True)
     order = np.argsort(members, kind="stable")
     (candidates,) = np.nonzero(sizes[members] > 1)
@@ -111,7 +112,7 @@ def _draw_alike(rng: np.random.Generator, classes: np.ndarray, count: int, size:
 
 
 class SwapConsistency(NamedTuple):
-    """What :func:`swap_consistency` returns, rates from 0 to 1 per label."""
+    """What :func:`swap_consistency` returns: rates from 0 to 1 for each label."""
 
     follows: Any
     """How often the prediction is the label of b, `[K]` or one number."""
@@ -120,17 +121,17 @@ class SwapConsistency(NamedTuple):
 
 
 def swap_consistency(predicted: Any, labels_a: Any, labels_b: Any) -> SwapConsistency:
-    """How often edits carry over what they should, and leave the rest as it was.
+    """How often edits transfer what they should, and leave the rest as it was.
 
     Instances a have been given one factor of instances b, and a classifier has been shown the
     result: the rest of the network that was edited, or one that sees decoded images. The rates are
-    those among pairs whose labels differ. For the label of the factor that was swapped, `follows`
+    over the pairs whose labels differ. For the label of the factor that was swapped, `follows`
     should be 1; for all others, `keeps` should be.
 
     Args:
         predicted: The classes predicted after the edit, `[N, K]` or `[N]`.
         labels_a: The classes of the instances that were edited, likewise.
-        labels_b: The classes of those whose factor they got, likewise.
+        labels_b: The classes of those whose factor they were given, likewise.
 
     Returns:
         The two rates, arrays `[K]`, or numbers if arguments have shape `[N]`.
@@ -141,7 +142,7 @@ def swap_consistency(predicted: Any, labels_a: Any, labels_b: Any) -> SwapConsis
     Example:
 
         >>> a, b = np.array([0, 0, 1, 2]), np.array([1, 2, 1, 0])
-        >>> predicted = np.array([1, 2, 1, 2])  # of the three pairs that differ, two follow
+        >>> predicted = np.array([1, 2, 1, 2])  # two of the three pairs that differ follow b
         >>> gyoza.modelling.metrics.swap_consistency(predicted, a, b)
         SwapConsistency(follows=0.6666666666666666, keeps=0.3333333333333333)
     """

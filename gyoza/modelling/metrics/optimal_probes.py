@@ -1,4 +1,4 @@
-"""What no probe can exceed, by the densities of classes."""
+"""The accuracy that no probe can exceed, from the densities of classes."""
 
 from typing import Any, NamedTuple
 
@@ -8,46 +8,46 @@ __all__ = ["OptimalProbe", "optimal_probe_accuracy"]
 
 
 class OptimalProbe(NamedTuple):
-    """What :func:`optimal_probe_accuracy` returns, balanced accuracies from 0 to 1."""
+    """What :func:`optimal_probe_accuracy` returns: balanced accuracies from 0 to 1."""
 
     accuracy: float
-    """That of the most likely class on the instances."""
+    """The accuracy of the most likely class on the instances."""
     low: float
     """The lower end of its confidence interval."""
     high: float
     """The upper end, which no probe exceeds if the densities are right."""
     expected: float
-    """What the densities themselves say that it is."""
+    """The accuracy that the densities themselves predict."""
 
 
 def optimal_probe_accuracy(log_probs: Any, labels: Any, confidence: float = 0.95) -> OptimalProbe:
-    r"""How well the best of all probes can tell classes apart, by their densities.
+    r"""How well the best of all probes can tell classes apart, given their densities.
 
-    No probe, linear or not, has a higher balanced accuracy than to answer the class of which the
-    density :math:`p_c` is highest. This Bayes-optimal probe is right with the probability
+    No probe, linear or not, has a higher balanced accuracy than the one that answers the class with
+    the highest density :math:`p_c`. This Bayes-optimal probe is right with the probability
 
     .. math::
         A = \frac{1}{C} \int \max_c p_c(x) \, dx,
         \qquad A = \frac{1 + \operatorname{TV}(p_0, p_1)}{2} \text{ for two classes,}
 
-    with the total variation distance TV. Here it is tried on instances that the densities were not
+    with the total variation distance TV. Evaluate it on instances that the densities were not
     fitted to. By Hoeffding's inequality, with :math:`n_c` instances of class c, :math:`A` is within
 
     .. math::
         \pm \sqrt{\frac{1}{2 C^2} \ln \frac{2}{\alpha} \sum_c \frac{1}{n_c}}
 
-    of the result at the confidence :math:`1 - \alpha`.
+    of the result with confidence :math:`1 - \alpha`.
 
-    It is a bound on other probes only as far as the densities are right: with poor ones, another
-    probe may do better. As a check, the accuracy that the densities expect,
+    It is a bound on other probes only if the densities are right: with poor ones, another probe may
+    do better. As a check, the accuracy that the densities predict,
     :math:`\frac{1}{C} \sum_c \operatorname{mean}_{x \in c} \max_k p_k(x) / \sum_j p_j(x)`, is
-    returned, too: where it is outside the confidence interval, the densities are wrong. Where it
-    is inside, they may still be; compare with the probes of :func:`leakage`, which should not
+    returned, too: if it is outside the confidence interval, the densities are wrong. If it is
+    inside, they may still be wrong; compare with the probes of :func:`leakage`, which should not
     exceed the bound.
 
     Args:
-        log_probs: The log-density of each instance under each class, `[N, C]`, such as
-            `log_prob` of one flow per class gives.
+        log_probs: The log-density of each instance under each class, `[N, C]`, for example
+            `log_prob` of one flow per class.
         labels: The class of each instance, integers from 0 to C - 1, `[N]`.
         confidence: The probability with which the interval contains the accuracy.
 
@@ -55,7 +55,7 @@ def optimal_probe_accuracy(log_probs: Any, labels: Any, confidence: float = 0.95
         A named tuple of `accuracy`, `low`, `high` and `expected`.
 
     Raises:
-        ValueError: If shapes do not fit one another, there are fewer than two classes, a class has
+        ValueError: If shapes do not match, there are fewer than two classes, a class has
             no instance, `confidence` is not between 0 and 1, or an instance has no likelihood.
 
     Example:
@@ -85,7 +85,7 @@ def optimal_probe_accuracy(log_probs: Any, labels: Any, confidence: float = 0.95
     if not np.all(np.isfinite(largest)):
         raise ValueError(
             "`log_probs` should be numbers or -infinity, and finite under some class. Received: "
-            f"{np.sum(~np.isfinite(largest))} instances of which they are not"
+            f"{np.sum(~np.isfinite(largest))} instances for which they are not"
         )
     if labels.dtype.kind not in "iub" or set(np.unique(labels)) != set(range(class_count)):
         raise ValueError(

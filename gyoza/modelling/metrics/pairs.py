@@ -19,44 +19,44 @@ __all__ = ["PairCorrelation"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class PairCorrelation(keras.metrics.Metric):
-    r"""The correlations of pairs in each factor, against those that they are said to have.
+    r"""The correlations of pairs in each factor, compared with those requested.
 
-    Of all pairs :math:`(a, b)` that are said to correlate in factor :math:`F`, with :math:`y_F \neq
-    0`, the correlation in the block of factor :math:`G` is the mean of its dimensions':
+    For the pairs :math:`(a, b)` that should correlate in factor :math:`F`, with :math:`y_F \neq 0`,
+    the correlation in the block of factor :math:`G` is the mean over its dimensions:
 
     .. math::
         r_{FG} = \frac{1}{|G|} \sum_{i \in G}
         \frac{\operatorname{cov}_F(a_i, b_i)}{\sqrt{\operatorname{var}_F(a_i)
         \operatorname{var}_F(b_i)}}.
 
-    :meth:`matrix` gives all of them. The result, which `fit` shows, is the mean of :math:`|r_{FG} -
-    \bar y_{FG}|`, where :math:`\bar y_{FG}` is the mean correlation in :math:`G` that the same
-    pairs are said to have. It is 0 where factors are disentangled as requested.
+    :meth:`matrix` returns all of them. The result, which `fit` shows, is the mean of
+    :math:`|r_{FG} - \bar y_{FG}|`, where :math:`\bar y_{FG}` is the mean correlation in :math:`G`
+    that is requested of the same pairs. It is 0 if factors are disentangled as requested.
 
     Pass it to `compile(metrics=[...])` of a
     :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel`. Statistics are sums over all
     batches since the last reset; a dimension that does not vary counts as uncorrelated.
 
     Args:
-        dimensions_per_factor: The number of latent entries of each factor, in their order, residual
-            factor first, as in :class:`~gyoza.modelling.losses.SupervisedFactorLoss`.
+        dimensions_per_factor: The number of latent dimensions of each factor, the residual factor
+            first, as in :class:`~gyoza.modelling.losses.SupervisedFactorLoss`.
         name: Name of the metric.
         **kwargs: Arguments of `keras.metrics.Metric`.
 
     Raises:
         TypeError: If `dimensions_per_factor` are not integers.
         ValueError: If `dimensions_per_factor` is empty, negative or all zero, or if `y_true` or
-            `y_pred` do not fit it.
+            `y_pred` does not fit it.
 
     Example:
 
         >>> random = np.random.default_rng(0)
         >>> a = random.normal(size=[1000, 2])
-        >>> b = np.stack([random.normal(size=1000), a[:, 1]], axis=1)  # share the second entry
+        >>> b = np.stack([random.normal(size=1000), a[:, 1]], axis=1)  # share the second
         >>> metric = gyoza.modelling.metrics.PairCorrelation([1, 1])
         >>> y_pred = np.concatenate([a, b, np.zeros([1000, 2])], axis=1)
         >>> metric.update_state(np.tile([0.0, 1.0], [1000, 1]), y_pred)
-        >>> print(abs(metric.matrix()[1].round(1)))  # of pairs that share the second entry
+        >>> print(abs(metric.matrix()[1].round(1)))  # of pairs that share the second
         [0. 1.]
     """
 
@@ -104,7 +104,7 @@ class PairCorrelation(keras.metrics.Metric):
         self._sums.assign_add(ops.transpose(weights) @ ops.concatenate(terms, axis=1))
 
     def _compute_matrices(self) -> tuple[Any, Any, Any]:
-        """Computes realised and requested correlations, and where there are any."""
+        """Computes realised and requested correlations, and which of them exist."""
         factor_count = len(self.dimensions_per_factor)
         sums = ops.convert_to_tensor(self._sums)
         exist = ops.logical_and(sums[:, :1] > 0, self._has_dimensions)
@@ -112,7 +112,7 @@ class PairCorrelation(keras.metrics.Metric):
         requested, moments = means[:, :factor_count], means[:, factor_count:]
         a, b, aa, bb, ab = ops.split(moments, 5, axis=1)
         variance_a, variance_b = aa - a * a, bb - b * b
-        # Not `>`, so that what is not a number stays one.
+        # Not `>`, so that NaN stays NaN.
         constant = ops.logical_or(variance_a <= self.NOISE * aa, variance_b <= self.NOISE * bb)
         scales = ops.sqrt(ops.where(constant, 1.0, variance_a * variance_b))
         correlations = ops.where(constant, 0.0, (ab - a * b) / scales)
@@ -130,9 +130,9 @@ class PairCorrelation(keras.metrics.Metric):
         """Computes the realised correlations.
 
         Returns:
-            Entry [F, G] is the correlation, in the block of factor G, of the pairs that are said to
-            correlate in F, `[factor count, factor count]`. It is NaN where there are no such pairs,
-            as usual for the residual factor's row 0, or if the block is empty.
+            A matrix, `[factor count, factor count]`. Entry [F, G] is the correlation, in the block
+            of factor G, of the pairs that should correlate in F. It is NaN if there are no such
+            pairs, as is usual in row 0, that of the residual factor, or if the block is empty.
         """
         realised, _, exist = self._compute_matrices()
         return np.where(ops.convert_to_numpy(exist), ops.convert_to_numpy(realised), np.nan)

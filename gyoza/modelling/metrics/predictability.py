@@ -1,4 +1,4 @@
-"""Scores of disentanglement by how well labels can be predicted from factors of codes."""
+"""Scores of disentanglement from how well labels can be predicted from factors of codes."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -33,38 +33,38 @@ def leakage(
     seed: int | None = 0,
     categorical: bool | Sequence[bool] | None = None,
 ) -> np.ndarray:
-    r"""How well each label can be read from each factor by a probe, on instances held out.
+    r"""How well a probe can read each label from each factor, on held-out instances.
 
-    With the balanced accuracy :math:`A` of a label of :math:`C` classes, and the share :math:`R^2`
-    of the variance of a label of real numbers that is explained, scores are
+    With the balanced accuracy :math:`A` for a label with :math:`C` classes, and the share
+    :math:`R^2` of explained variance for a label of real numbers, scores are
 
     .. math::
         \max\left(0, \frac{A - 1 / C}{1 - 1 / C}\right) \qquad \text{and} \qquad \max(0, R^2),
 
-    so 0 is chance and 1 is perfect. Where factors are disentangled, the score of a label is high in
-    its own factor and close to 0 in all others. Entries are standardised first.
+    so that 0 is chance and 1 is perfect. If factors are disentangled, the score of a label is high
+    in its own factor and close to 0 in all others. Dimensions are standardised first.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
 
     Args:
         codes: The codes, `[N, n]`.
         labels: Classes or real numbers, `[N, K]` or `[N]`.
-        dimensions_per_factor: The number of entries of each factor, in their order. If `None`, each
-            entry is a factor of its own.
+        dimensions_per_factor: The number of dimensions of each factor, in order. If `None`, each
+            dimension is a factor of its own.
         probe: `"linear"` for logistic regression, weighted by class, and ridge regression;
             `"nearest"` for the nearest neighbours.
         neighbours: The number of neighbours.
         test_size: The share of instances that is held out.
-        seed: Seed of the division of instances.
+        seed: Seed for the division of instances.
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
-            columns of whole numbers and of what is not a number are, with a warning where whole
-            numbers may as well be measurements.
+            columns of whole numbers and of non-numbers are, with a warning if whole numbers may
+            well be measurements.
 
     Returns:
-        The scores, `[factor count, K]`; 0 for a factor without entries.
+        The scores, `[factor count, K]`; 0 for a factor without dimensions.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a label is constant, a
+        ValueError: If shapes do not match, values are not finite, a label is constant, a
             class is seen once, or `probe` is unknown.
         ImportError: If scikit-learn is missing.
 
@@ -103,20 +103,20 @@ def separated_attribute_predictability(
     r"""SAP: how much better the best factor predicts each label than the second best.
 
     With the score :math:`S_{ik}` of label :math:`k`, predicted from factor :math:`i` by a linear
-    probe, which is the balanced accuracy of classes and :math:`R^2` of real numbers, it is
+    probe, which is the balanced accuracy for classes and :math:`R^2` for real numbers, it is
 
     .. math::
         \frac{1}{K} \sum_k \left(S_{i(k) k} - \max_{j \neq i(k)} S_{jk}\right),
         \qquad i(k) = \operatorname{argmax}_i S_{ik}.
 
-    It is 0 if labels stand in several factors or none. For :math:`C` equally likely classes, it is
-    at most :math:`1 - 1 / C`. Where outliers spoil the fit of linear probes, give it the ranks of
-    codes, `scipy.stats.rankdata(codes, axis=0)`.
+    It is 0 if labels can be predicted from several factors or from none. For :math:`C` equally
+    likely classes, it is at most :math:`1 - 1 / C`. If outliers spoil the fit of linear probes,
+    pass the ranks of codes instead, `scipy.stats.rankdata(codes, axis=0)`.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
 
     Args:
-        codes: See :func:`leakage`, and so for all arguments.
+        codes: See :func:`leakage`, also for the other arguments.
         labels: Likewise.
         dimensions_per_factor: Likewise.
         test_size: Likewise.
@@ -127,7 +127,7 @@ def separated_attribute_predictability(
         The score, from 0 to 1.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a label is constant, a
+        ValueError: If shapes do not match, values are not finite, a label is constant, a
             class is seen once, or there are fewer than two factors.
         ImportError: If scikit-learn is missing.
 
@@ -153,7 +153,7 @@ def separated_attribute_predictability(
         seed=seed,
         categorical=[is_categorical(column) for column in columns],
     )
-    # From the scale on which chance is 0 to balanced accuracy, which shrinks differences.
+    # From the scale on which chance is 0 back to balanced accuracy, which shrinks differences.
     scales = [1 - 1 / (column.max() + 1) if is_categorical(column) else 1.0 for column in columns]
     scores = np.sort(scores, axis=0)
     return to_unit_interval(np.mean((scores[-1] - scores[-2]) * scales))
@@ -163,9 +163,9 @@ class DisentanglementScores(NamedTuple):
     """What :func:`disentanglement_completeness_informativeness` returns, each from 0 to 1."""
 
     disentanglement: float
-    """How far each factor serves to predict one label only."""
+    """To what extent each factor serves to predict one label only."""
     completeness: float
-    """How far each label is predicted from one factor only."""
+    """To what extent each label is predicted from one factor only."""
     informativeness: float
     """How well labels are predicted from the whole code."""
 
@@ -182,9 +182,9 @@ def disentanglement_completeness_informativeness(
 ) -> DisentanglementScores:
     r"""DCI: disentanglement, completeness and informativeness.
 
-    Decision trees predict each label :math:`k` from the whole code, and tell the importance
-    :math:`R_{ik}` of each factor :math:`i`, the sum of its entries'. With the entropy :math:`H_m`
-    to base :math:`m` of importances divided by their sum,
+    Decision trees predict each label :math:`k` from the whole code, and yield the importance
+    :math:`R_{ik}` of each factor :math:`i`, summed over its dimensions. With the entropy
+    :math:`H_m` to base :math:`m` of importances divided by their sum,
 
     .. math::
         \text{disentanglement} &= \sum_i \frac{\sum_k R_{ik}}{\sum_{jk} R_{jk}}
@@ -192,10 +192,10 @@ def disentanglement_completeness_informativeness(
         \text{completeness} &= \frac{1}{K} \sum_k \left(1 - H_m(R_{\cdot k})\right)
 
     for :math:`m` factors and :math:`K` labels. Informativeness is the mean score of the predictions
-    on instances held out, on the scale of :func:`leakage`, not an error.
+    on held-out instances, on the scale of :func:`leakage`, rather than an error.
 
     Gradient boosting grows a hundred trees per class, which takes minutes for codes with dozens of
-    entries and labels with dozens of classes. A few thousand instances are enough.
+    dimensions and labels with dozens of classes. A few thousand instances are enough.
 
     Needs scikit-learn and scipy: `pip install "gyoza[metrics]"`.
 
@@ -203,17 +203,17 @@ def disentanglement_completeness_informativeness(
         codes: See :func:`leakage`.
         labels: Likewise, at least two.
         dimensions_per_factor: Likewise.
-        estimator: `"gradient_boosting"`, or `"random_forest"`, whose number of trees does not grow
-            with that of classes.
+        estimator: `"gradient_boosting"`, or `"random_forest"`, whose number of trees does not
+            depend on the number of classes.
         test_size: See :func:`leakage`.
-        seed: Seed of the division of instances and of trees.
+        seed: Seed for the division of instances and for the trees.
         categorical: See :func:`leakage`.
 
     Returns:
         The three scores.
 
     Raises:
-        ValueError: If shapes do not fit one another, values are not finite, a label is constant, a
+        ValueError: If shapes do not match, values are not finite, a label is constant, a
             class is seen once, there are fewer than two factors or labels, or `estimator` is
             unknown.
         ImportError: If scikit-learn or scipy is missing.
@@ -243,7 +243,7 @@ def disentanglement_completeness_informativeness(
     for column in columns:
         trees = _TREES[estimator](column, seed)
         scores.append(max(_score(trees, codes, column, test_size, seed), 0.0))
-        # Those of useless entries can be negative by rounding.
+        # Rounding can make the importances of useless dimensions negative.
         useful = np.maximum(trees.feature_importances_, 0.0)
         importances.append([useful[unit].sum() for unit in units])
     matrix = np.array(importances)
@@ -253,7 +253,7 @@ def disentanglement_completeness_informativeness(
 
 
 def _concentrate(importances: np.ndarray) -> float:
-    """Averages how far each row is concentrated on one entry, weighted by the rows' sums."""
+    """Averages over rows how concentrated each is on one column, weighted by the rows' sums."""
     sums = importances.sum(axis=1)
     used = sums > 0
     if not np.any(used):
@@ -287,7 +287,7 @@ def _make_boosting(column: np.ndarray, seed: int | None) -> Any:
 
 def _make_forest(column: np.ndarray, seed: int | None) -> Any:
     ensemble = import_extra("sklearn.ensemble", "metrics")
-    # Trees that are not shown all entries would have to make do with uninformative ones.
+    # Trees that see only some dimensions would have to make do with uninformative ones.
     if is_categorical(column):
         return ensemble.RandomForestClassifier(max_features=None, n_jobs=-1, random_state=seed)
     return ensemble.RandomForestRegressor(max_features=None, n_jobs=-1, random_state=seed)

@@ -10,25 +10,25 @@ __all__ = ["ExplainedVariance"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class ExplainedVariance(keras.metrics.Metric):
-    r"""The share of variance that predictions explain, over the entries of all outputs together.
+    r"""The share of variance that predictions explain, over all outputs together.
 
     .. math::
         1 - \frac{\operatorname{Var}(y - \hat y)}{\operatorname{Var}(y)}
 
-    Variances are taken around the mean of all entries, so that outputs that vary more count more.
-    `keras.metrics.R2Score` takes them output by output, and counts the mean of :math:`y - \hat y`
-    as an error, too.
+    Variances are taken around the mean of all values, so that outputs that vary more count more.
+    `keras.metrics.R2Score` treats each output separately, and also counts the mean of
+    :math:`y - \hat y` as an error.
 
-    1 is perfect, and 0 as good as a constant. If the targets do not vary, it is 1 if neither do the
-    residuals, and 0 otherwise. Sums of squares lose digits where targets are far from zero compared
-    with how much they vary: subtract a constant from both, or pass `dtype="float64"`.
+    1 is perfect, and 0 as good as a constant. If the targets do not vary, it is 1 if the residuals
+    do not vary either, and 0 otherwise. Sums of squares lose digits if targets are far from zero
+    compared with how much they vary: subtract a constant from both, or pass `dtype="float64"`.
 
     Args:
         name: Name of the metric.
         **kwargs: Arguments of `keras.metrics.Metric`.
 
     Raises:
-        ValueError: If targets and predictions have another number of axes.
+        ValueError: If targets and predictions do not have the same number of axes.
 
     Example:
 
@@ -43,7 +43,7 @@ class ExplainedVariance(keras.metrics.Metric):
 
     def __init__(self, name: str = "explained_variance", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        # Of weights, targets, residuals, and their squares. Replicas add sums up.
+        # The sums of weights, targets, residuals, and their squares. Replicas add them up.
         self._sums = self.add_variable((5,), initializer="zeros", name="sums")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
@@ -74,7 +74,7 @@ class ExplainedVariance(keras.metrics.Metric):
         sums = ops.convert_to_tensor(self._sums)
         means, squares = ops.split(ops.divide_no_nan(sums[1:], sums[0]), 2)
         variances = squares - means * means
-        # Not `>`, so that what is not a number stays one.
+        # Not `>`, so that NaN stays NaN.
         constant = variances <= self.NOISE * squares
         explained = 1.0 - variances[1] / ops.where(constant[0], 1.0, variances[0])
         of_constants = ops.cast(constant[1] & (sums[0] > 0), self.dtype)

@@ -41,7 +41,7 @@ def test_covariance_is_that_of_numpy():
 def test_disentangled_codes_have_none():
     on_axes = np.diag([1.0, -2.0, 3.0]).astype("float32")
     np.testing.assert_allclose(ops.convert_to_numpy(entanglement(on_axes)), 0.0, atol=1e-6)
-    crossed = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], "float32")  # independent entries
+    crossed = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], "float32")  # independent dimensions
     assert float(ops.mean(entanglement(crossed))) == 1.0
     assert float(ops.mean(entanglement(crossed, covariance=True))) == 0.0
 

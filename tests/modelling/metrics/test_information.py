@@ -30,7 +30,7 @@ def test_information_is_that_of_frequencies():
     np.testing.assert_allclose(itself[:, 0], [ln2 / 2, 1.5 * ln2, 0], atol=1e-12)
 
 
-def test_information_of_blocks_is_that_of_their_best_entries():
+def test_information_of_blocks_is_that_of_their_best_dimensions():
     codes = np.concatenate([LABELS, np.zeros([12, 1])], axis=1)
     information = mutual_information(codes, LABELS, [0, 2, 1])
     np.testing.assert_allclose(information, [[0, 0], np.log([4, 3]), [0, 0]], atol=1e-12)
@@ -95,8 +95,8 @@ def test_outliers_do_not_hide_what_others_know():
         assert modularity(codes, truth) == pytest.approx(modularity(labels, labels), abs=0.01)
 
 
-def test_entries_that_seldom_vary_are_no_outliers():
-    """A rare pulse, and a fifth of entries far from the rest, are seen as they are."""
+def test_dimensions_that_seldom_vary_are_no_outliers():
+    """A rare pulse, and a fifth of values far from the rest, are seen as they are."""
     pulse = np.zeros(1000)
     pulse[:3] = 1.0
     far = 1e-6 * np.arange(1000.0)
@@ -188,5 +188,5 @@ def test_bad_input(arguments, message):
 
 def test_a_gap_needs_two_factors():
     for codes, dimensions in ((LABELS[:, :1], None), (LABELS, [2])):
-        with pytest.raises(ValueError, match="at least 2 entries or factors"):
+        with pytest.raises(ValueError, match="at least 2 dimensions or factors"):
             mutual_information_gap(codes, LABELS, dimensions)

@@ -101,7 +101,7 @@ def test_disentanglement_completeness_and_informativeness_of_constructed_codes()
     assert score(make_noise(200, 2, seed=2), real).informativeness == 0.0
 
 
-def test_useless_entries_leave_scores_between_0_and_1():
+def test_useless_dimensions_leave_scores_between_0_and_1():
     """Trees find importances of about -1e-17 there."""
     labels = make_labels(200, (2, 2))
     codes = np.concatenate([labels + 0.05 * make_noise(200, 2), make_noise(200, 50, 2)], axis=1)
@@ -160,7 +160,7 @@ def test_values_are_those_of_another_library():
         (
             separated_attribute_predictability,
             {"dimensions_per_factor": [2]},
-            "at least 2 entries or factors",
+            "at least 2 dimensions or factors",
         ),
         (
             disentanglement_completeness_informativeness,
