@@ -39,12 +39,13 @@ from gyoza.modelling.flow_layers.linear import (
     LULinear,
     TriangularAffine,
 )
-from gyoza.modelling.flow_layers.linear_maps import LinearMap, PairAxes, PrincipalRotation
+from gyoza.modelling.flow_layers.linear_maps import LinearMap, PrincipalRotation
 from gyoza.modelling.flow_layers.logistic_couplings import MixtureLogisticCoupling
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.multi_scale import FactorOut
 from gyoza.modelling.flow_layers.neural_autoregressive import BlockNeuralAutoregressive
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
+from gyoza.modelling.flow_layers.pair_axes import PairAxes
 from gyoza.modelling.flow_layers.permutations import (
     CheckerBoardPermutation,
     HeavisidePermutation,
