@@ -15,7 +15,7 @@ __all__ = ["BatchNormalization"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class BatchNormalization(FlowLayer):
-    r"""Normalises each dimension by the mean and variance of the batch, then scales and shifts it.
+    r"""Normalises each dimension by the mean and variance of a batch, then scales and shifts it.
 
     .. math::
         y = \frac{x - m}{\sqrt{v + \epsilon}} \, e^g + b, \qquad
@@ -23,22 +23,22 @@ class BatchNormalization(FlowLayer):
         n \sum_i \left( g_i - \tfrac{1}{2} \ln (v_i + \epsilon) \right),
 
     with one mean :math:`m_i`, variance :math:`v_i`, log-scale :math:`g_i` and shift :math:`b_i` for
-    each entry along `axes`, which are shared by the :math:`n` positions of the remaining axes.
+    each dimension along `axes`, shared by the :math:`n` positions along the remaining axes.
 
-    In training, :math:`m` and :math:`v` are the statistics of the batch and its positions, and the
-    log-determinant is that of the map with these held fixed. In inference, and wherever `invert` is
-    called, they are moving averages of what was seen in training. Keras says which it is by the
-    argument `training` of `call`; a layer that is not `trainable` is always in inference. A new
-    layer in inference is the identity, up to :math:`\epsilon`.
+    In training, :math:`m` and :math:`v` are the statistics of the batch, over all its positions,
+    and the log-determinant is that of the map with these held fixed. In inference, and always in
+    `invert`, they are moving averages of the statistics seen in training. Keras passes the argument
+    `training` to `call`; a layer that is not `trainable` is always in inference. In inference, a
+    new layer is the identity, up to :math:`\epsilon`.
 
-    Both directions cost a few operations per entry, in at least float32. Replicas of distributed
-    training normalise their own part of the batch; the statistics are not synchronised.
+    Both directions cost a few operations per dimension, in at least float32. In distributed
+    training, each replica normalises its own part of the batch; statistics are not synchronised.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`. With `axes=[3]`, images `[batch, height, width, channels]` are
             normalised per channel.
-        momentum: How much of the moving averages stays at each training step, from 0 to 1.
+        momentum: The share of the moving averages that is kept at each training step, from 0 to 1.
         epsilon: The positive number :math:`\epsilon`, which keeps scales finite.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -91,7 +91,7 @@ class BatchNormalization(FlowLayer):
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Creates scale, shift and the moving averages."""
+        """Creates the scale, the shift and the moving averages."""
         self.log_scale, self.shift, self.moving_mean, self.moving_variance = (
             self.add_weight(
                 shape=self._shape_,
@@ -109,7 +109,7 @@ class BatchNormalization(FlowLayer):
         )
 
     def _measure(self, x: Any) -> tuple[Any, Any]:
-        """Gives means and variances over all axes but `axes`, with `shape`.
+        """Returns means and variances over all axes but `axes`, with `shape`.
 
         Sums are divided, because `ops.mean` would round float64 to float32 on some backends.
         """
@@ -120,7 +120,7 @@ class BatchNormalization(FlowLayer):
         return mean, ops.sum(gap * gap, axis=rest) / count
 
     def _statistics(self) -> tuple[Any, Any]:
-        """Gives the moving averages, in `log_det_dtype`."""
+        """Returns the moving averages, in `log_det_dtype`."""
         return (
             ops.cast(self.moving_mean, self.log_det_dtype),
             ops.cast(self.moving_variance, self.log_det_dtype),
@@ -139,7 +139,8 @@ class BatchNormalization(FlowLayer):
 
         Args:
             inputs: See :meth:`FlowLayer.call`.
-            training: Whether to normalise by the statistics of the batch, and to move the averages.
+            training: Whether to normalise by the statistics of the batch, and to update the
+                averages.
 
         Returns:
             See :meth:`FlowLayer.call`.
@@ -158,7 +159,7 @@ class BatchNormalization(FlowLayer):
         return outputs, ops.broadcast_to(positions * ops.sum(log_scale), ops.shape(x)[:1])
 
     def invert(self, outputs: Any) -> Any:
-        """Undoes the normalisation by moving averages; see :meth:`FlowLayer.invert`."""
+        """Undoes normalisation by the moving averages; see :meth:`FlowLayer.invert`."""
         y = ops.cast(outputs, self.log_det_dtype)
         mean, variance = self._statistics()
         scale = ops.sqrt(variance + self.epsilon) * ops.exp(-ops.cast(self.log_scale, y.dtype))
@@ -172,6 +173,6 @@ class BatchNormalization(FlowLayer):
 
 
 def _count(x: Any, axes: list[int]) -> Any:
-    """Gives the number of positions along `axes`, in the dtype of `x`."""
+    """Returns the number of positions along `axes`, in the dtype of `x`."""
     lengths = ops.shape(x)
     return ops.cast(math.prod(lengths[axis] for axis in axes), x.dtype)

@@ -1,4 +1,4 @@
-"""Layers that fill the gaps between integers by noise, so that densities can be fitted to them."""
+"""Layers that fill the gaps between integers with noise, so that densities can be fitted."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ _PRECISIONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class UniformDequantization(FlowLayer):
-    r"""Makes integers continuous by uniform noise, which `invert` takes away.
+    r"""Makes integers continuous by adding uniform noise, which `invert` removes.
 
     With :math:`n` integers :math:`x_i` from 0 to :math:`L - 1` per instance,
 
@@ -30,38 +30,38 @@ class UniformDequantization(FlowLayer):
         y_i = \frac{x_i + u_i}{L}, \qquad u_i \sim \mathcal{U}(0, 1), \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = -n \ln L.
 
-    A density can fit integers infinitely well, by spikes that tell nothing. With noise it cannot:
-    the log-likelihood of a model that starts with this layer is one of integers, and in the mean
-    over the noise a lower bound,
+    A density can fit integers infinitely well, with meaningless spikes. With noise it cannot: the
+    log-likelihood of a model that starts with this layer is, on average over the noise, a lower
+    bound on the log-likelihood of the integers,
 
     .. math::
         \mathbb{E}_u \left[ \ln p \! \left( \frac{x + u}{L} \right) - n \ln L \right] \le \ln P(x).
 
-    Every call draws new noise, so `log_prob` differs from call to call; its mean over several calls
-    comes closer to the bound. The way back, :math:`x_i = \lfloor L y_i \rfloor`, is exact, and
-    samples of a model are integers from 0 to :math:`L - 1`: numbers outside of :math:`[0, 1)` are
-    moved to the nearest of these. Noise is kept away from 0 and 1 by the precision of the dtype, so
-    that rounding never leads to another integer.
+    Every call draws new noise, so that `log_prob` differs from call to call; its mean over several
+    calls comes closer to the left-hand side. The inverse, :math:`x_i = \lfloor L y_i \rfloor`, is
+    exact, and samples of a model are integers from 0 to :math:`L - 1`: numbers outside
+    :math:`[0, 1)` are moved to the nearest of these. Noise is kept away from 0 and 1 by the
+    precision of the dtype, so that rounding never results in another integer.
 
-    Integers are given as floating-point numbers. A NumPy array with other values raises an error.
-    Where values cannot be checked, in tensors, they make the log-determinant NaN.
+    Integers are given as floating-point numbers. A NumPy array with other values raises an error;
+    in tensors, whose values cannot be checked, such values make the log-determinant NaN.
 
     Args:
         levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits.
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
-        seed: Non-negative integer, for the same sequence of noise in every new layer. If omitted,
-            it is drawn from Python's generator, which `keras.utils.set_random_seed` seeds.
+        seed: Non-negative integer that makes the sequence of noise reproducible. If omitted, it is
+            drawn from Python's generator, which `keras.utils.set_random_seed` seeds.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If `levels` or `seed` are out of range, if there are too many levels for the
-            dtype to tell them apart, or if the layer is called on a NumPy array with other values
+        ValueError: If `levels` or `seed` is out of range, if there are too many levels for the
+            dtype to tell them apart, or if the layer is called on a NumPy array with values other
             than integers from 0 to `levels - 1`.
 
     Attributes:
         seed_generator: The `keras.random.SeedGenerator` that noise is drawn with. On JAX, a
-            function that is compiled by `jax.jit` itself has to use `keras.StatelessScope`, because
+            function that you compile with `jax.jit` yourself needs `keras.StatelessScope`, because
             the state of the generator cannot be updated there.
 
     Example:
@@ -91,7 +91,7 @@ class UniformDequantization(FlowLayer):
         super().__init__(shape=shape, axes=axes, **kwargs)
         if not is_integer(levels) or levels < 2:
             raise ValueError(
-                f"`levels` should be an integer, at least 2. Received: levels={levels}"
+                f"`levels` should be an integer of at least 2. Received: levels={levels}"
             )
         if seed is not None and not (is_integer(seed) and seed >= 0):
             raise ValueError(f"`seed` should be a non-negative integer. Received: seed={seed}")
@@ -107,7 +107,7 @@ class UniformDequantization(FlowLayer):
             )
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Checks NumPy arrays, then runs `call`. Values of tensors may be unknown."""
+        """Checks NumPy arrays, then runs `call`. The values of tensors may be unknown."""
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
             is_level = (inputs == np.floor(inputs)) & (inputs >= 0) & (inputs < self.levels)
             if not np.all(is_level):
@@ -133,7 +133,7 @@ class UniformDequantization(FlowLayer):
         """Adds noise.
 
         Args:
-            inputs: Integers from 0 to `levels - 1` as floating-point tensor, `[batch, ...]`.
+            inputs: Integers from 0 to `levels - 1`, as a floating-point tensor, `[batch, ...]`.
 
         Returns:
             The pair of outputs between 0 and 1, in the shape of `inputs`, and contributions to the
@@ -144,12 +144,12 @@ class UniformDequantization(FlowLayer):
         noise = ops.clip(noise, self._margin, 1.0 - self._margin)
         outputs = from_vectors((x + noise) / self.levels, self._axes_, self._shape_)
         is_level = (x == ops.floor(x)) & (x >= 0.0) & (x < self.levels)
-        log_stretch = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(self.levels)
-        log_det = self.sum_log_det(inputs, log_stretch) - log_density
+        log_slopes = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(self.levels)
+        log_det = self.sum_log_det(inputs, log_slopes) - log_density
         return ops.cast(outputs, inputs.dtype), log_det
 
     def inverse_transform(self, outputs: Any) -> Any:
-        """Takes noise away; see :meth:`FlowLayer.inverse_transform`."""
+        """Removes the noise; see :meth:`FlowLayer.inverse_transform`."""
         x = ops.floor(ops.cast(outputs, self.log_det_dtype) * self.levels)
         return ops.cast(ops.clip(x, 0.0, self.levels - 1.0), outputs.dtype)
 
@@ -160,26 +160,26 @@ class UniformDequantization(FlowLayer):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class VariationalDequantization(UniformDequantization):
-    r"""A :class:`UniformDequantization` whose noise is drawn from a flow that is trained, too.
+    r"""A :class:`UniformDequantization` whose noise is drawn from a flow that is also trained.
 
     .. math::
         y_i = \frac{x_i + u_i}{L}, \qquad u = \sigma(v), \qquad v \sim q(v | x), \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = -n \ln L - \ln q(u | x).
 
-    A density need not be flat between integers then, and the mean log-likelihood,
+    The density then need not be flat between integers, and the mean log-likelihood,
 
     .. math::
         \mathbb{E}_u \left[ \ln p \! \left( \frac{x + u}{L} \right) - n \ln L - \ln q(u | x) \right]
         \le \ln P(x),
 
-    comes closer to the bound. Both flows are trained together, by `fit`.
+    is a tighter bound. `fit` trains both flows together.
 
     Args:
         levels: See :class:`UniformDequantization`.
         noise_flow: The distribution :math:`q(v | x)`: a
-            :class:`~gyoza.modelling.flow_layers.FlowModel`, in general a conditional one. Its
-            instances are the vectors that this layer transforms, `[batch, dimension count]`, unless
-            there are `axes` that it does not transform: with `axes=[3]`, they are images. Its
+            :class:`~gyoza.modelling.flow_layers.FlowModel`, usually a conditional one. Its
+            instances are the vectors that this layer transforms, `[batch, dimension count]`, or,
+            if some axes are not transformed, keep those: with `axes=[3]`, they are images. Its
             context, if it takes one, has the same shape, and holds :math:`(2 x_i + 1) / L - 1`,
             numbers between -1 and 1. With a :class:`~gyoza.modelling.distributions.Logistic` base
             distribution, a flow that is the identity makes noise uniform.
@@ -189,7 +189,7 @@ class VariationalDequantization(UniformDequantization):
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        TypeError: If `noise_flow` is no flow model.
+        TypeError: If `noise_flow` is not a flow model.
         ValueError: See :class:`UniformDequantization`.
 
     Attributes:
@@ -231,7 +231,7 @@ class VariationalDequantization(UniformDequantization):
         self.noise_flow: Any = noise_flow
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
-        """Builds the flow of the noise, unless it has to wait for inputs to know the shape."""
+        """Builds the flow of the noise, once the shape of the inputs is known."""
         super().build(input_shape)
         if input_shape is not None:
             rest = [length for axis, length in enumerate(input_shape) if axis not in self._axes_]
@@ -248,7 +248,7 @@ class VariationalDequantization(UniformDequantization):
         """Draws noise from the flow; see :meth:`UniformDequantization.draw_noise`."""
         count = ops.shape(x)[0]
         if not (isinstance(count, int) or ops.is_tensor(count)):
-            # Keras asks for shapes alone, on JAX, with a symbol for the batch size.
+            # Keras infers shapes on JAX with a symbol for the batch size.
             return super().draw_noise(x)
         if not self.noise_flow.built:
             self._build_noise_flow((None, *x.shape[1:]))
@@ -268,7 +268,7 @@ class VariationalDequantization(UniformDequantization):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "VariationalDequantization":
-        """Makes an equal layer from what `get_config` returned.
+        """Creates an equal layer from what `get_config` returned.
 
         Args:
             config: The configuration.

@@ -17,7 +17,7 @@ __all__ = ["Flatten", "Reshape", "Squeeze", "Unsqueeze", "HaarDownsampling"]
 
 
 class _ShapeChange(FlowLayer):
-    """Base class of layers that map whole instances to another shape and preserve volume.
+    """Base class of layers that change the shape of whole instances and preserve volume.
 
     Subclasses implement `change` and `restore`, for tensors, and `_change_shape` and
     `_restore_shape`, for shapes without the batch axis.
@@ -32,19 +32,19 @@ class _ShapeChange(FlowLayer):
             self._change_shape(self._shape_)
 
     def change(self, inputs: Any) -> Any:
-        """Maps a batch to the other shape."""
+        """Changes the shape of a batch."""
         raise NotImplementedError
 
     def restore(self, outputs: Any) -> Any:
-        """Maps a batch back."""
+        """Restores the shape of a batch."""
         raise NotImplementedError
 
     def _change_shape(self, shape: Sequence[int]) -> list[int]:
-        """Gives the shape of outputs, or raises a `ValueError` if inputs cannot have `shape`."""
+        """Returns the shape of outputs. Raises a `ValueError` if inputs cannot have `shape`."""
         raise NotImplementedError
 
     def _restore_shape(self, shape: Sequence[Any]) -> list[int] | None:
-        """Gives the shape of inputs, or `None` if it does not follow from that of outputs."""
+        """Returns the shape of inputs, or `None` if that of outputs does not determine it."""
         return None
 
     def _set_input_spec(self) -> None:
@@ -53,7 +53,7 @@ class _ShapeChange(FlowLayer):
 
     @property
     def output_spec(self) -> keras.InputSpec | None:
-        """What `invert` demands of its argument."""
+        """What `invert` requires of its argument."""
         if self._shape_ is None:
             return None
         return keras.InputSpec(shape=(None, *self._change_shape(self._shape_)))
@@ -77,10 +77,10 @@ class _ShapeChange(FlowLayer):
         """Changes the shape of a batch.
 
         Args:
-            inputs: Tensor `[batch, ...]`, of any dtype if its entries are only moved.
+            inputs: Tensor `[batch, ...]`, of any dtype if values are only moved.
 
         Returns:
-            The pair of outputs, in the other shape, and log-determinants, which are 0, `[batch]`.
+            The pair of outputs, in their new shape, and log-determinants, which are 0, `[batch]`.
         """
         return self.change(inputs), self.sum_log_det(inputs, None)
 
@@ -91,12 +91,12 @@ class _ShapeChange(FlowLayer):
     def compute_output_shape(
         self, input_shape: Sequence[int | None]
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
-        """Gives the shapes of the outputs and log-determinants."""
+        """Returns the shapes of the outputs and log-determinants."""
         shape, _ = read_shape(input_shape, self._shape_, None)
         return (input_shape[0], *self._change_shape(shape)), (input_shape[0],)
 
     def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the inputs that have outputs of a shape.
+        """Returns the shape of inputs, given that of their outputs.
 
         Args:
             output_shape: Shape of the outputs, `[batch, ...]`.
@@ -105,7 +105,7 @@ class _ShapeChange(FlowLayer):
             Shape of the inputs, `[batch, ...]`.
 
         Raises:
-            ValueError: If it does not follow from `output_shape`, and the layer has no `shape`.
+            ValueError: If `output_shape` does not determine it, and the layer has no `shape`.
         """
         shape: Any = self._shape_
         if shape is None and None not in output_shape[1:]:
@@ -127,7 +127,7 @@ class _ShapeChange(FlowLayer):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Reshape(_ShapeChange):
-    r"""Restores the shape of its inputs, in row-major order, to another one.
+    r"""Reshapes its inputs, in row-major order.
 
     .. math::
         \operatorname{vec}(y) = \operatorname{vec}(x), \qquad
@@ -135,11 +135,11 @@ class Reshape(_ShapeChange):
 
     Args:
         target_shape: Shape of an output, without the batch axis.
-        shape: Shape of an input, without the batch axis, read from the first inputs if omitted.
+        shape: Shape of an input, without the batch axis. If omitted, read from the first inputs.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If inputs do not have as many entries as `target_shape`.
+        ValueError: If inputs do not have as many dimensions in total as `target_shape`.
 
     Example:
 
@@ -161,8 +161,8 @@ class Reshape(_ShapeChange):
     def _change_shape(self, shape: Sequence[int]) -> list[int]:
         if math.prod(shape) != math.prod(self.target_shape):
             raise ValueError(
-                f"Inputs should have as many entries as `target_shape`, {self.target_shape}. "
-                f"Received: inputs of shape {list(shape)}"
+                f"Inputs should have {math.prod(self.target_shape)} dimensions in total, as "
+                f"`target_shape`, {self.target_shape}, has. Received: inputs of shape {list(shape)}"
             )
         return self.target_shape
 
@@ -188,7 +188,7 @@ class Flatten(_ShapeChange):
         \log \left| \det \frac{\partial y}{\partial x} \right| = 0
 
     Args:
-        shape: Shape of an input, without the batch axis, read from the first inputs if omitted.
+        shape: Shape of an input, without the batch axis. If omitted, read from the first inputs.
         **kwargs: Arguments of `keras.Layer`.
 
     Example:
@@ -219,15 +219,15 @@ class Squeeze(_ShapeChange):
         y_{h, w, c + C (2 i + j)} = x_{2 h + i, 2 w + j, c}, \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = 0
 
-    for :math:`i, j \in \{0, 1\}` and images with :math:`C` channels. Layers that follow and mix
+    for :math:`i, j \in \{0, 1\}` and images with :math:`C` channels. Subsequent layers that mix
     channels then mix neighbouring pixels.
 
     Args:
-        shape: `[height, width, channels]` of inputs, read from the first ones if omitted.
+        shape: `[height, width, channels]` of inputs. If omitted, read from the first inputs.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If inputs are no images, or their height or width is odd.
+        ValueError: If inputs are not images, or their height or width is odd.
 
     Example:
 
@@ -253,17 +253,17 @@ class Squeeze(_ShapeChange):
         return _unsqueeze_shape(shape, self.name)
 
     def change(self, inputs: Any) -> Any:
-        """Moves pixels of a block to channels."""
+        """Moves the pixels of each block to channels."""
         return _squeeze(inputs, self._shape_)
 
     def restore(self, outputs: Any) -> Any:
-        """Moves channels to pixels of a block."""
+        """Moves channels to the pixels of each block."""
         return _unsqueeze(outputs, self._shape_)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Unsqueeze(_ShapeChange):
-    r"""Turns every four channels of a pixel into a 2×2 block of pixels, as :class:`Squeeze` back.
+    r"""Turns every four channels of a pixel into a 2×2 block of pixels, the inverse of `Squeeze`.
 
     .. math::
         y_{2 h + i, 2 w + j, c} = x_{h, w, c + C (2 i + j)}, \qquad
@@ -272,11 +272,11 @@ class Unsqueeze(_ShapeChange):
     for :math:`i, j \in \{0, 1\}` and images with :math:`4 C` channels.
 
     Args:
-        shape: `[height, width, channels]` of inputs, read from the first ones if omitted.
+        shape: `[height, width, channels]` of inputs. If omitted, read from the first inputs.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If inputs are no images, or the number of channels is no multiple of 4.
+        ValueError: If inputs are not images, or the number of channels is not a multiple of 4.
 
     Example:
 
@@ -294,11 +294,11 @@ class Unsqueeze(_ShapeChange):
         return _squeeze_shape(shape, self.name)
 
     def change(self, inputs: Any) -> Any:
-        """Moves channels to pixels of a block."""
+        """Moves channels to the pixels of each block."""
         return _unsqueeze(inputs, self._change_shape(self._shape_))
 
     def restore(self, outputs: Any) -> Any:
-        """Moves pixels of a block to channels."""
+        """Moves the pixels of each block to channels."""
         return _squeeze(outputs, self._change_shape(self._shape_))
 
 
@@ -313,16 +313,16 @@ class HaarDownsampling(Squeeze):
         \log \left| \det \frac{\partial y}{\partial x} \right| = 0,
 
     for each channel, where :math:`x_{ij}` is the pixel in row :math:`i` and column :math:`j` of the
-    block. With :math:`C` channels of inputs, the first :math:`C` channels of outputs are an image
-    of half the size, with twice the mean of each block. Then follow the :math:`C` differences
-    between columns, between rows, and across the diagonals.
+    block. For inputs with :math:`C` channels, the first :math:`C` channels of the outputs are an
+    image of half the size, with twice the mean of each block. They are followed by :math:`C`
+    channels each of differences between columns, between rows, and between the diagonals.
 
     Args:
-        shape: `[height, width, channels]` of inputs, read from the first ones if omitted.
+        shape: `[height, width, channels]` of inputs. If omitted, read from the first inputs.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If inputs are no images, or their height or width is odd.
+        ValueError: If inputs are not images, or their height or width is odd.
 
     Example:
 
@@ -343,11 +343,11 @@ class HaarDownsampling(Squeeze):
     moves_any_dtype = False
 
     def change(self, inputs: Any) -> Any:
-        """Transforms the pixels of a block to channels."""
+        """Transforms the pixels of each block to channels."""
         return _transform_by_haar(super().change(inputs))
 
     def restore(self, outputs: Any) -> Any:
-        """Transforms channels to the pixels of a block."""
+        """Transforms channels to the pixels of each block."""
         # The matrix is its own inverse.
         return super().restore(_transform_by_haar(outputs))
 

@@ -1,4 +1,4 @@
-"""Invertible linear maps, whose determinants can be read off triangular matrices."""
+"""Invertible linear maps that are learnt, with the determinants of triangular matrices."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.initializers import given_values
 from gyoza.modelling.functions.products import multiply
 from gyoza.modelling.functions.triangles import create_diagonal, solve_triangle
 
@@ -17,7 +18,7 @@ __all__ = ["LULinear", "InvertibleConvolution", "TriangularAffine"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class LULinear(FlowLayer):
-    r"""Multiplies its inputs by a learnable matrix, which is kept as its LU decomposition.
+    r"""Multiplies its inputs by a learnable matrix, which is stored as its LU decomposition.
 
     .. math::
         y = x W + b, \qquad W = P L (U + \operatorname{diag}(s)), \qquad
@@ -25,20 +26,20 @@ class LULinear(FlowLayer):
 
     for row vectors :math:`x`, with a fixed permutation matrix :math:`P`, a lower triangular
     :math:`L` with ones on its diagonal, and a strictly upper triangular :math:`U`. :math:`L`,
-    :math:`U` and :math:`\ln |s|` are learnt, the signs of :math:`s` are fixed, so that the matrix
-    stays invertible whatever the training does.
+    :math:`U` and :math:`\ln |s|` are learnt and the signs of :math:`s` are fixed, so that the
+    matrix always stays invertible.
 
-    A new layer is a random orthogonal map, or the identity, without shift. The cost is that of one
-    matrix product `[batch, dimension_count] × [dimension_count, dimension_count]` forward and
-    backward. The triangular matrices are inverted, and multiplied backward, in at least float32.
+    A new layer is a random orthogonal map, or the identity, without a shift. Each direction costs
+    one matrix product, `[batch, dimension_count] × [dimension_count, dimension_count]`. The inverse
+    is computed in at least float32.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         use_bias: Whether there is a shift :math:`b`.
-        seed: Integer from 0 to 2³² - 1, from which the orthogonal map is drawn. If omitted, it is
-            drawn from Python's generator, which `keras.utils.set_random_seed` seeds.
-        initializer: What a new layer is: "orthogonal" or "identity".
+        seed: Integer from 0 to 2³² - 1 that determines the orthogonal map. If omitted, it is drawn
+            from Python's generator, which `keras.utils.set_random_seed` seeds.
+        initializer: Which map a new layer is: "orthogonal" or "identity".
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -90,7 +91,7 @@ class LULinear(FlowLayer):
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Decomposes the matrix to start with into the weights."""
+        """Creates the weights, from the decomposition of the initial matrix."""
         size = self.dimension_count
         is_identity = self.initializer == "identity"
         matrix = np.eye(size) if is_identity else _draw_orthogonal(size, self.seed)
@@ -98,18 +99,18 @@ class LULinear(FlowLayer):
         scales = np.diag(packed).copy()
         np.fill_diagonal(packed, np.log(np.abs(scales)))
         self.factors = self.add_weight(
-            shape=(size, size), initializer=_values(packed), autocast=False, name="factors"
+            shape=(size, size), initializer=given_values(packed), autocast=False, name="factors"
         )
         self.signs = self.add_weight(
             shape=(size,),
-            initializer=_values(np.sign(scales)),
+            initializer=given_values(np.sign(scales)),
             autocast=False,
             trainable=False,
             name="signs",
         )
         self.permutation = self.add_weight(
             shape=(size,),
-            initializer=_values(np.argsort(order)),
+            initializer=given_values(np.argsort(order)),
             dtype="int32",
             trainable=False,
             name="permutation",
@@ -117,7 +118,7 @@ class LULinear(FlowLayer):
         self.bias = _add_bias(self) if self.use_bias else None
 
     def _triangles(self) -> tuple[Any, Any]:
-        """Gives the triangular matrices L and U + diag(s), in `log_det_dtype`."""
+        """Returns the triangular matrices L and U + diag(s), in `log_det_dtype`."""
         factors = ops.cast(self.factors, self.log_det_dtype)
         signs = ops.cast(self.signs, self.log_det_dtype)
         lower = ops.tril(factors, k=-1) + ops.eye(self.dimension_count, dtype=self.log_det_dtype)
@@ -144,7 +145,7 @@ class LULinear(FlowLayer):
         vectors = ops.cast(outputs, self.log_det_dtype)
         if self.bias is not None:
             vectors = vectors - ops.cast(self.bias, self.log_det_dtype)
-        # For images, one product takes much less than systems with a right side per position.
+        # For images, one product is much cheaper than solving for every position.
         inverse = ops.eye(self.dimension_count, dtype=self.log_det_dtype)
         inverse = solve_triangle(lower, inverse, lower=True)
         inverse = solve_triangle(upper, inverse, lower=False)
@@ -163,7 +164,7 @@ class LULinear(FlowLayer):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class InvertibleConvolution(LULinear):
-    r"""Mixes the channels of images at every pixel by the same learnable matrix.
+    r"""Mixes the channels of images by one learnable matrix, the same at every pixel.
 
     This is the invertible 1×1 convolution of Glow, :class:`LULinear` along the last axis:
 
@@ -175,14 +176,14 @@ class InvertibleConvolution(LULinear):
 
     Args:
         shape: The number of channels, `[channels]`, read from the first inputs if omitted.
-        axes: See :class:`FlowLayer`. The last axis of the inputs if omitted.
+        axes: See :class:`FlowLayer`. If omitted, the last axis of the inputs.
         use_bias: See :class:`LULinear`.
         seed: See :class:`LULinear`.
         initializer: See :class:`LULinear`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If `shape` has several entries while `axes` are omitted.
+        ValueError: If `shape` has more than one length while `axes` are omitted.
 
     Example:
 
@@ -209,14 +210,14 @@ class InvertibleConvolution(LULinear):
         if axes is None and self._shape_ is not None:
             if len(self._shape_) != 1:
                 raise ValueError(
-                    "`shape` should hold the number of channels alone where `axes` are omitted. "
+                    "`shape` should hold only the number of channels if `axes` are omitted. "
                     f"Received: shape={self._shape_}"
                 )
-            # Which axis is the last one is known only when the inputs are.
+            # The last axis is known only when the layer is built.
             self._axes_, self.input_spec = None, None
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
-        """Takes the last axis unless `axes` are given; see :meth:`FlowLayer.build`."""
+        """Selects the last axis unless `axes` are given; see :meth:`FlowLayer.build`."""
         if self._axes_ is None and input_shape is not None:
             self._axes_ = [max(len(input_shape) - 1, 1)]
         super().build(input_shape)
@@ -224,19 +225,18 @@ class InvertibleConvolution(LULinear):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class TriangularAffine(FlowLayer):
-    r"""Multiplies its inputs by a learnable triangular matrix with a positive diagonal, and shifts.
+    r"""Multiplies by a learnable triangular matrix with a positive diagonal, and shifts.
 
     .. math::
         y = x L^T + b, \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = \sum_i \ln L_{ii},
 
     for row vectors :math:`x` and a lower triangular matrix :math:`L`, so that :math:`y_i` depends
-    on :math:`x_1, …, x_i`. A new layer is the identity. Before a standard normal distribution this
-    is a normal distribution with any mean and covariance: the density of :math:`x` has the
+    on :math:`x_1, …, x_i`. A new layer is the identity. With a standard normal base distribution,
+    it models a normal distribution with any mean and covariance: the density of :math:`x` has the
     precision matrix :math:`L^T L`.
 
-    The cost is that of one matrix product forward and backward. The matrix is inverted, and
-    multiplied backward, in at least float32.
+    Each direction costs one matrix product. The inverse is computed in at least float32.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -245,7 +245,7 @@ class TriangularAffine(FlowLayer):
 
     Attributes:
         factors: The weight `[dimension_count, dimension_count]` that holds :math:`L` below its
-            diagonal and :math:`\ln L_{ii}` on it. What is above is not used.
+            diagonal and :math:`\ln L_{ii}` on it. Entries above the diagonal are not used.
         bias: The weight :math:`b`, `[dimension_count]`.
 
     Example:
@@ -302,19 +302,14 @@ def _add_bias(layer: FlowLayer) -> keras.Variable:
     )
 
 
-def _values(array: np.ndarray) -> Any:
-    """Gives an initialiser that ignores the shape it is asked for."""
-    return lambda shape, dtype: ops.convert_to_tensor(array, dtype=dtype)
-
-
 def _sum_diagonal(factors: Any, inputs: Any, dtype: str) -> Any:
-    """Gives the log-determinant, which is the same for all vectors in `inputs`."""
+    """Returns the log-determinant, which is the same for all vectors in `inputs`."""
     log_det = ops.sum(ops.diagonal(ops.cast(factors, dtype)))
     return ops.broadcast_to(log_det, ops.shape(inputs)[:-1])
 
 
 def _draw_orthogonal(size: int, seed: int) -> np.ndarray:
-    """Draws an orthogonal matrix, all being equally likely."""
+    """Draws an orthogonal matrix from the uniform distribution."""
     # NumPy never changes the stream of `RandomState`.
     q, r = np.linalg.qr(np.random.RandomState(seed).normal(size=(size, size)))
     return q * np.sign(np.diag(r))

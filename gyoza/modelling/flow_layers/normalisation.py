@@ -1,4 +1,4 @@
-"""Trainable shifting and scaling."""
+"""Trainable shifts and scales that start from the statistics of data."""
 
 import math
 from collections.abc import Iterable
@@ -24,14 +24,15 @@ class ActivationNormalization(FlowLayer):
         y = \frac{x - l}{s}, \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = -n \sum_i \ln s_i,
 
-    with one location :math:`l_i` and one scale :math:`s_i > 0` for each entry along `axes`, which
-    are shared by the :math:`n` positions of the remaining axes. A new layer is the identity; call
-    :meth:`adapt` to let it start with normalised outputs.
+    with one location :math:`l_i` and one scale :math:`s_i > 0` for each dimension along `axes`,
+    shared by the :math:`n` positions along the remaining axes. A new layer is the identity; call
+    :meth:`adapt` to start with normalised outputs.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`. With `axes=[3]`, images `[batch, height, width, channels]` are
-            normalised per channel, with `axes=[1, 2]` per pixel, with `axes=[1, 2, 3]` per number.
+            normalised per channel, with `axes=[1, 2]` per pixel, and with `axes=[1, 2, 3]` per
+            pixel and channel.
         **kwargs: Arguments of `keras.Layer`.
 
     Attributes:
@@ -60,10 +61,10 @@ class ActivationNormalization(FlowLayer):
 
     @keras.saving.register_keras_serializable(package="gyoza")
     class _PositiveConstraint_(keras.constraints.Constraint):
-        """Keeps the scale positive, and at or above the smallest number that is safe to divide by.
+        """Keeps the scale positive, and no smaller than the least number that is safe to divide by.
 
-        A step of training that leads below zero, as it may from a scale that is small compared with
-        the learning rate, is reflected.
+        If a training step makes it negative, as may happen when the scale is small compared with
+        the learning rate, its sign is flipped.
         """
 
         MINIMUM = 1e-30
@@ -78,7 +79,7 @@ class ActivationNormalization(FlowLayer):
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Creates location and scale."""
+        """Creates the location and the scale."""
         self._location_ = self.add_weight(shape=self._shape_, initializer="zeros", name="location")
         self._scale_ = self.add_weight(
             shape=self._shape_,
@@ -88,23 +89,23 @@ class ActivationNormalization(FlowLayer):
         )
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
-        """Sets location and scale to mean and standard deviation of `data`.
+        """Sets the location and the scale to the mean and the standard deviation of `data`.
 
         Outputs for `data` then have mean 0 and variance 1 in every dimension. A dimension that is
-        constant in `data` keeps the scale 1. What was adapted is saved and loaded with the weights,
-        and happens again only if this method is called again. A frozen layer is left as it is, with
-        a warning. Another one says which dimensions cannot be resolved in the layer's dtype, such
-        as numbers around 1e8 that differ by 1, in float32.
+        constant in `data` keeps the scale 1. The result is saved and loaded with the weights, and
+        is replaced only if this method is called again. A frozen layer is left as it is, with a
+        warning. A warning also names dimensions that the layer's dtype cannot resolve, such as
+        numbers around 1e8 that differ by 1, in float32.
 
         Args:
             data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
-                `keras.utils.PyDataset` or another iterable of batches, of which the inputs are
+                `keras.utils.PyDataset` or another iterable of batches, from which inputs are
                 taken (a pair of inputs counts as two batches).
-            batch_size: Number of instances in which an array is worked through.
+            batch_size: Number of instances processed at a time.
 
         Raises:
             TypeError: If `data` are not floating-point numbers.
-            ValueError: If `data` is empty, or not finite; the weights are unchanged then.
+            ValueError: If `data` are empty or not finite. The weights are then left unchanged.
         """
         if is_left_alone(self):
             return
@@ -134,18 +135,18 @@ class ActivationNormalization(FlowLayer):
         self._settle(mean, choose_scales(self, mean, deviation, low == high, dtype))
 
     def _settle(self, location: Any, scale: Any) -> None:
-        """Takes what was measured."""
+        """Sets the weights from what was measured."""
         self._location_.assign(location)
         self._scale_.assign(scale)
 
     def _prepare_variables_for_computation_(self, x: Any) -> tuple[Any, Any]:
-        """Shapes location and scale such that they broadcast along `axes` of `x`.
+        """Reshapes the location and the scale to broadcast along `axes` of `x`.
 
         Args:
-            x: The tensor that they shall be combined with, `[batch, ...]`.
+            x: The tensor to combine them with, `[batch, ...]`.
 
         Returns:
-            Location and scale, with as many axes as `x`.
+            The location and the scale, with as many axes as `x`.
         """
         rank = len(x.shape)
         return (
@@ -159,7 +160,7 @@ class ActivationNormalization(FlowLayer):
         return (inputs - location) / scale, self.compute_jacobian_determinant(inputs)
 
     def compute_jacobian_determinant(self, x: Any) -> Any:
-        """See :meth:`FlowLayer.compute_jacobian_determinant`."""
+        """Returns log-determinants; see :meth:`FlowLayer.compute_jacobian_determinant`."""
         lengths = ops.shape(x)
         positions = ops.cast(
             math.prod(n for axis, n in enumerate(lengths) if axis not in (0, *self._axes_)),

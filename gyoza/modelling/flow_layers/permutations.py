@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.backend import is_traced
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.initializers import given_values
 
 __all__ = [
     "Permutation",
@@ -27,8 +28,8 @@ class Permutation(FlowLayer):
     .. math::
         y_i = x_{\pi(i)}, \qquad \log \left| \det \frac{\partial y}{\partial x} \right| = 0,
 
-    where :math:`\pi` is the `permutation`. Inputs with several `axes` are merged along them first
-    (row-major order) and restored to their shape afterwards. They can be of any dtype.
+    where :math:`\pi` is the `permutation`. Several `axes` are merged first, in row-major order, and
+    restored afterwards. Inputs can be of any dtype.
 
     Args:
         shape: See :class:`FlowLayer`. It is `[len(permutation)]` if both it and `axes` are omitted.
@@ -40,10 +41,10 @@ class Permutation(FlowLayer):
         ValueError: If `permutation` is not a permutation, or does not fit `shape`.
 
     Attributes:
-        _forward_permutation_: The weight that holds :math:`\pi`, int32, `[dimension_count]`. If it
-            is to be another one, assign it before functions with the layer are compiled.
-        _inverse_permutation_: The weight that holds :math:`\pi^{-1}`, int32, `[dimension_count]`,
-            to be assigned along with the other.
+        _forward_permutation_: The weight that holds :math:`\pi`, int32, `[dimension_count]`. To
+            change it, assign it before functions that use the layer are compiled.
+        _inverse_permutation_: The weight that holds :math:`\pi^{-1}`, int32, `[dimension_count]`.
+            If one of the two is assigned, assign the other to match.
 
     Example:
 
@@ -67,7 +68,7 @@ class Permutation(FlowLayer):
     ) -> None:
         makes_its_own = type(self).make_permutation is not Permutation.make_permutation
         if (permutation is None) != makes_its_own:
-            expected = "not be given, as the layer makes its own" if makes_its_own else "be given"
+            expected = "not be given, since the layer has its own" if makes_its_own else "be given"
             raise ValueError(
                 f"`permutation` should {expected}. Received: permutation={permutation}"
             )
@@ -80,7 +81,7 @@ class Permutation(FlowLayer):
         self._create_weights_once()
 
     def make_permutation(self) -> Any:
-        """Gives the permutation of `dimension_count` indices. Subclasses override it."""
+        """Returns the permutation of `dimension_count` indices. Subclasses override it."""
         return self.permutation
 
     def create_weights(self) -> None:
@@ -88,7 +89,7 @@ class Permutation(FlowLayer):
         forward = _check_permutation(self.make_permutation())
         if len(forward) != self.dimension_count:
             raise ValueError(
-                "`permutation` should have as many entries as the inputs have dimensions along "
+                "`permutation` should have one index for each dimension of the inputs along "
                 f"`axes`. Received: permutation={forward}, shape={self._shape_}"
             )
         self._forward_permutation_ = self._add_indices("forward_permutation", forward)
@@ -116,10 +117,10 @@ class Permutation(FlowLayer):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class ShufflePermutation(Permutation):
-    """A :class:`Permutation` drawn once, at random, and kept.
+    """A :class:`Permutation` that is drawn at random once, and then kept.
 
-    The permutation follows from `seed` and the number of dimensions, on every machine. It is saved
-    with the weights, and the seed with the configuration, so neither loading nor `from_config`
+    `seed` and the number of dimensions determine the permutation, on every machine. It is saved
+    with the weights, and the seed with the configuration, so that neither loading nor `from_config`
     draws another one.
 
     Args:
@@ -163,8 +164,8 @@ class ShufflePermutation(Permutation):
 class HeavisidePermutation(Permutation):
     """A :class:`Permutation` that swaps the two halves of its inputs.
 
-    It suits :class:`~gyoza.modelling.masks.HeavisideMask`. An odd number of dimensions is swapped
-    as `[0, 1, 2, 3, 4]` to `[2, 3, 4, 0, 1]`: the first half, without the middle, moves to the end.
+    It suits :class:`~gyoza.modelling.masks.HeavisideMask`. With an odd number of dimensions, the
+    first half excludes the middle: `[0, 1, 2, 3, 4]` becomes `[2, 3, 4, 0, 1]`.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -185,7 +186,7 @@ class HeavisidePermutation(Permutation):
         super().__init__(shape=shape, axes=axes, **kwargs)
 
     def make_permutation(self) -> Sequence[int]:
-        """Gives the indices of the second half, then those of the first."""
+        """Returns the indices of the second half, then those of the first."""
         half = self.dimension_count // 2
         return [*range(half, self.dimension_count), *range(half)]
 
@@ -194,10 +195,10 @@ class HeavisidePermutation(Permutation):
 class CheckerBoardPermutation(Permutation):
     """A :class:`Permutation` that swaps neighbours, as on a checkerboard.
 
-    It suits :class:`~gyoza.modelling.masks.CheckerBoardMask`: entries are paired along a rope that
-    is laid through the tensor (see :meth:`generate_rope_indices`), so that the two of a pair are
-    neighbours and lie on cells of different colour, and those two are swapped. The last entry of
-    an odd number stays where it is. Any number of axes is possible.
+    It suits :class:`~gyoza.modelling.masks.CheckerBoardMask`: dimensions are paired along a rope
+    that is laid through the tensor (see :meth:`generate_rope_indices`), so that the two of a pair
+    are neighbours, of different colours, and are swapped. If their number is odd, the last one
+    stays where it is. There may be any number of axes.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -227,7 +228,7 @@ class CheckerBoardPermutation(Permutation):
 
     @staticmethod
     def generate_rope_indices(shape: Sequence[int]) -> Generator[list[int], None, None]:
-        """Walks through all cells of a tensor without a jump, later axes first.
+        """Visits all cells of a tensor without a jump, later axes first.
 
         Args:
             shape: Shape of the tensor.
@@ -257,11 +258,11 @@ class CheckerBoardPermutation(Permutation):
 
     @staticmethod
     def is_end_of_axis(index: int, limit: int, direction: int) -> bool:
-        """Tells whether `index` cannot go further along an axis.
+        """Returns whether `index` is the last one along an axis.
 
         Args:
             index: The current index.
-            limit: The number of entries along the axis.
+            limit: The length of the axis.
             direction: 1 for ascending indices, -1 for descending ones.
 
         Returns:
@@ -271,7 +272,7 @@ class CheckerBoardPermutation(Permutation):
 
 
 class _Indices(keras.Variable):
-    """Indices, which know whether they rotate a vector.
+    """Indices that know whether they rotate a vector.
 
     Args:
         indices: The indices.
@@ -280,30 +281,27 @@ class _Indices(keras.Variable):
 
     def __init__(self, indices: np.ndarray, name: str) -> None:
         self.rotation = _find_rotation(indices)
-
-        # While Keras trains on JAX and PyTorch, values can only be made later.
-        def initialize(shape: Any, dtype: Any) -> Any:
-            return ops.convert_to_tensor(indices, dtype=dtype)
-
-        super().__init__(initialize, indices.shape, "int32", trainable=False, name=name)
+        # While Keras trains on JAX and PyTorch, values can only be created later.
+        initializer = given_values(indices)
+        super().__init__(initializer, indices.shape, "int32", trainable=False, name=name)
 
     def assign(self, value: Any) -> Any:
-        """Assigns indices, also those of a file."""
+        """Assigns indices, including those read from a file."""
         assigned = super().assign(value)
-        # In functions that are being compiled, values are not known.
+        # Values are not known while a function is being compiled.
         is_known = not is_traced([ops.convert_to_tensor(self)])
         self.rotation = _find_rotation(ops.convert_to_numpy(self)) if is_known else None
         return assigned
 
 
 def _find_rotation(indices: np.ndarray) -> int | None:
-    """Returns the number of entries that indices move from the start to the end, if that is all."""
+    """Returns how many dimensions indices move from the start to the end, if they only rotate."""
     rotated = np.roll(np.arange(len(indices)), -indices[0])
     return int(indices[0]) if np.array_equal(indices, rotated) else None
 
 
 def _reorder(x: Any, indices: Any) -> Any:
-    """Takes entries of the last axis: by slices, which are cheaper, where they are rotated."""
+    """Reorders the last axis: by slices, which are cheaper, if it is only rotated."""
     rotation = getattr(indices, "rotation", None)
     if rotation is None:
         return ops.take(x, indices, axis=-1)

@@ -1,4 +1,4 @@
-"""Layers that move points along few directions: planar, radial and Sylvester flows."""
+"""Layers that move points along a few directions: planar, radial and Sylvester flows."""
 
 import math
 from collections.abc import Iterable
@@ -13,11 +13,12 @@ from gyoza.modelling.flow_layers.reflections import random_directions, reflect
 from gyoza.modelling.functions.exponentials import log1p
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.roots import find_root
+from gyoza.modelling.functions.tangents import tanh_and_slope
 from gyoza.modelling.functions.triangles import create_diagonal
 
 __all__ = ["Planar", "Radial", "Sylvester"]
 
-# How far the strength of a bend stays above -1, where the inverse has an infinite slope.
+# The strength of a bend stays this far above -1, where the inverse has an infinite slope.
 _MARGIN = 1e-3
 
 
@@ -26,18 +27,11 @@ def _bound_strength(parameter: Any) -> Any:
     return (1 - _MARGIN) * (ops.softplus(parameter + math.log(math.e - 1)) - 1)
 
 
-def _bend(x: Any) -> tuple[Any, Any]:
-    """Computes the hyperbolic tangent and its derivative."""
-    # `ops.tanh` would round float64 to float32 on JAX.
-    share = ops.sigmoid(2 * x)
-    return 2 * share - 1, 4 * share * ops.sigmoid(-2 * x)
-
-
 def _solve_bend(target: Any, outer: Any, inner: Any, shift: Any) -> Any:
     """Solves `x + outer tanh(inner x + shift) = target` for `x`, where `outer inner > -1`."""
 
     def equation(x: Any, target: Any, outer: Any, inner: Any, shift: Any) -> tuple[Any, Any]:
-        bent, slope = _bend(inner * x + shift)
+        bent, slope = tanh_and_slope(inner * x + shift)
         return x + outer * bent - target, 1 + outer * inner * slope
 
     reach = ops.abs(outer)
@@ -48,24 +42,24 @@ def _solve_bend(target: Any, outer: Any, inner: Any, shift: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Planar(FlowLayer):
-    r"""Moves points along one direction, by an amount that depends on their distance from a plane.
+    r"""Moves points along one direction, depending on their distance from a plane.
 
     .. math::
         y = x + u \tanh(w^T x + b), \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| =
         \ln \left( 1 + w^T u \left( 1 - \tanh^2(w^T x + b) \right) \right).
 
-    This is invertible if :math:`w^T u > -1`, which is kept by
+    This is invertible if :math:`w^T u > -1`, which is ensured by
 
     .. math::
         u = v + \left( m(w^T v) - w^T v \right) \frac{w}{\lVert w \rVert^2}
 
-    with a learnt :math:`v` and a softplus :math:`m` that maps all numbers to those above -0.999,
+    with a learnt :math:`v` and a softplus :math:`m` that maps all numbers to numbers above -0.999,
     and 0 to 0. A new layer, with :math:`v = 0`, is the identity.
 
-    The forward direction costs two products of vectors. The inverse solves one equation with one
-    unknown per vector, in a compiled loop of at most some 30 (float32) or 60 (float64) steps. It
-    computes in at least float32.
+    The forward direction costs two dot products per vector. The inverse solves one equation with
+    one unknown per vector, in a compiled loop of at most about 30 steps in float32, or 60 in
+    float64. All is computed in at least float32.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -103,7 +97,7 @@ class Planar(FlowLayer):
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Creates plane and direction."""
+        """Creates the plane and the direction."""
         size = (self.dimension_count,)
         self.normal = self.add_weight(
             shape=size, initializer=_random_direction, autocast=False, name="normal"
@@ -114,7 +108,7 @@ class Planar(FlowLayer):
         self.bias = self.add_weight(shape=(), initializer="zeros", autocast=False, name="bias")
 
     def _cast_weights(self) -> tuple[Any, Any, Any, Any]:
-        """Gives normal, direction, their product and the bias, in `log_det_dtype`."""
+        """Returns the normal, the direction, their product and the bias, in `log_det_dtype`."""
         normal, direction, bias = (
             ops.cast(weight, self.log_det_dtype)
             for weight in (self.normal, self.direction, self.bias)
@@ -128,7 +122,7 @@ class Planar(FlowLayer):
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         normal, direction, strength, bias = self._cast_weights()
         x = ops.cast(inputs, self.log_det_dtype)
-        bent, slope = _bend(ops.sum(x * normal, axis=-1) + bias)
+        bent, slope = tanh_and_slope(ops.sum(x * normal, axis=-1) + bias)
         outputs = x + ops.expand_dims(bent, -1) * direction
         return ops.cast(outputs, inputs.dtype), log1p(strength * slope)
 
@@ -137,7 +131,7 @@ class Planar(FlowLayer):
         normal, direction, strength, bias = self._cast_weights()
         y = ops.cast(outputs, self.log_det_dtype)
         distance = _solve_bend(ops.sum(y * normal, axis=-1), strength, ops.ones_like(bias), bias)
-        bent, _ = _bend(distance + bias)
+        bent, _ = tanh_and_slope(distance + bias)
         return ops.cast(y - ops.expand_dims(bent, -1) * direction, outputs.dtype)
 
 
@@ -152,11 +146,11 @@ class Radial(FlowLayer):
         (n - 1) \ln (1 + m q) + \ln (1 + m q^2),
 
     for :math:`n` dimensions, with a learnt centre :math:`c`, radius :math:`\alpha > 0` and strength
-    :math:`m`, which is kept above -0.999, so that the layer is invertible. (In the paper,
+    :math:`m`, which is kept above -0.999 so that the layer is invertible. (In the paper,
     :math:`\beta = \alpha m`.) A new layer, with :math:`m = 0`, is the identity.
 
-    Both directions cost the same: the inverse is the root of a quadratic equation. They are
-    computed in at least float32.
+    Both directions cost the same: the inverse is the root of a quadratic equation. All is computed
+    in at least float32.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -166,7 +160,7 @@ class Radial(FlowLayer):
     Attributes:
         centre: The weight :math:`c`, `[dimension_count]`. It starts at a standard normal point.
         log_radius: The weight :math:`\ln \alpha`, `[]`.
-        strength: The weight `[]` from which a softplus makes :math:`m`. It starts at 0.
+        strength: The weight, `[]`, that a softplus maps to :math:`m`. It starts at 0.
 
     Example:
 
@@ -190,7 +184,7 @@ class Radial(FlowLayer):
         self._create_weights_once()
 
     def create_weights(self) -> None:
-        """Creates centre, radius and strength."""
+        """Creates the centre, the radius and the strength."""
         self.centre = self.add_weight(
             shape=(self.dimension_count,),
             initializer=keras.initializers.RandomNormal(stddev=1.0),
@@ -203,7 +197,7 @@ class Radial(FlowLayer):
         )
 
     def _cast_weights(self) -> tuple[Any, Any, Any]:
-        """Gives centre, radius and strength m, in `log_det_dtype`."""
+        """Returns the centre, the radius and the strength m, in `log_det_dtype`."""
         centre, log_radius, strength = (
             ops.cast(weight, self.log_det_dtype)
             for weight in (self.centre, self.log_radius, self.strength)
@@ -233,7 +227,7 @@ class Radial(FlowLayer):
 
 
 def _length(vectors: Any) -> Any:
-    """Gives the lengths of vectors, `[..., 1]`, with a finite gradient at zero."""
+    """Returns the lengths of vectors, `[..., 1]`, with a finite gradient at zero."""
     squared = ops.sum(vectors * vectors, axis=-1, keepdims=True)
     is_zero = squared == 0
     root = ops.sqrt(ops.where(is_zero, ops.ones_like(squared), squared))
@@ -246,7 +240,7 @@ def _random_direction(shape: tuple[int], dtype: Any) -> Any:
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Sylvester(FlowLayer):
-    r"""Moves points along several directions: a :class:`Planar` layer with more than one plane.
+    r"""Moves points along several directions, like a :class:`Planar` layer with several planes.
 
     .. math::
         y = x + Q R \tanh(S Q^T x + b), \qquad
@@ -256,31 +250,31 @@ class Sylvester(FlowLayer):
 
     with orthonormal columns :math:`Q`, `[dimension_count, M]`, from :math:`M` Householder
     reflections, and upper triangular matrices :math:`R` and :math:`S`. This is invertible if
-    :math:`R_{ii} S_{ii} > -1`. It is kept above -0.999, with :math:`S_{ii} > 0`, which is no loss.
-    A new layer, with :math:`R = 0`, is the identity.
+    :math:`R_{ii} S_{ii} > -1`. The product is kept above -0.999, with :math:`S_{ii} > 0`, which
+    loses no generality. A new layer, with :math:`R = 0`, is the identity.
 
-    The forward direction costs a few matrix products with `M` columns. The inverse solves `M`
-    equations with one unknown, one after the other, as the matrices are triangular; each takes a
-    compiled loop of at most some 30 (float32) or 60 (float64) steps. It computes in at least
-    float32.
+    The forward direction costs a few matrix products with `M` columns. As the matrices are
+    triangular, the inverse solves `M` equations with one unknown each, one after the other, in a
+    compiled loop of at most about 30 steps in float32, or 60 in float64, each. All is computed in
+    at least float32.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
-        column_count: The number of directions, :math:`M`, from 1 to the number of dimensions. As
-            many as dimensions if omitted.
+        column_count: The number of directions, :math:`M`, from 1 to the number of dimensions,
+            which is the default.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
         ValueError: If `column_count` is below 1 or above the number of dimensions.
 
     Attributes:
-        reflection_normals: The weight `[M, dimension_count]` with the normals of the reflections
-            that make the columns of :math:`Q` from the first unit vectors.
-        outer: The weight `[M, M]` that holds :math:`R` above its diagonal; on it, what a softplus
-            makes :math:`R_{ii} S_{ii}` of.
-        inner: The weight `[M, M]` that holds :math:`S` above its diagonal and :math:`\ln S_{ii}` on
-            it.
+        reflection_normals: The weight, `[M, dimension_count]`, with the normals of the reflections
+            that map the first unit vectors to the columns of :math:`Q`.
+        outer: The weight, `[M, M]`, that holds :math:`R` above its diagonal and, on it, numbers
+            that a softplus maps to :math:`R_{ii} S_{ii}`.
+        inner: The weight, `[M, M]`, that holds :math:`S` above its diagonal and
+            :math:`\ln S_{ii}` on it.
         bias: The weight :math:`b`, `[M]`.
 
     Example:
@@ -320,7 +314,7 @@ class Sylvester(FlowLayer):
         count = self.dimension_count if self.column_count is None else int(self.column_count)
         if count > self.dimension_count:
             raise ValueError(
-                f"`column_count` should be at most the number of dimensions, "
+                "`column_count` should be at most the number of dimensions, "
                 f"{self.dimension_count}. Received: column_count={count}"
             )
         self.reflection_normals = self.add_weight(
@@ -338,7 +332,7 @@ class Sylvester(FlowLayer):
         )
 
     def _cast_weights(self) -> tuple[Any, Any, Any, Any, Any]:
-        """Gives the rows Qᵀ, the matrices R and S, R_ii S_ii, and b, in `log_det_dtype`."""
+        """Returns the rows Qᵀ, the matrices R and S, R_ii S_ii, and b, in `log_det_dtype`."""
         normals, outer, inner, bias = (
             ops.cast(weight, self.log_det_dtype)
             for weight in (self.reflection_normals, self.outer, self.inner, self.bias)
@@ -353,7 +347,7 @@ class Sylvester(FlowLayer):
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         rows, outer, inner, strength, bias = self._cast_weights()
         x = ops.cast(inputs, self.log_det_dtype)
-        bent, slope = _bend(x @ ops.transpose(rows) @ ops.transpose(inner) + bias)
+        bent, slope = tanh_and_slope(x @ ops.transpose(rows) @ ops.transpose(inner) + bias)
         outputs = x + bent @ ops.transpose(outer) @ rows
         log_det = ops.sum(log1p(strength * slope), axis=-1)
         return ops.cast(outputs, inputs.dtype), log_det
@@ -366,13 +360,13 @@ class Sylvester(FlowLayer):
         start = _solve_triangular_bend(*map(ops.stop_gradient, (target, outer, inner, bias)))
         # One step of Newton's method, which makes the result differentiable.
         start = ops.stop_gradient(start)
-        bent, slope = _bend(start @ ops.transpose(inner) + bias)
+        bent, slope = tanh_and_slope(start @ ops.transpose(inner) + bias)
         error = start + bent @ ops.transpose(outer) - target
         jacobian = ops.eye(bias.shape[0], dtype=bias.dtype) + (
             (outer * ops.expand_dims(slope, -2)) @ inner
         )
         step = ops.solve_triangular(ops.stop_gradient(jacobian), ops.expand_dims(error, -1))
-        bent, _ = _bend((start - step[..., 0]) @ ops.transpose(inner) + bias)
+        bent, _ = tanh_and_slope((start - step[..., 0]) @ ops.transpose(inner) + bias)
         return ops.cast(y - bent @ ops.transpose(outer) @ rows, outputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -381,15 +375,15 @@ class Sylvester(FlowLayer):
 
 
 def _solve_triangular_bend(target: Any, outer: Any, inner: Any, bias: Any) -> Any:
-    """Solves `x + R tanh(S x + b) = target` for vectors x, from their last entry to the first."""
+    """Solves `x + R tanh(S x + b) = target` for vectors x, from the last dimension to the first."""
     count = bias.shape[0]
 
-    def solve_entry(index: Any, x: Any) -> Any:
+    def solve_dimension(index: Any, x: Any) -> Any:
         index = count - 1 - index
         unit = ops.one_hot(index, count, dtype=x.dtype)
         outer_row, inner_row = ops.take(outer, index, axis=0), ops.take(inner, index, axis=0)
-        # Entries of `x` up to this one are still zero.
-        bent, _ = _bend(x @ ops.transpose(inner) + bias)
+        # The dimensions of `x` up to this one are still zero.
+        bent, _ = tanh_and_slope(x @ ops.transpose(inner) + bias)
         root = _solve_bend(
             target=ops.sum(target * unit - bent * outer_row * (1 - unit), axis=-1),
             outer=ops.sum(outer_row * unit),
@@ -398,4 +392,4 @@ def _solve_triangular_bend(target: Any, outer: Any, inner: Any, bias: Any) -> An
         )
         return x + ops.expand_dims(root, -1) * unit
 
-    return repeat(solve_entry, ops.zeros_like(target), count)
+    return repeat(solve_dimension, ops.zeros_like(target), count)

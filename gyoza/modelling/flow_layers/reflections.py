@@ -14,12 +14,12 @@ from gyoza.modelling.functions.triangles import solve_triangle
 
 __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 
-# Held while a layer is in another mode than it was given, lest another thread should notice.
+# Held while the mode of a layer is switched, so that other threads do not see the wrong mode.
 _LOCK = threading.RLock()
 
 
 def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
-    r"""Reflects vectors at hyperplanes, one after the other, by one or two matrix products.
+    r"""Reflects vectors at hyperplanes, one after the other, with one or two matrix products.
 
     With the normals :math:`v_1, …, v_R` as rows of :math:`V`, the product of the Householder
     matrices :math:`H_r = I - 2 v_r v_r^T / \lVert v_r \rVert^2` has the compact form
@@ -28,14 +28,14 @@ def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
         H_1 H_2 \cdots H_R = I - V^T S^{-1} V, \qquad
         S = \operatorname{striu}(V V^T) + \tfrac{1}{2} \operatorname{diag}(V V^T),
 
-    where striu is the part strictly above the diagonal. Row vectors are multiplied from the right,
-    so the first normal reflects first. In reverse order, :math:`S` is transposed.
+    where striu is the part strictly above the diagonal. Row vectors are multiplied by the matrix on
+    their right, so that the first normal reflects first. In reverse order, :math:`S` is transposed.
 
     Args:
         x: Vectors, `[..., dimension_count]`.
-        normals: Normals of any length but zero, `[reflection_count, dimension_count]`. They are
+        normals: Normals of any non-zero length, `[reflection_count, dimension_count]`. They are
             normalised here.
-        reverse: Whether the last normal reflects first, which is the inverse.
+        reverse: Whether the last normal reflects first, which gives the inverse.
 
     Returns:
         The reflected vectors, in the shape of `x`.
@@ -70,17 +70,17 @@ class Reflection(FlowLayer):
         \log \left| \det \frac{\partial y}{\partial x} \right| = 0.
 
     This is an orthogonal map. With `reflection_count` equal to the number of dimensions, every
-    orthogonal map whose determinant is :math:`(-1)^R` can be learnt. The cost is that of two matrix
-    products of size `[batch, dimension_count] × [dimension_count, reflection_count]`, in both
-    directions, or of one by a square matrix where that is less.
+    orthogonal map whose determinant is :math:`(-1)^R` can be learnt. Each direction costs two
+    matrix products, `[batch, dimension_count] × [dimension_count, reflection_count]`, or one by a
+    square matrix if that is cheaper.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`. These are axes of the tensor, not axes of reflection.
         reflection_count: The number of reflections, :math:`R`, at least 1.
         inverse_mode: Whether `call` reflects in reverse order, and `invert` in forward order.
-        initializer: "random" for normals in random directions, or "identity" for normals of which
-            each two are the same, so that a new layer is the identity.
+        initializer: "random" for normals in random directions, or "identity" for pairs of equal
+            normals, so that a new layer is the identity.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -90,7 +90,7 @@ class Reflection(FlowLayer):
     Attributes:
         _reflection_normals_: The weight that holds the normals :math:`v_r` as rows,
             `[reflection_count, dimension_count]`. They start with unit length. Training may change
-            their length, which has no effect: they are normalised wherever they are used.
+            their length, without effect: they are normalised whenever they are used.
         _inverse_mode_: The value of `inverse_mode`.
 
     Example:
@@ -139,7 +139,7 @@ class Reflection(FlowLayer):
         """Creates the normals."""
         if self.initializer == "identity" and self.reflection_count % 2:
             raise ValueError(
-                "`reflection_count` should be even where `initializer` is 'identity'. "
+                "`reflection_count` should be even if `initializer` is 'identity'. "
                 f"Received: reflection_count={self.reflection_count}"
             )
         self._reflection_normals_ = self.add_weight(
@@ -149,9 +149,9 @@ class Reflection(FlowLayer):
         )
 
     def _reflect_(self, x: Any) -> Any:
-        """Executes all reflections, in reverse order if `_inverse_mode_` is set.
+        """Applies all reflections, in reverse order if `_inverse_mode_` is set.
 
-        A subclass may override it. `invert` runs it in the other mode.
+        A subclass may override it. `invert` calls it in the other mode.
 
         Args:
             x: Vectors, `[..., dimension_count]`.
@@ -170,7 +170,7 @@ class Reflection(FlowLayer):
         return self._run(outputs, is_back=True)
 
     def _run(self, x: Any, is_back: bool = False) -> Any:
-        """Reflects vectors forward or back, by `_reflect_` if a subclass overrides it."""
+        """Reflects vectors forward or back, with `_reflect_` if a subclass overrides it."""
         if type(self)._reflect_ is Reflection._reflect_:
             return reflect(x, self._reflection_normals_, reverse=self._inverse_mode_ != is_back)
         with _LOCK:
@@ -199,20 +199,20 @@ class Orthogonal(Reflection):
         y = H_R \cdots H_2 H_1 x, \qquad H_r = I - 2 v_r v_r^T, \quad \lVert v_r \rVert = 1, \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = 0.
 
-    This is a :class:`Reflection` with as many reflections as dimensions, :math:`R = D`. The
-    determinant of each reflection is -1, so that the determinant of the layer is :math:`(-1)^D` for
-    ever: it is a rotation if :math:`D` is even, and a rotation and a reflection if :math:`D` is
-    odd. Every such map can be learnt. With `reflection_count` one less than the dimensions, it is
-    every map of the other sign. Densities do not mind: a base distribution that is the same on both
-    sides of some plane, as the standard normal distribution is, makes no difference between them.
+    This is a :class:`Reflection` with as many reflections as dimensions, :math:`R = D`. Each
+    reflection has the determinant -1, so that the determinant of the layer is always
+    :math:`(-1)^D`: the layer is a rotation if :math:`D` is even, and a rotation with a reflection
+    if :math:`D` is odd. Every such map can be learnt. With one reflection fewer, every map with the
+    other sign can be. For densities the sign is irrelevant if the base distribution is symmetric
+    about some plane, as the standard normal distribution is.
 
-    The cost is that of one matrix product of size `[batch, D] × [D, D]`, in both directions.
+    Each direction costs one matrix product, `[batch, D] × [D, D]`.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
-        reflection_count: The number of reflections, :math:`R`. As many as dimensions if omitted, or
-            one more where `initializer` is "identity" and dimensions are odd in number.
+        reflection_count: The number of reflections, :math:`R`. If omitted, the number of
+            dimensions, plus one if that is odd and `initializer` is "identity".
         inverse_mode: See :class:`Reflection`.
         initializer: See :class:`Reflection`.
         **kwargs: Arguments of `keras.Layer`.
@@ -248,7 +248,7 @@ class Orthogonal(Reflection):
         super().__init__(shape, axes, count, inverse_mode, initializer, **kwargs)
 
     def create_weights(self) -> None:
-        """Creates the normals, as many as dimensions unless told otherwise."""
+        """Creates the normals, one for each dimension unless `reflection_count` was given."""
         if self.has_full_count:
             count = self.dimension_count
             self.reflection_count = count + count % 2 * (self.initializer == "identity")
@@ -261,12 +261,12 @@ class Orthogonal(Reflection):
 
 
 def random_directions(shape: tuple[int, int], dtype: Any) -> Any:
-    """Draws vectors of unit length as the rows of a matrix; a Keras initialiser."""
+    """Draws vectors of unit length as the rows of a matrix. This is a Keras initialiser."""
     return _normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype))
 
 
 def _repeat_directions(shape: tuple[int, int], dtype: Any) -> Any:
-    """Draws directions of which each two are the same, whose reflections cancel."""
+    """Draws pairs of equal directions, whose reflections cancel."""
     return ops.repeat(random_directions((shape[0] // 2, shape[1]), dtype), 2, axis=0)
 
 
@@ -274,5 +274,5 @@ _INITIALIZERS = {"random": random_directions, "identity": _repeat_directions}
 
 
 def _normalise(normals: Any) -> Any:
-    """Gives rows unit length. `ops.norm` would compute float64 in float32 on some backends."""
+    """Scales rows to unit length. `ops.norm` would compute float64 in float32 on some backends."""
     return normals / ops.sqrt(ops.sum(ops.square(normals), axis=-1, keepdims=True))

@@ -17,7 +17,7 @@ from gyoza.modelling.seeds import SeedGenerator
 
 __all__ = ["Residual"]
 
-# The first terms of the series are always computed, each further one with this probability.
+# So many terms of the series are always computed, and each further one with this probability.
 _SURE_TERMS = 4
 _CONTINUATION = 0.8
 
@@ -35,7 +35,7 @@ def _lip_swish(x: Any, sharpness: Any) -> tuple[Any, Any]:
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Residual(FlowLayer):
-    r"""Adds what a network makes of the inputs, which is a contraction and hence invertible.
+    r"""Adds the outputs of a network that is a contraction, so that the sum is invertible.
 
     .. math::
         y = x + g(x), \qquad \operatorname{Lip}(g) < 1, \qquad
@@ -43,22 +43,21 @@ class Residual(FlowLayer):
         \sum_{k=1}^{\infty} \frac{(-1)^{k+1}}{k} \operatorname{tr} J_g(x)^k,
 
     where :math:`g` has dense layers with the activation LipSwish, :math:`x \sigma(b x) / 1.1`,
-    whose slopes are at most 1. Each kernel whose spectral norm may be above `coefficient` is
-    divided such that it is not, by
-    :func:`~gyoza.modelling.functions.bound_spectral_norm`. The layer is therefore invertible
-    for all values of its weights. The kernel of the last layer starts at zero, so that a new layer
-    is the identity.
+    whose slopes are at most 1. Each kernel whose spectral norm may exceed `coefficient` is scaled
+    down so that it does not, using :func:`~gyoza.modelling.functions.bound_spectral_norm`. The
+    layer is therefore invertible for all values of its weights. The kernel of the last layer starts
+    at zero, so that a new layer is the identity.
 
-    In inference, log-determinants are exact: the Jacobian matrix is multiplied out, at the cost of
-    as many passes through the network as there are dimensions. In training this is done for up to
-    `exact_limit` dimensions. For more, the series is estimated without bias, by random vectors for
-    the trace and a random number of terms, 8 in the mean, each of which costs one pass. The
-    gradient is unbiased, too, and takes one pass more, since it is computed from a series of its
-    own. Keras says which it is by the argument `training` of `call`.
+    In inference, log-determinants are exact: the Jacobian matrix is computed, at the cost of as
+    many passes through the network as there are dimensions. In training, this is done for up to
+    `exact_limit` dimensions. For more, the series is estimated without bias, using random vectors
+    for the trace and a random number of terms, 8 on average, each of which costs one pass. The
+    gradient is unbiased, too, and takes one more pass, since it is computed from a series of its
+    own. Keras passes the argument `training` to `call`.
 
     The inverse is the fixed point of :math:`x = y - g(x)`, found in a compiled loop that stops when
-    it has converged: after tens of passes through the network for a typical one, some hundred in
-    the worst case. A step of Newton's method with the Jacobian matrix gives the last digits and the
+    it has converged: typically after tens of passes through the network, or some hundred in the
+    worst case. A step of Newton's method with the Jacobian matrix gives the last digits and the
     gradient. All is computed in at least float32.
 
     Args:
@@ -66,18 +65,18 @@ class Residual(FlowLayer):
         axes: See :class:`FlowLayer`.
         hidden_sizes: The number of units of each hidden layer of :math:`g`.
         coefficient: The bound on the spectral norms of the kernels, above 0 and below 1.
-        exact_limit: Up to how many dimensions log-determinants are exact in training.
+        exact_limit: The number of dimensions up to which log-determinants are exact in training.
         seed: Seed of the estimates in training.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If there is no hidden layer or one without units, if `coefficient` is not
+        ValueError: If there is no hidden layer, or one without units, if `coefficient` is not
             between 0 and 1, or if `exact_limit` is negative.
 
     Attributes:
-        kernels: The weights :math:`W` of the dense layers, before they are divided.
-        biases: The weights that dense layers add.
-        sharpnesses: The weights of hidden layers of which a softplus makes :math:`b`.
+        kernels: The kernels of the dense layers, before they are scaled down.
+        biases: The biases of the dense layers.
+        sharpnesses: The weights of hidden layers that a softplus maps to :math:`b`.
 
     Example:
 
@@ -156,7 +155,7 @@ class Residual(FlowLayer):
         ]
 
     def _cast_weights(self) -> tuple[list[Any], list[Any], list[Any]]:
-        """Gives contracting kernels, biases and sharpnesses, in `log_det_dtype`."""
+        """Returns contracting kernels, biases and sharpnesses, in `log_det_dtype`."""
         kernels, biases, sharpnesses = (
             [ops.cast(weight, self.log_det_dtype) for weight in weights]
             for weights in (self.kernels, self.biases, self.sharpnesses)
@@ -190,7 +189,7 @@ class Residual(FlowLayer):
             [ops.stop_gradient(kernel) for kernel in kernels],
             [ops.stop_gradient(slope) for slope in slopes],
         )
-        # d ln det(I + J) = tr((I + J)^-1 dJ): the vector `resolved` stands for probe (I + J)^-1.
+        # d ln det(I + J) = tr((I + J)^-1 dJ): the vector `resolved` estimates probe (I + J)^-1.
         differentiable = ops.sum(_multiply(resolved, kernels, slopes) * probe, axis=-1)
         return value + differentiable - ops.stop_gradient(differentiable)
 
@@ -213,7 +212,7 @@ class Residual(FlowLayer):
         y = ops.cast(outputs, self.log_det_dtype)
         constants = [[ops.stop_gradient(weight) for weight in part] for part in parameters]
         target = ops.stop_gradient(y)
-        # Newton's method squares what error is left.
+        # Newton's method squares the error that is left.
         tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
 
         def is_moving(x: Any, before: Any) -> Any:
@@ -232,7 +231,7 @@ class Residual(FlowLayer):
         x = ops.stop_gradient(x)
         change, slopes = _run(x, *parameters)
         jacobian = ops.stop_gradient(_compute_jacobian(parameters[0], slopes))
-        # Rows that are not finite stay so, by their error, and would make TensorFlow fail here.
+        # TensorFlow would fail at matrices that are not finite. The results are not, by the error.
         is_finite = ops.all(ops.isfinite(jacobian), axis=(-2, -1), keepdims=True)
         jacobian = ops.where(is_finite, jacobian, ops.eye(y.shape[-1], dtype=y.dtype))
         error = ops.expand_dims(x + change - y, -1)
@@ -253,7 +252,7 @@ class Residual(FlowLayer):
 def _run(
     x: Any, kernels: Sequence[Any], biases: Sequence[Any], sharpnesses: Sequence[Any]
 ) -> tuple[Any, list[Any]]:
-    """Runs the network: gives its results, and the slopes of the activations."""
+    """Runs the network, and returns its results and the slopes of the activations."""
     slopes = []
     for kernel, bias, sharpness in zip(kernels[:-1], biases[:-1], sharpnesses, strict=True):
         x, slope = _lip_swish(x @ kernel + bias, sharpness)
@@ -269,7 +268,7 @@ def _multiply(vectors: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> An
 
 
 def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
-    """Gives the matrices with entries d y_j / d x_i, `[..., dimension_count, dimension_count]`."""
+    """Returns the matrices of d y_j / d x_i, `[..., dimension_count, dimension_count]`."""
     units = ops.eye(kernels[0].shape[0], dtype=kernels[0].dtype)
     return units + _multiply(units, kernels, [ops.expand_dims(slope, -2) for slope in slopes])
 
@@ -277,8 +276,8 @@ def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
 def _log_determinant(matrix: Any) -> Any:
     """Computes ln det(I + J) by Gaussian elimination, `[..., size, size]` to `[...]`.
 
-    As J is a contraction, no pivot is small, whatever the order. TensorFlow's `slogdet` does not
-    run under XLA, and ONNX has no decompositions.
+    As J is a contraction, no pivot is small, whatever the order of rows. TensorFlow's `slogdet`
+    does not run under XLA, and ONNX has no decompositions.
     """
     size = matrix.shape[-1]
     indices = ops.expand_dims(ops.arange(size), -1)
@@ -298,7 +297,7 @@ def _sum_series(
 ) -> tuple[Any, Any]:
     """Sums terms of the series of p ln(I + J) pᵀ and p (I + J)^-1, without bias.
 
-    Terms that are not always computed are divided by the probability with which they are.
+    Terms that are not always computed are divided by the probability that they are.
     """
 
     def is_left(k: Any, *_: Any) -> Any:
@@ -313,5 +312,5 @@ def _sum_series(
     one = ops.ones((), dtype=probe.dtype)
     state = (one, probe, one, ops.zeros_like(probe[..., 0]), probe)
     *_, value, resolved = ops.while_loop(is_left, add, state)
-    # TensorFlow would look for gradients of a loop of unknown length, if only to find none.
+    # Otherwise TensorFlow would try to differentiate a loop of unknown length.
     return ops.stop_gradient(value), ops.stop_gradient(resolved)

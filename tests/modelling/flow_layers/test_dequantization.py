@@ -228,9 +228,9 @@ def test_other_values_are_refused_in_arrays_and_give_nan_in_tensors(value):
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="`levels` should be an integer, at least 2"):
+    with pytest.raises(ValueError, match="`levels` should be an integer of at least 2"):
         UniformDequantization(1)
-    with pytest.raises(ValueError, match="`levels` should be an integer, at least 2"):
+    with pytest.raises(ValueError, match="`levels` should be an integer of at least 2"):
         UniformDequantization(2.5)
     with pytest.raises(ValueError, match="`seed` should be a non-negative integer"):
         UniformDequantization(2, seed=-1)

@@ -166,7 +166,7 @@ def test_training_decorrelates():
 
 
 def test_bad_shapes():
-    with pytest.raises(ValueError, match=r"`shape` should hold the number of channels alone"):
+    with pytest.raises(ValueError, match=r"`shape` should hold only the number of channels"):
         InvertibleConvolution([2, 3])
     with pytest.raises(ValueError, match=r"The input should have the axes \[1\]"):
         InvertibleConvolution().build((None,))

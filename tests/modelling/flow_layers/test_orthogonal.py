@@ -57,7 +57,7 @@ def test_it_can_start_as_the_identity_and_still_learn(size):
     matrix = to_matrix(layer, size)
     assert np.abs(matrix - np.eye(size)).max() > 0.1
     assert np.linalg.det(matrix) == pytest.approx(1.0, abs=1e-4)
-    with pytest.raises(ValueError, match="even where `initializer` is 'identity'"):
+    with pytest.raises(ValueError, match="even if `initializer` is 'identity'"):
         Orthogonal(shape=[3], reflection_count=3, initializer="identity")
     with pytest.raises(ValueError, match="Received: initializer='zeros'"):
         Orthogonal(initializer="zeros")

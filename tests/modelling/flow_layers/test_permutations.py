@@ -109,7 +109,7 @@ def test_what_is_not_a_permutation_is_refused(permutation):
 
 
 def test_permutation_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="as many entries"):
+    with pytest.raises(ValueError, match="one index for each dimension"):
         Permutation([4], [1], [1, 0, 2])
     with pytest.raises(ValueError, match="`permutation` should be given"):
         Permutation([4], [1])
