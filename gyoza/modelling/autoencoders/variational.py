@@ -21,7 +21,7 @@ from gyoza.modelling.losses import (
     normal_log_likelihood,
 )
 from gyoza.modelling.seeds import SeedGenerator
-from gyoza.modelling.training_data import TakesData, average_losses
+from gyoza.modelling.training import TakesData, average_losses
 
 __all__ = ["VariationalAutoencoder"]
 

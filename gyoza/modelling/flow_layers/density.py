@@ -13,7 +13,7 @@ from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.distributions.tools import check_natural
 from gyoza.modelling.functions.not_finite import mark_rows
-from gyoza.modelling.training_data import to_arrays
+from gyoza.modelling.training import to_arrays
 
 __all__ = ["Density", "split_context"]
 

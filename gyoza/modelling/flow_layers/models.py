@@ -19,9 +19,8 @@ from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.density import Density, split_context
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
-from gyoza.modelling.flow_layers.training import Training, describe
 from gyoza.modelling.pairs import to_pairs
-from gyoza.modelling.training_data import average_losses, to_arrays
+from gyoza.modelling.training import Training, average_losses, describe, to_arrays
 
 __all__ = ["FlowModel"]
 

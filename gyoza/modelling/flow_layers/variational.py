@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.models import FlowModel
-from gyoza.modelling.training_data import average_losses
+from gyoza.modelling.training import average_losses
 
 __all__ = ["VariationalModel"]
 

@@ -8,6 +8,7 @@ import pytest
 
 from gyoza import applications, backend
 from gyoza.modelling import conditioners, flow_layers
+from gyoza.modelling.training import trainer
 
 BACKEND = keras.backend.backend()
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="reads what JAX compiles")
@@ -192,9 +193,9 @@ def test_activations_are_kept_once():
 def test_keras_compiles_steps_as_layers_ask_for(monkeypatch):
     compiled = []
     for name in ("jit_step", "jit_steps"):
-        compile_step = getattr(flow_layers.training, name)
+        compile_step = getattr(trainer, name)
         monkeypatch.setattr(
-            flow_layers.training,
+            trainer,
             name,
             lambda step, *others, by=compile_step: (
                 compiled.append(step.__name__) or by(step, *others)

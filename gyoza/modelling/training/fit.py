@@ -1,4 +1,4 @@
-"""How many steps of training `fit` takes at once."""
+"""One call of `fit`: how many steps it takes at once."""
 
 import math
 from typing import Any

@@ -17,9 +17,9 @@ from gyoza.backend import (
     keep_values,
     to_data_set,
 )
-from gyoza.modelling.flow_layers.steps import count_steps, make_callbacks
 from gyoza.modelling.functions.dtypes import keep_float64
-from gyoza.modelling.training_data import TakesData
+from gyoza.modelling.training.data import TakesData
+from gyoza.modelling.training.fit import count_steps, make_callbacks
 
 __all__ = ["Training"]
 
