@@ -2,7 +2,8 @@
 
 Each function is documented here, and written once for each backend: in `tensorflow`, `jax` and
 `torch`, of which only that in use is imported, with what they have in common in `shared`. No other
-module of gyoza imports TensorFlow, JAX or PyTorch.
+module of gyoza imports TensorFlow, JAX or PyTorch. What needs private names of these or of Keras is
+in `private`, and documented there.
 """
 
 import contextlib
@@ -12,7 +13,15 @@ from typing import Any
 
 import keras
 
-from gyoza.backend import shared
+from gyoza.backend.private import (
+    KerasHooks,
+    Use,
+    build_for_training,
+    flatten_layers,
+    has_seeds,
+    list_uses,
+    track_last,
+)
 
 __all__ = [
     "vjp",
@@ -34,7 +43,13 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "flatten_layers",
     "track_last",
+    "has_seeds",
+    "build_for_training",
+    "KerasHooks",
+    "Use",
+    "list_uses",
 ]
 
 if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
@@ -229,13 +244,3 @@ def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
     On JAX, Keras takes the values out of the variables meanwhile.
     """
     return _in_use.keep_values(variables)
-
-
-def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
-    """Lets the variables of a model end with those of some of its layers, where Keras allows it.
-
-    Args:
-        model: The model, which Keras asks for the layers in the order in which it was given them.
-        layers: Those that come last.
-    """
-    shared.track_last(model, layers)

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from jax._src.core import trace_state_clean
-from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+from gyoza.backend import private
 from gyoza.backend.shared import (
     XLA_ERRORS,
     chain,
@@ -100,7 +99,7 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
 
     def run(*args: Any, **kwargs: Any) -> Any:
         # Options are those of the outermost compiled function.
-        return (alone if trace_state_clean() else within)(*args, **kwargs)
+        return (alone if private.is_top_level() else within)(*args, **kwargs)
 
     return run if options else within
 
@@ -146,21 +145,11 @@ def jit_steps(
 
 
 def is_traced(tensors: Iterable[Any]) -> bool:
-    return in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
+    return private.is_in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
 
 
 def has_slow_convolutions() -> bool:
-    return jax.default_backend() == "cpu" and not trace_state_clean()
-
-
-def _list_variables(model: keras.Model) -> list[Any]:
-    """Returns what `model.variables` does, which goes through them anew for each nested layer."""
-    found: list[Any] = []
-    for layer in model._flatten_layers():
-        found += layer._trainable_variables
-        found += layer._non_trainable_variables
-        found += [generator.state for generator in layer._seed_generators]
-    return list({id(variable): variable for variable in found}.values())
+    return jax.default_backend() == "cpu" and not private.is_top_level()
 
 
 def jit_batches(
@@ -180,8 +169,7 @@ def jit_batches(
         return outputs, {k: value for k, value in updated if value is not values[k]}
 
     def run(*tensors: Any) -> Any:
-        # As `value` and `assign`, which look for scopes first, as it is outside of any.
-        values = [variable._value for variable in variables]
+        values = private.read_values(variables)
         if any(value is None for value in values):
             raise RuntimeError(
                 "A model should not be run while another thread trains or evaluates it: Keras "
@@ -189,12 +177,12 @@ def jit_batches(
             )
         outputs, updated = compiled(values, *tensors)
         for k, value in updated.items():
-            variables[k]._value = value
+            private.write_value(variables[k], value)
         return outputs
 
     def run_with(model: keras.Model, *tensors: Any) -> Any:
         with _LOCK:  # or two threads could draw with the same seed
-            variables[:] = _list_variables(model)
+            variables[:] = private.list_variables(model)
             return pad_batches(run, *tensors)
 
     return run_with
@@ -211,6 +199,7 @@ def _restore_on_error(variables: Sequence[Any]) -> Iterator[None]:
         yield
     except BaseException:
         for variable, value in zip(variables, values, strict=True):
-            if variable._value is None and not value.is_deleted():
+            is_taken_out = private.read_values([variable])[0] is None
+            if is_taken_out and not value.is_deleted():
                 variable.assign(value)
         raise

@@ -26,7 +26,6 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
-    "track_last",
 ]
 
 XLA_ERRORS: tuple[type[Exception], ...] = ()
@@ -104,10 +103,3 @@ def forget_gradients() -> contextlib.AbstractContextManager:
 
 def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
-
-
-def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
-    order = [*map(id, layers)]
-    getattr(model, "_layers", []).sort(
-        key=lambda layer: order.index(id(layer)) if id(layer) in order else -1
-    )

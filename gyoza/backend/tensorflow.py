@@ -10,11 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras.src.random.seed_generator import draw_seed
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
-from tensorflow.compiler.tf2xla.python import xla as tf2xla
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
+from gyoza.backend import private, shared
 from gyoza.backend.shared import (
     chain,
     draw_steps,
@@ -92,20 +89,22 @@ def with_gradient(
 
 
 def _is_within_xla() -> bool:
-    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+    return private.is_within_xla(tf.compat.v1.get_default_graph())
 
 
 def after(x: Any, other: Any) -> Any:
-    if _is_within_xla():
-        return tf2xla.optimization_barrier(x, other)[0]  # XLA drops control dependencies
+    barrier = private.find_xla_operation("optimization_barrier")
+    if barrier and _is_within_xla():  # where control dependencies are dropped
+        return barrier(x, other)[0]
     with tf.control_dependencies([other]):
         return tf.identity(x)
 
 
 def make_zeros(shape: Any, dtype: str) -> Any:
     zero = tf.zeros(())
-    if _is_within_xla():
-        zero = tf2xla.reduce_precision(zero, 8, 23)  # the precision it has
+    reduce_precision = private.find_xla_operation("reduce_precision")
+    if reduce_precision and _is_within_xla():
+        zero = reduce_precision(zero, 8, 23)  # to the precision it has
     return tf.broadcast_to(tf.cast(zero, dtype), shape)
 
 
@@ -123,16 +122,25 @@ def has_slow_convolutions() -> bool:
 
 
 def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
-    return tf.random.stateless_uniform(shape, _draw_key(seed), dtype=dtype, alg="philox")
+    key = _draw_key(seed)
+    if key is None:
+        return shared.draw_uniform(shape, dtype, seed)
+    return tf.random.stateless_uniform(shape, key, dtype=dtype, alg="philox")
 
 
 def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
-    return tf.random.stateless_normal(shape, _draw_key(seed), dtype=dtype, alg="philox")
+    key = _draw_key(seed)
+    if key is None:
+        return shared.draw_normal(shape, dtype, seed)
+    return tf.random.stateless_normal(shape, key, dtype=dtype, alg="philox")
 
 
 def _draw_key(seed: Any) -> Any:
+    state = private.draw_seed_state(seed)
+    if state is None:
+        return None
     # As Keras does, for XLA.
-    return tf.cast(tf.math.floormod(draw_seed(seed), tf.int32.max - 1), "int32")
+    return tf.cast(tf.math.floormod(state, tf.int32.max - 1), "int32")
 
 
 def jit_batches(
@@ -292,21 +300,13 @@ def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
     ):
         return arguments
     batch_size = given.pop("batch_size", None) or 32
-    adapter = _Arrays(
+    adapter = private.make_array_adapter(
         *arrays,
         batch_size=batch_size,
         shuffle=given.pop("shuffle", True),
         class_weight=given.pop("class_weight", None),
     )
+    if adapter is None:
+        return arguments
     given["validation_batch_size"] = given.get("validation_batch_size") or batch_size
     return {"x": adapter, **given}
-
-
-class _Arrays(ArrayDataAdapter):
-    """Arrays whose batches are slices, not elements of a `tf.data.Dataset`."""
-
-    def get_tf_dataset(self) -> Iterable[Any]:
-        return self
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.get_numpy_iterator()

@@ -1,0 +1,361 @@
+"""Private names of Keras, TensorFlow and JAX: what each is for, and what does without it.
+
+No other module of gyoza uses private names. A release that drops or renames one makes gyoza slower,
+or lets it need more memory, and changes nothing else.
+"""
+
+import functools
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import keras
+
+__all__ = [
+    "PRIVATE_NAMES",
+    "flatten_layers",
+    "track_last",
+    "list_variables",
+    "read_values",
+    "write_value",
+    "has_seeds",
+    "build_for_training",
+    "KerasHooks",
+    "Use",
+    "list_uses",
+    "draw_seed_state",
+    "make_array_adapter",
+    "is_in_stateless_scope",
+    "is_top_level",
+    "is_within_xla",
+    "find_xla_operation",
+]
+
+_ALL = ("tensorflow", "jax", "torch")
+# All private names that this module uses, and the backends on which it does.
+PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
+    "_flatten_layers": _ALL,
+    "_layers": _ALL,
+    "_seed_generators": _ALL,
+    "_trainable_variables": ("jax",),
+    "_non_trainable_variables": ("jax",),
+    "_value": ("jax",),
+    "_symbolic_build": _ALL,
+    "_resolve_auto_jit_compile": ("tensorflow",),
+    "_make_function": ("jax",),
+    "_jax_state": ("jax",),
+    "_default_save_signature": ("tensorflow",),
+    "_keras_history": _ALL,
+    "_inbound_nodes": _ALL,
+    "draw_seed": ("tensorflow",),
+    "ArrayDataAdapter": ("tensorflow",),
+    "in_stateless_scope": ("jax",),
+    "trace_state_clean": ("jax",),
+    "GraphOrParentsInXlaContext": ("tensorflow",),
+    "optimization_barrier": ("tensorflow",),
+    "reduce_precision": ("tensorflow",),
+}
+
+
+def _has(owner: Any, *names: str) -> bool:
+    """Returns whether an object, or a module, has private names."""
+    return all(hasattr(owner, name) for name in names)
+
+
+@functools.cache
+def _import(name: str) -> Any:
+    """Returns a private module, or `None` if there is no such module."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def _list_values(layer: Any) -> list[Any]:
+    """Returns what the attributes of a layer hold, also within lists and dictionaries."""
+    return keras.tree.flatten(list(vars(layer).values()))
+
+
+def flatten_layers(layer: Any, include_self: bool = True) -> list[Any]:
+    """Returns a layer with all layers within it, at any depth.
+
+    Keras has no public list of the layers of a layer. Without its private one, they are looked for
+    in attributes.
+    """
+    if _has(layer, "_flatten_layers"):
+        return layer._flatten_layers(include_self=include_self)
+    found = {id(layer): layer}
+    pending = [layer]
+    while pending:
+        for part in _list_values(pending.pop()):
+            if isinstance(part, keras.Layer) and id(part) not in found:
+                found[id(part)] = part
+                pending.append(part)
+    return list(found.values())[0 if include_self else 1 :]
+
+
+def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
+    """Lets the variables of a model end with those of some of its layers.
+
+    Otherwise, they stay in the order in which the model was given its layers.
+
+    Args:
+        model: The model, which Keras asks for the layers in the order in which it was given them.
+        layers: Those that come last.
+    """
+    order = [*map(id, layers)]
+    if _has(model, "_layers"):
+        model._layers.sort(key=lambda layer: order.index(id(layer)) if id(layer) in order else -1)
+
+
+def list_variables(model: keras.Model) -> list[Any]:
+    """Returns what `model.variables` does, which goes through them anew for each nested layer."""
+    if not _has(model, "_trainable_variables", "_non_trainable_variables", "_seed_generators"):
+        return model.variables
+    found: list[Any] = []
+    for layer in flatten_layers(model):
+        found += layer._trainable_variables
+        found += layer._non_trainable_variables
+        found += [generator.state for generator in layer._seed_generators]
+    return list({id(variable): variable for variable in found}.values())
+
+
+def read_values(variables: Sequence[Any]) -> list[Any]:
+    """Returns values of variables, outside of any scope: `None` where Keras has taken one out.
+
+    `value` takes longer, since it looks for scopes first, and returns a new initial value each time
+    where there is none.
+    """
+    if all(_has(variable, "_value") for variable in variables[:1]):
+        return [variable._value for variable in variables]
+    pairs = [(variable.value, variable.value) for variable in variables]
+    return [value if value is again else None for value, again in pairs]
+
+
+def write_value(variable: Any, value: Any) -> None:
+    """Assigns a value of the right shape and dtype to a variable, outside of any scope.
+
+    `assign` takes longer, since it looks at all three first.
+    """
+    if _has(variable, "_value"):
+        variable._value = value
+    else:
+        variable.assign(value)
+
+
+def has_seeds(layer: Any) -> bool:
+    """Returns whether a layer itself, not one within it, may draw random numbers.
+
+    Without Keras' list of seed generators, they are looked for in attributes.
+    """
+    if _has(layer, "_seed_generators"):
+        return bool(layer._seed_generators)
+    return any(isinstance(value, keras.random.SeedGenerator) for value in _list_values(layer))
+
+
+def build_for_training(model: Any, batch: tuple[Any, Any, Any]) -> None:
+    """Creates the variables of a compiled model's metrics and optimizer before it is trained.
+
+    Otherwise, those of metrics are created within the first step, which TensorFlow traces twice.
+
+    Args:
+        model: The model, built.
+        batch: Symbolic inputs, targets and weights of instances.
+    """
+    if _has(model, "_symbolic_build"):
+        model._symbolic_build(data_batch=batch)
+    elif not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+class KerasHooks:
+    """What Keras calls by private names; to be derived from before `keras.Model`.
+
+    A release that calls it by other names does without it.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_jax_state":
+            # What Keras' training on JAX assigns in each step. Keras would look for new weights in
+            # it, one tensor after the other, which takes longer than a step of a small model.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def choose_jit(self) -> Any:
+        """Returns the `jit_compile` that `"auto"` stands for, or `None` to leave it to Keras."""
+        return None
+
+    def _resolve_auto_jit_compile(self) -> Any:
+        choice = self.choose_jit()
+        if choice is not None:
+            return choice
+        return super()._resolve_auto_jit_compile()  # type: ignore[misc]
+
+    def take_step_function(self, function: Any) -> Any:
+        """Returns what is called in place of a step that Keras has compiled on JAX.
+
+        Args:
+            function: A callable of the state and a batch, that `fit`, `evaluate` or `predict` call.
+        """
+        return function
+
+    def _make_function(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        function = self.take_step_function(function)
+        return super()._make_function(function, *args, **kwargs)  # type: ignore[misc]
+
+    # Whether TensorFlow, which exports the model, can trace it as a function of inputs alone.
+    has_single_input = True
+
+    @property
+    def _default_save_signature(self) -> Any:
+        return getattr(super(), "_default_save_signature", None) if self.has_single_input else None
+
+
+class Use(NamedTuple):
+    """A use of a layer, or of an operation, in a functional model."""
+
+    operation: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Any]
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The symbolic tensors that it is given."""
+        values = keras.tree.flatten((self.args, self.kwargs))
+        return [x for x in values if isinstance(x, keras.KerasTensor)]
+
+
+def list_uses(inputs: Any, outputs: Any) -> tuple[Any, list[Use]]:
+    """Returns all uses of layers and operations that symbolic tensors depend on, the last first.
+
+    Args:
+        inputs: The symbolic tensors, or a structure of such, that the others are computed from.
+        outputs: The latter.
+
+    Returns:
+        Outputs of these uses, those that are given if Keras tells where they come from, and the
+        uses. Otherwise, the same outputs are computed anew, to see which operations that takes.
+    """
+    pending = keras.tree.flatten(outputs)
+    uses: dict[int, Use] = {}
+    while pending:
+        tensor = pending.pop()
+        if not _has(tensor, "_keras_history"):
+            return _use_anew(inputs, outputs)
+        operation, index, _ = tensor._keras_history
+        if not _has(operation, "_inbound_nodes"):
+            return _use_anew(inputs, outputs)
+        node = operation._inbound_nodes[index]
+        if id(node) not in uses:
+            arguments = node.arguments
+            uses[id(node)] = use = Use(
+                operation, arguments.args, arguments.kwargs, node.output_tensors
+            )
+            pending += use.inputs
+    return outputs, list(uses.values())
+
+
+def _use_anew(inputs: Any, outputs: Any) -> tuple[Any, list[Use]]:
+    model = keras.Model(inputs, outputs)
+    uses: list[Use] = []
+
+    def use(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        results = operation(*args, **kwargs)
+        uses.append(Use(operation, args, kwargs, keras.tree.flatten(results)))
+        return results
+
+    anew = keras.models.clone_model(
+        model, inputs, clone_function=lambda layer: layer, call_function=use
+    )
+    given = [layer for layer in model.layers if isinstance(layer, keras.layers.InputLayer)]
+    start = [Use(layer, (), {}, [layer.output]) for layer in given]
+    return anew.output, [*reversed(uses), *start]
+
+
+def draw_seed_state(seed: Any) -> Any:
+    """Returns the pair of integers that Keras draws random numbers from, and renews the seed.
+
+    Without it, `None`: `keras.random` has to draw them, by an algorithm for which XLA takes longer.
+    """
+    module = _import("keras.src.random.seed_generator")
+    return module.draw_seed(seed) if _has(module, "draw_seed") else None
+
+
+@functools.cache
+def _derive_adapter(base: Any) -> Any:
+    class Arrays(base):
+        """Arrays whose batches are slices, not elements of a `tf.data.Dataset`."""
+
+        def get_tf_dataset(self) -> Any:
+            return self
+
+        def __iter__(self) -> Any:
+            return self.get_numpy_iterator()
+
+    return Arrays
+
+
+def make_array_adapter(*arrays: Any, **options: Any) -> Any:
+    """Returns what `fit` on TensorFlow can take batches of arrays from, without a data set.
+
+    Without it, `None`: Keras makes a data set, which takes longer for small models.
+
+    Args:
+        *arrays: Inputs, targets and weights of instances.
+        **options: Arguments of `fit` on how to divide them into batches.
+    """
+    module = _import("keras.src.trainers.data_adapters.array_data_adapter")
+    if not _has(module, "ArrayDataAdapter"):
+        return None
+    return _derive_adapter(module.ArrayDataAdapter)(*arrays, **options)
+
+
+def is_in_stateless_scope() -> bool:
+    """Returns whether variables have values of a `keras.StatelessScope`.
+
+    Without a name for it, a variable shows it, which takes longer: none can be created there.
+    """
+    module = _import("keras.src.backend.common.stateless_scope")
+    if _has(module, "in_stateless_scope"):
+        return module.in_stateless_scope()
+    try:
+        keras.Variable(0.0, trainable=False)
+    except ValueError:
+        return True
+    return False
+
+
+def is_top_level() -> bool:
+    """Returns whether JAX neither compiles nor maps or differentiates a function right now.
+
+    Without a name for it, a constant shows whether a function is compiled, and it takes longer.
+    """
+    module = _import("jax._src.core")
+    if _has(module, "trace_state_clean"):
+        return module.trace_state_clean()
+    jax = importlib.import_module("jax")
+    return not isinstance(jax.numpy.zeros(()), jax.core.Tracer)
+
+
+def is_within_xla(graph: Any) -> bool:
+    """Returns whether a graph of TensorFlow's is going to be compiled by XLA.
+
+    Without a name for it, no graph: functions are then not written as it suits XLA.
+    """
+    module = _import("tensorflow.python.ops.control_flow_util")
+    has_name = _has(module, "GraphOrParentsInXlaContext")
+    return has_name and module.GraphOrParentsInXlaContext(graph)
+
+
+def find_xla_operation(name: str) -> Any:
+    """Returns an operation that TensorFlow has only for XLA, or `None` if it has not.
+
+    Without them, compiled code needs more memory.
+
+    Args:
+        name: `"optimization_barrier"` or `"reduce_precision"`.
+    """
+    module = _import("tensorflow.compiler.tf2xla.python.xla")
+    return getattr(module, name) if _has(module, name) else None
