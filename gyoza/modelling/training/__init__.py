@@ -1,11 +1,13 @@
 """What `fit`, `evaluate` and `predict` do for models of gyoza, beyond what Keras does.
 
 - `data`: arrays, data frames and weights of instances in the form that Keras takes,
-- `fit`: one call of `fit`: with what Keras trains, and how many steps it takes at once,
-- `trainer`: what steps are compiled by, and what happens where that is not possible.
+- `files`: saving and exporting,
+- `fit`: one call of `fit`: with what Keras trains, and how many steps an execution takes,
+- `trainer`: how steps are compiled, and what happens where that is not possible.
 """
 
 from gyoza.modelling.training.data import TakesData, average_losses, to_arrays
-from gyoza.modelling.training.trainer import Training, describe
+from gyoza.modelling.training.fit import describe
+from gyoza.modelling.training.trainer import Training
 
 __all__ = ["TakesData", "Training", "average_losses", "describe", "to_arrays"]

@@ -1,20 +1,87 @@
-"""One call of `fit`: how many steps it takes at once."""
+"""One call of `fit`: with what Keras trains, and how many steps an execution takes."""
 
 import math
 from typing import Any
 
 import keras
 
-__all__ = ["count_steps", "make_callbacks"]
+from gyoza.backend import is_distributed, to_data_set
 
-# `fit` takes so many steps at once, or so many that they take about half a second on two cores.
+__all__ = ["Fit", "create_variables", "describe"]
+
+# An execution takes so many steps, or so many that they take about half a second on two cores.
 _MOST_STEPS = 16
 _MOST_PRODUCTS = 10**10
 _HOOKS = ["on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"]
 
 
-def count_steps(model: keras.Model, arguments: dict[str, Any]) -> int:
-    """Says how many steps `fit` can take at once without any difference but in time.
+class Fit:
+    """The state of one call of `fit`.
+
+    It takes several steps per execution where nobody looks in between, and batches from arrays
+    where that costs less than a data set, as far as nothing but the time changes.
+
+    Args:
+        model: The model, whose variables are created if that was possible.
+        arguments: Arguments of `keras.Model.fit`, by name.
+
+    Attributes:
+        arguments: Arguments to call it with instead.
+        step_count: The number of steps per execution.
+        runs_loop: Whether these are one compiled loop of gyoza's, not steps of Keras.
+        has_begun: Whether Keras has divided its batches between executions, and asks from then on
+            for the sake of validation.
+    """
+
+    def __init__(self, model: Any, arguments: dict[str, Any]) -> None:
+        self.model = model
+        self.step_count = model.steps_per_execution
+        is_compiled = _compiles_steps(model)
+        if self.step_count == 1 and is_compiled and model.built:
+            self.step_count = _count_steps(model, arguments)
+        self.runs_loop = is_compiled and self.step_count > 1
+        self.has_begun = False
+        if self.step_count > 1:
+            arguments = {**arguments, "callbacks": _make_callbacks(arguments)}
+        if not is_distributed(model) and (self.step_count == 1 or is_compiled):
+            arguments = to_data_set(arguments)
+        self.arguments = arguments
+        self._steps_before = self._count_taken()
+
+    def _count_taken(self) -> int:
+        return int(self.model.optimizer.iterations) if self.runs_loop else 0
+
+    def check_progress(self) -> None:
+        """Raises an error if compiled code has not counted a step.
+
+        With a persistent compilation cache, JAX 0.6.0 does not run what it has donated memory to.
+        """
+        model = self.model
+        has_train_step = type(model).train_step is not keras.Model.train_step
+        if not self.runs_loop or not model.history.epoch or has_train_step:
+            return
+        if model.trainable_variables and self._count_taken() == self._steps_before:
+            raise RuntimeError(
+                f"`fit` should have taken steps, but the optimizer of model '{model.name}' has "
+                "counted none. Switch off the persistent compilation cache of the backend, or "
+                "compile the model with `steps_per_execution=2`. "
+                f"Received: optimizer.iterations={self._steps_before} before and after"
+            )
+
+
+def _compiles_steps(model: Any) -> bool:
+    """Returns whether steps of training are compiled as a whole."""
+    return (
+        keras.backend.backend() != "torch"
+        and model.compiled
+        and model.jit_compile
+        and not model.run_eagerly
+        and not is_distributed(model)
+    )
+
+
+def _count_steps(model: Any, arguments: dict[str, Any]) -> int:
+    """Returns how many steps an execution can take without any change but in time.
 
     Args:
         model: A model, built.
@@ -45,8 +112,19 @@ def count_steps(model: keras.Model, arguments: dict[str, Any]) -> int:
     return next((k for k in range(count, 1, -1) if steps % k == 0), 1)
 
 
-def make_callbacks(arguments: dict[str, Any]) -> Any:
-    """Gives the callbacks of `fit`, with a progress bar that suits several steps at once."""
+def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
+    """Returns whether a callback does something between steps of training."""
+    if isinstance(callback, keras.callbacks.CallbackList):
+        return any(map(_looks_at_batches, callback.callbacks))
+    if isinstance(callback, keras.callbacks.ProgbarLogger):
+        return False
+    if getattr(callback, "save_freq", None) == "epoch":  # as a `ModelCheckpoint` has it
+        return False
+    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in _HOOKS)
+
+
+def _make_callbacks(arguments: dict[str, Any]) -> Any:
+    """Returns the callbacks of `fit`, with a progress bar for several steps per execution."""
     callbacks = arguments.get("callbacks")
     given = keras.tree.flatten(callbacks or [])
     has_own = (keras.callbacks.CallbackList, keras.callbacks.ProgbarLogger)
@@ -56,18 +134,50 @@ def make_callbacks(arguments: dict[str, Any]) -> Any:
 
 
 class _ProgressBar(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar, which would count steps that the last execution does not take."""
+    """Keras's progress bar, which would count steps that the last execution does not take."""
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         super().on_train_batch_end(min(batch, (self.target or math.inf) - 1), logs)
 
 
-def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
-    """Tells whether a callback does something between steps of training."""
-    if isinstance(callback, keras.callbacks.CallbackList):
-        return any(map(_looks_at_batches, callback.callbacks))
-    if isinstance(callback, keras.callbacks.ProgbarLogger):
-        return False
-    if getattr(callback, "save_freq", None) == "epoch":  # as a `ModelCheckpoint` has it
-        return False
-    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in _HOOKS)
+def create_variables(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> None:
+    """Builds model, optimizer and metrics, unless it takes drawing from an iterator.
+
+    Where they are built within the first step, TensorFlow traces it twice. What does not suit a
+    model that is built raises an error.
+
+    Args:
+        model: The model, compiled or not.
+        x: Inputs, as `fit` takes them.
+        y: Targets, likewise.
+        sample_weight: Weights of instances, likewise.
+    """
+    if not model.compiled or is_distributed(model):
+        return
+    batch = x[0] if isinstance(x, keras.utils.PyDataset) else (x, y, sample_weight)
+    batch = getattr(x, "element_spec", batch)
+    if any(_get_rank(value) is None for value in keras.tree.flatten(batch) if value is not None):
+        return
+    batch = keras.tree.map_structure(describe, batch)
+    x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if model.built:
+        model._check_shapes(x)
+    else:
+        model(x)
+    model._symbolic_build(data_batch=batch)
+
+
+def describe(values: Any) -> Any:
+    """Returns a symbolic tensor for an array, or one for a batch of a data set."""
+    if values is None:
+        return None
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    return keras.KerasTensor((None, *values.shape[1:]), dtype)
+
+
+def _get_rank(value: Any) -> int | None:
+    """Returns the number of axes, or `None` if it is not known."""
+    shape = getattr(value, "shape", None)
+    if shape is None or hasattr(shape, "rank"):
+        return getattr(shape, "rank", None)
+    return len(shape)

@@ -1,6 +1,7 @@
-"""What flow models do when they are trained, evaluated or run on data by Keras."""
+"""Compilation of training, evaluation and prediction, and what happens where it fails."""
 
 import contextlib
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -8,18 +9,10 @@ from typing import Any
 
 import keras
 
-from gyoza.backend import (
-    XLA_ERRORS,
-    find_unsupported,
-    is_distributed,
-    jit_step,
-    jit_steps,
-    keep_values,
-    to_data_set,
-)
+from gyoza.backend import XLA_ERRORS, find_unsupported, jit_step, jit_steps, keep_values
 from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.training.data import TakesData
-from gyoza.modelling.training.fit import count_steps, make_callbacks
+from gyoza.modelling.training.fit import Fit, create_variables
 
 __all__ = ["Training"]
 
@@ -34,28 +27,50 @@ _CHOICE = _Choice(True)
 class Training(TakesData):
     """A Keras model whose `fit`, `evaluate` and `predict` suit flows.
 
-    Steps are compiled by XLA on processors, too, and several are taken at once, where that makes no
-    difference but in time.
+    Steps are compiled by XLA on processors, too, and an execution takes several, where nothing but
+    the time changes.
     """
 
-    steps_per_execution: int
     jit_compile: Any
     train_function: Any
-    _step_count = 1
+    # The call of `fit` that is going on, if there is one.
+    _fit: Fit | None = None
+    _steps_per_execution = 1
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_jax_state":
-            # What Keras' training on JAX assigns in each step. Keras would look for new weights in
-            # it, one tensor after the other, which takes longer than a step of a small model.
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    if keras.backend.backend() == "jax":
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_jax_state":
+                # What Keras's training assigns in each step. Keras would look for new weights in
+                # it, one tensor after the other, which takes longer than a step of a small model.
+                object.__setattr__(self, name, value)
+            else:
+                super().__setattr__(name, value)
+
+    @property
+    def steps_per_execution(self) -> int:
+        """The number of steps per execution, as `compile` was told or `fit` chose."""
+        if self._fit is None or self._fit.has_begun:
+            return self._steps_per_execution
+        return self._fit.step_count
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, count: int) -> None:
+        self._steps_per_execution = count
 
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        self._create_variables(*(arguments[name] for name in ("x", "y", "sample_weight")))
-        with self._keep_values(), self._take_several_steps(arguments) as arguments:
-            yield arguments
+        create_variables(self, *(arguments[name] for name in ("x", "y", "sample_weight")))
+        outer = self._fit
+        with self._keep_values():
+            self._fit = fit = Fit(self, arguments)
+            try:
+                yield fit.arguments
+                fit.check_progress()
+            finally:
+                self._fit = outer
+                if outer is not None:  # a callback of which has called this one
+                    self.make_train_function()
 
     @contextlib.contextmanager
     def _during_run(self, x: Any) -> Iterator[None]:
@@ -70,26 +85,6 @@ class Training(TakesData):
         """
         return
 
-    def _create_variables(self, x: Any, y: Any, sample_weight: Any) -> None:
-        """Builds model, optimiser and metrics, unless it takes drawing from an iterator.
-
-        Where they are built within the first step, TensorFlow traces it twice.
-        """
-        if not self.compiled or is_distributed(self):
-            return
-        batch = x[0] if isinstance(x, keras.utils.PyDataset) else (x, y, sample_weight)
-        batch = getattr(x, "element_spec", batch)
-        if any(
-            _get_rank(value) is None for value in keras.tree.flatten(batch) if value is not None
-        ):
-            return
-        batch = keras.tree.map_structure(describe, batch)
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        if not self.built:
-            self(x)
-        self._check_shapes(x)
-        self._symbolic_build(data_batch=batch)
-
     @contextlib.contextmanager
     def _keep_values(self) -> Iterator[None]:
         """Sees to it that weights outlive a failure, and that data stay as exact as the model."""
@@ -99,77 +94,24 @@ class Training(TakesData):
         with keep_values(variables), keep_float64(self.compute_dtype):
             yield
 
-    @contextlib.contextmanager
-    def _take_several_steps(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Lets `fit` take several steps at once where nobody looks in between.
-
-        Args:
-            arguments: Arguments of `fit`.
-
-        Yields:
-            Arguments to call it with instead.
-        """
-        given = self.steps_per_execution
-        if given == 1 and self.built and self._compiles_steps():
-            self._step_count = count_steps(self, arguments)
-        else:
-            self._step_count = given
-        self._given_steps_per_execution = given
-        self.steps_per_execution = self._step_count
-        are_compiled = self._step_count > 1 and self._compiles_steps()
-        taken = int(self.optimizer.iterations) if are_compiled else 0
-        try:
-            if self._step_count > 1:
-                arguments = {**arguments, "callbacks": make_callbacks(arguments)}
-            if not is_distributed(self) and (self._step_count == 1 or self._compiles_steps()):
-                arguments = to_data_set(arguments)
-            yield arguments
-            if are_compiled and self.history.epoch:
-                self._check_progress(taken)
-        finally:
-            self.steps_per_execution, self._step_count = given, 1
-
-    def _check_progress(self, before: int) -> None:
-        """Raises an error if there are no more steps than before, which compiled code has counted.
-
-        With a persistent compilation cache, JAX 0.6.0 does not run what it has donated memory to.
-        """
-        has_train_step = type(self).train_step is not keras.Model.train_step
-        if has_train_step or not self.trainable_variables:
-            return
-        if before == int(self.optimizer.iterations):
-            raise RuntimeError(
-                f"`fit` should have taken steps, but the optimizer of model '{self.name}' has "
-                "counted none. Switch off the persistent compilation cache of the backend, or "
-                "compile the model with `steps_per_execution=2`. "
-                f"Received: optimizer.iterations={before} before and after"
-            )
-
-    def _compiles_steps(self) -> bool:
-        """Returns whether steps of training are compiled as a whole."""
-        return (
-            keras.backend.backend() != "torch"
-            and self.jit_compile
-            and not self.run_eagerly
-            and not is_distributed(self)
-        )
-
     def make_train_function(self, force: bool = False) -> None:
         """Makes what `fit` calls to take steps; see `keras.Model.make_train_function`."""
         if self.train_function is None or force:
-            self._train_functions: dict[bool, Any] = {}
-        several = self._step_count > 1
-        if several not in self._train_functions:
-            if several and self._compiles_steps():
-                take_steps = jit_steps(self.train_step, self._leave_xla)
-                self.train_function = lambda *args: take_steps(self._step_count, *args)
-            else:
-                super().make_train_function(force=True)
-                self._guard("train_function")
-            self._train_functions[several] = self.train_function
-        self.train_function = self._train_functions[several]
-        if several:  # Validation, which Keras prepares later, is as usual.
-            self.steps_per_execution = self._given_steps_per_execution
+            # One of Keras, and one that takes several steps: a model may need both in turn.
+            self._train_functions: dict[str, Any] = {}
+        made, fit = self._train_functions, self._fit
+        if fit is not None and fit.runs_loop:
+            if "several" not in made:
+                made["several"] = jit_steps(self.train_step, self._leave_xla)
+            self.train_function = functools.partial(made["several"], fit.step_count)
+        elif "one" in made:
+            self.train_function = made["one"]
+        else:
+            super().make_train_function(force=True)
+            self._guard("train_function")
+            made["one"] = self.train_function
+        if fit is not None:
+            fit.has_begun = True
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes what `evaluate` calls; see `keras.Model.make_test_function`."""
@@ -206,7 +148,7 @@ class Training(TakesData):
         return config
 
     def _guard(self, name: str) -> None:
-        """Lets a function of Keras' that XLA cannot compile run without it, on the same batch.
+        """Lets a function of Keras that XLA cannot compile run without it, on the same batch.
 
         Args:
             name: `"train_function"` or `"test_function"`, which are given an iterator, or
@@ -259,19 +201,3 @@ class Training(TakesData):
             "it, which takes longer. `compile(..., jit_compile=False)` avoids the attempt.",
             stacklevel=2,
         )
-
-
-def describe(values: Any) -> Any:
-    """Returns a symbolic tensor for an array, or one for a batch of a data set."""
-    if values is None:
-        return None
-    dtype = keras.backend.standardize_dtype(values.dtype)
-    return keras.KerasTensor((None, *values.shape[1:]), dtype)
-
-
-def _get_rank(value: Any) -> int | None:
-    """Returns the number of axes, or `None` if it is not known."""
-    shape = getattr(value, "shape", None)
-    if shape is None or hasattr(shape, "rank"):
-        return getattr(shape, "rank", None)
-    return len(shape)

@@ -150,6 +150,19 @@ def test_training_on_a_batch_takes_one_step_after_several_at_once():
     assert int(model.optimizer.iterations) == 9
 
 
+@pytest.mark.parametrize("inner", [[], [Watching()]])
+def test_a_fit_within_a_fit_leaves_it_all_its_steps(inner):
+    model, x = make_model(), make_data(64)
+
+    def fit_again(epoch, logs):
+        if model.optimizer.iterations < 10:  # and not within the inner one
+            model.fit(x[:8], batch_size=8, callbacks=inner, verbose=0)
+
+    outer = keras.callbacks.LambdaCallback(on_epoch_end=fit_again)
+    model.fit(x, batch_size=8, epochs=2, callbacks=[outer], verbose=0)
+    assert int(model.optimizer.iterations) == 8 + 1 + 8
+
+
 def test_convolutions_are_not_put_into_a_loop():
     # XLA computes them there without the library that it uses elsewhere.
     coupling = flow_layers.AffineCoupling(
