@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.batches import iterate_batches
-from gyoza.modelling.flow_layers.density import split_context
+from gyoza.modelling.batches import iterate_batches, split_context
 
 __all__ = ["TerminateOnNonFinite"]
 

@@ -17,7 +17,7 @@ _PRECISION = {
 
 
 def is_left_alone(layer: Any) -> bool:
-    """Whether a layer is frozen and so not to be adapted, of which it warns.
+    """Returns whether a layer is frozen and so not to be adapted, of which it warns.
 
     Args:
         layer: A layer with a method `adapt`.
@@ -42,9 +42,9 @@ def choose_scales(
 
     Args:
         layer: The layer that is adapted.
-        mean: The mean of each entry, `[...]`, in float64.
-        deviation: The standard deviation of each entry, `[...]`, in float64.
-        is_constant: Whether all values of the entry are the same, `[...]`.
+        mean: The mean of each dimension, `[...]`, in float64.
+        deviation: The standard deviation of each dimension, `[...]`, in float64.
+        is_constant: Whether all values of the dimension are the same, `[...]`.
         dtype: The dtype of the data.
 
     Returns:
@@ -76,7 +76,7 @@ def choose_scales(
 
 
 def _warn(layer: Any, is_affected: np.ndarray, text: str, **values: np.ndarray) -> None:
-    """Warns of entries that something is wrong with, by their indices."""
+    """Warns of dimensions that something is wrong with, by their indices."""
     indices = np.argwhere(is_affected)
     if not len(indices):
         return

@@ -6,7 +6,31 @@ from typing import Any
 import keras
 import numpy as np
 
-__all__ = ["iterate_batches", "iterate_inputs"]
+__all__ = ["split_context", "iterate_batches", "iterate_inputs"]
+
+
+def split_context(inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    """Takes inputs that may be a dictionary with a context apart.
+
+    Args:
+        inputs: The inputs, or `{"inputs": inputs, "context": context}`.
+        context: The context, where `inputs` is not a dictionary.
+
+    Returns:
+        The inputs, and the context or `None`.
+
+    Raises:
+        ValueError: If the dictionary has other keys, or there is another context beside it.
+    """
+    if not isinstance(inputs, dict):
+        return inputs, context
+    if not {"inputs"} <= set(inputs) <= {"inputs", "context"} or context is not None:
+        raise ValueError(
+            'A dictionary of inputs should be `{"inputs": …, "context": …}`, and hold the only '
+            f"context. Received: the keys {list(inputs)}"
+            + ("" if context is None else " and `context`")
+        )
+    return inputs["inputs"], inputs.get("context")
 
 
 def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
@@ -59,22 +83,14 @@ def _inputs_of(batch: Any) -> Any:
 
 
 def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    if not {"inputs"} <= set(data) <= {"inputs", "context"}:
-        raise ValueError(
-            'A dictionary of inputs should be `{"inputs": …, "context": …}`. '
-            f"Received: the keys {list(data)}"
-        )
-    inputs = data["inputs"]
+    inputs, context = split_context(data)
     inputs = inputs if isinstance(inputs, tuple | list) else [inputs]
-    others = {name: value for name, value in data.items() if name != "inputs"}
     for index, array in enumerate(inputs):
-        parts = {
-            name: keras.ops.convert_to_numpy(value[index] if isinstance(value, tuple) else value)
-            for name, value in others.items()
-        }
+        part = context[index] if isinstance(context, tuple) else context
+        part = None if part is None else keras.ops.convert_to_numpy(part)
         for number, batch in enumerate(_cut(array, batch_size)):
             rows = slice(number * batch_size, (number + 1) * batch_size)
-            yield {"inputs": batch, **{name: part[rows] for name, part in parts.items()}}
+            yield {"inputs": batch, **({} if part is None else {"context": part[rows]})}
 
 
 def _cut(array: Any, batch_size: int) -> Iterator[np.ndarray]:

@@ -37,9 +37,7 @@ def call_and_forget(layer: FlowLayer) -> Callable[..., Any]:
     """Returns a function that calls the layer as a memory-efficient model does."""
 
     def run(x: Any, context: Any = None) -> Any:
-        return run_and_forget(
-            [layer], x, context, lambda context, _: {"context": context}, training=None
-        )
+        return run_and_forget([layer], x, context, training=None)
 
     return run
 

@@ -1,4 +1,4 @@
-"""What makes a chain of flow layers a density: likelihoods, samples, and training by likelihood."""
+"""What makes a chain of flow layers a density: likelihoods and samples."""
 
 import contextlib
 import functools
@@ -10,38 +10,15 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
+from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.distributions.tools import check_natural
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.training import to_arrays
 
-__all__ = ["Density", "split_context"]
+__all__ = ["Density"]
 
 _BATCH_SIZE = 4096
-
-
-def split_context(inputs: Any, context: Any = None) -> tuple[Any, Any]:
-    """Takes inputs that may be a dictionary with a context apart.
-
-    Args:
-        inputs: The inputs, or `{"inputs": inputs, "context": context}`.
-        context: The context, where `inputs` is no dictionary.
-
-    Returns:
-        The inputs, and the context or `None`.
-
-    Raises:
-        ValueError: If the dictionary has other keys, or there is another context beside it.
-    """
-    if not isinstance(inputs, dict):
-        return inputs, context
-    if not {"inputs"} <= set(inputs) <= {"inputs", "context"} or context is not None:
-        raise ValueError(
-            'A dictionary of inputs should be `{"inputs": …, "context": …}`, and hold the only '
-            f"context. Received: the keys {list(inputs)}"
-            + ("" if context is None else " and `context`")
-        )
-    return inputs["inputs"], inputs.get("context")
 
 
 class Density:
@@ -103,7 +80,7 @@ class Density:
                 it.
             context: The context of each instance, `[instances, ...]`, or one for all of them,
                 without the first axis or with 1 as its length; for conditional flows.
-            batch_size: The number of instances that are worked through at a time, which bounds the
+            batch_size: The number of instances that are processed at a time, which bounds the
                 memory that is needed.
 
         Returns:
@@ -111,8 +88,8 @@ class Density:
 
         Raises:
             TypeError: If `x` does not hold floating-point numbers.
-            ValueError: If the model is conditional and there is no `context`, or the other way
-                round, or a shape is not as described.
+            ValueError: If the model is conditional and there is no `context`, or the reverse, or a
+                shape is not as described.
         """
         x, context = split_context(x, context)
         x = to_arrays(x)
@@ -120,18 +97,19 @@ class Density:
         return self._in_batches(self._log_prob, x, context, batch_size)
 
     def _log_prob(self, x: Any, context: Any = None) -> Any:
-        return self._add_up(self(x, context), context)  # type: ignore[operator]
+        z, log_det = self(x, context)  # type: ignore[operator]
+        return self._add_up(z, log_det, context)
 
     def _add_up(
-        self, results: tuple[Any, Any], context: Any, training: bool | None = None, **kwargs: Any
+        self, z: Any, log_det: Any, context: Any, training: bool | None = None, **kwargs: Any
     ) -> Any:
         """Computes log-densities from what `call` returned."""
-        z, log_det = results
-        arguments = self._base_context(context, training)
-        return self.base_distribution.log_prob(z, **arguments, **kwargs) + log_det
+        if context is not None:
+            kwargs |= self._base_context(context, training)
+        return self.base_distribution.log_prob(z, **kwargs) + log_det
 
     def _base_context(self, context: Any, training: bool | None = None) -> dict[str, Any]:
-        """Gives what the base distribution is told of a context."""
+        """Returns what the base distribution is told of a context."""
         if context is None or not self.base_distribution.accepts_context:
             return {}
         return {"context": self.encode(context, training)}
@@ -191,7 +169,7 @@ class Density:
 
     def _invert_and_log_prob(self, z: Any, context: Any = None) -> tuple[Any, Any]:
         x, log_det = self.invert_and_log_det(z, context)
-        return x, self._add_up((z, log_det), context)
+        return x, self._add_up(z, log_det, context)
 
     def _draw_latents(self, rows: Any, context: Any = None) -> Any:
         """Draws as many latents as there are rows."""

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.modelling.flow_layers.density import split_context
+from gyoza.modelling.batches import split_context
 from gyoza.modelling.flow_layers.models import FlowModel
 
 __all__ = ["DisentanglingFlowModel"]
@@ -18,7 +18,7 @@ def _run_on_pairs(call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def wrapper(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        pair, context = split_context(inputs)
+        pair, context = split_context(inputs) if isinstance(inputs, dict) else (inputs, None)
         if not isinstance(pair, list | tuple):
             return call(self, inputs, *args, **kwargs)
         _check_pair([tuple(x.shape) for x in pair])
@@ -46,8 +46,8 @@ class DisentanglingFlowModel(FlowModel):
         model.compile("adam", loss=SupervisedFactorLoss(dimensions_per_factor))
         model.fit((a, b), y)
 
-    Called on one batch, `call(x)`, it gives outputs and log-determinants like any `FlowModel`.
-    Called on a pair of batches, `call((a, b))`, it gives what the loss needs, the concatenation
+    Called on one batch, `call(x)`, it returns outputs and log-determinants like any `FlowModel`.
+    Called on a pair of batches, `call((a, b))`, it returns what the loss needs, the concatenation
     :math:`[T(a), T(b), j_a, j_b]` of latent vectors and log-determinants along the last axis,
     `[batch, 2 * dimension count + 2]`. So `fit`, `evaluate`, `predict`, validation data, sample
     weights and metrics work on pairs as Keras makes them work on any inputs.
@@ -56,8 +56,8 @@ class DisentanglingFlowModel(FlowModel):
 
     Args:
         flow_layers: See :class:`FlowModel`.
-        base_distribution: See :class:`FlowModel`. The factor loss takes a standard normal for
-            granted, whatever this is.
+        base_distribution: See :class:`FlowModel`. The factor loss assumes a standard normal,
+            whatever this is.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
@@ -147,8 +147,8 @@ class DisentanglingFlowModel(FlowModel):
         sizes = getattr(self.loss, "dimensions_per_factor", None)
         if sizes is not None and y_pred.shape[-1] != 2 * sum(sizes) + 2:
             raise ValueError(
-                "`dimensions_per_factor` of the loss should sum to the number of latent entries, "
-                f"{y_pred.shape[-1] // 2 - 1}. Received: dimensions_per_factor={sizes}"
+                "`dimensions_per_factor` of the loss should sum to the number of latent "
+                f"dimensions, {y_pred.shape[-1] // 2 - 1}. Received: dimensions_per_factor={sizes}"
             )
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 

@@ -6,27 +6,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from gyoza.backend import track_last
-from gyoza.modelling.adaptation import is_left_alone
-from gyoza.modelling.batches import iterate_batches
+from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution, StandardNormal
+from gyoza.modelling.flow_layers.adapting import AdaptsLayers
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.circular import set_periods
 from gyoza.modelling.flow_layers.conditional import TakesContext
-from gyoza.modelling.flow_layers.density import Density, split_context
+from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
-from gyoza.modelling.flow_layers.recomputation import can_be_recomputed, run_and_forget
-from gyoza.modelling.pairs import to_pairs
-from gyoza.modelling.training import Training, average_losses, describe, to_arrays
+from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
+from gyoza.modelling.flow_layers.recomputation import run_and_recompute
+from gyoza.modelling.training import to_arrays
 
 __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(TakesContext, Density, Invertible, Training):
+class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTraining):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::
@@ -73,8 +71,8 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         **kwargs: Arguments of `keras.Model`, such as `name`.
 
     Raises:
-        TypeError: If one of `flow_layers` is no flow layer, `base_distribution` no distribution, or
-            `context_encoder` no Keras layer.
+        TypeError: If one of `flow_layers` is not a flow layer, `base_distribution` is not a
+            distribution, or `context_encoder` is not a Keras layer.
         ValueError: If a context is missing or should not be there, does not have the right shape or
             batch size, or no layer takes it.
 
@@ -173,12 +171,15 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         for _, outputs, _ in self.run_layers(x, context):
             x = outputs
         self.base_distribution(x, **self._base_context(context))
+        self._least_rank = getattr(self._flow_layers_[0].input_spec, "min_ndim", None) or 2
 
     def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
-        inputs, context = split_context(inputs, context)
-        inputs = to_arrays(inputs)
-        self._check_inputs(inputs)
+        is_array = hasattr(inputs, "shape") and not hasattr(inputs, "to_numpy")  # as data frames do
+        if not is_array or len(inputs.shape) < self._least_rank:
+            inputs, context = split_context(inputs, context)
+            inputs = to_arrays(inputs)
+            self._check_inputs(inputs)
         return super().__call__(inputs, context, **kwargs)
 
     def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
@@ -192,27 +193,29 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         Returns:
             The pair of outputs and log-determinants, `[batch]`.
         """
-        inputs, context = split_context(inputs, context)
+        if isinstance(inputs, dict):
+            inputs, context = split_context(inputs, context)
         if self.memory_efficient:
-            return self._run_and_forget(inputs, context, training)
-        results = list(self.run_layers(inputs, context, training))
-        return results[-1][1], sum(log_det for _, _, log_det in results)
+            return run_and_recompute(
+                self._flow_layers_, inputs, self.encode(context, training), training
+            )
+        log_dets = []
+        for layer, arguments in self._with_context(context, training):
+            inputs, log_det = layer(inputs, **arguments, training=training)
+            log_dets.append(log_det)
+        return inputs, sum(log_dets[1:], log_dets[0])
 
-    def _run_and_forget(self, x: Any, context: Any, training: bool | None) -> tuple[Any, Any]:
-        """Executes all layers, and stores inputs of those only that cannot be recomputed."""
+    def _with_context(
+        self, context: Any, training: bool | None = None
+    ) -> list[tuple[Any, dict[str, Any]]]:
+        """Returns all layers, and for each the argument by which it is told of a context."""
+        if context is None:
+            return list(zip(self._flow_layers_, itertools.repeat({})))
         context = self.encode(context, training)
-
-        log_det: Any = 0.0
-        for recomputed, group in itertools.groupby(self._flow_layers_, can_be_recomputed):
-            layers = list(group)
-            if recomputed:
-                x, of_group = run_and_forget(layers, x, context, _pass_on, training)
-                log_det = log_det + of_group
-                continue
-            for layer in layers:
-                x, of_layer = layer(x, **_pass_on(context, layer), training=training)
-                log_det = log_det + of_layer
-        return x, log_det
+        return [
+            (layer, {"context": context} if layer.accepts_context else {})
+            for layer in self._flow_layers_
+        ]
 
     def run_layers(
         self, x: Any, context: Any = None, training: bool | None = None
@@ -227,15 +230,14 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         Yields:
             A layer, and its outputs and log-determinants.
         """
-        context = self.encode(context, training)
-        for layer in self._flow_layers_:
-            x, log_det = layer(x, **_pass_on(context, layer), training=training)
+        for layer, arguments in self._with_context(context, training):
+            x, log_det = layer(x, **arguments, training=training)
             yield layer, x, log_det
 
     def compute_output_shape(
         self, input_shape: Sequence[int | None]
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
-        """Gives the shapes of outputs and log-determinants."""
+        """Returns the shapes of outputs and log-determinants."""
         shape = tuple(input_shape)
         for layer in self._flow_layers_:
             shape, _ = layer.compute_output_shape(shape)
@@ -268,11 +270,10 @@ class FlowModel(TakesContext, Density, Invertible, Training):
             self.compute_input_shape(tuple(outputs.shape))
 
     def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the inputs that have outputs of `output_shape`, and builds layers."""
-        context = self.encode(self._describe_context())
-        for layer in reversed(self._flow_layers_):
+        """Returns the shape of inputs that have outputs of `output_shape`, and builds layers."""
+        for layer, arguments in reversed(self._with_context(self._describe_context())):
             outputs = keras.KerasTensor(output_shape, dtype=self.compute_dtype)
-            layer._prepare_inversion(outputs, **_pass_on(context, layer))
+            layer._prepare_inversion(outputs, **arguments)
             output_shape = layer.compute_input_shape(output_shape)
         return tuple(output_shape)
 
@@ -286,9 +287,8 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         Returns:
             The inputs of `call`, `[batch, ...]`.
         """
-        context = self.encode(context)
-        for layer in reversed(self._flow_layers_):
-            outputs = layer.invert(outputs, **_pass_on(context, layer))
+        for layer, arguments in reversed(self._with_context(context)):
+            outputs = layer.invert(outputs, **arguments)
         return outputs
 
     def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
@@ -301,164 +301,11 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         Returns:
             The pair of inputs and log-determinants of `call`, `[batch]`.
         """
-        context = self.encode(context)
         log_det: Any = 0.0
-        for layer in reversed(self._flow_layers_):
-            outputs, layer_log_det = layer.invert_and_log_det(outputs, **_pass_on(context, layer))
-            log_det = log_det + layer_log_det
+        for layer, arguments in reversed(self._with_context(context)):
+            outputs, of_layer = layer.invert_and_log_det(outputs, **arguments)
+            log_det = log_det + of_layer
         return outputs, log_det
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        """Computes the compiled loss, or without one, the mean negative log-likelihood in nats.
-
-        See `keras.Model.compute_loss`.
-        """
-        if self._compile_loss is not None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
-        losses = -self._compute_log_prob(x, y, y_pred, training)
-        return average_losses(losses, sample_weight, self.losses)
-
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Updates the metrics; see `keras.Model.compute_metrics`.
-
-        Without a compiled loss, metrics are given the inputs and their log-densities, as those in
-        :mod:`gyoza.modelling.metrics` take them.
-        """
-        if self._compile_loss is None and self._compile_metrics is not None:
-            y, y_pred = split_context(x)[0], self._compute_log_prob(x, y, y_pred)
-        return super().compute_metrics(x, y, y_pred, sample_weight)
-
-    def _compute_log_prob(self, x: Any, y: Any, y_pred: Any, training: bool = False) -> Any:
-        """Computes log-densities from what training steps hold."""
-        labels = {}
-        if y is not None and y.shape[-1] != 0:
-            self._check_targets(y)
-            labels = {"labels": y}
-        return self._add_up(tuple(y_pred), split_context(x)[1], training, **labels)
-
-    def _check_inputs(self, inputs: Any) -> None:
-        inputs, _ = split_context(inputs)
-        if isinstance(inputs, tuple | list):
-            raise ValueError(
-                f"The inputs of '{self.name}' should be one array. With a context, pass "
-                f'`{{"inputs": …, "context": …}}`. Received: a {type(inputs).__name__} of '
-                f"{len(inputs)} elements"
-            )
-        first = self._flow_layers_[0] if self.built else None
-        self._check_rank(inputs, getattr(getattr(first, "input_spec", None), "min_ndim", None) or 2)
-
-    def _check_rank(self, x: Any, least: int) -> None:
-        """Raises a `ValueError` for a single instance where there should be a batch."""
-        shape = getattr(x, "shape", None)
-        if shape is not None and len(shape) < least:
-            raise ValueError(
-                f"'{self.name}' should be given batches of instances, with at least {least} "
-                "axes: `x[None]` is a batch of one instance `x`. "
-                f"Received: an array of shape {tuple(shape)}"
-            )
-
-    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
-        takes_labels = self.base_distribution.accepts_labels
-        if takes_labels and isinstance(y, np.ndarray):
-            self.base_distribution.check_labels(y)
-        if takes_labels or self._compile_loss is not None:
-            return
-        if y is not None and y.shape[-1] != 0:
-            raise ValueError(
-                f"Model '{self.name}' is trained by the likelihood of its inputs alone, and should "
-                'be given no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
-                f'"context": x}}`. Received: y of shape {tuple(y.shape)}'
-            )
-        if class_weight is not None:
-            raise ValueError(
-                "`class_weight` should be given only where there are labels; pass a "
-                f"`sample_weight` instead. Received: class_weight={class_weight}"
-            )
-
-    def _check_shapes(self, x: Any) -> None:
-        x, context = split_context(x)
-        for values in keras.tree.flatten(x) if self.built and context is None else ():
-            if hasattr(values, "shape") and hasattr(values, "dtype"):
-                self._flow_layers_[0](describe(values))
-
-    @property
-    def adapts_to_pairs(self) -> bool:
-        """Whether there is a layer whose `adapt` takes pairs that share factors."""
-        return any(layer.adapts_to_pairs and layer.trainable for layer in self._flow_layers_)
-
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
-        """Gives all layers that have an `adapt` method their data-dependent start.
-
-        Each layer is adapted to what the layers before it, already adapted, make of `data`. All
-        outputs of one layer are held in memory at a time: some thousand instances suffice. Frozen
-        layers are left as they are, with a warning.
-
-        Args:
-            data: The inputs: an array, a pair of arrays, a dictionary with a context, or an
-                iterable of batches, as `fit` takes them. Only inputs are used, not targets. Where
-                a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other layers
-                are then adapted to all instances of the pairs.
-            batch_size: Number of instances that are worked through at a time.
-
-        Raises:
-            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs.
-        """
-        pairs = to_pairs(data) if self.adapts_to_pairs else None
-        data = to_arrays(data) if pairs is None else pairs.x
-        if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:
-            FlowModel._check_inputs(self, data)
-        batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]
-        if not batches:
-            raise ValueError("`data` should hold at least one instance. Received: no instance")
-        x = np.concatenate([batch for batch, _ in batches])
-        self._check_inputs(x)
-        contexts = [context for _, context in batches]
-        context = None if contexts[0] is None else np.concatenate(contexts)
-        self.build_for(x, context)
-        if context is not None:
-            context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
-        adapted = [
-            i
-            for i, layer in enumerate(self._flow_layers_)
-            if hasattr(layer, "adapt") and not is_left_alone(layer)
-        ]
-        for i, layer in enumerate(self._flow_layers_[: max(adapted, default=-1) + 1]):
-            inputs = {"inputs": x, **_pass_on(context, layer)}
-            if i in adapted and layer.adapts_to_pairs and pairs is not None:
-                layer.adapt(pairs.of_instances(x), batch_size)
-            elif i in adapted:
-                layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
-            outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
-            x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
-
-    def export(self, filepath: Any, *args: Any, input_signature: Any = None, **kwargs: Any) -> Any:
-        """Writes `call` to a file for inference; see `keras.Model.export`.
-
-        A conditional model is exported as a function of `{"inputs": …, "context": …}`. To export
-        `log_prob`, `invert` or `sample`, use `keras.export.ExportArchive`.
-        """
-        shape = (self.get_build_config() or {}).get("input_shape") or ()
-        if input_signature is None and shape and isinstance(shape[-1], int | None):
-            inputs: Any = keras.InputSpec(shape=(None, *shape[1:]), dtype=self.input_dtype)
-            if self.context_shape is not None:
-                shape, dtype = (None, *self.context_shape), self.context_dtype
-                inputs = {"inputs": inputs, "context": keras.InputSpec(shape=shape, dtype=dtype)}
-            input_signature = [inputs]
-        return super().export(filepath, *args, input_signature=input_signature, **kwargs)
-
-    @property
-    def _default_save_signature(self) -> Any:
-        # What TensorFlow saves besides: a function of inputs alone, which it could not trace here.
-        if self.context_shape is not None:
-            return None
-        return getattr(super(), "_default_save_signature", None)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
@@ -490,8 +337,3 @@ class FlowModel(TakesContext, Density, Invertible, Training):
         for name in ("base_distribution", "context_encoder"):
             config[name] = deserialize(config[name])
         return cls(flow_layers=layers, **config)
-
-
-def _pass_on(context: Any, layer: Any) -> dict[str, Any]:
-    """Gives the arguments by which a layer is told of the context."""
-    return {"context": context} if context is not None and layer.accepts_context else {}

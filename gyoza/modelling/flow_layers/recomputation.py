@@ -1,5 +1,6 @@
 """Chains of flow layers whose backward pass recomputes activations instead of storing them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,11 +11,11 @@ from gyoza.backend import after, make_zeros, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.invertible import Inversion
 
-__all__ = ["can_be_recomputed", "run_and_forget"]
+__all__ = ["can_be_recomputed", "run_and_forget", "run_and_recompute"]
 
 
 def can_be_recomputed(layer: Any) -> bool:
-    """Tells whether inputs follow from outputs, and `call` then does again what it did before.
+    """Returns whether inputs follow from outputs, and `call` then does again what it did before.
 
     Random numbers and moving statistics prevent that, also in networks that layers have.
     """
@@ -27,13 +28,38 @@ def can_be_recomputed(layer: Any) -> bool:
     )
 
 
-def run_and_forget(
-    layers: Sequence[Any],
-    x: Any,
-    context: Any,
-    pass_on: Callable[[Any, Any], dict[str, Any]],
-    training: bool | None,
-) -> Any:
+def run_and_recompute(
+    layers: Sequence[Any], x: Any, context: Any, training: bool | None
+) -> tuple[Any, Any]:
+    """Executes layers one after the other, and keeps inputs of those that cannot be recomputed.
+
+    Args:
+        layers: The layers, built.
+        x: See :func:`run_and_forget`.
+        context: Likewise.
+        training: Likewise.
+
+    Returns:
+        The pair of outputs of the last layer and summed log-determinants, `[batch]`.
+    """
+    log_det: Any = 0.0
+    for recomputed, group in itertools.groupby(layers, can_be_recomputed):
+        if recomputed:
+            x, of_group = run_and_forget([*group], x, context, training)
+            log_det = log_det + of_group
+            continue
+        for layer in group:
+            x, of_layer = layer(x, **_pass_on(context, layer), training=training)
+            log_det = log_det + of_layer
+    return x, log_det
+
+
+def _pass_on(context: Any, layer: Any) -> dict[str, Any]:
+    """Returns the argument by which a layer is told of the context."""
+    return {"context": context} if context is not None and layer.accepts_context else {}
+
+
+def run_and_forget(layers: Sequence[Any], x: Any, context: Any, training: bool | None) -> Any:
     r"""Executes layers one after the other, and keeps nothing but the last outputs.
 
     The backward pass goes from the last layer to the first. It gets the inputs :math:`x` of each
@@ -49,8 +75,6 @@ def run_and_forget(
         layers: Built layers for which :func:`can_be_recomputed` holds.
         x: Inputs of the first one, `[batch, ...]`.
         context: The context, or `None`.
-        pass_on: A callable of context and layer that gives the arguments by which the layer is told
-            of the context.
         training: Whether the model is being trained.
 
     Returns:
@@ -70,7 +94,7 @@ def run_and_forget(
     ) -> Any:
         """Runs a layer, or its `recompute`, with weights of these values."""
         mapping = [(variable, values[indices[id(variable)]]) for variable in layer.variables]
-        of_context = pass_on(context, layer) if has_context else {}
+        of_context = _pass_on(context if has_context else None, layer)
         with keras.StatelessScope(state_mapping=mapping):
             return run(x, **of_context, **kwargs, training=training)
 
@@ -84,7 +108,7 @@ def run_and_forget(
     def recompute(
         layer: Any, y: Any, values: Sequence[Any], trained: Sequence[int]
     ) -> Callable[..., Any]:
-        """Gives a function of what the outputs of a layer are differentiated by."""
+        """Returns a function of what the outputs of a layer are differentiated by."""
         run = Inversion(layer, type(layer).recompute)
 
         def function(shift: Any, context: Any, *weights: Any) -> Any:

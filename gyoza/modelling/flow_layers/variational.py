@@ -27,8 +27,8 @@ class VariationalModel(keras.Model):
     estimated from fresh samples in every step. Its negative is a lower bound of :math:`\ln Z`.
     There are no data: `fit` and `evaluate` are told how many samples to draw.
 
-    Samples are what the flow maps back, so that direction of its layers should be fast. Turn those
-    that are not around with :class:`Inverse`. Reverse divergences favour a flow that covers one
+    Samples are what the flow inverts, so the inverse of its layers should be fast. Wrap those whose
+    inverse is slow in :class:`Inverse`. Reverse divergences favour a flow that covers one
     mode of the target well over one that covers all modes.
 
     Args:

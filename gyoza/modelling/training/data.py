@@ -1,5 +1,6 @@
 """What models are trained with: data in forms that Keras does not take as they are, and losses."""
 
+import functools
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+
+from gyoza.modelling.training.files import WritesFiles
 
 __all__ = ["to_arrays", "average_losses", "TakesData"]
 
@@ -75,6 +78,11 @@ class _Mean(keras.losses.Loss):
         return y_pred
 
 
+@functools.cache
+def _make_mean(dtype: Any) -> _Mean:
+    return _Mean(name="mean", dtype=dtype)
+
+
 def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[Any] = ()) -> Any:
     """Averages the losses of instances, and adds what does not belong to one, as Keras does.
 
@@ -97,7 +105,7 @@ def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[A
                 f"Received: sample_weight.shape={tuple(shape)}"
             )
         sample_weight = ops.reshape(sample_weight, ops.shape(losses))
-    mean = _Mean(name="mean", dtype=losses.dtype)
+    mean = _make_mean(losses.dtype)
     loss = mean(losses, losses, sample_weight)
     if penalties:
         penalty = ops.reshape(ops.cast(sum(penalties), losses.dtype), (1,))
@@ -108,7 +116,7 @@ def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[A
 _SIGNATURES = {name: inspect.signature(getattr(keras.Model, name)) for name in ("fit", "evaluate")}
 
 
-class TakesData(keras.Model):
+class TakesData(WritesFiles):
     """A Keras model that checks data, and gives them to Keras in a form that it takes.
 
     Weights of instances count whether there are targets or not.
@@ -165,16 +173,6 @@ class TakesData(keras.Model):
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
         """Evaluates one batch; see `keras.Model.test_on_batch`."""
         return super().test_on_batch(*self._prepare_data(x, y, sample_weight), **kwargs)
-
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
-        """Saves the model, as a `.keras` file; see `keras.Model.save`."""
-        if str(filepath).endswith((".h5", ".hdf5")):
-            raise ValueError(
-                "`filepath` should end in '.keras': an HDF5 file of this model could not be "
-                "loaded. `save_weights` writes weights alone to '.weights.h5'. "
-                f"Received: filepath={filepath}"
-            )
-        return super().save(filepath, *args, **kwargs)
 
     def _prepare_arguments(self, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the arguments of `fit` or `evaluate` by name, with data as Keras takes them."""

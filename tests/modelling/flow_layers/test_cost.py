@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gyoza import applications, backend
-from gyoza.modelling import conditioners, flow_layers
+from gyoza.modelling import conditioners, distributions, flow_layers, metrics
 from gyoza.modelling.training import trainer
 
 BACKEND = keras.backend.backend()
@@ -46,6 +46,41 @@ def test_a_model_is_traced_once_to_be_fitted(is_adapted):
     model.fit(make_data(), batch_size=32, epochs=3, verbose=0)
     model.fit(make_data(), batch_size=32, verbose=0)
     assert model.count == 1
+
+
+def test_the_first_layer_is_described_once_to_be_fitted():
+    class Described(flow_layers.ActivationNormalization):
+        count = 0
+
+        def compute_output_spec(self, *args, **kwargs):
+            self.count += 1
+            return super().compute_output_spec(*args, **kwargs)
+
+    layer = Described()
+    model = flow_layers.FlowModel([layer, make_coupling()])
+    model.compile("adam")
+    model.fit(make_data(), verbose=0)
+    assert layer.count == 1
+
+
+def test_a_step_computes_the_base_density_once_for_loss_and_metrics():
+    class Counted(distributions.StandardNormal):
+        count = 0
+
+        def compute_log_prob(self, x):
+            self.count += 1
+            return super().compute_log_prob(x)
+
+    base = Counted()
+    model = flow_layers.FlowModel([make_coupling()], base)
+    model.compile("adam", metrics=[metrics.BitsPerDimension()], run_eagerly=True)
+    model.train_on_batch(make_data())
+    base.count = 0
+    for step in (model.train_on_batch, model.test_on_batch):
+        loss, bits = step(make_data())
+        assert bits == pytest.approx(loss / 6 / np.log(2.0), rel=1e-5)
+    # On JAX, metrics cannot see what the loss has computed to be differentiated.
+    assert base.count == (4 if BACKEND == "jax" else 2)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="runs eagerly")

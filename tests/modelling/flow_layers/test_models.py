@@ -328,7 +328,7 @@ def test_bad_input(pairs):
     with pytest.raises((TypeError, RuntimeError), match="floating-point"):
         model.fit((a.astype(int), b.astype(int)), y, verbose=0)
     model.compile("adam", loss=SupervisedFactorLoss([1, 2]))
-    with pytest.raises(ValueError, match="sum to the number of latent entries, 4"):
+    with pytest.raises(ValueError, match="sum to the number of latent dimensions, 4"):
         model.fit((a, b), y, verbose=0)
     with pytest.raises(ValueError, match="flatten its inputs"):
         DisentanglingFlowModel([ActivationNormalization()])((a[:, None], b[:, None]))

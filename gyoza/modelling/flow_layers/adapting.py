@@ -1,0 +1,81 @@
+"""The data-dependent start of a chain of flow layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.adaptation import is_left_alone
+from gyoza.modelling.batches import iterate_batches, split_context
+from gyoza.modelling.flow_layers.likelihood import not_one_array
+from gyoza.modelling.pairs import to_pairs
+from gyoza.modelling.training import to_arrays
+
+__all__ = ["AdaptsLayers"]
+
+
+class AdaptsLayers:
+    """The part of a flow model that lets its layers adapt to data, one after the other."""
+
+    name: str
+    _flow_layers_: list[Any]
+    encode: Callable[..., Any]
+    build_for: Callable[..., None]
+    _check_inputs: Callable[..., None]
+
+    @property
+    def adapts_to_pairs(self) -> bool:
+        """Whether there is a layer whose `adapt` takes pairs that share factors."""
+        return any(layer.adapts_to_pairs and layer.trainable for layer in self._flow_layers_)
+
+    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+        """Adapts all layers that have an `adapt` method to data: their data-dependent start.
+
+        Each layer is adapted to what the layers before it, already adapted, make of `data`. All
+        outputs of one layer are held in memory at a time: some thousand instances suffice. Frozen
+        layers are left as they are, with a warning.
+
+        Args:
+            data: The inputs: an array, a pair of arrays, a dictionary with a context, or an
+                iterable of batches, as `fit` takes them. Only inputs are used, not targets. Where
+                a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other layers
+                are then adapted to all instances of the pairs.
+            batch_size: Number of instances that are processed at a time.
+
+        Raises:
+            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs.
+        """
+        pairs = to_pairs(data) if self.adapts_to_pairs else None
+        x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
+        self.build_for(x, context)
+        if context is not None:
+            context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
+        adapted = [
+            hasattr(layer, "adapt") and not is_left_alone(layer) for layer in self._flow_layers_
+        ]
+        for i, layer in enumerate(self._flow_layers_):
+            if not any(adapted[i:]):
+                return
+            inputs: Any = {"inputs": x}
+            if context is not None and layer.accepts_context:
+                inputs["context"] = context
+            if adapted[i] and layer.adapts_to_pairs and pairs is not None:
+                layer.adapt(pairs.of_instances(x), batch_size)
+            elif adapted[i]:
+                layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
+            outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
+            x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
+
+    def _read_instances(self, data: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Returns all instances of data, and their contexts if they have some."""
+        data = to_arrays(data)
+        if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:
+            raise not_one_array(self.name, data)
+        batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]
+        if not batches:
+            raise ValueError("`data` should hold at least one instance. Received: no instance")
+        x = np.concatenate([batch for batch, _ in batches])
+        self._check_inputs(x)
+        contexts = [context for _, context in batches]
+        return x, None if contexts[0] is None else np.concatenate(contexts)

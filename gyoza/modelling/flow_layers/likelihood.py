@@ -1,0 +1,126 @@
+"""Training by the likelihood of data."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.batches import split_context
+from gyoza.modelling.distributions import Distribution
+from gyoza.modelling.training import Training, average_losses, describe
+
+__all__ = ["LikelihoodTraining", "not_one_array"]
+
+
+def not_one_array(name: str, inputs: Sequence[Any]) -> ValueError:
+    """Returns the error for several arrays where a model is to be given one."""
+    return ValueError(
+        f"The inputs of '{name}' should be one array. With a context, pass "
+        f'`{{"inputs": …, "context": …}}`. Received: a {type(inputs).__name__} of '
+        f"{len(inputs)} elements"
+    )
+
+
+class LikelihoodTraining(Training):
+    """The part of a flow model that checks data, and compares them with their densities.
+
+    A class that derives from it is a :class:`~gyoza.modelling.flow_layers.density.Density`, too,
+    and has a list of flow layers.
+    """
+
+    base_distribution: Distribution
+    _flow_layers_: list[Any]
+    # How many axes inputs have at least, which the first layer says when it is built.
+    _least_rank = 2
+    _add_up: Callable[..., Any]
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Computes the compiled loss, or without one, the mean negative log-likelihood in nats.
+
+        See `keras.Model.compute_loss`.
+        """
+        if self._compile_loss is not None:
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        log_prob = self._compute_log_prob(x, y, y_pred, training)
+        if self._compile_metrics is not None:
+            self._computed["log_prob"] = y_pred, ops.stop_gradient(log_prob)
+        return average_losses(-log_prob, sample_weight, self.losses)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Updates the metrics; see `keras.Model.compute_metrics`.
+
+        Without a compiled loss, metrics are given the inputs and their log-densities, as those in
+        :mod:`gyoza.modelling.metrics` take them.
+        """
+        if self._compile_loss is None and self._compile_metrics is not None:
+            outputs, log_prob = self._computed.pop("log_prob", (None, None))
+            if outputs is not y_pred:  # as on JAX, where the loss is part of what is differentiated
+                log_prob = self._compute_log_prob(x, y, y_pred)
+            y, y_pred = split_context(x)[0], log_prob
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @functools.cached_property
+    def _computed(self) -> dict[str, Any]:
+        # What the loss of a step has computed, for its metrics. Keras would track an attribute.
+        return {}
+
+    def _compute_log_prob(self, x: Any, y: Any, y_pred: Any, training: bool = False) -> Any:
+        """Computes log-densities from what training steps hold."""
+        labels = {}
+        if y is not None and y.shape[-1] != 0:
+            self._check_targets(y)
+            labels = {"labels": y}
+        context = x.get("context") if isinstance(x, dict) else None
+        z, log_det = y_pred
+        return self._add_up(z, log_det, context, training, **labels)
+
+    def _check_inputs(self, inputs: Any) -> None:
+        if isinstance(inputs, dict):
+            inputs, _ = split_context(inputs)
+        if isinstance(inputs, tuple | list):
+            raise not_one_array(self.name, inputs)
+        self._check_rank(inputs, self._least_rank)
+
+    def _check_rank(self, x: Any, least: int) -> None:
+        """Raises a `ValueError` for a single instance where there should be a batch."""
+        shape = getattr(x, "shape", None)
+        if shape is not None and len(shape) < least:
+            raise ValueError(
+                f"'{self.name}' should be given batches of instances, with at least {least} "
+                "axes: `x[None]` is a batch of one instance `x`. "
+                f"Received: an array of shape {tuple(shape)}"
+            )
+
+    def _check_shapes(self, x: Any) -> None:
+        x, context = split_context(x)
+        for values in keras.tree.flatten(x) if self.built and context is None else ():
+            if hasattr(values, "shape") and hasattr(values, "dtype"):
+                self._flow_layers_[0](describe(values))
+
+    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+        takes_labels = self.base_distribution.accepts_labels
+        if takes_labels and isinstance(y, np.ndarray):
+            self.base_distribution.check_labels(y)
+        if takes_labels or self._compile_loss is not None:
+            return
+        if y is not None and y.shape[-1] != 0:
+            raise ValueError(
+                f"Model '{self.name}' is trained by the likelihood of its inputs alone, and should "
+                'be given no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
+                f'"context": x}}`. Received: y of shape {tuple(y.shape)}'
+            )
+        if class_weight is not None:
+            raise ValueError(
+                "`class_weight` should be given only where there are labels; pass a "
+                f"`sample_weight` instead. Received: class_weight={class_weight}"
+            )
