@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
 import keras
 import numpy as np
 
-from gyoza.modelling.axes import is_integer
+from gyoza.modelling.functions.checks import check_integer, check_positive
 
 __all__ = ["to_numpy", "to_seed", "check_integer", "check_positive"]
 
@@ -25,19 +24,4 @@ def to_seed(seed: int | None) -> int:
         # This is the generator that `keras.utils.set_random_seed` seeds, and that Keras takes its
         # own default seeds from.
         return random.getrandbits(32)
-    check_integer("seed", seed, minimum=0)
-    return int(seed)
-
-
-def check_integer(name: str, value: Any, minimum: int) -> None:
-    """Raises a `ValueError` if `value` is not an integer of at least `minimum`."""
-    if not is_integer(value) or value < minimum:
-        raise ValueError(
-            f"`{name}` should be an integer of at least {minimum}. Received: {name}={value!r}"
-        )
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raises a `ValueError` if `value` is not positive and finite."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"`{name}` should be a positive finite number. Received: {name}={value!r}")
+    return check_integer("seed", seed)

@@ -5,8 +5,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from keras import ops
+
+from gyoza.modelling.functions.checks import check_integers, is_integer
 
 __all__ = [
     "is_integer",
@@ -18,25 +19,6 @@ __all__ = [
     "align",
     "align_context",
 ]
-
-
-def is_integer(value: Any) -> bool:
-    """Tells whether a value is an integer of Python or NumPy."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def check_integers(name: str, values: Iterable[int]) -> list[int]:
-    """Turns a list, tuple, array or `TensorShape` into a list of integers."""
-    try:
-        numbers = list(values)
-        integers = [int(number) for number in numbers]
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`{name}` should be a list of integers. Received: {name}={values}"
-        ) from error
-    if any(integer != number for integer, number in zip(integers, numbers, strict=True)):
-        raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}")
-    return integers
 
 
 def check_shape_and_axes(

@@ -140,9 +140,9 @@ def test_a_coupling_that_splits_pixels_hands_over_images():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="`width` should be an integer, at least 1"):
+    with pytest.raises(ValueError, match="`width` should be an integer of at least 1"):
         ResNet(width=0)
-    with pytest.raises(ValueError, match="`block_count` should be an integer, at least 0"):
+    with pytest.raises(ValueError, match="`block_count` should be an integer of at least 0"):
         ResNet(block_count=-1)
     with pytest.raises(ValueError, match=r"`kernel_size` should be odd. Received: kernel_size=4"):
         ResNet(kernel_size=4)

@@ -8,8 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.axes import align_context, check_integers
+from gyoza.modelling.axes import align_context
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
+from gyoza.modelling.functions.checks import check_integers
 
 __all__ = ["MADE"]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from gyoza.modelling.axes import check_integers
 from gyoza.modelling.conditioners.base import Conditioner
+from gyoza.modelling.functions.checks import check_integers
 
 __all__ = ["MLP", "check_hidden_sizes", "run_dense_layers"]
 

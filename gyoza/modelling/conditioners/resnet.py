@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.conditioners.convolutions import Convolution
+from gyoza.modelling.functions.checks import check_integer
 
 __all__ = ["ResNet"]
 
@@ -77,20 +77,11 @@ class ResNet(Conditioner):
         **kwargs: Any,
     ) -> None:
         super().__init__(output_size=output_size, periods=periods, **kwargs)
-        for name, value, least in (
-            ("width", width, 1),
-            ("block_count", block_count, 0),
-            ("kernel_size", kernel_size, 1),
-        ):
-            if not is_integer(value) or value < least:
-                raise ValueError(
-                    f"`{name}` should be an integer, at least {least}. Received: {name}={value}"
-                )
+        self.width = check_integer("width", width, minimum=1)
+        self.block_count = check_integer("block_count", block_count)
+        self.kernel_size = check_integer("kernel_size", kernel_size, minimum=1)
         if kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` should be odd. Received: kernel_size={kernel_size}")
-        self.width = int(width)
-        self.block_count = int(block_count)
-        self.kernel_size = int(kernel_size)
         self.activation = keras.activations.get(activation)
 
     def sees_kept_entries(self, axes: Sequence[int]) -> bool:

@@ -11,9 +11,9 @@ from keras import ops
 from gyoza.modelling.axes import check_shape_and_axes
 from gyoza.modelling.distributions.conditional import Conditional
 from gyoza.modelling.distributions.tools import (
-    check_natural,
     make_constant,
 )
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.seeds import SeedGenerator
 
@@ -256,11 +256,11 @@ class Distribution(Conditional, keras.Layer):
         """Gives the arguments of `draw`, the last ones by name, and has all weights created."""
         _ = self.dimension_count  # raises an error if it is not known
         if not ops.is_tensor(sample_count):
-            sample_count = check_natural("sample_count", sample_count)
+            sample_count = check_integer("sample_count", sample_count)
         if seed is None:
             seed = self.seed_generator
         if not isinstance(seed, keras.random.SeedGenerator):
-            seed = check_natural("seed", seed)
+            seed = check_integer("seed", seed)
         context = self._to_tensor(context)
         if context is not None and len(context.shape) == 1:
             context = context[None]

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.axes import check_integers
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import split_seed
+from gyoza.modelling.functions.checks import check_integers
 
 __all__ = ["Factorial"]
 

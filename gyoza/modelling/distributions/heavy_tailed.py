@@ -10,11 +10,11 @@ from keras import ops
 
 from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import (
-    check_finite,
     draw_open_uniform,
     log1p_square,
     log_gamma_step,
 )
+from gyoza.modelling.functions.checks import check_finite
 
 __all__ = ["Logistic", "StudentT"]
 

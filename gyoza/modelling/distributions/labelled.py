@@ -11,11 +11,10 @@ from gyoza.backend import draw_normal
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
-    check_finite,
-    check_positive,
     check_values,
     make_constant,
 )
+from gyoza.modelling.functions.checks import check_finite, check_positive
 
 __all__ = ["Labelled", "LabelledNormal"]
 

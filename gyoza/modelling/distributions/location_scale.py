@@ -7,10 +7,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.distributions.base import Distribution
-from gyoza.modelling.distributions.tools import (
-    check_finite,
-    check_positive,
-)
+from gyoza.modelling.functions.checks import check_finite, check_positive
 
 __all__ = ["LocationScale"]
 

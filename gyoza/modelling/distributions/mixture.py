@@ -13,14 +13,12 @@ from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
     check_classes,
-    check_finite,
-    check_natural,
-    check_positive,
     class_penalty,
     select_rows,
     split_seed,
     to_classes,
 )
+from gyoza.modelling.functions.checks import check_finite, check_integer, check_positive
 
 __all__ = ["GaussianMixture"]
 
@@ -96,9 +94,9 @@ class GaussianMixture(Labelled):
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, **kwargs)
-        self.component_count = check_natural("component_count", component_count, minimum=1)
+        self.component_count = check_integer("component_count", component_count, minimum=1)
         if class_count is not None:
-            class_count = check_natural("class_count", class_count, minimum=1)
+            class_count = check_integer("class_count", class_count, minimum=1)
         self.class_count = class_count
         self._initial_location = None if location is None else check_finite("location", location)
         self._initial_scale = check_positive("scale", scale)

@@ -13,9 +13,9 @@ from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import (
     LOG_2_PI,
     check_covariance,
-    check_finite,
     make_constant,
 )
+from gyoza.modelling.functions.checks import check_finite
 
 __all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
 

@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_uniform
+from gyoza.modelling.functions.checks import check_finite, check_positive
+from gyoza.modelling.functions.checks import check_integer as check_natural
 
 __all__ = [
     "LOG_2_PI",
@@ -118,15 +120,6 @@ def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Any:
     return lambda shape, dtype: ops.convert_to_tensor(values, dtype=dtype)
 
 
-def check_natural(name: str, value: Any, minimum: int = 0) -> int:
-    """Refuses what is no integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
-        raise ValueError(
-            f"`{name}` should be an integer of at least {minimum}. Received: {name}={value!r}"
-        )
-    return int(value)
-
-
 def check_classes(name: str, values: np.ndarray, class_count: int) -> None:
     """Refuses labels that are neither classes nor, as -1 and NaN are, unknown."""
     is_class = (values == np.floor(values)) & (values >= -1) & (values < class_count)
@@ -145,22 +138,6 @@ def check_values(name: str, values: np.ndarray) -> None:
             f"`{name}` should be finite, or NaN where they are unknown. "
             f"Received: {name}={values[np.isinf(values)].tolist()}"
         )
-
-
-def check_finite(name: str, values: Any) -> np.ndarray:
-    """Turns numbers into an array, and refuses NaN and infinity."""
-    array = np.asarray(values, "float64")
-    if not np.all(np.isfinite(array)):
-        raise ValueError(f"`{name}` should be finite. Received: {name}={values}")
-    return array
-
-
-def check_positive(name: str, values: Any) -> np.ndarray:
-    """Refuses what is not positive and finite."""
-    array = check_finite(name, values)
-    if not np.all(array > 0.0):
-        raise ValueError(f"`{name}` should be positive. Received: {name}={values}")
-    return array
 
 
 def check_covariance(covariance: Any) -> np.ndarray:

@@ -11,9 +11,9 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.tools import (
-    check_finite,
     make_constant,
 )
+from gyoza.modelling.functions.checks import check_finite
 
 __all__ = ["Uniform"]
 

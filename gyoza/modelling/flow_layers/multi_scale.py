@@ -7,11 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.images import Flatten
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.pairs import to_pairs
 
 __all__ = ["FactorOut"]
@@ -95,11 +95,9 @@ class FactorOut(ConditionalFlowLayer, Flatten):
                 "`flow` should be a `FlowLayer` or a `FlowModel`. "
                 f"Received: flow={flow} (of type {type(flow)})"
             )
-        if kept_count is not None and not (is_integer(kept_count) and kept_count > 0):
-            raise ValueError(
-                f"`kept_count` should be a positive integer. Received: kept_count={kept_count}"
-            )
-        self.kept_count = None if kept_count is None else int(kept_count)
+        if kept_count is not None:
+            kept_count = check_integer("kept_count", kept_count, minimum=1)
+        self.kept_count = kept_count
         super().__init__(shape=shape, **kwargs)
         self.flow: Any = flow
 

@@ -190,7 +190,7 @@ def test_a_new_layer_can_be_inverted_if_its_shape_is_given():
 def test_bad_input():
     with pytest.raises(TypeError, match="`flow` should be a `FlowLayer` or a `FlowModel`"):
         FactorOut([Reflection()])
-    with pytest.raises(ValueError, match="`kept_count` should be a positive integer"):
+    with pytest.raises(ValueError, match="`kept_count` should be an integer of at least 1"):
         FactorOut(Reflection(), kept_count=0)
     with pytest.raises(ValueError, match=r"should have more than 4 channels.*shape \[2, 4\]"):
         FactorOut(Reflection(), kept_count=4)(images(1, 2, 4))

@@ -1,0 +1,52 @@
+"""Checks of arguments: numbers that should be integers, finite, or positive."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["is_integer", "check_integer", "check_integers", "check_finite", "check_positive"]
+
+
+def is_integer(value: Any) -> bool:
+    """Returns whether a value is an integer of Python or NumPy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_integer(name: str, value: Any, minimum: int = 0) -> int:
+    """Raises a `ValueError` if `value` is not an integer of at least `minimum`, or returns it."""
+    if not is_integer(value) or value < minimum:
+        raise ValueError(
+            f"`{name}` should be an integer of at least {minimum}. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def check_integers(name: str, values: Iterable[int]) -> list[int]:
+    """Makes a list of integers from a list, tuple, array or `TensorShape`, or raises an error."""
+    try:
+        numbers = list(values)
+        integers = [int(number) for number in numbers]
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` should be a list of integers. Received: {name}={values}"
+        ) from error
+    if any(integer != number for integer, number in zip(integers, numbers, strict=True)):
+        raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}")
+    return integers
+
+
+def check_finite(name: str, values: Any) -> np.ndarray:
+    """Makes an array of numbers, or raises a `ValueError` if some are NaN or infinite."""
+    array = np.asarray(values, "float64")
+    if not np.all(np.isfinite(array)):
+        raise ValueError(f"`{name}` should be finite. Received: {name}={values}")
+    return array
+
+
+def check_positive(name: str, values: Any) -> np.ndarray:
+    """Makes an array of numbers, or raises a `ValueError` if some are not positive and finite."""
+    array = check_finite(name, values)
+    if not np.all(array > 0.0):
+        raise ValueError(f"`{name}` should be positive. Received: {name}={values}")
+    return array
