@@ -1,7 +1,9 @@
 """Binary masks, which say what a coupling keeps (1) and what it changes (0)."""
 
+import functools
 import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -22,7 +24,7 @@ __all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Mask(keras.Layer):
-    """Lets some entries of a tensor pass and sets the others to zero.
+    """Lets some dimensions of a tensor pass and sets the others to zero.
 
     The mask applies to the `axes` of its inputs, merged in row-major order, and is the same at all
     positions of the remaining axes. Any axis can be masked, the first included.
@@ -30,7 +32,7 @@ class Mask(keras.Layer):
     Args:
         axes: Ascending axes to which the mask applies.
         shape: Lengths of the inputs along `axes`.
-        mask: Vector of zeros and ones (or booleans) with `product(shape)` entries.
+        mask: Vector of zeros and ones (or booleans) of length `product(shape)`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -75,11 +77,11 @@ class Mask(keras.Layer):
         self._set_pattern()
 
     def make_pattern(self) -> Any:
-        """Gives the mask for the shape, as a vector or in that shape. Subclasses override it."""
+        """Returns the mask for the shape, as a vector or in that shape. Subclasses override it."""
         return self.pattern
 
     def _set_pattern(self) -> None:
-        """Works out, once the shape is known, which entries are kept and which are changed."""
+        """Computes, once the shape is known, which dimensions are kept and which are changed."""
         if self._shape_ is None:
             return
         try:
@@ -96,13 +98,14 @@ class Mask(keras.Layer):
         self._pattern = pattern.astype(bool).reshape(-1)
         self.kept_indices = np.flatnonzero(self._pattern)
         self.changed_indices = np.flatnonzero(~self._pattern)
+        # The part with the first dimension is put first, so that halves need no sorting.
         self._starts_with_kept = bool(self._pattern[0])
-        parts = self._in_order(self.kept_indices, self.changed_indices)
-        self._order = np.argsort(np.concatenate(parts))
-
-    def _in_order(self, kept: Any, changed: Any) -> list[Any]:
-        """Puts that part first to which the first entry belongs, so that halves need no sorting."""
-        return [kept, changed] if self._starts_with_kept else [changed, kept]
+        parts = [self.kept_indices, self.changed_indices]
+        order = np.concatenate(parts if self._starts_with_kept else parts[::-1])
+        self._is_sorted = np.array_equal(order, np.arange(len(order)))
+        self._halves = self._is_sorted and len(parts[0]) == len(parts[1])
+        self._select_kept, self._select_changed = map(_make_selector, parts)
+        self._sort = _make_selector(np.argsort(order))
 
     @property
     def _mask_(self) -> Any:
@@ -150,11 +153,11 @@ class Mask(keras.Layer):
     def call(self, inputs: Any, is_positive: bool = True) -> Any:
         """Applies the mask.
 
-        Entries that do not pass become exactly zero, also where they were infinite or NaN.
+        Dimensions that do not pass become exactly zero, also where they were infinite or NaN.
 
         Args:
             inputs: Tensor with `shape` along `axes`.
-            is_positive: Whether ones let entries pass. If not, zeros do.
+            is_positive: Whether ones let dimensions pass. If not, zeros do.
 
         Returns:
             The masked tensor, in the shape of `inputs`.
@@ -165,35 +168,49 @@ class Mask(keras.Layer):
         return ops.where(passes, inputs, ops.zeros((), inputs.dtype))
 
     def split(self, x: Any) -> tuple[Any, Any]:
-        """Separates the entries that are kept from those that are changed.
+        """Separates the dimensions that are kept from those that are changed.
 
         Args:
             x: Tensor with `shape` along `axes`.
 
         Returns:
-            The pair `(kept, changed)` of tensors `[rest of the shape..., number of entries]`.
+            The pair `(kept, changed)` of tensors `[rest of the shape..., number of dimensions]`.
         """
-        x = self._prepare(x)
-        vectors = to_vectors(x, self._axes_, self._shape_)
-        return _select(vectors, self.kept_indices), _select(vectors, self.changed_indices)
+        is_vectors = (
+            type(x) in PLAIN_TYPES
+            and self.built
+            and len(self._axes_) == 1
+            and len(x.shape) == self._axes_[0] + 1
+            and x.shape[-1] == self._shape_[0]
+        )
+        vectors = x if is_vectors else to_vectors(self._prepare(x), self._axes_, self._shape_)
+        if self._halves:
+            first, second = ops.split(vectors, 2, axis=-1)
+            return (first, second) if self._starts_with_kept else (second, first)
+        return self._select_kept(vectors), self._select_changed(vectors)
 
     def join(self, kept: Any, changed: Any) -> Any:
         """The inverse of :meth:`split`.
 
         Args:
-            kept: Entries where the mask is 1, `[rest of the shape..., number of entries]`.
-            changed: Entries where the mask is 0, likewise.
+            kept: What the mask is 1 for, `[rest of the shape..., number of dimensions]`.
+            changed: What the mask is 0 for, likewise.
 
         Returns:
             The tensor with `shape` along `axes`.
         """
         kept = kept if type(kept) in PLAIN_TYPES else to_tensor(kept)
         changed = changed if type(changed) in PLAIN_TYPES else to_tensor(changed)
-        vectors = ops.concatenate(self._in_order(kept, changed), axis=-1)
-        return from_vectors(_select(vectors, self._order), self._axes_, self._shape_)
+        parts = [kept, changed] if self._starts_with_kept else [changed, kept]
+        vectors = ops.concatenate(parts, axis=-1)
+        if not self._is_sorted:
+            vectors = self._sort(vectors)
+        if len(self._axes_) == 1 and len(vectors.shape) == self._axes_[0] + 1:
+            return vectors
+        return from_vectors(vectors, self._axes_, self._shape_)
 
     def arrange(self, x: Any) -> Any:
-        """Enumerates the entries where the mask is 0 first, and those where it is 1 last.
+        """Enumerates the dimensions where the mask is 0 first, and those where it is 1 last.
 
         Args:
             x: Tensor with `shape` along `axes`.
@@ -224,7 +241,7 @@ class Mask(keras.Layer):
         return self.join(vectors[..., changed_count:], vectors[..., :changed_count])
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the outputs, which is that of the inputs."""
+        """Returns the shape of the outputs, which is that of the inputs."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
@@ -254,7 +271,7 @@ class HeavisideMask(Mask):
     """
 
     def make_pattern(self) -> Any:
-        """Gives zeros up to the middle and ones after it."""
+        """Returns zeros up to the middle and ones after it."""
         size = math.prod(self._shape_)
         return np.arange(size) >= size // 2
 
@@ -276,17 +293,17 @@ class CheckerBoardMask(Mask):
     """
 
     def make_pattern(self) -> Any:
-        """Gives the parity of the sum of indices."""
+        """Returns the parity of the sum of indices."""
         return np.indices(self._shape_).sum(axis=0) % 2
 
 
-def _select(vectors: Any, indices: np.ndarray) -> Any:
-    """Takes entries of the last axis: by a slice, which is cheaper, where one will do."""
-    if len(indices) == 0:
-        return vectors[..., :0]
-    step = int(indices[1] - indices[0]) if len(indices) > 1 else 1
-    if step > 0 and np.all(np.diff(indices) == step):
-        if len(indices) == vectors.shape[-1]:
-            return vectors
-        return vectors[..., int(indices[0]) : int(indices[-1]) + 1 : step]
-    return ops.take(vectors, indices, axis=-1)
+def _make_selector(indices: np.ndarray) -> Callable[[Any], Any]:
+    """Returns what selects along the last axis: a slice, which is cheaper, where one will do."""
+    start, stop, step = 0, 0, 1
+    if len(indices) > 0:
+        start, stop = int(indices[0]), int(indices[-1]) + 1
+    if len(indices) > 1:
+        step = int(indices[1]) - start
+    if step > 0 and np.array_equal(indices, np.arange(start, stop, step)):
+        return operator.itemgetter((..., slice(start, stop, step)))
+    return functools.partial(ops.take, indices=indices, axis=-1)

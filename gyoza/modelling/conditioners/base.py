@@ -78,12 +78,12 @@ class Conditioner(keras.Layer):
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Runs `call`, see there, on cosines and sines of periodic entries, and on all others."""
-        return super().__call__(self._replace_periodic(inputs), *args, **kwargs)
+        if self.periods and self.periods.count(None) < len(self.periods):
+            inputs = self._replace_periodic(inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def _replace_periodic(self, inputs: Any) -> Any:
         periodic = {k: period for k, period in enumerate(self.periods or []) if period is not None}
-        if not periodic:
-            return inputs
         angles = ops.stack([inputs[..., k] * (2 * math.pi / t) for k, t in periodic.items()], -1)
         others = [k for k in range(inputs.shape[-1]) if k not in periodic]
         parts = [ops.cos(angles), ops.sin(angles)]
@@ -92,7 +92,7 @@ class Conditioner(keras.Layer):
         return ops.concatenate(parts, axis=-1)
 
     def sees_kept_entries(self, axes: Sequence[int]) -> bool:
-        """Tells whether the conditioner is given kept entries alone by a coupling along `axes`.
+        """Returns whether a coupling along `axes` gives the conditioner what it keeps alone.
 
         If it is not, because it needs to know where entries are, it is given the inputs in full
         shape, with zeros where the coupling changes them, and answers for all entries, also those
@@ -125,7 +125,7 @@ class Conditioner(keras.Layer):
         return list(self._flatten_layers(include_self=False))
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the outputs: that of the inputs, but for the last axis."""
+        """Returns the shape of the outputs: that of the inputs, but for the last axis."""
         return (*input_shape[:-1], self.output_size)
 
     def get_config(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.axes import check_shape_and_axes, from_vectors, read_shape, to_vectors
 from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
+from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import TRACING_ERRORS, fill, is_number
 
 __all__ = ["FlowLayer"]
@@ -237,16 +238,17 @@ class FlowLayer(Invertible, keras.Layer):
         Returns:
             The sums, `[batch]`, computed in `log_det_dtype`.
         """
+        dtype = at_least_float32(self.compute_dtype)
         if log_det is None:
-            return fill(None, inputs, self.log_det_dtype)
-        log_det = ops.cast(log_det, self.log_det_dtype)
-        if len(log_det.shape) == 0:
+            return fill(None, inputs, dtype)
+        log_det = ops.cast(log_det, dtype)
+        rank = len(log_det.shape)
+        if rank == 0:
             if of_each is None:
-                return fill(log_det, inputs, self.log_det_dtype)
+                return fill(log_det, inputs, dtype)
             log_det = ops.broadcast_to(log_det, ops.shape(of_each))
-        if len(log_det.shape) == 1:
-            return log_det
-        return ops.sum(log_det, axis=tuple(range(1, len(log_det.shape))))
+            rank = len(log_det.shape)
+        return log_det if rank == 1 else ops.sum(log_det, axis=tuple(range(1, rank)))
 
     def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         if self.preserves_volume:

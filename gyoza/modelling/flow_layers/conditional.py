@@ -29,27 +29,11 @@ class TakesContext:
     context_shape: tuple[int | None, ...] | None = None
     context_dtype: str | None = None
 
-    def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
-        """Runs `call` as every Keras layer does, on floating-point inputs and a suitable context.
-
-        Args:
-            inputs: Floating-point tensor, `[batch, ...]`.
-            context: The context that instances are seen in, `[batch, ...]`. Either all calls have
-                one, or none has.
-            **kwargs: Further arguments of `call`.
-
-        Returns:
-            What `call` returns.
-
-        Raises:
-            ValueError: If there is a context where none was at first or the other way round, or if
-                its shape is another one, or its batch size differs from that of the inputs.
-        """
-        if context is None:
-            self._prepare_context(inputs, None)
-            return super().__call__(inputs, **kwargs)  # type: ignore[misc]
+    def _prepare_call(
+        self, inputs: Any, context: Any = None, **kwargs: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         context = self._prepare_context(inputs, context)
-        return super().__call__(inputs, context=context, **kwargs)  # type: ignore[misc]
+        return (), kwargs if context is None else {**kwargs, "context": context}
 
     def _prepare_context(self, inputs: Any, context: Any) -> Any:
         """Checks a context and remembers its shape, or checks that none is missing."""
@@ -94,7 +78,7 @@ class TakesContext:
         return context
 
     def _describe_context(self) -> Any:
-        """Gives a symbolic tensor in the shape of contexts, or `None`."""
+        """Returns a symbolic tensor in the shape of contexts, or `None`."""
         if self.context_shape is None:
             return None
         return keras.KerasTensor((None, *self.context_shape), dtype=self.context_dtype)
@@ -157,8 +141,9 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         return context
 
     def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
-        self._prepare_context(outputs, context)
-        super()._prepare_inversion(outputs)
+        if context is not None or self.context_shape is not None or not self.built:
+            self._prepare_context(outputs, context)
+            super()._prepare_inversion(outputs)
 
     def join_context(self, x: Any, context: Any) -> Any:
         """Appends a context to vectors.
@@ -178,7 +163,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         return ops.concatenate([x, context], axis=-1)
 
     def vector_shape(self, input_shape: Sequence[int | None], size: int) -> tuple[int | None, ...]:
-        """Gives the shape of vectors with a context, from which networks are built.
+        """Returns the shape of vectors with a context, from which networks are built.
 
         Args:
             input_shape: Shape of the inputs, `[batch, ...]`.

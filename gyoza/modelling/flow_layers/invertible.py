@@ -10,7 +10,7 @@ from keras import ops
 
 from gyoza.backend import forget_gradients
 from gyoza.modelling.freezing import freeze_after
-from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 
 __all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
@@ -48,13 +48,17 @@ def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(invert)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and name not in kwargs:
-            kwargs = {name if key in _NAMES_OF_OUTPUTS else key: kwargs[key] for key in kwargs}
-        layer, outputs, unnamed, named = _bind(signature, args, kwargs)
-        outputs = to_tensor(outputs)
+        if len(args) == 2:
+            (layer, outputs), args = args, ()
+        else:
+            if len(args) == 1 and name not in kwargs:
+                kwargs = {name if key in _NAMES_OF_OUTPUTS else key: kwargs[key] for key in kwargs}
+            layer, outputs, args, kwargs = _bind(signature, args, kwargs)
+        if type(outputs) not in PLAIN_TYPES:
+            outputs = to_tensor(outputs)
         layer._check_dtype(outputs)
-        layer._prepare_inversion(outputs, *unnamed, **named)
-        return Inversion(layer, invert)(outputs, *unnamed, **named)
+        layer._prepare_inversion(outputs, *args, **kwargs)
+        return layer._run_as_call(invert, outputs, *args, **kwargs)
 
     return wrapper
 
@@ -78,19 +82,25 @@ def _run_unless_within_call(compute_log_det: Callable[..., Any]) -> Callable[...
         if not self.built:
             described = keras.tree.map_structure(_describe, [x, *unnamed])
             self(*described, **keras.tree.map_structure(_describe, named))
-        return self._as_batch(Inversion(self, compute_log_det)(x, *unnamed, **named), x)
+        return self._as_batch(self._run_as_call(compute_log_det, x, *unnamed, **named), x)
 
     return wrapper
 
 
-def _call_fully(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps `call`, so that it can be called itself, and then builds, converts and traces, too."""
+def _call_fully(call: Callable[..., Any], is_checked: bool) -> Callable[..., Any]:
+    """Wraps `call`, so that it can be called itself, and then builds, converts and traces, too.
+
+    Args:
+        call: The method.
+        is_checked: Whether it is known to return log-determinants `[batch]`.
+    """
     signature = inspect.signature(call)
 
     @functools.wraps(call)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.built and args and type(args[0]) in PLAIN_TYPES:
-            return self._check_results(call(self, *args, **kwargs))
+            results = call(self, *args, **kwargs)
+            return results if is_checked else self._check_results(results)
         _, inputs, unnamed, named = _bind(signature, (self, *args), kwargs)
         is_symbolic = isinstance(inputs, keras.KerasTensor)
         if self.built and not is_symbolic and to_tensor(inputs) is inputs:
@@ -114,9 +124,7 @@ def _dtype_of(x: Any) -> str:
 def check_floating(x: Any, name: str, what: str = "The inputs") -> None:
     """Raises a `TypeError` if `what` layer `name` is given are not floating-point numbers."""
     dtype = getattr(x, "dtype", None)
-    if dtype is not None and not keras.backend.is_float_dtype(
-        keras.backend.standardize_dtype(dtype)
-    ):
+    if dtype is not None and not is_floating(dtype):
         raise TypeError(
             f"{what} of '{name}' should be floating-point numbers. "
             f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
@@ -145,11 +153,19 @@ class Inversion(keras.Layer):
         super().__init__(**kwargs)
         self.layer = layer
         self.method = invert or type(layer).invert.__wrapped__
-        self.input_spec = layer.input_spec if self._gives_log_det else layer.output_spec
+        self._gives_log_det = self.method.__name__ == "compute_jacobian_determinant"
+        self.input_spec = self._find_spec()
 
-    @property
-    def _gives_log_det(self) -> bool:
-        return self.method.__name__ == "compute_jacobian_determinant"
+    def _find_spec(self) -> Any:
+        return self.layer.input_spec if self._gives_log_det else self.layer.output_spec
+
+    def suits(self, layer: Any) -> bool:
+        """Returns whether a new one for the layer would be the same."""
+        return (
+            self.layer is layer
+            and self.dtype_policy is layer.dtype_policy
+            and self.input_spec is self._find_spec()
+        )
 
     def build(self, output_shape: Any) -> None:
         """Builds nothing: the layer has its weights."""
@@ -208,11 +224,14 @@ class Invertible:
     # The nearest `call` that is gyoza's own. Users can override it by one that relies on what it
     # computes.
     _own_call: Any = None
+    _call_takes_context = False
+    # The shape of a context without its batch axis; `None` without one.
+    context_shape: tuple[int | None, ...] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name, wrap in (
-            ("call", _call_fully),
+            ("call", functools.partial(_call_fully, is_checked=is_own(cls))),
             ("invert", _run_like_call),
             ("invert_and_log_det", _run_like_call),
             ("compute_jacobian_determinant", _run_unless_within_call),
@@ -225,18 +244,52 @@ class Invertible:
             # Those of gyoza's do what gyoza's `call` and `invert` do, in one computation.
             for name in {"invert_and_log_det", "recompute"} - vars(cls).keys():
                 setattr(cls, name, getattr(Invertible, name))
+        cls._call_takes_context = "context" in inspect.signature(cls.call).parameters  # type: ignore[attr-defined]
         if "build" in vars(cls):
             cls.build = freeze_after(cls.build)  # type: ignore[attr-defined]
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs `call` as every Keras layer does, on floating-point inputs only."""
-        if type(inputs) in PLAIN_TYPES:
-            self._check_dtype(inputs)
-        else:
+        """Runs `call` as every Keras layer does, on floating-point inputs and a suitable context.
+
+        Args:
+            inputs: Floating-point tensor, `[batch, ...]`.
+            *args: Further arguments of `call`.
+            **kwargs: Further arguments of `call`, such as `context`.
+
+        Returns:
+            What `call` returns.
+
+        Raises:
+            TypeError: If the inputs are not floating-point numbers.
+            ValueError: If there is a context where there was none at first, or the other way
+                round, or its shape is another one, or its batch size is not that of the inputs.
+        """
+        if type(inputs) not in PLAIN_TYPES:
             inputs = to_tensor(inputs) if isinstance(inputs, list) else inputs
             inputs = keras.tree.map_structure(_read, inputs)
             keras.tree.map_structure(self._check_dtype, inputs)
+        elif not is_floating(inputs.dtype):
+            self._check_dtype(inputs)
+        if args or "context" in kwargs or self.context_shape is not None or not self.built:
+            args, kwargs = self._prepare_call(inputs, *args, **kwargs)
         return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
+
+    def _prepare_call(
+        self, inputs: Any, *args: Any, **kwargs: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the further arguments of `call`, after checking a context."""
+        return args, kwargs
+
+    def _run_as_call(self, method: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Runs a method through an `Inversion`, which is made once, or for a functional model."""
+        if isinstance(x, keras.KerasTensor):
+            return Inversion(self, method)(x, *args, **kwargs)
+        # Neither tracked nor saved by Keras, because of the underscores.
+        inversions = vars(self).setdefault("__inversions", {})
+        inversion = inversions.get(method)
+        if inversion is None or not inversion.suits(self):
+            inversion = inversions[method] = Inversion(self, method)
+        return inversion(x, *args, **kwargs)
 
     def _check_dtype(self, x: Any) -> None:
         if not self.moves_any_dtype:
@@ -265,7 +318,7 @@ class Invertible:
     @property
     def accepts_context(self) -> bool:
         """Whether `call` and `invert` have an argument `context`."""
-        return "context" in inspect.signature(self.call).parameters  # type: ignore[attr-defined]
+        return self._call_takes_context
 
     @property
     def recomputable(self) -> bool:
@@ -338,7 +391,7 @@ class Invertible:
         return  # AutoGraph cannot convert a function without a statement
 
     def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
-        """Gives the shape of the inputs that have outputs of `output_shape`: the same here.
+        """Returns the shape of the inputs that have outputs of `output_shape`: the same here.
 
         Args:
             output_shape: Shape of outputs, `[batch, ...]`.
@@ -357,7 +410,7 @@ class Invertible:
         )
 
     def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Computes the log-determinant alone.
+        """Computes the logarithm of the absolute Jacobian determinant, as :meth:`log_det` does.
 
         It does not depend on a `call` that overrides one of gyoza's, which can therefore use it.
 
@@ -367,12 +420,25 @@ class Invertible:
             **kwargs: Further arguments of `call`, such as `context`.
 
         Returns:
-            `log |det d outputs / d inputs|` of every instance, `[batch]`, in float32 or, if that
-            is the compute dtype, float64.
+            `log |det d outputs / d inputs|` of each example, `[batch]`, in float32 or, if that is
+            the compute dtype, float64.
         """
         if self._own_call in (None, type(self).call):  # type: ignore[attr-defined]
             return self(x, *args, **kwargs)[1]
         return self._own_call(self, to_tensor(x), *args, **kwargs)[1]
+
+    def log_det(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Computes log-determinants, as :meth:`compute_jacobian_determinant` does.
+
+        Args:
+            x: The inputs of `call`, `[batch, ...]`.
+            *args: Further arguments of `call`.
+            **kwargs: Further arguments of `call`, such as `context`.
+
+        Returns:
+            `log |det d outputs / d inputs|` of each example, `[batch]`.
+        """
+        return self.compute_jacobian_determinant(x, *args, **kwargs)
 
     @property
     def output_spec(self) -> keras.InputSpec | None:

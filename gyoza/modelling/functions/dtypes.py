@@ -1,6 +1,7 @@
 """The precision in which sums and small matrices are computed."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -8,19 +9,26 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["at_least_float32", "keep_float64"]
+__all__ = ["at_least_float32", "is_floating", "keep_float64"]
 
 _LOCK = threading.Lock()
 # What Keras' floatx was for each thread that has set it.
 _GIVEN: list[str] = []
 
 
+@functools.cache
 def at_least_float32(dtype: Any) -> str:
     """Returns float64 for float64 and float32 for any other floating-point dtype.
 
     `keras.backend.result_type(dtype, "float32")` would give float32 for float64 on some backends.
     """
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
+@functools.cache
+def is_floating(dtype: Any) -> bool:
+    """Returns whether a dtype, of Keras or the backend, is one of floating-point numbers."""
+    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.functions.dtypes import is_floating
+
 __all__ = ["mark_rows"]
 
 
@@ -23,9 +25,7 @@ def mark_rows(outputs: Any, context: Any) -> Any:
     Returns:
         The outputs.
     """
-    if context is None or not keras.backend.is_float_dtype(
-        keras.backend.standardize_dtype(context.dtype)
-    ):
+    if context is None or not is_floating(context.dtype):
         return outputs
     rest = tuple(range(1, len(context.shape)))
     # Differences of equal numbers are 0, or NaN if these are not finite.
