@@ -134,13 +134,13 @@ def from_vectors(vectors: Any, axes: Sequence[int], shape: Sequence[int]) -> Any
 
 
 def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> Any:
-    """Reshapes values, one per entry of `shape`, to broadcast along `axes` of a tensor."""
+    """Reshapes values, one per position along `shape`, to broadcast along `axes` of a tensor."""
     lengths = dict(zip(axes, shape, strict=True))
     return ops.reshape(values, [lengths.get(axis, 1) for axis in range(rank)])
 
 
 def align_context(context: Any, vectors: Any) -> Any:
-    """Gives a context as many axes as vectors, `[batch, 1, ..., context size]`.
+    """Adds axes to a context, so that it has as many as vectors: `[batch, 1, ..., context size]`.
 
     Args:
         context: The context, `[batch, context size]` or `[batch, ..., context size]`.

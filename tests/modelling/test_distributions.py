@@ -594,7 +594,7 @@ class TestClasses:
             make("GaussianMixture").log_prob(events(2), labels=[0, 1])
         with pytest.raises(ValueError, match="`labels` should be those of one event, or of each"):
             make("GaussianMixture with classes").sample(3, labels=[0, 1])
-        with pytest.raises(ValueError, match="`labels` should have as many entries"):
+        with pytest.raises(ValueError, match="`labels` should have as many rows"):
             make("GaussianMixture with classes").log_prob(events(3), labels=[0, 1])
 
 

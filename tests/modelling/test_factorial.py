@@ -196,7 +196,7 @@ def test_labels_that_do_not_fit():
             distribution.log_prob(x, labels=labels)
     with pytest.raises(ValueError, match=r"`labels` should have shape \[batch, 3\]"):
         distribution.log_prob(x, labels=[0, 1])
-    with pytest.raises(ValueError, match="`labels` should have as many entries"):
+    with pytest.raises(ValueError, match="`labels` should have as many rows"):
         distribution.log_prob(x, labels=[[0, 0.0, 0]] * 3)
     with pytest.raises(ValueError, match="`labels` should be those of one event"):
         distribution.sample(2, labels=[[0, 0.0, 0]] * 3)

@@ -13,7 +13,7 @@ CONTEXT_SIZE = 2
 
 
 def make(size, context_size=None, seed=0, **arguments):
-    """A network with random weights, two parameters per entry."""
+    """A network with random weights, two parameters per dimension."""
     made = MADE(**{"hidden_sizes": [8, 8], "activation": "tanh", "parameter_count": 2, **arguments})
     made.build((None, size), None if context_size is None else (None, context_size))
     random = np.random.default_rng(seed)
@@ -168,12 +168,12 @@ def test_residual_mlp_adds_hidden_layers_of_equal_size_to_their_input():
 def test_bad_input():
     with pytest.raises(ValueError, match=r"`order` should .*Received: order="):
         MADE(order=[0, 2])
-    with pytest.raises(ValueError, match="`order` should hold the indices of 3 entries"):
+    with pytest.raises(ValueError, match="`order` should hold the indices of 3 dimensions"):
         MADE(order=[1, 0], parameter_count=1)(np.ones([2, 3], "float32"))
     with pytest.raises(ValueError, match="`hidden_sizes` should be positive"):
         MADE([8, 0])
     with pytest.raises(ValueError, match="should be given `parameter_count`"):
         MADE([8])(np.ones([2, 3], "float32"))
     made = MADE([8], parameter_count=2)
-    with pytest.raises(ValueError, match="should have 3 parameters per entry"):
+    with pytest.raises(ValueError, match="should have 3 parameters per dimension"):
         made.set_parameter_count(3)

@@ -16,19 +16,19 @@ class Conditioner(keras.Layer):
 
     Any Keras layer or model can compute coupling parameters. A plain one sees tensors in their full
     shape, with zeros where the coupling changes them, and also answers in full shape. A
-    `Conditioner` sees the kept entries alone, `[batch, ..., kept entries]`, and answers with the
-    parameters of the changed entries alone, `[batch, ..., output_size]`, so nothing is computed and
-    thrown away. The coupling sets `output_size` before it builds the conditioner.
+    `Conditioner` sees the kept dimensions alone, `[batch, ..., kept dimensions]`, and answers with
+    the parameters of the changed dimensions alone, `[batch, ..., output_size]`, so nothing is
+    computed and thrown away. The coupling sets `output_size` before it builds the conditioner.
 
-    Kept entries with a period :math:`T`, such as angles, are replaced by :math:`\cos (2 \pi x / T)`
-    and :math:`\sin (2 \pi x / T)`, before `call`: cosines come first, then sines, then the other
-    entries. So what is computed is the same for all coordinates of a point on the circle.
+    Kept dimensions with a period :math:`T`, such as angles, are replaced by :math:`\cos (2 \pi x /
+    T)` and :math:`\sin (2 \pi x / T)`, before `call`: cosines come first, then sines, then the
+    other dimensions. So what is computed is the same for all coordinates of a point on the circle.
 
     Args:
         output_size: The number of outputs per position, or `None` to let the coupling set it.
-        periods: The period of each kept entry, in their order, or `None` for one that is not
+        periods: The period of each kept dimension, in their order, or `None` for one that is not
             periodic, as those after the end of the list are not. If it is omitted, a
-            :class:`~gyoza.modelling.flow_layers.FlowModel` sets it: entries that a
+            :class:`~gyoza.modelling.flow_layers.FlowModel` sets it: dimensions that a
             :class:`~gyoza.modelling.flow_layers.CircularSplineCoupling` changes are periodic, and
             those that another coupling changes are not.
         **kwargs: Arguments of `keras.Layer`.
@@ -68,16 +68,16 @@ class Conditioner(keras.Layer):
         self.output_size = output_size
 
     def set_periods(self, periods: Iterable[float | None]) -> None:
-        """Fixes the periods of kept entries, unless they are known; called before it is built.
+        """Fixes the periods of kept dimensions, unless they are known; called before it is built.
 
         Args:
-            periods: The period of each kept entry, or `None`.
+            periods: The period of each kept dimension, or `None`.
         """
         if self.periods is None:
             self.periods = list(periods)
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Runs `call`, see there, on cosines and sines of periodic entries, and on all others."""
+        """Runs `call`, see there, on cosines and sines of what is periodic, and on the rest."""
         if self.periods and self.periods.count(None) < len(self.periods):
             inputs = self._replace_periodic(inputs)
         return super().__call__(inputs, *args, **kwargs)
@@ -94,9 +94,10 @@ class Conditioner(keras.Layer):
     def sees_kept_entries(self, axes: Sequence[int]) -> bool:
         """Returns whether a coupling along `axes` gives the conditioner what it keeps alone.
 
-        If it is not, because it needs to know where entries are, it is given the inputs in full
-        shape, with zeros where the coupling changes them, and answers for all entries, also those
-        that are kept: `output_size` is then the parameters of all entries of the last axis.
+        If it is not, because it needs to know where dimensions are, it is given the inputs in full
+        shape, with zeros where the coupling changes them, and answers for all dimensions, also
+        those that are kept: `output_size` is then the parameters of all dimensions of the last
+        axis.
 
         Args:
             axes: The axes that the coupling transforms.

@@ -44,7 +44,7 @@ class Convolution(keras.layers.Conv2D):
 
 
 def _shift(images: Any, axis: int, offset: int) -> Any:
-    """Gives each pixel the value that is `offset` pixels further along an axis, or zero."""
+    """Shifts images: each pixel gets the value `offset` pixels further along an axis, or zero."""
     width = abs(offset)
     padded = ops.pad(images, [(width, width) if k == axis else (0, 0) for k in range(4)])
     part = slice(width + offset, offset - width or None)

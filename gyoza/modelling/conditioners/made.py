@@ -17,25 +17,25 @@ __all__ = ["MADE"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class MADE(keras.Layer):
-    r"""A network of masked dense layers: parameters of an entry depend on the entries before it.
+    r"""A network of masked dense layers: parameters of a dimension depend on those before it.
 
-    In an order :math:`o_1, …, o_n` of the entries of a vector :math:`x`, and with a context
-    :math:`c` if there is one, the parameters of entry :math:`o_i` are a function
+    In an order :math:`o_1, …, o_n` of the dimensions of a vector :math:`x`, and with a context
+    :math:`c` if there is one, the parameters of dimension :math:`o_i` are a function
 
     .. math::
         p_{o_i}(x_{o_1}, …, x_{o_{i-1}}; c),
 
-    and one pass through the network computes all of them. For this, entry :math:`o_i` has the
+    and one pass through the network computes all of them. For this, dimension :math:`o_i` has the
     degree :math:`i`, and each hidden unit a degree from 1 to :math:`n - 1`, or from 0 if there is a
     context. With a mask :math:`M` of zeros and ones, a layer computes :math:`\sigma(h (W \odot M) +
     b)`, where
 
     - a hidden unit sees the units and inputs whose degree is at most its own,
-    - the parameters of an entry see the units whose degree is less than its own.
+    - the parameters of a dimension see the units whose degree is less than its own.
 
-    Degrees ascend evenly in each hidden layer, so the parameters of each entry can depend on all
-    entries before it. The context is multiplied by an unmasked matrix and added to the first layer,
-    before the activation. A single entry without context has parameters that are weights
+    Degrees ascend evenly in each hidden layer, so the parameters of each dimension can depend on
+    all dimensions before it. The context is multiplied by an unmasked matrix and added to the first
+    layer, before the activation. A single dimension without context has parameters that are weights
     themselves, and no hidden units.
 
     The last layer starts at zero, such that a new flow layer is the identity.
@@ -45,21 +45,22 @@ class MADE(keras.Layer):
             with a context, so that all degrees occur.
         activation: The activation of hidden layers, by name or as a function.
         residual: See :class:`~gyoza.modelling.conditioners.MLP`.
-        order: The indices of all entries, in their order, or `"natural"` for 0, 1, …, or
+        order: The indices of all dimensions, in their order, or `"natural"` for 0, 1, …, or
             `"reversed"`.
-        parameter_count: The number of parameters per entry, or `None` to let the flow layer set it.
+        parameter_count: The number of parameters per dimension, or `None` to let the flow
+            layer set it.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
         ValueError: If a hidden layer has too few units, or `order` is not a permutation of the
-            indices of all entries.
+            indices of all dimensions.
 
     Example:
 
         >>> conditioner = gyoza.modelling.conditioners.MADE([8], "tanh", parameter_count=2)
         >>> conditioner(np.ones([5, 3], "float32")).shape == (5, 3, 2)
         True
-        >>> conditioner.dense_layers[0].mask  # three entries see eight hidden units
+        >>> conditioner.dense_layers[0].mask  # three dimensions see eight hidden units
         array([[1, 1, 1, 1, 1, 1, 1, 1],
                [0, 0, 0, 0, 1, 1, 1, 1],
                [0, 0, 0, 0, 0, 0, 0, 0]])
@@ -86,10 +87,10 @@ class MADE(keras.Layer):
         self.parameter_count = parameter_count
 
     def set_parameter_count(self, parameter_count: int) -> None:
-        """Fixes the number of parameters per entry; called by a flow layer before it is built.
+        """Fixes the number of parameters per dimension; called by a flow layer before it is built.
 
         Args:
-            parameter_count: The number of parameters per entry.
+            parameter_count: The number of parameters per dimension.
 
         Raises:
             ValueError: If the network has another number of parameters already, as it has when it
@@ -97,8 +98,8 @@ class MADE(keras.Layer):
         """
         if self.parameter_count not in (None, parameter_count):
             raise ValueError(
-                f"Conditioner '{self.name}' should have {parameter_count} parameters per entry for "
-                f"this layer. Received: parameter_count={self.parameter_count}"
+                f"Conditioner '{self.name}' should have {parameter_count} parameters per dimension "
+                f"for this layer. Received: parameter_count={self.parameter_count}"
             )
         self.parameter_count = parameter_count
 
@@ -124,7 +125,8 @@ class MADE(keras.Layer):
             self.order = natural if self.order == "natural" else natural[::-1]
         if len(self.order) != size:
             raise ValueError(
-                f"`order` should hold the indices of {size} entries. Received: order={self.order}"
+                f"`order` should hold the indices of {size} dimensions. "
+                f"Received: order={self.order}"
             )
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: size})
         context_size = None if context_shape is None else context_shape[-1]
@@ -152,11 +154,12 @@ class MADE(keras.Layer):
             inputs: Vectors, `[batch, ..., n]`.
             context: What all parameters can depend on, `[batch, context size]` or `[batch, ...,
                 context size]`.
-            entry: The index of an entry, an integer tensor, to compute no parameters but its own.
+            entry: The index of a dimension, an integer tensor, to compute no parameters but its
+                own.
 
         Returns:
-            The parameters, `[batch, ..., n, parameter_count]`, or those of one entry, `[batch, ...,
-            1, parameter_count]`.
+            The parameters, `[batch, ..., n, parameter_count]`, or those of one dimension, `[batch,
+            ..., 1, parameter_count]`.
         """
         first, *others = self.dense_layers
         if context is not None:
@@ -172,7 +175,7 @@ class MADE(keras.Layer):
         )
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the parameters of all entries."""
+        """Returns the shape of the parameters of all dimensions."""
         return (*input_shape, self.parameter_count)
 
     def get_config(self) -> dict[str, Any]:
@@ -194,7 +197,7 @@ def _check_order(order: Any) -> Any:
     if indices is None or sorted(indices) != list(range(len(indices))):
         raise ValueError(
             '`order` should be "natural" or "reversed", or hold each of the indices 0, 1, … of the '
-            f"entries once. Received: order={order}"
+            f"dimensions once. Received: order={order}"
         )
     return indices
 
@@ -204,8 +207,8 @@ def _spread(lowest_degree: int, size: int, hidden_size: int) -> np.ndarray:
     degree_count = size - lowest_degree
     if hidden_size < degree_count:
         raise ValueError(
-            f"`hidden_sizes` should be at least {degree_count} for vectors of {size} entries, such "
-            f"that each can depend on all before it. Received: a hidden size of {hidden_size}"
+            f"`hidden_sizes` should be at least {degree_count} for vectors of {size} dimensions, "
+            f"such that each can depend on all before it. Received: a hidden size of {hidden_size}"
         )
     return lowest_degree + np.arange(hidden_size) * degree_count // hidden_size
 

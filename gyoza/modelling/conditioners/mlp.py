@@ -86,12 +86,18 @@ class MLP(Conditioner):
         """Computes parameters.
 
         Args:
-            inputs: The kept entries, `[batch, ..., kept entries]`.
+            inputs: The kept dimensions, `[batch, ..., kept dimensions]`.
 
         Returns:
-            The parameters of the changed entries, `[batch, ..., output_size]`.
+            The parameters of the changed dimensions, `[batch, ..., output_size]`.
         """
-        return run_dense_layers(self.dense_layers, inputs, self.residual)
+        x = inputs
+        for k, layer in enumerate(self.dense_layers):
+            # Keras has already converted, cast and checked what `call` alone is enough for.
+            outputs = (layer.call if layer.dtype_policy is self.dtype_policy else layer)(x)
+            is_added = self.residual and 0 < k < len(self.hidden_sizes)
+            x = x + outputs if is_added and outputs.shape[-1] == x.shape[-1] else outputs
+        return x
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""

@@ -34,7 +34,7 @@ class ResNet(Conditioner):
     Images are channels-last, `[batch, height, width, channels]`, of any height and width. From a
     coupling with `axes=[3]`, it is given the channels that the mask keeps. From any other, which
     splits pixels, as with a :class:`~gyoza.modelling.masks.CheckerBoardMask`, it is given whole
-    images, with zeros where the coupling changes them, and answers for all entries.
+    images, with zeros where the coupling changes them, and answers for all dimensions.
 
     Args:
         width: The number of channels of all convolutions but the last.
@@ -47,7 +47,7 @@ class ResNet(Conditioner):
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If a number is out of range, or the inputs are no images.
+        ValueError: If a number is out of range, or the inputs are not images.
 
     Example:
 
@@ -85,7 +85,7 @@ class ResNet(Conditioner):
         self.activation = keras.activations.get(activation)
 
     def sees_kept_entries(self, axes: Sequence[int]) -> bool:
-        """Tells whether kept entries form an image: if channels are split, and pixels are not."""
+        """Returns whether what is kept forms an image: if channels are split, not pixels."""
         return list(axes) == [3]
 
     def build(self, input_shape: Sequence[int | None]) -> None:

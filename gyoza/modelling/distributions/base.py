@@ -13,6 +13,7 @@ from gyoza.modelling.distributions.conditional import Conditional
 from gyoza.modelling.distributions.tools import (
     make_constant,
 )
+from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.seeds import SeedGenerator
@@ -24,20 +25,20 @@ __all__ = ["Distribution"]
 class Distribution(Conditional, keras.Layer):
     """Base class of distributions: Keras layers that know their log-density and can be sampled.
 
-    Calling a distribution on events gives their log-densities, as :meth:`log_prob` does. Its
+    Calling a distribution on events returns their log-densities, as :meth:`log_prob` does. Its
     parameters are weights, so that a distribution is trained, saved and loaded as any other layer.
 
     With a context network :math:`g` it is conditional: for an event seen in the context :math:`c`,
-    the weights :math:`w` are replaced by :math:`w + g(c)`, entry by entry. Where a weight is not
-    the parameter itself but, say, its logarithm, it is the logarithm that is changed, so that the
-    network is free to give any number.
+    the weights :math:`w` are replaced by :math:`w + g(c)`. Where a weight is not the parameter
+    itself but, say, its logarithm, it is the logarithm that is changed, so that the network is free
+    to give any number.
 
     Subclasses say what happens to vectors, which are events with all axes merged in row-major
     order. They implement
 
     - `compute_log_prob(x)`, which maps vectors `[batch, dimension_count]` to log-densities
       `[batch]`,
-    - `draw(sample_count, seed)`, which gives vectors `[sample_count, dimension_count]`,
+    - `draw(sample_count, seed)`, which returns vectors `[sample_count, dimension_count]`,
     - `create_weights()`, if they have weights, which can rely on `event_shape`,
     - `get_config()`, if their constructors have further arguments,
 
@@ -59,7 +60,7 @@ class Distribution(Conditional, keras.Layer):
         **kwargs: Arguments of `keras.Layer`, such as `name`, `dtype` and `trainable`.
 
     Raises:
-        TypeError: If `shape` does not hold integers, or `context_network` is no Keras layer.
+        TypeError: If `shape` does not hold integers, or `context_network` is not a Keras layer.
         ValueError: If `shape` is empty or not positive, or inputs have another shape. If there is
             a `context_network` but no weight that it could change, or its outputs do not have the
             right shape, or if a context is missing, superfluous or of another shape.
@@ -122,7 +123,7 @@ class Distribution(Conditional, keras.Layer):
 
     @property
     def dimension_count(self) -> int:
-        """The number of entries of an event: the product of `event_shape`."""
+        """The number of dimensions of an event: the product of `event_shape`."""
         if self._event_shape is None:
             raise ValueError(
                 f"The event shape of distribution '{self.name}' should be known: pass `shape` to "
@@ -224,7 +225,7 @@ class Distribution(Conditional, keras.Layer):
             The natural logarithms of their densities, `[batch]`, in float32 or, if that is the
             compute dtype, float64.
         """
-        return self(self._to_tensor(x), **self._pass_on(context=self._to_tensor(context)))
+        return self(self._to_tensor(x), **given(context=self._to_tensor(context)))
 
     def sample(self, sample_count: Any, seed: Any = None, context: Any = None) -> Any:
         """Draws independent events.
@@ -253,7 +254,7 @@ class Distribution(Conditional, keras.Layer):
         return self._to_events(self.draw(sample_count, seed, **changes))
 
     def _prepare_draw(self, sample_count: Any, seed: Any, context: Any) -> tuple[Any, Any, Any]:
-        """Gives the arguments of `draw`, the last ones by name, and has all weights created."""
+        """Returns the arguments of `draw`, the last ones by name, and has all weights created."""
         _ = self.dimension_count  # raises an error if it is not known
         if not ops.is_tensor(sample_count):
             sample_count = check_integer("sample_count", sample_count)
@@ -269,11 +270,6 @@ class Distribution(Conditional, keras.Layer):
             self.build((None, *(self._event_shape or ())))
         return sample_count, seed, self._change(context, sample_count)
 
-    @staticmethod
-    def _pass_on(**arguments: Any) -> dict[str, Any]:
-        """Drops arguments that are `None`, which overridden methods may not have."""
-        return {name: value for name, value in arguments.items() if value is not None}
-
     def _to_tensor(self, x: Any) -> Any:
         # Keras would round arrays in float64 to float32 on some backends.
         if isinstance(x, np.ndarray | list | tuple):
@@ -287,7 +283,7 @@ class Distribution(Conditional, keras.Layer):
         return ops.reshape(vectors, (-1, *(self._event_shape or ())))
 
     def _add_parameter(self, name: str, lead: Sequence[int], initial: Any) -> Any:
-        """Adds a weight with one entry per entry of an event.
+        """Adds a weight with one number for each dimension of an event.
 
         Args:
             name: Name of the weight.
@@ -302,7 +298,7 @@ class Distribution(Conditional, keras.Layer):
     def _parameter(
         self, weight: Any, changes: dict[str, Any] | None = None, shape: Sequence[int] | None = None
     ) -> Any:
-        """Gives a weight in `log_prob_dtype`, changed by the context.
+        """Returns a weight in `log_prob_dtype`, changed by the context.
 
         Args:
             weight: The weight.
@@ -319,7 +315,7 @@ class Distribution(Conditional, keras.Layer):
         return values + ops.reshape(changes[weight.name], (-1, *shape))
 
     def compute_output_shape(self, input_shape: Sequence[int | None], *_: Any) -> tuple[int | None]:
-        """Gives the shape of log-densities."""
+        """Returns the shape of log-densities."""
         return (input_shape[0],)
 
     def compute_output_spec(self, x: Any, *_: Any, **__: Any) -> Any:

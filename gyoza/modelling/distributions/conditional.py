@@ -29,6 +29,12 @@ class Conditional:
     context_network: Any
     # Names and shapes of the weights that the network changes, in the order of its outputs.
     _parameter_shapes: dict[str, tuple[int, ...]]
+    # What `call` takes.
+    _call_names: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._call_names = tuple(inspect.signature(cls.call).parameters)[1:]  # type: ignore[attr-defined]
 
     def _set_network(self, network: Any) -> None:
         """Sets the context network, or `None`, in the constructor."""
@@ -85,12 +91,12 @@ class Conditional:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs `call` as every Keras layer does, on a context exactly if there is a network."""
-        names = inspect.signature(self.call).parameters  # type: ignore[attr-defined]
-        arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-        batch_size = None
-        if self.context_network is not None and "x" in arguments:
-            batch_size = np.shape(arguments["x"])[0]
-        self._check_context(arguments.get("context"), (batch_size,))
+        if self.accepts_context or len(args) > 1 or "context" in kwargs:
+            arguments = {**dict(zip(self._call_names, args, strict=False)), **kwargs}
+            batch_size = None
+            if self.context_network is not None and "x" in arguments:
+                batch_size = np.shape(arguments["x"])[0]
+            self._check_context(arguments.get("context"), (batch_size,))
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def _check_context(self, context: Any, counts: Sequence[Any]) -> None:
@@ -124,7 +130,7 @@ class Conditional:
             self._build_network_once()
 
     def _change(self, context: Any, count: Any = None) -> dict[str, Any]:
-        """Gives the argument `changes`, by name, or nothing without a context.
+        """Returns the argument `changes`, by name, or nothing without a context.
 
         Args:
             context: The context, `[batch, context_size]`, or `None`.

@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import split_seed
+from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integers
 
 __all__ = ["Factorial"]
@@ -18,7 +19,7 @@ __all__ = ["Factorial"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Factorial(Labelled):
-    r"""A product of distributions, each of which is that of a factor: of a block of the entries.
+    r"""A product of distributions, each of which is that of a factor: of a block of the dimensions.
 
     .. math::
         \ln p(x) = \sum_f \ln p_f(x_f), \qquad x = (x_1, x_2, \dots).
@@ -32,15 +33,15 @@ class Factorial(Labelled):
 
     Args:
         distributions: The distributions of the factors, in the order of their blocks.
-        dimensions_per_factor: The number of entries of each block. It may be omitted if all
+        dimensions_per_factor: The number of dimensions of each block. It may be omitted if all
             distributions know their shapes.
-        shape: Shape of an event, whose entries in row-major order are divided among the blocks.
+        shape: Shape of an event, whose dimensions in row-major order are divided among the blocks.
             They form a vector if it is omitted.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        TypeError: If one of `distributions` is no distribution, or `dimensions_per_factor` are not
-            integers.
+        TypeError: If one of `distributions` is not a distribution, or `dimensions_per_factor` are
+            not integers.
         ValueError: If there are no `distributions`, or one of them occurs twice, or blocks are
             empty or their sizes unknown or in contradiction.
 
@@ -79,7 +80,7 @@ class Factorial(Labelled):
         super().__init__(shape=[sum(dimensions)] if shape is None else shape, **kwargs)
         if self.dimension_count != sum(dimensions):
             raise ValueError(
-                f"`shape` should have {sum(dimensions)} entries, the sum of "
+                f"`shape` should have {sum(dimensions)} dimensions, the sum of "
                 f"`dimensions_per_factor`. Received: shape={shape}, "
                 f"dimensions_per_factor={dimensions}"
             )
@@ -104,7 +105,7 @@ class Factorial(Labelled):
         return sum(_label_counts(self.distributions))
 
     def check_label_values(self, values: np.ndarray) -> None:
-        """Refuses labels that a factor refuses; see :meth:`check_labels`."""
+        """Raises an error for labels that a factor does not take; see :meth:`check_labels`."""
         for distribution, columns in zip(
             self.distributions, self._split_labels(values), strict=True
         ):
@@ -185,10 +186,10 @@ class Factorial(Labelled):
 
     def _change(self, context: Any, count: Any = None) -> dict[str, Any]:
         # The context networks are those of the factors.
-        return self._pass_on(context=context)
+        return given(context=context)
 
     def _split_labels(self, labels: Any) -> list[Any]:
-        """Gives the labels of each factor, or `None`."""
+        """Returns the labels of each factor, or `None`."""
         counts = _label_counts(self.distributions)
         return [
             labels[:, end - count : end] if labels is not None and count else None
@@ -196,9 +197,9 @@ class Factorial(Labelled):
         ]
 
     def _arguments(self, context: Any, labels: Any) -> list[dict[str, Any]]:
-        """Gives the arguments by which each factor is told of context and labels."""
+        """Returns the arguments by which each factor is told of context and labels."""
         return [
-            self._pass_on(context=context if distribution.accepts_context else None, labels=columns)
+            given(context=context if distribution.accepts_context else None, labels=columns)
             for distribution, columns in zip(
                 self.distributions, self._split_labels(labels), strict=True
             )
@@ -237,7 +238,7 @@ def _label_counts(distributions: Sequence[Distribution]) -> list[int]:
 def _check_factors(
     distributions: Sequence[Distribution], dimensions_per_factor: Iterable[int] | None
 ) -> list[int]:
-    """Checks that distributions are some and different, and gives the sizes of their blocks."""
+    """Checks that there are distributions, all different, and returns the sizes of their blocks."""
     for distribution in distributions:
         if not isinstance(distribution, Distribution):
             raise TypeError(
@@ -257,7 +258,8 @@ def _check_factors(
         if None in known:
             raise ValueError(
                 "`dimensions_per_factor` should be given, unless all `distributions` have a "
-                f"`shape`. Received: dimensions_per_factor=None, distributions of {known} entries"
+                "`shape`. Received: dimensions_per_factor=None, distributions of "
+                f"{known} dimensions"
             )
         return [count for count in known if count is not None]
     dimensions = check_integers("dimensions_per_factor", dimensions_per_factor)
@@ -268,7 +270,7 @@ def _check_factors(
     if not fits:
         raise ValueError(
             "`dimensions_per_factor` should hold a positive number for each of `distributions`: "
-            "that of its entries, where it has a `shape`. Received: "
-            f"dimensions_per_factor={dimensions}, distributions of {known} entries"
+            "that of its dimensions, where it has a `shape`. Received: "
+            f"dimensions_per_factor={dimensions}, distributions of {known} dimensions"
         )
     return dimensions

@@ -21,7 +21,7 @@ __all__ = ["Logistic", "StudentT"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Logistic(LocationScale):
-    r"""A logistic distribution of independent entries, with learnt locations and scales.
+    r"""A logistic distribution of independent dimensions, with learnt locations and scales.
 
     .. math::
         \ln p(x) = \sum_i \left( -z_i - 2 \ln \left( 1 + e^{-z_i} \right) - \ln s_i \right), \qquad
@@ -57,19 +57,19 @@ class Logistic(LocationScale):
     """
 
     def standard_log_prob(self, z: Any) -> Any:
-        """Computes log-densities of the standard logistic distribution, entry by entry."""
+        """Computes log-densities of the standard logistic distribution, dimension by dimension."""
         z = ops.abs(z)  # the density is even, and the exponential cannot overflow
         return -z - 2.0 * ops.log1p(ops.exp(-z))
 
     def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
-        """Draws standard logistic entries, by the inverse of the cumulative distribution."""
+        """Draws standard logistic numbers, by the inverse of the cumulative distribution."""
         uniform = draw_open_uniform(shape, self.log_prob_dtype, seed)
         return ops.log(uniform) - ops.log1p(-uniform)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class StudentT(LocationScale):
-    r"""A Student t-distribution of independent entries, with learnt degrees of freedom.
+    r"""A Student t-distribution of independent dimensions, with learnt degrees of freedom.
 
     .. math::
         \ln p(x) = \sum_i \left( \ln \frac{\Gamma \left( \frac{\nu_i + 1}{2} \right)}
@@ -146,17 +146,17 @@ class StudentT(LocationScale):
         return self.MINIMUM + ops.softplus(self.raw_degrees_of_freedom)
 
     def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Any, ...]:
-        """Gives the degrees of freedom."""
+        """Returns the degrees of freedom."""
         raw = self._parameter(self.raw_degrees_of_freedom, changes)
         return (self.MINIMUM + ops.softplus(raw),)
 
     def standard_log_prob(self, z: Any, degrees: Any) -> Any:
-        """Computes log-densities at location 0 and scale 1, entry by entry."""
+        """Computes log-densities at location 0 and scale 1, dimension by dimension."""
         normalisation = log_gamma_step(0.5 * degrees) - 0.5 * ops.log(math.pi * degrees)
         return normalisation - 0.5 * (degrees + 1.0) * log1p_square(z / ops.sqrt(degrees))
 
     def standard_draw(self, shape: tuple[Any, ...], seed: Any, degrees: Any) -> Any:
-        """Draws entries at location 0 and scale 1 by the polar method."""
+        """Draws numbers at location 0 and scale 1 by the polar method."""
         uniform = draw_open_uniform((2, *shape), self.log_prob_dtype, seed)
         # The squared radius is ν (u^(-2/ν) - 1), which is written without overflow or cancellation.
         exponent = -ops.log(uniform[0]) / degrees

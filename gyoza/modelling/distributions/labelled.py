@@ -14,6 +14,7 @@ from gyoza.modelling.distributions.tools import (
     check_values,
     make_constant,
 )
+from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_finite, check_positive
 
 __all__ = ["Labelled", "LabelledNormal"]
@@ -38,7 +39,7 @@ class Labelled(Distribution):
         return True
 
     def check_label_values(self, values: np.ndarray) -> None:
-        """Refuses labels that there are not.
+        """Raises a `ValueError` if some of the labels do not exist.
 
         Args:
             values: The labels, `[batch, label_count]`.
@@ -46,7 +47,7 @@ class Labelled(Distribution):
         raise NotImplementedError(f"{type(self).__name__} should implement `check_label_values`.")
 
     def check_labels(self, labels: Any) -> Any:
-        """Gives labels as a tensor, and checks their values if they are known.
+        """Returns labels as a tensor, and checks their values if they are known.
 
         Args:
             labels: The labels, `[batch, label_count]`, or if there is one label per event, also
@@ -86,10 +87,10 @@ class Labelled(Distribution):
             known = labels.shape[0], x.shape[0]
             if None not in known and known[0] != known[1]:
                 raise ValueError(
-                    "`labels` should have as many entries as there are events. "
+                    "`labels` should have as many rows as there are events. "
                     f"Received: labels of {known[0]} for {known[1]} events"
                 )
-        return self.compute_log_prob(x, **self._change(context), **self._pass_on(labels=labels))
+        return self.compute_log_prob(x, **self._change(context), **given(labels=labels))
 
     def log_prob(self, x: Any, context: Any = None, labels: Any = None) -> Any:
         """Computes log-densities.
@@ -108,9 +109,7 @@ class Labelled(Distribution):
             ValueError: If there are labels but the distribution takes none, they have another
                 shape, or an array of labels is out of range.
         """
-        arguments = self._pass_on(
-            labels=self.check_labels(labels), context=self._to_tensor(context)
-        )
+        arguments = given(labels=self.check_labels(labels), context=self._to_tensor(context))
         return self(self._to_tensor(x), **arguments)
 
     def sample(
@@ -142,16 +141,15 @@ class Labelled(Distribution):
                     f"Received: labels of {known[0]}, sample_count={known[1]}"
                 )
             labels = ops.broadcast_to(labels, (sample_count, self.label_count))
-        return self._to_events(
-            self.draw(sample_count, seed, **changes, **self._pass_on(labels=labels))
-        )
+        return self._to_events(self.draw(sample_count, seed, **changes, **given(labels=labels)))
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class LabelledNormal(Labelled):
-    r"""Normal entries around values that are known for some events: one label for each entry.
+    r"""Normal numbers around values that are known for some events: one label per dimension.
 
-    An entry :math:`x_i` is its label :math:`y_i` with some noise, and the labels are normal, too:
+    A dimension :math:`x_i` is its label :math:`y_i` with some noise, and the labels are normal,
+    too:
 
     .. math::
         p(x_i \mid y_i) = \mathcal{N}(x_i \mid y_i, \epsilon_i^2), \qquad
@@ -203,11 +201,11 @@ class LabelledNormal(Labelled):
 
     @property
     def label_count(self) -> int:
-        """The number of labels of an event: that of its entries."""
+        """The number of labels of an event: that of its dimensions."""
         return self.dimension_count
 
     def check_label_values(self, values: np.ndarray) -> None:
-        """Refuses infinite labels; see :meth:`check_labels`."""
+        """Raises an error for infinite labels; see :meth:`check_labels`."""
         check_values("labels", values)
 
     def compute_log_prob(self, x: Any, labels: Any = None) -> Any:
@@ -241,7 +239,7 @@ class LabelledNormal(Labelled):
         return location + scale * draw_normal(shape, self.log_prob_dtype, seed)
 
     def _location_and_scale(self, labels: Any) -> tuple[Any, Any]:
-        """Gives means and standard deviations, `[(batch,) dimension_count]`."""
+        """Returns means and standard deviations, `[(batch,) dimension_count]`."""
         noise, location, marginal_scale = (
             ops.convert_to_tensor(
                 np.broadcast_to(values, self._event_shape or ()).reshape(-1),

@@ -1,4 +1,4 @@
-"""What distributions of independent, shifted and scaled entries have in common."""
+"""What distributions of independent, shifted and scaled dimensions have in common."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["LocationScale"]
 
 
 class LocationScale(Distribution):
-    """Base class of distributions of independent entries that are shifted and scaled.
+    """Base class of distributions of independent dimensions that are shifted and scaled.
 
     Subclasses implement `standard_log_prob(z, *shapes)` and `standard_draw(shape, seed, *shapes)`,
     where `shapes` are further parameters that `get_shapes(changes)` gives, if there are any.
@@ -42,7 +42,7 @@ class LocationScale(Distribution):
         return ops.exp(self.log_scale)
 
     def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Any, ...]:
-        """Gives the parameters besides location and scale, `[dimension_count]` or per event.
+        """Returns the parameters besides location and scale, `[dimension_count]` or per event.
 
         Args:
             changes: See :class:`Distribution`.
@@ -50,7 +50,7 @@ class LocationScale(Distribution):
         return ()
 
     def standard_log_prob(self, z: Any, *shapes: Any) -> Any:
-        """Computes log-densities at location 0 and scale 1, entry by entry.
+        """Computes log-densities at location 0 and scale 1, dimension by dimension.
 
         Args:
             z: Vectors, `[batch, dimension_count]`.
@@ -62,7 +62,7 @@ class LocationScale(Distribution):
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
     def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Any) -> Any:
-        """Draws entries at location 0 and scale 1.
+        """Draws numbers at location 0 and scale 1.
 
         Args:
             shape: The shape `[sample_count, dimension_count]`.

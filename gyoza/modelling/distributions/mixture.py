@@ -132,7 +132,7 @@ class GaussianMixture(Labelled):
         return 1
 
     def check_label_values(self, values: np.ndarray) -> None:
-        """Refuses classes that there are not; see :meth:`check_labels`."""
+        """Raises an error for classes that do not exist; see :meth:`check_labels`."""
         check_classes("labels", values, self._class_count)
 
     def class_log_prob(self, x: Any, context: Any = None) -> Any:
@@ -231,14 +231,14 @@ class GaussianMixture(Labelled):
         return self.class_count or 1
 
     def _class_log_probs(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
-        """Gives the log-densities given each class, `[batch, classes]`."""
+        """Returns the log-densities given each class, `[batch, classes]`."""
         location, log_scale, log_weights = self._components(changes)
         z = (x[:, None, None, :] - location) * ops.exp(-log_scale)
         log_probs = -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_scale, axis=-1)
         return ops.logsumexp(log_probs + log_weights, axis=-1)
 
     def _components(self, changes: dict[str, Any] | None) -> tuple[Any, Any, Any]:
-        """Gives locations, logarithms of scales and of weights, `[(batch,) classes, ...]`."""
+        """Returns locations, logarithms of scales and of weights, `[(batch,) classes, ...]`."""
         shape = (self._class_count, self.component_count)
         location, log_scale = (
             self._parameter(weight, changes, (*shape, self.dimension_count))

@@ -51,7 +51,7 @@ class StandardNormal(Distribution):
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class DiagonalNormal(LocationScale):
-    r"""A normal distribution of independent entries, with learnt locations and scales.
+    r"""A normal distribution of independent dimensions, with learnt locations and scales.
 
     .. math::
         \ln p(x) = -\frac{1}{2} \sum_{i=1}^n \left( \frac{x_i - l_i}{s_i} \right)^2
@@ -81,11 +81,11 @@ class DiagonalNormal(LocationScale):
     """
 
     def standard_log_prob(self, z: Any) -> Any:
-        """Computes log-densities of the standard normal distribution, entry by entry."""
+        """Computes log-densities of the standard normal distribution, dimension by dimension."""
         return -0.5 * (ops.square(z) + LOG_2_PI)
 
     def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
-        """Draws standard normal entries."""
+        """Draws standard normal numbers."""
         return draw_normal(shape, self.log_prob_dtype, seed)
 
 
@@ -165,7 +165,7 @@ class MultivariateNormal(Distribution):
         )
 
     def _get_factor(self, changes: dict[str, Any] | None) -> tuple[Any, Any]:
-        """Gives the factor and the logarithm of its diagonal."""
+        """Returns the factor and the logarithm of its diagonal."""
         count = self.dimension_count
         log_diagonal = self._parameter(self.log_diagonal, changes)
         lower = ops.tril(self._parameter(self.lower, changes, (count, count)), k=-1)

@@ -101,7 +101,7 @@ def to_classes(labels: Any) -> Any:
 
 
 def class_penalty(classes: Any, class_counts: Any, dtype: str) -> Any:
-    """Gives NaN for classes out of range, and 0 for others and for -1."""
+    """Returns NaN for classes out of range, and 0 for others and for -1."""
     valid = ops.logical_and(classes >= -1, ops.less(classes, class_counts))
     return ops.where(
         valid, *(ops.full_like(classes, fill, dtype=dtype) for fill in (0.0, math.nan))
@@ -121,7 +121,7 @@ def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Any:
 
 
 def check_classes(name: str, values: np.ndarray, class_count: int) -> None:
-    """Refuses labels that are neither classes nor, as -1 and NaN are, unknown."""
+    """Raises a `ValueError` if labels are neither classes nor unknown, which are -1 or NaN."""
     is_class = (values == np.floor(values)) & (values >= -1) & (values < class_count)
     valid = is_class | np.isnan(values)
     if not np.all(valid):
@@ -132,7 +132,7 @@ def check_classes(name: str, values: np.ndarray, class_count: int) -> None:
 
 
 def check_values(name: str, values: np.ndarray) -> None:
-    """Refuses labels that are infinite. NaN is unknown."""
+    """Raises a `ValueError` if labels are infinite. NaN is unknown."""
     if np.any(np.isinf(values)):
         raise ValueError(
             f"`{name}` should be finite, or NaN where they are unknown. "
@@ -141,7 +141,7 @@ def check_values(name: str, values: np.ndarray) -> None:
 
 
 def check_covariance(covariance: Any) -> np.ndarray:
-    """Refuses what is no symmetric and positive definite matrix."""
+    """Raises a `ValueError` if not given a symmetric and positive definite matrix."""
     array = check_finite("covariance", covariance)
     square = array.ndim == 2 and array.shape[0] == array.shape[1]
     if not (square and np.allclose(array, array.T) and np.all(np.linalg.eigvalsh(array) > 0.0)):

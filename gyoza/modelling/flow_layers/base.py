@@ -19,7 +19,7 @@ __all__ = ["FlowLayer"]
 class FlowLayer(Invertible, keras.Layer):
     r"""Base class of all flow layers: an invertible map with a tractable Jacobian determinant.
 
-    Calling a layer gives the outputs and, for every instance of the batch, the logarithm of the
+    Calling a layer returns the outputs and, for each example of the batch, the logarithm of the
     factor by which the volume around it is stretched:
 
     .. math::
@@ -27,9 +27,9 @@ class FlowLayer(Invertible, keras.Layer):
 
     `invert` is the way back, :math:`x = f^{-1}(y)`.
 
-    A layer transforms the `axes` of its inputs, merged to one vector of `dimension_count` entries,
-    and does so at every position of the remaining axes. For images `[batch, height, width,
-    channels]`, a layer with `axes=[3]` transforms the channels of every pixel, and one with
+    A layer transforms the `axes` of its inputs, merged to one vector of `dimension_count`
+    dimensions, and does so at every position of the remaining axes. For images `[batch, height,
+    width, channels]`, a layer with `axes=[3]` transforms the channels of every pixel, and one with
     `axes=[1, 2, 3]` transforms whole images.
 
     Subclasses say what happens to a vector. They implement
@@ -128,7 +128,7 @@ class FlowLayer(Invertible, keras.Layer):
 
     @property
     def dimension_count(self) -> int:
-        """The number of entries of the vectors that are transformed: the product of `shape`."""
+        """The number of dimensions of the vectors that are transformed: the product of `shape`."""
         if self._shape_ is None:
             raise ValueError(
                 f"The shape of layer '{self.name}' is not known yet: pass `shape` to its "
@@ -232,8 +232,8 @@ class FlowLayer(Invertible, keras.Layer):
             inputs: The inputs of `call`, `[batch, ...]`.
             log_det: Contributions, `[batch, ...]`, one number, or `None` for a volume-preserving
                 map.
-            of_each: A tensor of which each entry contributes as much, if it is one number. That is
-                the sum itself if omitted.
+            of_each: A tensor each element of which contributes as much, if it is one number. That
+                is the sum itself if omitted.
 
         Returns:
             The sums, `[batch]`, computed in `log_det_dtype`.

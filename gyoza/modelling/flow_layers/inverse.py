@@ -1,4 +1,4 @@
-"""A layer that turns another one round."""
+"""A layer that inverts another one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,14 @@ import keras
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.functions.arguments import given
 
 __all__ = ["Inverse"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class Inverse(TakesContext, FlowLayer):
-    r"""Turns a flow layer, or a whole model, round: what inverts it becomes the forward direction.
+    r"""Inverts a flow layer, or a whole model: what inverts it becomes the forward direction.
 
     With the layer's map :math:`f`,
 
@@ -24,7 +25,7 @@ class Inverse(TakesContext, FlowLayer):
         -\log \left| \det \frac{\partial f(y)}{\partial y} \right|.
 
     The two directions also swap their costs. `Inverse(MaskedAffine())` is an inverse autoregressive
-    flow (IAF), which samples in one pass and evaluates densities entry by entry.
+    flow (IAF), which samples in one pass and evaluates densities dimension by dimension.
 
     The layer is built for the inputs that are first seen here, unless it is built already. If it
     changes the shape, it must be possible to tell the shape of its inputs from that of its outputs.
@@ -39,7 +40,7 @@ class Inverse(TakesContext, FlowLayer):
             does not take.
 
     Attributes:
-        layer: The layer that is turned round.
+        layer: The layer that is inverted.
 
     Example:
 
@@ -67,24 +68,24 @@ class Inverse(TakesContext, FlowLayer):
 
     @property
     def accepts_context(self) -> bool:
-        """Whether the layer that is turned round takes a context."""
+        """Whether the inverted layer takes a context."""
         return self.layer.accepts_context
 
     @property
     def preserves_volume(self) -> bool:  # type: ignore[override]
-        """Whether the layer that is turned round preserves volume."""
+        """Whether the inverted layer preserves volume."""
         return getattr(self.layer, "preserves_volume", False)
 
     @property
     def moves_any_dtype(self) -> bool:  # type: ignore[override]
-        """Whether the layer that is turned round takes any dtype."""
+        """Whether the inverted layer takes any dtype."""
         return self.layer.moves_any_dtype
 
     def _prepare_context(self, inputs: Any, context: Any) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None and not self.accepts_context:
             raise ValueError(
-                f"'{self.layer.name}', which '{self.name}' turns round, does not take a context. "
+                f"'{self.layer.name}', which '{self.name}' inverts, does not take a context. "
                 f"Received: context.shape={tuple(context.shape)}"
             )
         return context
@@ -111,15 +112,15 @@ class Inverse(TakesContext, FlowLayer):
             received = self._call_symbolically(shape)
         if received != shape:
             raise ValueError(
-                f"'{self.layer.name}' should be built before it is turned round, as its inputs and "
+                f"'{self.layer.name}' should be built before it is inverted, as its inputs and "
                 f"outputs differ in shape. Received: outputs of shape {received} for inputs of "
                 f"shape {shape}"
             )
 
     def _call_symbolically(self, shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Calls the layer, which builds it, and gives the shape of its outputs."""
+        """Calls the layer, which builds it, and returns the shape of its outputs."""
         inputs = keras.KerasTensor((None, *shape[1:]), dtype=self.compute_dtype)
-        outputs, _ = self.layer(inputs, **_pass_on(self._describe_context()))
+        outputs, _ = self.layer(inputs, **given(context=self._describe_context()))
         return (shape[0], *outputs.shape[1:])
 
     def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
@@ -142,7 +143,7 @@ class Inverse(TakesContext, FlowLayer):
         Returns:
             The pair of inputs of the layer and log-determinants, `[batch]`.
         """
-        outputs, log_det = self.layer.invert_and_log_det(inputs, **_pass_on(context))
+        outputs, log_det = self.layer.invert_and_log_det(inputs, **given(context=context))
         return outputs, -log_det
 
     def invert(self, outputs: Any, context: Any = None) -> Any:
@@ -155,21 +156,21 @@ class Inverse(TakesContext, FlowLayer):
         Returns:
             The inputs of `call`, `[batch, ...]`.
         """
-        return self.layer(outputs, **_pass_on(context))[0]
+        return self.layer(outputs, **given(context=context))[0]
 
     def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
         """Calls the layer; see :meth:`FlowLayer.invert_and_log_det`."""
-        inputs, log_det = self.layer(outputs, **_pass_on(context))
+        inputs, log_det = self.layer(outputs, **given(context=context))
         return inputs, -log_det
 
     def compute_output_shape(
         self, input_shape: Sequence[int | None]
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
-        """Gives the shapes of the outputs and log-determinants."""
+        """Returns the shapes of the outputs and log-determinants."""
         return self.layer.compute_input_shape(input_shape), (input_shape[0],)
 
     def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
-        """Gives the shape of the inputs that have outputs of `output_shape`.
+        """Returns the shape of the inputs that have outputs of `output_shape`.
 
         Args:
             output_shape: Shape of outputs, `[batch, ...]`.
@@ -197,8 +198,3 @@ class Inverse(TakesContext, FlowLayer):
         """
         config = dict(config)
         return cls(keras.saving.deserialize_keras_object(config.pop("layer")), **config)
-
-
-def _pass_on(context: Any) -> dict[str, Any]:
-    """Gives the arguments by which a layer is told of the context, if there is one."""
-    return {} if context is None else {"context": context}

@@ -217,6 +217,7 @@ class Invertible:
     """
 
     name: str
+    built: bool
     # Whether the values of inputs are only moved, so that they can be of any dtype.
     moves_any_dtype = False
     # Whether `adapt` takes pairs that share factors, in place of inputs.

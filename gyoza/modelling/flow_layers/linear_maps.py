@@ -38,7 +38,7 @@ class LinearMap(FlowLayer):
         location: The weight :math:`l`, `[dimension_count]`.
         matrix: The weight :math:`M`, `[dimension_count, dimension_count]`.
         inverse_matrix: The weight :math:`M^{-1}`.
-        log_det: The weight :math:`\ln |\det M|`, a scalar.
+        log_abs_det: The weight :math:`\ln |\det M|`, a scalar.
 
     Example:
 
@@ -63,7 +63,7 @@ class LinearMap(FlowLayer):
         self.location = self._add_constant("location", (size,), "zeros")
         self.matrix = self._add_constant("matrix", (size, size), "identity")
         self.inverse_matrix = self._add_constant("inverse_matrix", (size, size), "identity")
-        self.log_det = self._add_constant("log_det", (), "zeros")
+        self.log_abs_det = self._add_constant("log_det", (), "zeros")
 
     def _add_constant(self, name: str, shape: tuple[int, ...], initializer: str) -> keras.Variable:
         return self.add_weight(
@@ -113,13 +113,13 @@ class LinearMap(FlowLayer):
         self.location.assign(location)
         self.matrix.assign(matrix)
         self.inverse_matrix.assign(inverse_matrix)
-        self.log_det.assign(log_det)
+        self.log_abs_det.assign(log_det)
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
         """Maps vectors; see :meth:`FlowLayer.transform`."""
         x = ops.cast(inputs, self.log_det_dtype) - ops.cast(self.location, self.log_det_dtype)
         outputs = multiply(x, ops.cast(self.matrix, self.log_det_dtype))
-        return ops.cast(outputs, inputs.dtype), ops.cast(self.log_det, self.log_det_dtype)
+        return ops.cast(outputs, inputs.dtype), ops.cast(self.log_abs_det, self.log_det_dtype)
 
     def inverse_transform(self, outputs: Any) -> Any:
         """Maps vectors back; see :meth:`FlowLayer.inverse_transform`."""

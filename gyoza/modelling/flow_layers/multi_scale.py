@@ -1,4 +1,4 @@
-"""Multi-scale architectures: part of the entries skips the layers that follow."""
+"""Multi-scale architectures: part of the dimensions skips the layers that follow."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -11,6 +11,7 @@ from gyoza.modelling.batches import iterate_batches
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.images import Flatten
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.pairs import to_pairs
 
@@ -28,7 +29,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         \log \left| \det \frac{\partial y}{\partial x} \right| =
         \log \left| \det \frac{\partial f(x_1)}{\partial x_1} \right|
 
-    Channels are the entries along the last axis. Flows for images have several scales this way:
+    Channels are the dimensions along the last axis. Flows for images have several scales this way:
     each halves height and width by a :class:`Squeeze`, and factors out half of the channels.
 
     .. code-block:: python
@@ -72,7 +73,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         ...     [flow_layers.Squeeze(), step(), flow_layers.FactorOut(coarse)]
         ... )
         >>> outputs, log_det = model(np.ones([2, 8, 8, 1], "float32"))
-        >>> tuple(outputs.shape)  # 4·4·2 fine entries, then 2·2·8 coarse ones
+        >>> tuple(outputs.shape)  # 4·4·2 fine dimensions, then 2·2·8 coarse ones
         (2, 64)
 
     References:
@@ -116,7 +117,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         return super()._change_shape(shape)
 
     def _count_kept(self, shape: Sequence[int]) -> int:
-        """Gives the number of channels that go on, or raises an error if these are all."""
+        """Returns the number of channels that go on, or raises an error if these are all."""
         count = (shape[-1] + 1) // 2 if self.kept_count is None else self.kept_count
         if count >= shape[-1]:
             raise ValueError(
@@ -141,12 +142,12 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         self._flow_output_shape = list(flow_outputs.shape[1:])
 
     def _split(self, x: Any) -> tuple[Any, Any]:
-        """Gives the channels that go on and the others."""
+        """Returns the channels that go on and the others."""
         kept_count = self._count_kept(x.shape if self._shape_ is None else self._shape_)
         return x[..., :kept_count], x[..., kept_count:]
 
     def _unflatten(self, outputs: Any) -> tuple[Any, Any]:
-        """Gives the channels that were factored out and the outputs of the flow."""
+        """Returns the channels that were factored out and the outputs of the flow."""
         size = math.prod(self._factored_shape)
         return (
             ops.reshape(outputs[:, :size], (-1, *self._factored_shape)),
@@ -164,7 +165,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
             The pair of outputs, `[batch, dimension count]`, and log-determinants, `[batch]`.
         """
         kept, factored = self._split(inputs)
-        latent, log_det = self.flow(kept, **_as_argument(context))
+        latent, log_det = self.flow(kept, **given(context=context))
         parts = [ops.reshape(factored, (-1, math.prod(self._factored_shape)))]
         parts.append(ops.reshape(latent, (-1, math.prod(self._flow_output_shape))))
         outputs = ops.concatenate([ops.cast(part, self.compute_dtype) for part in parts], axis=-1)
@@ -181,23 +182,23 @@ class FactorOut(ConditionalFlowLayer, Flatten):
             The reconstructed inputs, `[batch, ..., channels]`.
         """
         factored, latent = self._unflatten(outputs)
-        return self._join(self.flow.invert(latent, **_as_argument(context)), factored)
+        return self._join(self.flow.invert(latent, **given(context=context)), factored)
 
     def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
         """See :meth:`FlowLayer.invert_and_log_det`."""
         factored, latent = self._unflatten(outputs)
-        kept, log_det = self.flow.invert_and_log_det(latent, **_as_argument(context))
+        kept, log_det = self.flow.invert_and_log_det(latent, **given(context=context))
         return self._join(kept, factored), self.sum_log_det(outputs, log_det)
 
     def _join(self, kept: Any, factored: Any) -> Any:
         return ops.concatenate([ops.cast(kept, factored.dtype), factored], axis=-1)
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
-        """Gives the layers of the flow that have an `adapt` method their data-dependent start.
+        """Returns the layers of the flow that have an `adapt` method their data-dependent start.
 
         Args:
             data: The inputs, or pairs of them; see :meth:`FlowModel.adapt`.
-            batch_size: Number of instances that are worked through at a time.
+            batch_size: Number of examples that are processed at a time.
         """
         if not hasattr(self.flow, "adapt"):
             return
@@ -233,7 +234,3 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         """
         flow = keras.saving.deserialize_keras_object(config["flow"])
         return cls(**{**config, "flow": flow})
-
-
-def _as_argument(context: Any) -> dict[str, Any]:
-    return {} if context is None else {"context": context}

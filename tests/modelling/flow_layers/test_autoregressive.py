@@ -176,7 +176,7 @@ def test_bad_input():
         MaskedAffine(log_scale_bound=0.0)
     with pytest.raises(ValueError, match="`bin_count` should be"):
         MaskedRationalQuadraticSpline(bin_count=1)
-    with pytest.raises(ValueError, match="parameters per entry"):
+    with pytest.raises(ValueError, match="parameters per dimension"):
         MaskedAffine(conditioner=MADE([8], parameter_count=3))(normal(2, 3))
     with pytest.raises(NotImplementedError, match="should implement `_couple_`"):
         MaskedAutoregressive()(normal(2, 3))

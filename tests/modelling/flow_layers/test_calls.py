@@ -1,0 +1,84 @@
+"""How many functions of gyoza a tensor passes on its way through a layer."""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import gyoza
+from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.distributions import StandardNormal
+from gyoza.modelling.flow_layers import AffineCoupling
+
+ROOT = str(Path(gyoza.__file__).parent)
+
+
+def list_calls(function, *args):
+    """Returns the functions of gyoza that a call runs, in their order."""
+    calls = []
+
+    def note(frame, event, _):
+        if event == "call" and frame.f_code.co_filename.startswith(ROOT):
+            calls.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        function(*args)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.fixture
+def x():
+    return ops.convert_to_tensor(np.random.default_rng(0).normal(size=(5, 4)).astype("float32"))
+
+
+@pytest.mark.parametrize(
+    ("method", "most"), [("__call__", 35), ("invert", 40), ("invert_and_log_det", 45)]
+)
+def test_few_functions_stand_between_a_tensor_and_its_formula(x, method, most):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    run = getattr(layer, method)
+    layer(x)
+    run(x)
+    calls = list_calls(run, x)
+    assert len(calls) <= most, "\n".join(calls)
+
+
+def test_a_layer_is_inverted_by_what_was_made_at_first(x):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer(x)
+    layer.invert(x)
+    calls = list_calls(layer.invert, x)
+    assert "Inversion.call" in calls
+    assert "Inversion.__init__" not in calls
+
+
+def test_an_inversion_follows_the_precision_of_its_layer(x):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer(x)
+    layer.invert(x)
+    layer.dtype_policy = "bfloat16"
+    assert keras.backend.standardize_dtype(layer.invert(x).dtype) == "bfloat16"
+
+
+def test_a_distribution_without_a_context_asks_for_none(x):
+    distribution = StandardNormal()
+    distribution.log_prob(x)
+    calls = list_calls(distribution.log_prob, x)
+    assert not [call for call in calls if "context" in call]
+
+
+def test_both_names_of_the_log_determinant_give_what_call_does(x):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer(x)
+    network = layer._compute_coupling_parameters_
+    network.set_weights([np.full(w.shape, 0.1) for w in network.weights])
+    expected = ops.convert_to_numpy(layer(x)[1])
+    assert np.all(expected != 0.0)
+    for compute in (layer.log_det, layer.compute_jacobian_determinant):
+        np.testing.assert_allclose(ops.convert_to_numpy(compute(x)), expected, rtol=1e-6)
