@@ -22,6 +22,7 @@ from gyoza.modelling.distributions import (
     StudentT,
     Uniform,
 )
+from gyoza.testing.functions import compile_on_jax as fast
 
 CONTEXT = np.random.default_rng(1).normal(size=(5, 2))
 X = np.random.default_rng(2).normal(scale=2.0, size=(5, 3))
@@ -73,11 +74,6 @@ CASES = {
     ),
 }
 each_case = pytest.mark.parametrize("case", CASES)
-
-
-def fast(function):
-    """Compiles a function on JAX, which would compile each of its operations by itself."""
-    return jit(function) if keras.backend.backend() == "jax" else function
 
 
 def tensors(dtype="float64"):

@@ -26,6 +26,7 @@ from gyoza.modelling.distributions import (
     Uniform,
 )
 from gyoza.modelling.distributions.tools import log_gamma_step
+from gyoza.testing.functions import compile_on_jax as fast
 
 LOCATION, SCALE, DEGREES = np.array([0.5, -1.0, 3.0]), np.array([0.3, 1.0, 4.0]), [1.5, 4.0, 60.0]
 COVARIANCE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.5]])
@@ -116,11 +117,6 @@ def make(case, **kwargs):
 
 def events(count=64, scale=3.0, seed=0):
     return np.random.default_rng(seed).normal(scale=scale, size=(count, 3))
-
-
-def fast(function):
-    """Compiles a function on JAX, which would compile each of its operations by itself."""
-    return jit(function) if keras.backend.backend() == "jax" else function
 
 
 def log_prob_of(distribution, x, dtype=None):

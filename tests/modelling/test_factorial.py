@@ -8,7 +8,6 @@ import scipy.stats
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.backend import jit
 from gyoza.modelling.distributions import (
     DiagonalNormal,
     Factorial,
@@ -18,15 +17,11 @@ from gyoza.modelling.distributions import (
     StandardNormal,
 )
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel
+from gyoza.testing.functions import compile_on_jax as fast
 
 MEANS = np.array([[0.0, 1.0], [3.0, -1.0], [-2.0, 2.0]])  # of three classes
 CENTRES = np.array([[-2.0], [2.0]])  # of two classes
 UNKNOWN = np.nan
-
-
-def fast(function):
-    """Compiles a function on JAX, which would compile each of its operations by itself."""
-    return jit(function) if keras.backend.backend() == "jax" else function
 
 
 def make(dtype="float64", **kwargs):

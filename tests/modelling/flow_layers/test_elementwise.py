@@ -9,7 +9,7 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import special, stats
 
-from gyoza.backend import jit, vjp
+from gyoza.backend import vjp
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.flow_layers.elementwise import (
     Affine,
@@ -21,11 +21,7 @@ from gyoza.modelling.flow_layers.elementwise import (
     Tanh,
     YeoJohnson,
 )
-
-
-def fast(function):
-    """Compiles a function on JAX, which would compile each of its operations by itself."""
-    return jit(function) if keras.backend.backend() == "jax" else function
+from gyoza.testing.functions import compile_on_jax as fast
 
 
 def uniform(low, high, shape):

@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from gyoza.data import CategoricalPairs, ContinuousPairs
@@ -17,10 +17,6 @@ from gyoza.modelling.flow_layers import (
     PairAxes,
     PrincipalRotation,
 )
-
-
-def to_numpy(x):
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def run(layer, x):

@@ -7,7 +7,7 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.integrate import trapezoid
 
-from gyoza.backend import jit, vjp
+from gyoza.backend import vjp
 from gyoza.modelling.conditioners import MLP, Conditioner
 from gyoza.modelling.flow_layers import (
     AffineCoupling,
@@ -22,17 +22,13 @@ from gyoza.modelling.flow_layers.spline_couplings import (
 )
 from gyoza.modelling.functions.splines import circular_spline, rational_quadratic_spline
 from gyoza.modelling.masks import CheckerBoardMask, Mask
+from gyoza.testing.functions import compile_on_jax as fast
 
 SPLINES = {
     RationalQuadraticSplineCoupling: rational_quadratic_spline,
     CircularSplineCoupling: circular_spline,
 }
 BOTH = pytest.mark.parametrize("layer_class", SPLINES)
-
-
-def fast(function):
-    """Compiles a function on JAX, which would compile each of its operations by itself."""
-    return jit(function) if keras.backend.backend() == "jax" else function
 
 
 def randomise(layer, scale=1.0):

@@ -15,6 +15,7 @@ from gyoza.modelling.functions.splines import (
     circular_spline,
     rational_quadratic_spline,
 )
+from gyoza.testing.functions import compile_on_jax as fast
 
 BOUND = 5.0
 SIZE = 1000  # of most inputs: other shapes would be compiled anew
@@ -25,11 +26,6 @@ DTYPES = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 def tensor(x, dtype="float64"):
     return ops.convert_to_tensor(x, dtype=dtype)
-
-
-def fast(function):
-    """Compiles a function on JAX, which would compile each of its operations by itself."""
-    return jit(function) if keras.backend.backend() == "jax" else function
 
 
 def eager(function):
