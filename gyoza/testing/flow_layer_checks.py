@@ -141,7 +141,7 @@ class _Check:
     def compare(
         self, what: str, expected: Any, received: Any, tolerance: float | None = None
     ) -> None:
-        """Fails unless two arrays are equal up to the tolerance, relative to the largest element."""
+        """Fails unless two arrays are equal up to the tolerance, relative to the largest value."""
         expected, received = to_numpy(expected), to_numpy(received)
         if expected.shape != received.shape:
             self.fail(f"{what}: expected shape {expected.shape}. Received: {received.shape}")
@@ -214,7 +214,7 @@ class _Check:
         # One batch holds the inputs once for each row of the Jacobian matrices.
         def compute_rows(inputs: Any, units: Any, *contexts: Any) -> Any:
             outputs, pullback = vjp(lambda x: layer(x, *contexts)[0], [inputs])
-            return outputs, layer(inputs, *contexts)[1], pullback(units)[0]
+            return outputs, layer(inputs, *contexts)[1], pullback(ops.cast(units, outputs.dtype))[0]
 
         units = np.repeat(np.eye(count), batch, axis=0).reshape(-1, *self.outputs.shape[1:])
         inputs, *contexts = (np.concatenate([x] * count) for x in (self.inputs, *self.contexts))
