@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gyoza.applications import CAPACITIES
+from gyoza.applications.interpretation_network import CAPACITIES
 from gyoza.interpretation import baselines
 from gyoza.interpretation.controls import (
     check_counts,

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from gyoza.applications import CAPACITIES, InterpretationNetwork
+from gyoza.applications.interpretation_network import CAPACITIES, InterpretationNetwork
 from gyoza.backend import forget_gradients
 from gyoza.data.pairs.base import PairSource
 from gyoza.interpretation.alignment import SwapTraining

@@ -1,0 +1,68 @@
+"""What ready-made flows are built with."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import keras
+
+from gyoza.modelling.axes import is_integer
+from gyoza.modelling.conditioners import MADE
+from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer, FlowModel
+
+__all__ = ["in_dtype", "check_count", "alternate", "make_autoregressive", "ORDERS"]
+
+# Of autoregressive layers, one after the other.
+ORDERS = "natural", "reversed"
+
+_Make = TypeVar("_Make", bound=Callable[..., FlowModel])
+
+
+def in_dtype(make: _Make) -> _Make:
+    """Lets `dtype` be the policy of all that a function makes, by Keras' default policy."""
+
+    @functools.wraps(make)
+    def make_in_dtype(*args: Any, dtype: Any = None, **kwargs: Any) -> FlowModel:
+        default = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
+        try:
+            return make(*args, **kwargs)
+        finally:
+            keras.config.set_dtype_policy(default)
+
+    return make_in_dtype  # type: ignore[return-value]
+
+
+def check_count(name: str, count: int) -> None:
+    """Raises an error if a number of layers or steps is not a positive integer."""
+    if not is_integer(count) or count < 1:
+        raise ValueError(f"`{name}` should be a positive integer. Received: {name}={count}")
+
+
+def alternate(
+    layer_count: int,
+    make_layer: Callable[[], FlowLayer],
+    make_between: Callable[[], list[FlowLayer]],
+) -> list[FlowLayer]:
+    """Returns layers, with others in between."""
+    check_count("layer_count", layer_count)
+    layers = [make_layer()]
+    for _ in range(layer_count - 1):
+        layers += [*make_between(), make_layer()]
+    return layers
+
+
+def make_autoregressive(
+    layer_count: int,
+    hidden_sizes: Iterable[int],
+    residual: bool,
+    make_layer: Callable[..., FlowLayer],
+) -> list[FlowLayer]:
+    """Returns autoregressive layers of alternating order, each after a normalisation."""
+    check_count("layer_count", layer_count)
+    hidden_sizes = list(hidden_sizes)
+    layers: list[FlowLayer] = []
+    for index in range(layer_count):
+        network = MADE(hidden_sizes, residual=residual, order=ORDERS[index % 2])
+        layers += [ActivationNormalization(), make_layer(conditioner=network)]
+    return layers
