@@ -1,4 +1,4 @@
-"""Training of flows by what the rest of a network makes of an exchange of factors."""
+"""Training of flows by the answers that a network gives after an exchange of factors."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,19 +19,19 @@ __all__ = ["SwapTraining", "SwapPairs"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class SwapTraining(keras.Model):
-    r"""Trains a flow through the frozen tail of a network: by the answers after a swap of factors.
+    r"""Trains a flow through the frozen tail of a network, by its answers after a swap of factors.
 
     The flow :math:`T` maps hidden representations :math:`a` and :math:`b` to factors. One of them,
-    :math:`F`, is exchanged, and the tail :math:`g` continues the network from there:
+    :math:`F`, is exchanged, and the tail :math:`g` runs the rest of the network:
 
     .. math::
         y = g\left(T^{-1}(z)\right), \qquad
-        z_i = \begin{cases} T(b)_i & \text{entry } i \text{ belongs to factor } F \\
+        z_i = \begin{cases} T(b)_i & \text{dimension } i \text{ belongs to factor } F \\
         T(a)_i & \text{otherwise.} \end{cases}
 
-    Called on `(a, b, factor)`, the model gives these answers. It is compiled with any Keras loss
-    and fitted to the answers that the exchange should lead to: that of `b` where the factor carries
-    the answer, and that of `a` otherwise, as :class:`SwapPairs` draws them:
+    Called on `(a, b, factor)`, the model returns these answers. It is compiled with any Keras loss
+    and fitted to the answers that the exchange should lead to: that of `b` if the factor determines
+    the answer, and that of `a` otherwise, as :class:`SwapPairs` provides them:
 
     .. code-block:: python
 
@@ -39,14 +39,14 @@ class SwapTraining(keras.Model):
         model.compile("adam", "sparse_categorical_crossentropy")
         model.fit(SwapPairs(hidden, answers, dimensions_per_factor, "digit"))
 
-    This is distributed alignment search, of which an orthogonal layer as flow is the published
-    case. Only the flow is trained. The tail is run as it is for inference, and its weights count
-    among those that are not trained, without being marked so.
+    This is distributed alignment search; the published case has an orthogonal layer as the flow.
+    Only the flow is trained. The tail runs in inference mode, and its weights are listed among the
+    non-trainable ones although their own `trainable` is left as it is.
 
-    A flow that is trained by answers alone need not find factors of the data, and one with enough
-    freedom may lead to the right answers through representations that no data have. To keep to the
-    data, a `likelihood_weight` adds the likelihood of both instances to the loss. Judge the result
-    on held-out data, and beside a network that has learnt nothing.
+    A flow that is trained by answers alone need not find factors of the data, and one that is
+    flexible enough may reach the right answers through representations that no data have. To keep
+    it close to the data, a `likelihood_weight` adds the likelihood of both instances to the loss.
+    Judge the result on held-out data, and compare it with a network that has learnt nothing.
 
     Args:
         flow: The flow :math:`T`, built, with latent vectors `[batch, n]`.
@@ -54,17 +54,18 @@ class SwapTraining(keras.Model):
         dimensions_per_factor: See :class:`Interpreter`.
         likelihood_weight: The weight :math:`\lambda` of the
             :class:`~gyoza.modelling.losses.SupervisedFactorLoss` of the pair :math:`(a, b)`, in
-            nats, that is added to the loss. Where the two are drawn independently of each other,
-            no factor correlates; correlations can be given as a fourth input.
+            nats, that is added to the loss. The two are taken to be independent, so that no factor
+            correlates, unless correlations are given as a fourth input.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
-        TypeError: If the flow is no `FlowModel`, the tail no Keras layer, or sizes are no integers.
+        TypeError: If the flow is not a `FlowModel`, the tail is not a Keras layer, or sizes are not
+            integers.
         ValueError: If flow or tail are not built, the sizes do not sum to the number of latent
-            entries, `likelihood_weight` is negative, or inputs do not have the right shapes.
+            dimensions, `likelihood_weight` is negative, or inputs do not have the right shapes.
 
     Example:
-        The tail reads the first entry, which a rotation finds:
+        The tail reads the first dimension, which a rotation finds:
 
         >>> from gyoza import interpretation
         >>> from gyoza.modelling import flow_layers
@@ -133,19 +134,19 @@ class SwapTraining(keras.Model):
         return _leave_out(self.weights, self.trainable_weights)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Exchanges a factor, and continues the network.
+        """Exchanges a factor, and runs the rest of the network.
 
         Args:
             inputs: The tensors `(a, b, factor)`: hidden representations `a` and `b`, `[batch,
                 ...]`, and what `a` gets from `b`: the index of a factor, `[batch]` or `[batch, 1]`,
                 or 1 for factors that are exchanged and 0 for all others, `[batch, factor count]`.
-                A fourth one, if there is a `likelihood_weight`, is the correlation of the pair in
-                each factor, `[batch, factor count]`.
+                With a `likelihood_weight`, there may be a fourth tensor: the correlation of the
+                pair in each factor, `[batch, factor count]`.
             training: Whether the flow is being trained.
 
         Returns:
-            The outputs of the tail. In compiled code nothing can be raised, so that they are NaN
-            where there is no factor of that index, and with them the loss.
+            The outputs of the tail. They are NaN, and so is the loss, if there is no factor with
+            the given index, since compiled code cannot raise an error.
         """
         if len(inputs) not in (3, 4):
             raise ValueError(
@@ -170,11 +171,11 @@ class SwapTraining(keras.Model):
         return self.tail(ops.reshape(hidden, ops.shape(a)), training=False)
 
     def _choose_givers(self, z_b: Any) -> Any:
-        """Returns the latent vectors of those that each instance `a` gets a factor from."""
+        """Returns the latent vectors that each instance `a` gets a factor from."""
         return z_b
 
     def _find_exchanged(self, factor: Any) -> Any:
-        """Tells which latent entries are exchanged, `[batch, n]`."""
+        """Returns which latent dimensions are exchanged, `[batch, n]`."""
         sizes = list(self.dimensions_per_factor.values())
         factors = index_factors(sizes)
         if _holds_indices(factor):
@@ -205,7 +206,7 @@ class SwapTraining(keras.Model):
         return self.likelihood_weight * ops.mean(losses)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, from which `from_config` makes an equal model."""
+        """Returns the constructor's arguments, from which `from_config` creates an equal model."""
         return {
             **super().get_config(),
             "flow": keras.saving.serialize_keras_object(self.flow),
@@ -216,7 +217,7 @@ class SwapTraining(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwapTraining":
-        """Makes a model from what `get_config` returned.
+        """Creates a model from what `get_config` returned.
 
         Args:
             config: The configuration.
@@ -234,26 +235,26 @@ class SwapTraining(keras.Model):
 class SwapPairs(PairSource):
     """Pairs for :class:`SwapTraining`: an exchange of one factor, and the answer it should lead to.
 
-    Every instance is `a` of one pair per epoch, and gets a factor from another one, `b`, drawn at
-    random. In half of the pairs it is the factor that carries the answer: then the answer should be
-    that of `b`. In the others it is one of the remaining factors, with the same probability each,
-    and the answer should stay that of `a`.
+    Every instance is the first one, `a`, of one pair per epoch, and gets a factor from another one,
+    `b`, drawn at random. In half of the pairs, this is the factor that determines the answer, which
+    should become that of `b`. In the other half, it is one of the remaining factors, each with the
+    same probability, and the answer should stay that of `a`.
 
     Args:
         hidden: Hidden representations, `[N, ...]`.
-        answers: Their answers, `[N, ...]`, as the compiled loss takes them: labels, or what the
-            network itself answers.
+        answers: Their answers, `[N, ...]`, as the compiled loss expects them: labels, or the
+            answers of the network itself.
         dimensions_per_factor: See :class:`Interpreter`.
-        factor: The name of the factor that carries the answers.
+        factor: The name of the factor that determines the answers.
         batch_size: The number of pairs in a batch.
         shuffle: Whether to draw new pairs, in a new order, after every epoch.
-        seed: Integer from which the pairs of every epoch follow. Drawn if omitted.
+        seed: Integer that determines the pairs of every epoch. Drawn if omitted.
         **kwargs: Arguments of `keras.utils.PyDataset`.
 
     Raises:
         TypeError: If sizes are not integers.
-        ValueError: If there are not as many answers as representations, or less than two; or if
-            `factor` is not the name of a factor, or is the only one that has entries.
+        ValueError: If there are not as many answers as representations, or fewer than two; or if
+            `factor` is not the name of a factor, or is the only one that has dimensions.
 
     Example:
 
@@ -293,10 +294,10 @@ class SwapPairs(PairSource):
         ]
         if not sizes.get(factor) or not self._others:
             raise ValueError(
-                "`factor` should be the name of a factor with entries, besides which there are "
-                f"others with entries. Received: factor={factor!r}, dimensions_per_factor={sizes}"
+                "`factor` should be the name of a factor that has dimensions, and not the only "
+                f"one. Received: factor={factor!r}, dimensions_per_factor={sizes}"
             )
-        self._carrier = list(sizes).index(factor)
+        self._determining = list(sizes).index(factor)
         self._hidden, self._answers = hidden, answers
         targets = np.eye(len(sizes), dtype="float32")
         super().__init__(np.arange(len(hidden)), targets, batch_size, shuffle, seed, **kwargs)
@@ -308,10 +309,10 @@ class SwapPairs(PairSource):
         count = len(first)
         second = (first + rng.integers(1, count, size=count)) % count
         others = rng.choice(self._others, size=count)
-        return second, np.where(rng.random(count) < 0.5, self._carrier, others)
+        return second, np.where(rng.random(count) < 0.5, self._determining, others)
 
     def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
-        """Gathers a batch of the current epoch.
+        """Returns a batch of the current epoch.
 
         Args:
             index: Position of the batch in the epoch.
@@ -325,12 +326,12 @@ class SwapPairs(PairSource):
             IndexError: If there is no such batch.
         """
         (first, second), factor = super().__getitem__(index)
-        giver = np.where(factor[:, self._carrier] > 0.0, second, first)
+        giver = np.where(factor[:, self._determining] > 0.0, second, first)
         return (self._hidden[first], self._hidden[second], factor), self._answers[giver]
 
 
 def _holds_indices(factor: Any) -> bool:
-    """Tells whether a tensor holds indices of factors, rather than which are exchanged."""
+    """Returns whether a tensor holds indices of factors, and not a flag for each factor."""
     return len(factor.shape) == 1 or factor.shape[1] == 1
 
 

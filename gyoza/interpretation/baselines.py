@@ -1,12 +1,12 @@
-r"""Linear maps that take a hidden representation apart without any training.
+r"""Linear maps that find factors in a hidden representation without any training.
 
 Each function has the arguments of :func:`units` and returns an ordinary
-:class:`~gyoza.interpretation.Interpreter`, so that whatever is done with a trained flow can be done
-with all of them. A flow is worth its training where it does better than the best of them.
+:class:`~gyoza.interpretation.Interpreter`, so that whatever can be done with a trained flow can be
+done with each of them. A flow is worth its training where it does better than the best of them.
 
-The latent entries of all of them have variance 1 (unless they are constant), and the entries of a
-block of :func:`difference_of_means`, :func:`leace`, :func:`pair_axes` and :func:`random_subspace`
-do not correlate with each other.
+All latent dimensions have variance 1 (unless they are constant), and within a block of
+:func:`difference_of_means`, :func:`leace`, :func:`pair_axes` or :func:`random_subspace` they are
+uncorrelated.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from gyoza.interpretation.factor_sizes import estimate_factor_sizes, name_factors
+from gyoza.interpretation.factor_sizes import estimate_factor_sizes, name_factors, to_sizes
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.parts import (
     make_pairs,
@@ -26,6 +26,7 @@ from gyoza.interpretation.parts import (
     to_parts,
 )
 from gyoza.modelling.flow_layers import FlowModel, LinearMap, PairAxes
+from gyoza.modelling.functions.principal_axes import diagonalise
 from gyoza.modelling.metrics.codes import is_categorical
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 Sizes = Mapping[str, int] | Iterable[int] | None
 
 _THIN = 1e-10
-"""Directions of less than this share of the largest variance are constant, up to rounding."""
+"""Directions with less than this share of the largest variance are constant, up to rounding."""
 
 
 def units(
@@ -53,16 +54,16 @@ def units(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
-    r"""Gives each factor those hidden units that tell the most about it.
+    r"""Assigns to each factor the hidden units that tell the most about it.
 
-    For each factor in turn, these are the units of which classes explain the largest share of the
-    variance,
+    For each factor in turn, these are the units for which its classes explain the largest share of
+    the variance,
 
     .. math::
         \eta^2 = \frac{\operatorname{var}_c \operatorname{E}[h_i | c]}{\operatorname{var} h_i},
 
     which is the correlation of pairs that share a class. Numbers are sorted into twenty classes of
-    as many instances each.
+    equal size.
 
     Args:
         network: The network: a head and a tail, `(head, tail)`, as
@@ -74,7 +75,7 @@ def units(
         dimensions_per_factor: The sizes of factors, the residual one first: a dictionary by name,
             or a sequence. If `None`, they are estimated by
             :func:`~gyoza.interpretation.estimate_factor_sizes`, by the rule "likelihood".
-        layer: The layer at which `network` is split, where it is a model.
+        layer: The layer at which `network` is split, if it is a model.
         names: The names of the K factors. "factor_1" and so on if omitted.
         seed: Seed of the pairs from which sizes are estimated.
 
@@ -111,12 +112,13 @@ def principal_axes(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
-    r"""Gives each factor those principal axes that tell the most about it.
+    r"""Assigns to each factor the principal axes that tell the most about it.
 
-    They are chosen as :func:`units` are. Within a block, they stand by what they tell.
+    They are chosen in the same way as :func:`units`. Within a block, they are ordered by how much
+    they tell.
 
     Args:
-        network: See :func:`units`, and so for all arguments.
+        network: See :func:`units`.
         x: Likewise.
         labels: Likewise.
         dimensions_per_factor: Likewise.
@@ -128,7 +130,7 @@ def principal_axes(
         The interpreter.
     """
     study = _prepare(network, x, labels, layer, names, dimensions_per_factor)
-    _, axes = _diagonalise(study.covariance)
+    _, axes = diagonalise(study.covariance)
     return _choose_columns(study, axes, dimensions_per_factor, seed)
 
 
@@ -142,19 +144,19 @@ def pair_axes(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
-    r"""Gives each factor the directions along which pairs that share it correlate most.
+    r"""Assigns to each factor the directions along which pairs that share it correlate most.
 
     The directions are those of :class:`~gyoza.modelling.flow_layers.PairAxes`. Pairs share a class,
-    or a twentieth of a number's distribution.
+    or one of twenty quantile ranges of a number.
 
     Args:
-        network: See :func:`units`, and so for all arguments.
+        network: See :func:`units`.
         x: Likewise.
         labels: Likewise.
         dimensions_per_factor: Likewise.
         layer: Likewise.
         names: Likewise.
-        seed: Likewise; of the pairs, too.
+        seed: Seed of the pairs.
 
     Returns:
         The interpreter.
@@ -176,21 +178,21 @@ def difference_of_means(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
-    r"""Gives each factor the directions in which the means of its classes differ.
+    r"""Assigns to each factor the directions in which the means of its classes differ.
 
     For two classes this is the steering vector, :math:`\operatorname{E}[h | c = 1] -
     \operatorname{E}[h | c = 0]`; for a real number :math:`c`, it is :math:`\operatorname{cov}(h,
-    c)`. The block of the factor is spanned by these directions, and what is at right angles to it
-    is left to the others: of several factors, the second is given what is at right angles to the
-    first, and so on.
+    c)`. These directions span the block of the factor. The blocks are at right angles to one
+    another: that of the second factor lies in the orthogonal complement of the first, and so on.
 
     Args:
-        network: See :func:`units`, and so for all arguments.
+        network: See :func:`units`.
         x: Likewise.
         labels: Likewise.
-        dimensions_per_factor: Likewise. If `None`, each factor has one dimension less than classes,
-            and one for a number. There are no more directions than these: what is given beyond is
-            left to the residual factor. If it is less, those that differ most are taken.
+        dimensions_per_factor: Likewise. If `None`, a factor has one dimension less than it has
+            classes, or one dimension for a number. There are no more directions than these: any
+            further dimensions are left to the residual factor. If a size is smaller, the directions
+            along which the means differ most are used.
         layer: Likewise.
         names: Likewise.
         seed: Not used.
@@ -219,10 +221,10 @@ def leace(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
-    r"""Gives each factor what least-squares concept erasure removes.
+    r"""Assigns to each factor what least-squares concept erasure removes.
 
-    With the whitening :math:`W = \Sigma^{-1/2}` of the hidden representation :math:`h` (its
-    pseudo-inverse, where it does not vary in all directions), the block of a factor with labels
+    With the whitening :math:`W = \Sigma^{-1/2}` of the hidden representation :math:`h` (a
+    pseudo-inverse if it does not vary in all directions), the block of a factor with labels
     :math:`c`, one-hot for classes, is spanned by the columns of :math:`W
     \operatorname{cov}(h, c)`, and the residual factor is its complement. Setting the block to its
     mean, 0, is LEACE:
@@ -230,21 +232,21 @@ def leace(
     .. math::
         h' = h - W^+ P W (h - \operatorname{E}h),
 
-    with the projection :math:`P` on those columns. No linear classifier or regression on
+    with the projection :math:`P` onto those columns. No linear classifier or regression on
     :math:`h'` can then do better than a constant, for which :math:`\operatorname{cov}(h', c) = 0`
-    is necessary and sufficient, and of all affine maps that reach this, it changes :math:`h` the
-    least, by any norm :math:`\operatorname{E}\lVert h' - h \rVert_M^2`.
+    is necessary and sufficient. Of all affine maps that achieve this, it changes :math:`h` the
+    least, in any norm :math:`\operatorname{E}\lVert h' - h \rVert_M^2`.
 
-    This holds for the first factor. Blocks of later ones lie in the complement of those before
-    them: set all of them to 0 and all factors are erased together; for the least change of a later
-    one alone, make an interpreter of it alone.
+    This holds for the first factor. The blocks of later factors lie in the complement of those
+    before them: setting all of them to 0 erases all factors together. To erase a later factor alone
+    with the least change, fit an interpreter to that factor alone.
 
     Args:
-        network: See :func:`units`, and so for all arguments.
+        network: See :func:`units`.
         x: Likewise.
         labels: Likewise.
-        dimensions_per_factor: See :func:`difference_of_means`. With fewer dimensions than classes
-            less one, erasure is not complete.
+        dimensions_per_factor: See :func:`difference_of_means`. With fewer dimensions than one less
+            than the number of classes, erasure is incomplete.
         layer: See :func:`units`.
         names: Likewise.
         seed: Not used.
@@ -258,7 +260,7 @@ def leace(
           `arXiv:2306.03819 <https://arxiv.org/abs/2306.03819>`_
     """
     study = _prepare(network, x, labels, layer, names, dimensions_per_factor)
-    variances, axes = _diagonalise(study.covariance)
+    variances, axes = diagonalise(study.covariance)
     return _span_contrasts(study, axes / _to_scales(variances), dimensions_per_factor)
 
 
@@ -272,19 +274,19 @@ def random_subspace(
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
-    r"""Gives each factor directions that are drawn at random: the control that has to fail.
+    r"""Assigns to each factor directions that are drawn at random: the control that has to fail.
 
-    Of all sets of orthonormal directions, each is equally likely. What answers follow an exchange
-    of such a block says how much follows from its size alone.
+    All sets of orthonormal directions are equally likely. The share of answers that follow an
+    exchange of such a block shows how much is due to its size alone.
 
     Args:
-        network: See :func:`units`, and so for all arguments.
+        network: See :func:`units`.
         x: Likewise.
-        labels: Likewise. They only matter for the sizes, if these are estimated.
+        labels: Likewise. They matter only if sizes are estimated.
         dimensions_per_factor: Likewise.
         layer: Likewise.
         names: Likewise.
-        seed: Likewise; of the directions, too.
+        seed: Seed of the directions, and of the pairs from which sizes are estimated.
 
     Returns:
         The interpreter.
@@ -297,7 +299,7 @@ def random_subspace(
 
 
 class _Study(NamedTuple):
-    """What all baselines are made of."""
+    """What all baselines are computed from."""
 
     parts: tuple[keras.Layer, keras.Layer]
     hidden: np.ndarray
@@ -335,39 +337,16 @@ def _prepare(
     return _Study(parts, hidden, columns, to_names(names, len(columns)), location, covariance)
 
 
-def _check_sizes(study: _Study, dimensions_per_factor: Sizes) -> dict[str, int]:
-    """Checks sizes that are given."""
-    names = None if isinstance(dimensions_per_factor, Mapping) else study.names
-    sizes = name_factors(dimensions_per_factor, names)
-    if (
-        list(sizes) != ["residual", *study.names]
-        or sum(sizes.values()) != study.width
-        or min(sizes.values()) < 0
-    ):
-        raise ValueError(
-            f"`dimensions_per_factor` should have the factors {['residual', *study.names]}, not be "
-            f"negative, and sum to the number of hidden units, {study.width}. "
-            f"Received: dimensions_per_factor={sizes}"
-        )
-    return sizes
-
-
 def _find_sizes(study: _Study, dimensions_per_factor: Sizes, seed: int) -> dict[str, int]:
     """Returns the sizes of factors, estimated if they are not given."""
     if dimensions_per_factor is not None:
-        return _check_sizes(study, dimensions_per_factor)
+        return to_sizes(dimensions_per_factor, study.names, study.width)
     pairs = make_pairs(study.hidden, study.columns, seed=seed)
     return estimate_factor_sizes(pairs, "likelihood", study.names)
 
 
-def _diagonalise(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns variances in decreasing order, and the axes along which they are, as columns."""
-    variances, axes = np.linalg.eigh(covariance)
-    return np.maximum(variances[::-1], 0.0), axes[:, ::-1]
-
-
 def _to_scales(variances: np.ndarray) -> np.ndarray:
-    """Returns standard deviations, and 1 where nothing varies."""
+    """Returns standard deviations, with 1 in place of those that are 0 up to rounding."""
     varies = variances > _THIN * variances.max()
     return np.sqrt(np.where(varies, variances, 1.0))
 
@@ -375,7 +354,7 @@ def _to_scales(variances: np.ndarray) -> np.ndarray:
 def _choose_columns(
     study: _Study, directions: np.ndarray, dimensions_per_factor: Sizes, seed: int
 ) -> Interpreter:
-    """Gives each factor in turn those of the directions that tell the most about it."""
+    """Assigns to each factor in turn the directions that tell the most about it."""
     sizes = _find_sizes(study, dimensions_per_factor, seed)
     codes = (study.hidden - study.location) @ directions
     rest, chosen = np.arange(study.width), []
@@ -388,7 +367,12 @@ def _choose_columns(
 
 
 def _explain(codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Returns the share of variance of each entry of centred codes that classes explain."""
+    """Returns the share of the variance of each dimension that classes explain.
+
+    Args:
+        codes: Centred vectors, `[instances, n]`.
+        classes: Their classes, `[instances]`.
+    """
     is_member = np.eye(classes.max() + 1)[classes]
     counts = is_member.sum(axis=0)
     means = is_member.T @ codes / counts[:, None]
@@ -398,10 +382,10 @@ def _explain(codes: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _span_contrasts(study: _Study, metric: np.ndarray, dimensions_per_factor: Sizes) -> Interpreter:
-    """Gives each factor in turn the span of its contrasts, in coordinates `h @ metric`."""
+    """Assigns to each factor in turn the span of its contrasts, in coordinates `h @ metric`."""
     given = None
     if dimensions_per_factor is not None:
-        given = _check_sizes(study, dimensions_per_factor)
+        given = to_sizes(dimensions_per_factor, study.names, study.width)
     codes = (study.hidden - study.location) @ metric
     complement, blocks = np.eye(study.width), []
     for name, column in zip(study.names, study.columns, strict=True):
@@ -419,10 +403,10 @@ def _span_contrasts(study: _Study, metric: np.ndarray, dimensions_per_factor: Si
 
 
 def _contrast(codes: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Returns how centred codes covary with a label, `[n, columns]`.
+    """Returns the covariance of centred codes with a label, `[n, columns]`.
 
-    These are the distances of class means from that of all, by the roots of the classes' shares; or
-    the covariance with a number, by its deviation.
+    For classes, these are the differences between class means and the overall mean, each times the
+    square root of the share of the class; for a number, the covariance over its standard deviation.
     """
     if not is_categorical(column):
         return (codes.T @ (column - column.mean()) / len(codes) / column.std())[:, None]
@@ -431,14 +415,14 @@ def _contrast(codes: np.ndarray, column: np.ndarray) -> np.ndarray:
 
 
 def _rotate_blocks(study: _Study, directions: np.ndarray, sizes: dict[str, int]) -> Interpreter:
-    """Makes the entries of each block uncorrelated, in the order of their variance."""
+    """Makes the dimensions of each block uncorrelated, in the order of their variance."""
     blocks = np.split(directions, np.cumsum(list(sizes.values()))[:-1], axis=1)
-    rotated = [block @ _diagonalise(block.T @ study.covariance @ block)[1] for block in blocks]
+    rotated = [block @ diagonalise(block.T @ study.covariance @ block)[1] for block in blocks]
     return _to_linear(study, np.concatenate(rotated, axis=1), sizes)
 
 
 def _to_linear(study: _Study, directions: np.ndarray, sizes: dict[str, int]) -> Interpreter:
-    """Makes an interpreter of directions, as columns, that are scaled to variance 1."""
+    """Makes an interpreter from directions, as columns, which are scaled to variance 1."""
     variances = np.sum(directions * (study.covariance @ directions), axis=0)
     flow_layer = LinearMap(shape=[study.width])
     flow_layer.set_map(study.location, directions / _to_scales(variances))

@@ -1,4 +1,4 @@
-"""How many answers follow an exchange, by the size of the block that is exchanged."""
+"""How many answers follow an exchange, by the size of the exchanged block."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -6,17 +6,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gyoza.interpretation.baselines import pair_axes, random_subspace
-from gyoza.interpretation.comparison import Estimate, Method, format_table
 from gyoza.interpretation.controls import (
     answer,
     check_counts,
     check_labels,
     choose_judges,
     reinitialise,
-    to_matrix,
     to_seeds,
 )
-from gyoza.interpretation.parts import find_partnered, read_hidden, to_columns, to_parts
+from gyoza.interpretation.estimates import Estimate, format_table
+from gyoza.interpretation.methods import Method
+from gyoza.interpretation.parts import (
+    find_partnered,
+    read_hidden,
+    to_columns,
+    to_matrix,
+    to_parts,
+)
 from gyoza.interpretation.scores import rate_swaps
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.metrics.codes import is_categorical
@@ -30,10 +36,10 @@ class AnswersBySize(NamedTuple):
     sizes: list[int]
     """The sizes of the block."""
     follows: dict[str, np.ndarray]
-    """For the method and each control, the rate of answers that follow, `[sizes, seeds]`."""
+    """For the method and each control, the share of answers that follow, `[sizes, seeds]`."""
 
     def __str__(self) -> str:
-        """Writes the means over seeds, with standard errors."""
+        """Returns a table of means over seeds, with standard errors."""
         rows = [
             {
                 "": name,
@@ -58,41 +64,41 @@ def answers_by_size(
     seeds: int | Iterable[int] = 3,
     pair_count: int = 2000,
 ) -> AnswersBySize:
-    r"""Tells how many answers follow when blocks of growing size are exchanged, beside controls.
+    r"""Measures how many answers follow when blocks of growing size are exchanged, with controls.
 
     The larger a block, the more answers follow, whatever it holds; a block of all dimensions is the
-    whole representation. What a method has found shows in how much earlier they follow than in the
-    controls:
+    whole representation. What a method has found shows in how much smaller its blocks can be than
+    those of the controls:
 
-    - "random subspace": as many random directions,
+    - "random subspace": random directions,
     - "fake pairs": the method, with labels that are permuted among instances,
     - "re-initialised": the method, in a network of the same architecture with fresh weights,
-    - "re-initialised, own answers": the same, with what that network answers as labels.
+    - "re-initialised, own answers": the same, with the answers of that network as labels.
 
-    What a re-initialised network answers to unedited instances takes the place of labels there.
+    A re-initialised network is judged by its own answers to unedited instances, in place of labels.
 
     Args:
-        network: See :func:`compare`, and so for all arguments.
-        x: Likewise.
+        network: See :func:`compare`.
+        x: See :func:`compare`.
         labels: The classes or numbers of one factor, `[instances]`.
-        test_x: Likewise.
-        test_labels: Likewise.
-        sizes: The sizes of the factor's block. Powers of two up to the number of hidden units, and
-            this number, if omitted.
-        layer: Likewise.
-        method: A method, as those of :func:`compare`.
-        judge: A callable that tells from outputs of the network the class, or number. The class of
+        test_x: See :func:`compare`.
+        test_labels: The labels of `test_x`.
+        sizes: The sizes of the factor's block. If omitted, powers of two up to the number of hidden
+            units, and this number.
+        layer: See :func:`compare`.
+        method: A method, like those of :func:`compare`.
+        judge: A callable that maps outputs of the network to the class, or number. The class with
             the largest output if omitted.
-        seeds: Likewise.
-        pair_count: Likewise.
+        seeds: See :func:`compare`.
+        pair_count: See :func:`compare`.
 
     Returns:
-        The rates.
+        The shares of answers that follow.
 
     Raises:
         TypeError: If sizes or seeds are not integers.
-        ValueError: If sizes are not from 0 to the number of hidden units, or a judge is missing
-            where outputs are not one for each class, or other arguments are not as described.
+        ValueError: If sizes are not between 0 and the number of hidden units, if there is no judge
+            and not one output for each class, or if other arguments are not as described.
 
     Example:
 
@@ -121,15 +127,15 @@ def answers_by_size(
     sizes = check_integers("sizes", sizes)
     if not sizes or min(sizes) < 0 or max(sizes) > width:
         raise ValueError(
-            f"`sizes` should be from 0 to the number of hidden units, {width}. "
+            f"`sizes` should be between 0 and the number of hidden units, {width}. "
             f"Received: sizes={sizes}"
         )
     if judge is None:
         judge = choose_judges(parts, x, labels, ["factor"]).get("factor")
     if judge is None:
         raise ValueError(
-            "`judge` should tell the class, or number, from outputs of the network, where these "
-            "are not one for each class of `labels`. Received: judge=None"
+            "`judge` should map outputs of the network to the class, or number, unless there is "
+            "one output for each class of `labels`. Received: judge=None"
         )
     is_class = is_categorical(to_columns(test_labels, len(test_x))[0])
     name = getattr(method, "__name__", "method").replace("_", " ")
@@ -151,7 +157,7 @@ def answers_by_size(
         for study, (fit, of_parts, seen, known, answers) in studies.items():
             rates = []
             for size in sizes:
-                if np.all(known == known[0]):  # a network that always answers the same
+                if np.all(known == known[0]):  # a network that always gives the same answer
                     rates.append(np.nan)
                     continue
                 found = fit(
@@ -164,5 +170,5 @@ def answers_by_size(
 
 
 def _is_frequent(classes: np.ndarray) -> np.ndarray:
-    """Returns which instances are not the only ones of their class."""
+    """Returns which instances are not the only one of their class."""
     return find_partnered(np.unique(classes, return_inverse=True)[1].reshape(-1, 1))

@@ -1,66 +1,39 @@
-"""Methods that take a network apart, compared on data held out, and with controls."""
+"""A comparison of methods that find factors in a network, on held-out data, with controls."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from gyoza.applications.interpretation_network import CAPACITIES
-from gyoza.interpretation import baselines
 from gyoza.interpretation.controls import (
     check_counts,
     check_labels,
     choose_judges,
     reinitialise,
-    to_matrix,
     to_seeds,
 )
-from gyoza.interpretation.fitting import fit_interpreter
-from gyoza.interpretation.interpreter import Interpreter
-from gyoza.interpretation.parts import to_names, to_parts
+from gyoza.interpretation.estimates import Estimate, format_table
+from gyoza.interpretation.methods import Method, default_methods
+from gyoza.interpretation.parts import to_matrix, to_names, to_parts
 from gyoza.interpretation.scores import PROBES, HeldOut, Judges, measure
 
-__all__ = ["compare", "default_methods", "Comparison", "Estimate"]
-
-Method = Callable[..., Interpreter]
+__all__ = ["compare", "Comparison"]
 
 _NETWORKS = "trained", "re-initialised", "labels shuffled"
 _TOLERANCE = 0.02
-"""By how much a simpler method may be worse than the best one, and a gap counts as none."""
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds with its standard error, which is NaN for a single seed.
-
-    Values that could not be measured, which are NaN, are left out; without any other, both are NaN.
-    """
-
-    mean: float
-    error: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Estimate":
-        """Estimates a mean from the values of seeds."""
-        known = [value for value in values if not np.isnan(value)]
-        error = np.std(known, ddof=1) / np.sqrt(len(known)) if len(known) > 1 else np.nan
-        return cls(float(np.mean(known)) if known else np.nan, float(error))
-
-    def __str__(self) -> str:
-        """Writes the mean, and the error if there is one."""
-        return f"{self.mean:.2f}" + ("" if np.isnan(self.error) else f" ± {self.error:.2f}")
+"""Differences in score up to this size do not count."""
 
 
 class Comparison:
-    r"""What :func:`compare` returns: scores of methods, on a network and on controls.
+    """What :func:`compare` returns: scores of methods, on a network and on controls.
 
-    Printed, it is a table with means and standard errors over seeds, followed by what is found:
-    on which methods the network does not differ from the controls, and which method to use.
+    Printed, it is a table with means and standard errors over seeds, followed by the findings:
+    for which methods the network does not differ from the controls, and which method to use.
 
     Args:
         measurements: The scores of each method, network and seed: dictionaries with the keys
-            "method", "network", "seed", "sizes" and the names of scores. Those of several
-            comparisons can be joined.
+            "method", "network", "seed", "sizes" and the names of the scores. The measurements of
+            several comparisons can be joined.
 
     Attributes:
         measurements: The same.
@@ -71,26 +44,26 @@ class Comparison:
 
     @property
     def methods(self) -> list[str]:
-        """The names of methods, in their order."""
+        """The names of the methods, in their order."""
         return list(dict.fromkeys(row["method"] for row in self.measurements))
 
     @property
     def networks(self) -> list[str]:
-        """The names of networks: "trained" and the controls."""
+        """The names of the networks: "trained" and the controls."""
         return list(dict.fromkeys(row["network"] for row in self.measurements))
 
     @property
     def columns(self) -> list[str]:
-        """The names of scores."""
+        """The names of the scores."""
         names = dict.fromkeys(name for row in self.measurements for name in row)
         return [name for name in names if name not in ("method", "network", "seed", "sizes")]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """For each method and network, the sizes of factors, and estimates of all scores.
+        """For each method and network, the sizes of the factors, and estimates of all scores.
 
-        "gap" is by how much the score is higher on the trained network than on the control where it
-        is highest.
+        If there are controls, "gap" is the smallest difference between the score on the trained
+        network and that on a control.
         """
         rows = []
         for method in self.methods:
@@ -149,9 +122,9 @@ class Comparison:
     def best(self, column: str = "score") -> str:
         """Returns the simplest method that is as good as the best one on the trained network.
 
-        Methods are in the order of simplicity. One is as good if its score is lower by no more than
-        two points of a hundred, or twice the standard error of the difference. Methods that score
-        as much in a control only count if all of them do.
+        The methods are in the order of simplicity. One is as good as the best if its score is lower
+        by at most 0.02, or by at most twice the standard error of the difference. A method that
+        scores as high on a control counts only if all methods do.
 
         Args:
             column: The name of the score.
@@ -172,7 +145,7 @@ class Comparison:
 
     @property
     def findings(self) -> list[str]:
-        """Sentences on what the controls say, and on which method to use."""
+        """Sentences on what the controls show, and on which method to use."""
         caveats = self._caveats
         empty = [method for method in self.methods if self._is_empty(method)]
         sentences = [
@@ -202,12 +175,12 @@ class Comparison:
         sentences = []
         if not self._controls:
             sentences.append(
-                "No control was run: the same scores may be reached where there is nothing to find."
+                "No control was run: the scores may be just as high where there is nothing to find."
             )
         if len({row["seed"] for row in self.measurements}) == 1:
             sentences.append(
-                "There is one seed, and so no standard error: differences of more than "
-                f"{_TOLERANCE} are taken for real."
+                "There is only one seed, and so no standard error: differences of more than "
+                f"{_TOLERANCE} are taken to be real."
             )
         for network in self.networks:
             scores = [row["score"] for row in self.measurements if row["network"] == network]
@@ -215,7 +188,7 @@ class Comparison:
             if count:
                 sentences.append(
                     f"{network}: {count} of {len(scores)} scores are missing, since the network "
-                    "gives the same answer to all instances. They tell nothing."
+                    "gives the same answer for all instances."
                 )
         return sentences
 
@@ -241,23 +214,23 @@ class Comparison:
         return [gap for gap in gaps if not np.isnan(gap.mean)]
 
     def _is_empty(self, method: str, column: str = "score") -> bool:
-        """Whether a method scores nothing, or no higher on the network than on a control."""
+        """Returns whether a method has no score, or none above that on a control."""
         gaps = self._find_gaps(method, column)
         return bool(np.isnan(self.estimate(method, column).mean)) or any(map(_is_small, gaps))
 
     def table(self, columns: Iterable[str]) -> str:
-        """Writes chosen columns of the rows as a table.
+        """Returns the given columns of the rows as a table.
 
         Args:
             columns: Names of scores, or "method", "network", "sizes" and "gap".
 
         Returns:
-            The table, a line for each row.
+            The table, with a line for each row.
         """
         return format_table(self.rows, list(columns))
 
     def __str__(self) -> str:
-        """Writes a table of swaps, one of leakage for each factor, and the findings."""
+        """Returns a table of swaps, one of leakage for each factor, and the findings."""
         leaks = [column for column in self.columns if column.endswith(PROBES)]
         others = [column for column in self.columns if column not in leaks]
         gap = ["gap"] if self._controls else []
@@ -271,56 +244,6 @@ class Comparison:
 
 def _is_small(difference: Estimate) -> bool:
     return difference.mean <= max(_TOLERANCE, 2 * np.nan_to_num(difference.error))
-
-
-def format_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Writes some columns of a table, aligned.
-
-    Args:
-        rows: The rows, as dictionaries.
-        columns: The keys of those columns to be written.
-
-    Returns:
-        The table, with a line for the names of columns and one for each row.
-    """
-    cells = [list(columns), *([str(row[column]) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in cells
-    )
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def default_methods(**kwargs: Any) -> dict[str, Method]:
-    """Returns the methods that :func:`compare` compares, in the order of simplicity.
-
-    They are the :mod:`~gyoza.interpretation.baselines`, and flows of growing capacity that are
-    trained by :func:`~gyoza.interpretation.fit_interpreter`.
-
-    Args:
-        **kwargs: Further arguments of :func:`~gyoza.interpretation.fit_interpreter`, such as
-            `step_count`.
-
-    Returns:
-        The methods by name.
-    """
-    closed_forms = (
-        baselines.random_subspace,
-        baselines.units,
-        baselines.principal_axes,
-        baselines.difference_of_means,
-        baselines.leace,
-        baselines.pair_axes,
-    )
-    methods: dict[str, Method] = {
-        method.__name__.replace("_", " "): method for method in closed_forms
-    }
-    for capacity in CAPACITIES:
-        methods[f"{capacity} flow"] = functools.partial(
-            fit_interpreter, capacity=capacity, **kwargs
-        )
-    return methods
 
 
 def compare(
@@ -341,33 +264,33 @@ def compare(
     pair_count: int = 2000,
     probe_count: int = 2000,
 ) -> Comparison:
-    r"""Compares methods that take a network apart, on data held out, and with controls.
+    r"""Compares methods that find factors in a network, on held-out data, with controls.
 
     Each method finds factors in three networks: the given one; one with the same architecture and
-    fresh weights; and the given one with labels that are permuted among instances. Reversible maps
-    can align with much that is not there (Sutter et al.), so only what is found in the first and
-    not in the others has been found in the network.
+    fresh weights; and the given one with labels that are permuted among instances. Invertible maps
+    can align with much that is not there (Sutter et al.), so only what is found in the first
+    network, and not in the others, is something that the network has learnt.
 
-    These are scores, from 0 to 1 but for the likelihood:
+    The scores range from 0 to 1, except the likelihood:
 
-    - "follows": how often the network, where it has got the factor of another instance, gives the
-      answer that belongs to the other; for numbers, the share :math:`1 - \sum (y - y_b)^2 / \sum
-      (y_a - y_b)^2` of the difference.
-    - "keeps": how often it keeps its answer where it has got another block, for the block of which
-      this is least so, be it a factor's or the residual one. For numbers, likewise.
-    - "own", "elsewhere" and "residual", by a linear probe and one of nearest neighbours: how well
-      the label is read from the block of its factor, from the best block of another one, and from
-      the residual one. See :func:`~gyoza.modelling.metrics.leakage`.
+    - "follows": how often the network, given the factor of another instance, gives the answer that
+      belongs to that instance; for numbers, the share :math:`1 - \sum (y - y_b)^2 / \sum (y_a -
+      y_b)^2` of the difference.
+    - "keeps": how often it keeps its answer when another block is exchanged, for the block with
+      the lowest rate, which may be that of a factor or the residual one. Likewise for numbers.
+    - "own", "elsewhere" and "residual", by a linear probe and by nearest neighbours: how well the
+      label is read from the block of its factor, from the best block of another factor, and from
+      the residual block. See :func:`~gyoza.modelling.metrics.leakage`.
     - "likelihood": the log-likelihood of pairs per hidden unit, in nats, by
-      :class:`~gyoza.modelling.losses.SupervisedFactorLoss`. Latent entries are standardised, and
-      correlations are those that training pairs have on average in each block. It is a density of
-      the hidden representation, with noise of a hundredth of its standard deviation, and so can be
+      :class:`~gyoza.modelling.losses.SupervisedFactorLoss`. Latent dimensions are standardised, and
+      the correlation in each block is the average over training pairs. It is a density of the
+      hidden representation, with noise of a hundredth of its standard deviation, and so can be
       compared between methods, but not between networks.
-    - "score": the mean over judged factors of follows × keeps; if none is judged, of own × (1 -
-      the larger of elsewhere and residual), each by the better probe.
+    - "score": the mean over the judged factors of follows × keeps; if no factor is judged, the mean
+      of own × (1 - the larger of elsewhere and residual), each by the better probe.
 
-    Answers are compared with labels. A re-initialised network has no right ones; there, what it
-    answers to unedited instances takes their place.
+    Answers are compared with labels. A re-initialised network has no right answers: its answers to
+    unedited instances are used in place of labels.
 
     Args:
         network: A head and a tail, `(head, tail)`, or a Keras model, which is split at `layer`.
@@ -376,27 +299,26 @@ def compare(
             factor, `[instances, K]`. Columns of whole numbers are classes.
         test_x: Inputs on which all scores are measured.
         test_labels: Their labels.
-        dimensions_per_factor: The sizes of factors, the residual one first, by name or as a
+        dimensions_per_factor: The sizes of the factors, the residual one first, by name or as a
             sequence. If `None`, each method chooses its own for the trained network, and keeps them
-            in the controls.
-        layer: The layer at which `network` is split, where it is a model.
+            for the controls.
+        layer: The layer at which `network` is split, if it is a model.
         names: The names of the K factors. "factor_1" and so on if omitted.
         methods: The methods by name, the simplest first: callables `method((head, tail), x, labels,
             dimensions_per_factor, names=names, seed=seed)` that return an
             :class:`~gyoza.interpretation.Interpreter`. :func:`default_methods` if omitted.
-        judges: For names of factors, a callable that tells from outputs of the network the class,
-            or number, of that factor, as labels have it. For a network that gives as many outputs
-            as the first factor has classes, `{first: argmax}` if omitted; classes must then be
+        judges: By name of the factor, a callable that maps the outputs of the network to the class,
+            or number, of that factor, as in `labels`. If omitted, it is `{first: argmax}` for a
+            network with as many outputs as the first factor has classes, which must then be
             integers from 0 on. `{}` for none.
-        networks: Those of "trained", "re-initialised" and "labels shuffled" to look into.
-        held_out: A callable that is given `labels` and a seed, and returns which instances have
-            values that no method may learn from, booleans `[instances]`; tests then take only
-            instances with such values. It can leave out combinations of classes, or a range of a
-            number, and others for each seed.
-        seeds: The seeds of methods, of fresh weights and permutations, and of pairs, or their
-            number.
+        networks: Which of "trained", "re-initialised" and "labels shuffled" are examined.
+        held_out: A callable that maps `labels` and a seed to booleans, `[instances]`: which
+            instances no method may learn from. Tests then use only such instances. It can hold out
+            combinations of classes, or a range of numbers, different for each seed.
+        seeds: The seeds of methods, of fresh weights and permutations, and of pairs; or the number
+            of seeds.
         pair_count: The number of test pairs whose factors are swapped.
-        probe_count: The largest number of test instances for probes.
+        probe_count: The largest number of test instances for the probes.
 
     Returns:
         The comparison.
@@ -441,17 +363,7 @@ def compare(
     if not methods:
         raise ValueError("`methods` should hold at least one method. Received: methods={}")
     check_counts(pair_count=pair_count, probe_count=probe_count)
-    networks = list(networks)
-    networks.sort(key="trained".__ne__)  # the first
-    if (
-        "trained" not in networks
-        or set(networks) - set(_NETWORKS)
-        or len(set(networks)) < len(networks)
-    ):
-        raise ValueError(
-            f"`networks` should be 'trained' and any others of {list(_NETWORKS)}, each once. "
-            f"Received: networks={networks}"
-        )
+    networks = _check_networks(networks)
     if judges is None:
         judges = choose_judges(parts, x, labels, names)
     if set(judges) - set(names):
@@ -486,6 +398,21 @@ def compare(
                 scores = measure(interpreter, x[seen], of_labels, test, name == "re-initialised")
                 measurements.append({**row, **scores})
     return Comparison(measurements)
+
+
+def _check_networks(networks: Iterable[str]) -> list[str]:
+    """Returns the names of the networks, "trained" first."""
+    networks = sorted(networks, key="trained".__ne__)
+    if (
+        networks[:1] != ["trained"]
+        or set(networks) - set(_NETWORKS)
+        or len(set(networks)) < len(networks)
+    ):
+        raise ValueError(
+            f"`networks` should be 'trained' and any others of {list(_NETWORKS)}, each once. "
+            f"Received: networks={networks}"
+        )
+    return networks
 
 
 def _check_callables(name: str, values: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.data.checks import check_integer
 from gyoza.interpretation.parts import run_in_batches, to_columns
 from gyoza.interpretation.scores import Judges
 from gyoza.modelling.axes import check_integers
@@ -17,7 +18,6 @@ __all__ = [
     "reinitialise",
     "choose_judges",
     "answer",
-    "to_matrix",
     "check_labels",
     "to_seeds",
     "check_counts",
@@ -27,27 +27,27 @@ __all__ = [
 def reinitialise(
     parts: tuple[keras.Layer, keras.Layer], seed: int
 ) -> tuple[keras.Layer, keras.Layer]:
-    """Returns parts of the same architecture, with fresh weights that follow from a seed.
+    """Returns parts of the same architecture, with fresh weights that are determined by a seed.
 
-    The mean and variance of inputs that `keras.layers.Normalization` has been adapted to stay.
+    The mean and variance of inputs that `keras.layers.Normalization` has been adapted to are kept.
 
     Args:
         parts: The head and the tail.
-        seed: The seed, which takes the place of those of initialisers.
+        seed: The seed, which replaces those of the initialisers.
 
     Returns:
         Both parts anew.
 
     Raises:
-        ValueError: If they cannot be made from their configuration.
+        ValueError: If they cannot be created from their configuration.
     """
     state = random.getstate()
-    random.seed(seed)  # from which Keras draws the seeds of initialisers
+    random.seed(seed)  # Keras draws the seeds of initialisers from it
     try:
         head, tail = (_renew(part) for part in parts)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            "The re-initialised control needs a network that Keras can make anew by `get_config` "
+            "The re-initialised control needs a network that Keras can create anew by `get_config` "
             f"and `from_config`. Received: parts={parts}"
         ) from error
     finally:
@@ -68,13 +68,13 @@ def _renew(part: keras.Layer) -> keras.Layer:
 
 
 def _list_layers(layer: keras.Layer) -> list[keras.Layer]:
-    """Returns a layer and all that it consists of."""
+    """Returns a layer and all layers within it."""
     inner = (x for part in getattr(layer, "layers", []) for x in _list_layers(part))
     return [layer, *inner]
 
 
 def _renew_seeds(config: Any) -> Any:
-    """Draws all seeds anew that a configuration has."""
+    """Returns a configuration with new random seeds."""
     if isinstance(config, dict):
         return {
             key: random.getrandbits(31)
@@ -90,10 +90,10 @@ def _renew_seeds(config: Any) -> Any:
 def choose_judges(
     parts: tuple[keras.Layer, keras.Layer], x: np.ndarray, labels: np.ndarray, names: list[str]
 ) -> Judges:
-    """Returns the judge of the first factor, if it is what the network tells classes of.
+    """Returns the judge of the first factor, if the network classifies it.
 
     Raises:
-        ValueError: If it might be, but classes are not the numbers of outputs.
+        ValueError: If it seems to, but the classes are not the indices of the outputs.
     """
     shape: Any = getattr(answer(parts, x[:1]), "shape", ())
     column = to_columns(labels, len(labels))[0]
@@ -102,9 +102,9 @@ def choose_judges(
     values = np.unique(np.asarray(labels[:, 0].tolist()))
     if not np.array_equal(values, np.arange(len(values))):
         raise ValueError(
-            f"A judge of {names[0]!r} should be given, since it has as many classes as the network "
-            "outputs, but they do not say which is whose, as integers from 0 on would. Received: "
-            f"the classes {values.tolist()} and no judge"
+            f"A judge of {names[0]!r} should be given: it has as many classes as the network has "
+            "outputs, but the classes are not the indices of the outputs. Received: the classes "
+            f"{values.tolist()} and no judge"
         )
     return {names[0]: lambda outputs: np.argmax(outputs, axis=1)}
 
@@ -114,14 +114,8 @@ def answer(parts: tuple[keras.Layer, keras.Layer], x: np.ndarray) -> Any:
     return run_in_batches(lambda batch: parts[1](parts[0](batch)), x)
 
 
-def to_matrix(labels: Any) -> np.ndarray:
-    """Turns labels into a matrix, `[instances, K]`."""
-    matrix = np.asarray(labels)
-    return matrix.reshape(-1, 1) if matrix.ndim < 2 else matrix
-
-
 def check_labels(x: np.ndarray, labels: np.ndarray, count: int) -> None:
-    """Checks that labels of K factors belong to inputs, and vary.
+    """Checks that labels of K factors fit the inputs, and vary.
 
     Raises:
         ValueError: If they do not.
@@ -129,18 +123,18 @@ def check_labels(x: np.ndarray, labels: np.ndarray, count: int) -> None:
     if labels.shape != (len(x), count) or not labels.size:
         raise ValueError(
             f"Labels of {len(x)} instances should have shape [{len(x)}, {count}], and there should "
-            "be some that are not held out for training, and some that are for tests. Received: "
+            "be some that are not held out, for training, and some that are, for tests. Received: "
             f"labels of shape {labels.shape}"
         )
     to_columns(labels, len(x))
 
 
 def to_seeds(seeds: int | Iterable[int]) -> list[int]:
-    """Turns seeds, or their number, into a list.
+    """Converts seeds, or their number, to a list.
 
     Raises:
         TypeError: If they are not integers.
-        ValueError: If there is none, or one is negative or there twice.
+        ValueError: If there is none, or if one is negative or occurs twice.
     """
     values: Any = range(int(seeds)) if isinstance(seeds, numbers.Integral) else seeds
     checked = check_integers("seeds", values)
@@ -153,11 +147,6 @@ def to_seeds(seeds: int | Iterable[int]) -> list[int]:
 
 
 def check_counts(**counts: Any) -> None:
-    """Checks numbers of pairs and instances.
-
-    Raises:
-        ValueError: If one is not a positive integer.
-    """
+    """Checks that numbers of pairs and instances are positive integers."""
     for name, count in counts.items():
-        if not isinstance(count, numbers.Integral) or count < 1:
-            raise ValueError(f"`{name}` should be a positive integer. Received: {name}={count!r}")
+        check_integer(name, count, minimum=1)

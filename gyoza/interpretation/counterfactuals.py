@@ -22,29 +22,29 @@ __all__ = [
 
 _SMALLEST_PROBABILITY = 1e-30
 _MEMORY = 4
-"""How many linearisations are looked at together."""
+"""The number of linearisations that are considered together."""
 _SWEEPS = 30
 _SPARE = 1e-3
-"""The margin that answers have to spare, as a share of the initial one, so that they are sure."""
+"""The margin by which answers have to be right, as a share of the initial one."""
 _LEAST_SPARE = 1e-6
 _LONGEST_STEP = 1.0
 _SHORTENING = 0.9
-"""What steps are shortened by, each, in the second half of the search."""
+"""The factor by which each step of the second half of the search is shortened."""
 _TOLERANCE = 1e-4
 _BISECTIONS = 12
 
 
 class Counterfactual(NamedTuple):
-    """What :meth:`Interpreter.counterfactual` returns, arrays with one row for each instance."""
+    """What :meth:`Interpreter.counterfactual` returns: arrays with one row for each instance."""
 
     outputs: Any
-    """What the network makes of the changed factors."""
+    """The outputs of the network for the changed factors."""
     factors: dict[str, np.ndarray]
     """The changed factors by name, `[instances, size of the factor]`."""
     distance: np.ndarray
     """How far they were moved, `[instances]`: 0 if the answer was right, infinite if not found."""
     found: np.ndarray
-    """Whether the network answers as it should, `[instances]`."""
+    """Whether the network gives the wanted answer, `[instances]`."""
 
 
 def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
@@ -52,7 +52,7 @@ def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
 
     Args:
         target: A class, or one for each instance.
-        outputs: What the network answers now.
+        outputs: The current outputs of the network.
         count: The number of instances.
 
     Returns:
@@ -64,8 +64,8 @@ def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
     shape = getattr(outputs, "shape", None)
     if shape is None or len(shape) != 2 or shape[1] < 2:
         raise ValueError(
-            "`target` should be a callable where outputs do not have shape [batch, classes], with "
-            f"at least two classes. Received: target={target!r}, outputs of shape {shape}"
+            "`target` should be a callable unless outputs have shape [batch, classes], with at "
+            f"least two classes. Received: target={target!r}, outputs of shape {shape}"
         )
     classes = np.asarray(target)
     if (
@@ -81,22 +81,22 @@ def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
 
 
 def check_losses(target: Callable[[Any], Any], outputs: Any, count: int) -> None:
-    """Checks that a callable gives a loss for each instance.
+    """Checks that a callable returns a loss for each instance.
 
     Args:
         target: The callable.
-        outputs: What the network answers now.
+        outputs: The current outputs of the network.
         count: The number of instances.
 
     Raises:
-        ValueError: If it gives something else.
+        ValueError: If it returns something else.
     """
     with forget_gradients():
         shape = np.shape(to_array(target(keras.tree.map_structure(to_tensor, outputs))))
     if shape != (count,):
         raise ValueError(
             f"`target` should map outputs to a loss for each instance, of shape [{count}]. "
-            f"Received: a callable that gives shape {shape}"
+            f"Received: a callable that returns shape {shape}"
         )
 
 
@@ -108,15 +108,15 @@ def are_probabilities(outputs: np.ndarray) -> bool:
 
 
 def compute_margin(outputs: Any, target: Any, take_logarithms: bool) -> Any:
-    """Computes by how much the target's output exceeds that of every other class.
+    """Computes by how much the output of the target exceeds that of every other class.
 
     Args:
         outputs: Outputs of a network, `[batch, classes]`.
         target: The classes, `[batch]`.
-        take_logarithms: Whether outputs are probabilities, whose logarithms are taken.
+        take_logarithms: Whether to take logarithms of the outputs, which are probabilities.
 
     Returns:
-        The margins, `[batch]`, positive where the network answers the target.
+        The margins, `[batch]`, positive where the network answers with the target.
     """
     if take_logarithms:
         outputs = ops.log(ops.maximum(outputs, _SMALLEST_PROBABILITY))
@@ -127,10 +127,10 @@ def compute_margin(outputs: Any, target: Any, take_logarithms: bool) -> Any:
 
 
 def differentiate_margin(margin: Callable[..., Any], z: Any) -> tuple[Any, Any]:
-    """Computes margins and how they change with latent vectors.
+    """Computes margins and their gradients with respect to latent vectors.
 
     Args:
-        margin: A callable of latent vectors that gives margins, `[batch]`.
+        margin: A callable that maps latent vectors to margins, `[batch]`.
         z: The latent vectors, `[batch, n]`.
 
     Returns:
@@ -149,28 +149,29 @@ def find_nearest(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     r"""Finds the nearest points at which a margin is positive, by a sequence of linearisations.
 
-    Of a move :math:`\delta` by which the margin :math:`m` has been found at a few places
-    :math:`\delta_k`, the next is the shortest that linearisation allows,
+    Once the margin :math:`m` is known for a few moves :math:`\delta_k`, the next move
+    :math:`\delta` is the shortest that the linearisations allow,
 
     .. math::
         \min \lVert \delta \rVert \quad \text{such that} \quad
         m_k + \nabla m_k \cdot (\delta - \delta_k) \geq \varepsilon \quad \text{for each } k,
 
-    if that is no further than a step may be. With one place it is the step of the first-order
-    reliability method. Several keep the search from going to and fro where classes meet. The
-    shortest move with a positive margin counts, and is shortened by bisection.
+    or goes in its direction as far as a single step may. With one linearisation, this is the step
+    of the first-order reliability method. Several keep the search from oscillating where classes
+    meet. The shortest move with a positive margin is kept, and shortened by bisection.
 
     Args:
-        differentiate: A callable of latent vectors and other arrays that gives margins, `[N]`, and
+        differentiate: A callable that maps latent vectors and other arrays to margins, `[N]`, and
             their gradients, `[N, n]`.
-        start: The latent vectors to begin with, `[N, n]`.
+        start: The initial latent vectors, `[N, n]`.
         others: The other arrays.
-        is_free: Which entries may change, `[n]`.
-        steps: The number of linearisations at most.
+        is_free: Which dimensions may change, `[n]`.
+        steps: The largest number of linearisations.
 
     Returns:
-        The latent vectors, `[N, n]`, the same where there is nothing to change or nothing is found,
-        the lengths of the moves, `[N]`, infinite if nothing is found, and whether it is found.
+        The latent vectors, `[N, n]`, unchanged if there is nothing to change or nothing is found;
+        the lengths of the moves, `[N]`, infinite if nothing is found; and whether a move is found,
+        `[N]`.
     """
 
     def add(move: np.ndarray) -> np.ndarray:
@@ -188,14 +189,14 @@ def find_nearest(
     longest_step, resting = _LONGEST_STEP, np.zeros(len(start))
     for step in range(steps):
         normals = [*normals, gradients[:, is_free].astype("float64")][-_MEMORY:]
-        # Twice the spare margin is aimed at, so that it is reached and not only approached.
+        # The aim is twice the spare margin, so that the margin is reached and not only approached.
         bound = 2.0 * spare - margins + np.sum(normals[-1] * move, axis=1)
         bounds = [*bounds, bound][-_MEMORY:]
         change = _find_shortest(normals, bounds) - move
         length = np.linalg.norm(change, axis=1)
         rests = answered | (length <= _TOLERANCE * (1.0 + np.linalg.norm(move, axis=1)))
         resting = np.where(rests, resting + 1, 0)
-        if np.all(resting >= _MEMORY):  # all that is remembered was found here
+        if np.all(resting >= _MEMORY):  # all linearisations in memory are from here
             break
         move += change * np.minimum(1.0, longest_step / np.maximum(length, longest_step))[:, None]
         if step >= steps // 2:
@@ -217,14 +218,14 @@ def find_nearest(
 def _find_shortest(normals: list[np.ndarray], bounds: list[np.ndarray]) -> np.ndarray:
     r"""Finds the shortest vectors with :math:`w_k \cdot \delta \geq b_k` for each k.
 
-    By Hildreth's method, which goes from one inequality to the next.
+    This is Hildreth's method, which corrects one inequality after the other.
 
     Args:
         normals: The vectors :math:`w_k`, each `[N, n]`.
         bounds: The numbers :math:`b_k`, each `[N]`.
 
     Returns:
-        The vectors, `[N, n]`. Where there are none, something long.
+        The vectors, `[N, n]`. If no vector satisfies all inequalities, some long vector.
     """
     w, b = np.stack(normals, axis=1), np.stack(bounds, axis=1)
     gram = w @ np.swapaxes(w, 1, 2)

@@ -16,7 +16,13 @@ from gyoza.interpretation.counterfactuals import (
     compute_margin,
     find_nearest,
 )
-from gyoza.interpretation.latents import find_mean, go_on_arc, join_factors, slice_factors, to_array
+from gyoza.interpretation.latents import (
+    find_mean,
+    join_factors,
+    move_on_arc,
+    slice_factors,
+    to_array,
+)
 from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.modelling.flow_layers import FlowModel
 
@@ -24,7 +30,7 @@ __all__ = ["Edits"]
 
 
 class Edits:
-    """What can be done to factors that a model encodes, decodes and differentiates."""
+    """What can be done with factors that a model encodes, decodes and differentiates."""
 
     flow: FlowModel
     dimensions_per_factor: Mapping[str, int]
@@ -44,10 +50,10 @@ class Edits:
         Args:
             x: Inputs of the head, `[instances, ...]`.
             factor: The name of the factor.
-            value: Its latent entries, in a shape that broadcasts to `[instances, size]`.
+            value: Its latent vector, in a shape that broadcasts to `[instances, size]`.
 
         Returns:
-            What the network makes of it, as outputs of the tail.
+            The outputs of the network.
 
         Raises:
             ValueError: If there is no such factor, or `value` does not have the right shape.
@@ -66,15 +72,15 @@ class Edits:
         return self.decode(factors)
 
     def swap(self, a: Any, b: Any, factors: str | Iterable[str]) -> Any:
-        """Gives instances some factors of others.
+        """Replaces some factors of instances by those of others.
 
         Args:
             a: Inputs of the head, `[instances, ...]`.
-            b: As many others.
-            factors: The name of the factor that `a` gets from `b`, or names of several.
+            b: The same number of other inputs.
+            factors: The name of the factor that `a` gets from `b`, or the names of several.
 
         Returns:
-            What the network makes of `a` with these factors of `b`, as outputs of the tail.
+            The outputs of the network for `a` with these factors of `b`.
 
         Raises:
             ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
@@ -92,10 +98,10 @@ class Edits:
             steps: The places on the line, in standard deviations of the standard normal
                 distribution, or their number, from -2 to 2.
             direction: The direction of the line: a vector `[size of the factor]`, or the index of
-                an entry. What the factor holds at right angles to it stays.
+                a dimension. The component of the factor at right angles to it stays.
 
         Returns:
-            What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
+            The outputs of the network for each place, `[steps, instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, `direction` does not fit it, or there are no
@@ -111,7 +117,7 @@ class Edits:
         length = np.sqrt(np.sum(direction**2))
         if direction.shape != (size,) or not length > 0.0:
             raise ValueError(
-                f"`direction` should be an index or a vector of the {size} entries of factor "
+                f"`direction` should be an index or a vector of the {size} dimensions of factor "
                 f"'{factor}', and not zero. Received: direction={direction}"
             )
         direction = direction / length
@@ -124,18 +130,19 @@ class Edits:
     ) -> Any:
         """Moves factors from those of one instance to those of another.
 
-        The way is an arc around the origin, on which distances to it change evenly: a straight line
-        between two draws from a normal distribution of several dimensions would pass through its
-        middle, where there are no data.
+        The path is an arc around the origin, along which the distance to the origin changes evenly:
+        a straight line between two draws from a normal distribution of several dimensions would
+        pass near its centre, where there are no data.
 
         Args:
             a: Inputs of the head, `[instances, ...]`.
-            b: As many others.
-            steps: The places on the way, from 0 at `a` to 1 at `b`, or their number.
-            factors: The name of the factor that moves, or names of several; all of them if omitted.
+            b: The same number of other inputs.
+            steps: The places on the path, from 0 at `a` to 1 at `b`, or their number.
+            factors: The name of the factor that moves, or the names of several; all of them if
+                omitted.
 
         Returns:
-            What the network makes of each place, as outputs of the tail, `[steps, instances, ...]`.
+            The outputs of the network for each place, `[steps, instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, not as many instances in `b` as in `a`, or there
@@ -145,7 +152,7 @@ class Edits:
         factors_a, factors_b = self._encode_both(a, b)
         places = _list_places(steps, 0.0, 1.0)
         moved = {
-            name: [go_on_arc(factors_a[name], factors_b[name], place) for place in places]
+            name: [move_on_arc(factors_a[name], factors_b[name], place) for place in places]
             for name in names
         }
         return self._decode_steps(factors_a, moved)
@@ -159,13 +166,12 @@ class Edits:
 
         Args:
             x: Inputs of the head, `[instances, ...]`.
-            factors: The name of the factor, or names of several.
+            factors: The name of the factor, or the names of several.
             sample_count: The number of draws for each instance.
-            seed: Integer for the same draws every time. Other ones at each call if omitted.
+            seed: Integer that determines the draws. If omitted, they differ from call to call.
 
         Returns:
-            What the network makes of them, as outputs of the tail, `[sample_count, instances,
-            ...]`.
+            The outputs of the network, `[sample_count, instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, or `sample_count` is not a positive integer.
@@ -186,30 +192,29 @@ class Edits:
         seed: Any = None,
         hidden: bool = False,
     ) -> Any:
-        """Takes factors away from instances, while the others stay.
+        """Removes factors from instances, while the others stay.
 
-        What an instance holds in them is replaced by what says nothing of it. Whether anything is
-        still to be read from the rest is what probes tell, before and after.
+        The factors are replaced by values that say nothing about the instance. Probes, before and
+        after, tell whether they can still be read from the rest.
 
         Args:
             x: Inputs of the head, `[instances, ...]`.
-            factors: The name of the factor, or names of several.
-            how: `"mean"` for the mean of the base distribution of the flow, which is 0 where that
-                is standard normal. `"resample"` for a draw from it, so that the result has the
-                variety of data, too.
+            factors: The name of the factor, or the names of several.
+            how: `"mean"` for the mean of the base distribution of the flow, which is 0 if it is
+                standard normal. `"resample"` for a draw from it, so that the results vary as data
+                do.
             seed: See :meth:`resample`.
-            hidden: Whether to return the hidden representation without the factors, in place of
-                what the network makes of it.
+            hidden: Whether to return hidden representations without the factors, instead of
+                outputs.
 
         Returns:
-            What the network makes of it, as outputs of the tail. Or the hidden representations,
-            `[instances, ...]`.
+            The outputs of the network, or the hidden representations, `[instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, or `how` is something else.
 
         Example:
-            From a hidden layer that mixes two numbers, either can be read, until it is erased:
+            Both numbers can be read from a hidden layer that mixes them, until one is erased:
 
             >>> from gyoza import interpretation
             >>> from gyoza.modelling import flow_layers, metrics
@@ -244,36 +249,34 @@ class Edits:
         factors: str | Iterable[str] | None = None,
         steps: int = 50,
     ) -> Counterfactual:
-        r"""Finds the smallest change of factors that makes the network answer something else.
+        r"""Finds the smallest change of factors with which the network gives another answer.
 
-        Where the network answers what :math:`m(z) > 0` says, it is the shortest move within the
-        entries of the named factors,
+        If the network gives the wanted answer where :math:`m(z) > 0`, this is the shortest move in
+        the dimensions of the named factors,
 
         .. math::
             \min_\delta \lVert \delta \rVert \quad \text{such that} \quad m(z + \delta) > 0,
 
-        in standard deviations of the standard normal distribution. If only few of the instances can
-        be given the answer by their factors, or only far out, the network does not go by these
-        factors.
+        in standard deviations of the standard normal distribution. If it is found for only a few of
+        the instances, or only at a large distance, the network does not rely on these factors.
 
-        The search goes from one linearisation to the next, so that what it finds is exact where
-        the network answers linearly, and the nearest place around otherwise, not always the nearest
-        of all.
+        The search proceeds from one linearisation to the next. Its result is exact if the network
+        is linear, and otherwise a local minimum, which is not always the global one.
 
         Args:
             x: Inputs of the head, `[instances, ...]`.
-            target: The answer: the index of a class, or one for each instance, where outputs are
-                scores or probabilities of classes, `[batch, classes]`. Or a callable that maps
-                outputs to a loss for each instance, `[batch]`, below 0 where the answer is right,
-                in Keras operations.
-            factors: The name of the factor that may change, or names of several; all of them if
+            target: The wanted answer: the index of a class, or one for each instance, if outputs
+                are scores or probabilities of classes, `[batch, classes]`. Or a callable of Keras
+                operations that maps outputs to a loss for each instance, `[batch]`, below 0 where
+                the answer is right.
+            factors: The name of the factor that may change, or the names of several; all of them if
                 omitted.
-            steps: The number of linearisations at most. Each moves by one standard deviation at
-                most.
+            steps: The largest number of linearisations. Each moves by at most one standard
+                deviation.
 
         Returns:
-            A named tuple of `outputs`, `factors`, `distance` and `found`, see
-            :class:`Counterfactual`. Instances that have the right answer are left as they are, with
+            A named tuple of `outputs`, `factors`, `distance` and `found`; see
+            :class:`Counterfactual`. Instances with the right answer are left unchanged, with
             distance 0, and so are those for which nothing is found, with an infinite distance.
 
         Raises:
@@ -281,7 +284,7 @@ class Edits:
                 is not a positive integer.
 
         Example:
-            The class is whether the first entry exceeds 1. Other factors do not matter:
+            The class is whether the first dimension exceeds 1. The other factor does not matter:
 
             >>> from gyoza import interpretation
             >>> from gyoza.modelling import flow_layers
@@ -333,7 +336,7 @@ class Edits:
 
     @functools.cached_property
     def _class_margins(self) -> dict[bool, Callable[..., Any]]:
-        """What differentiates margins of classes, whose outputs are probabilities or not."""
+        """Functions that differentiate margins of classes, by whether outputs are probabilities."""
         return {
             flag: self._compile_margin(functools.partial(compute_margin, take_logarithms=flag))
             for flag in (False, True)
@@ -360,7 +363,7 @@ class Edits:
         return self.encode(a), self.encode(b)
 
     def _decode_steps(self, factors: dict[str, np.ndarray], changed: dict[str, Any]) -> Any:
-        """Decodes factors, of which some change, `[steps, instances, size]`, in one go."""
+        """Decodes all steps at once. Factors that change have shape `[steps, instances, size]`."""
         step_count = len(next(iter(changed.values())))
         repeated = {
             name: np.concatenate(list(changed.get(name, [block] * step_count)))
@@ -371,7 +374,7 @@ class Edits:
 
 
 def _list_places(steps: Any, first: float, last: float) -> np.ndarray:
-    """Returns the places on a line, of which the number may be given."""
+    """Returns the places on a line, given as such or by their number."""
     if np.ndim(steps) > 0:
         return np.asarray(steps)
     check_integer("steps", steps, minimum=1)

@@ -11,55 +11,55 @@ from gyoza.modelling.axes import check_integers
 from gyoza.modelling.flow_layers import PairAxes
 from gyoza.modelling.pairs import Pairs, to_pairs
 
-__all__ = ["estimate_factor_sizes", "estimate_pair_correlations", "name_factors"]
+__all__ = ["estimate_factor_sizes", "estimate_pair_correlations", "name_factors", "to_sizes"]
 
 _RULES = "proportional", "softmax", "likelihood"
 
-# Of wide representations, so many leading principal axes are looked at, taken from so many vectors.
 _AXIS_COUNT, _VECTOR_COUNT = 256, 1024
+"""The number of principal axes of a wide representation, and of the vectors they are found in."""
 
-# How close a correlation may come to 1, where the likelihood is infinite.
 _CORRELATION_MARGIN = 1e-6
+"""How close a correlation may come to 1, where the likelihood is infinite."""
 
 
 def estimate_factor_sizes(
     pairs: Any, rule: str = "proportional", names: Any = None
 ) -> dict[str, int]:
-    r"""Estimates from pairs how many dimensions of a representation each factor should be given.
+    r"""Estimates from pairs how many dimensions of a representation each factor needs.
 
-    For pairs :math:`(a, b)` that share factor :math:`F`, and nothing else but by chance, the
-    dimensions that depend on :math:`F` alone are equal, and the others are independent. With
-    :math:`c_i` as the covariance of :math:`a_i` and :math:`b_i`, :math:`v_i` as their variance, and
-    :math:`n` dimensions, one of three rules gives the sizes:
+    In pairs :math:`(a, b)` that share factor :math:`F`, and anything else only by chance, the
+    dimensions that depend on :math:`F` alone are equal, and the others are independent. With the
+    covariance :math:`c_i` of :math:`a_i` and :math:`b_i`, their variance :math:`v_i`, and :math:`n`
+    dimensions, one of three rules determines the sizes:
 
     - "proportional": the sum of correlations, :math:`n_F = \sum_i c_i / v_i`, rounded. If factors
-      are independent and act on dimensions, or on orthogonal directions of equal variance, of their
-      own, these are their true numbers. If the sum of all exceeds :math:`n`, they are scaled down.
-      This counts units that correlate, and not how large a concept is: units that all say the same
-      count each. One parameter of drawn faces made 235 of 2048 units of a network, 23 of 112, and 2
-      of 64 principal components.
-    - "softmax", that of Esser et al.: the share of the variance,
+      are independent, and each acts on dimensions of its own, or on orthogonal directions of equal
+      variance, these are their true sizes. If they sum to more than :math:`n`, they are scaled
+      down. The rule counts units that correlate, and redundant units count repeatedly, so it does
+      not measure how large a concept is. One parameter of drawn faces took up 235 of 2048 units of
+      a network, 23 of 112 units, and 2 of 64 principal components.
+    - "softmax", the rule of Esser et al.: the share of the variance,
       :math:`s_F = \sum_i c_i / \sum_i v_i`, enters :math:`n_F = n e^{s_F} / (e + \sum_G e^{s_G})`,
       rounded down. It draws sizes towards each other: as shares lie between 0 and 1, and the
-      residual factor has the score 1, no factor gets more than :math:`e` times another. A factor
-      that pairs do not share at all gets its part, too.
-    - "likelihood": the number of axes that make held-out pairs more likely, after whitening, where
-      units that say the same are one axis. On one half of the pairs,
+      residual factor has the score 1, no factor is more than :math:`e` times as large as another.
+      Even a factor that pairs do not share at all is given dimensions.
+    - "likelihood": the number of axes that make held-out pairs more likely. Representations are
+      whitened first, so that redundant units form a single axis. On one half of the pairs,
       :class:`~gyoza.modelling.flow_layers.PairAxes` finds the axes of a factor, in the order of
-      their correlations; on the other half, they have the correlations :math:`r_i`; both halves
-      take either part, and :math:`r_i` is the mean. Pairs of which one instance is in either half
-      are left out if `pairs` tell. An axis that is said to correlate makes :math:`P` pairs more
-      likely than one that is not by
+      their correlations, and the other half measures these correlations. The halves then change
+      places, and :math:`r_i` is the mean of both. Where the instances of pairs are known, pairs
+      with an instance in each half are left out. An axis with this correlation makes :math:`P`
+      pairs more likely than one without, by
 
       .. math::
           g_i = -\tfrac{1}{2} P \ln (1 - r_i^2) \quad \text{nats},
 
       and :math:`n_F` is the number of leading axes with :math:`g_i > \ln P + 2 \ln n`, the price
-      of a parameter chosen among :math:`n` axes (Chen & Chen, 2008). A factor that is not linear,
-      such as an angle, counts each axis that it bends into. Of more than 256 dimensions, or more
-      than there are pairs, the leading principal axes are used.
+      of a parameter chosen among :math:`n` axes (Chen & Chen, 2008). For a factor that is not
+      linear, such as an angle, every axis along which it varies counts. If there are more than 256
+      dimensions, or more than there are pairs, the leading principal axes are used.
 
-    What is left belongs to the residual factor, so that the sizes sum to :math:`n`.
+    The remaining dimensions belong to the residual factor, so that the sizes sum to :math:`n`.
 
     Args:
         pairs: For each factor, a pair `(a, b)` of arrays, `[pairs, ...]`, whose instances share
@@ -67,14 +67,14 @@ def estimate_factor_sizes(
             pairs such as :class:`~gyoza.data.CategoricalPairs`, made from representations, whose
             current epoch is used.
         rule: "proportional", "softmax" or "likelihood".
-        names: The names of the factors, where `pairs` has none. "factor_1" and so on if omitted.
+        names: The names of the factors, if `pairs` has none. "factor_1" and so on if omitted.
 
     Returns:
         The number of dimensions of each factor by name. The first is "residual".
 
     Raises:
-        ValueError: If `rule` is unknown, or `pairs` have other shapes than described, are fewer
-            than two, or than two in each half, are not finite, or do not vary.
+        ValueError: If `rule` is unknown, or `pairs` do not have the shapes described, are fewer
+            than two, or fewer than two in each half, are not finite, or do not vary.
 
     Example:
 
@@ -122,29 +122,29 @@ def estimate_factor_sizes(
 
 
 def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[str, float]:
-    r"""Estimates how strongly pairs can correlate in a factor of given size.
+    r"""Estimates how strongly pairs can correlate in a factor of a given size.
 
-    Instances that share a class are said to correlate by 0.9, or another number, but seldom does a
-    representation allow for that in every dimension of a factor. This is what a linear map
-    reaches on held-out pairs: the mean correlation of the :math:`n_F` axes along which pairs that
-    share factor :math:`F` correlate most, found on one half of the pairs and measured on the other,
-    as the rule "likelihood" of :func:`estimate_factor_sizes` does. Pass the values as
+    Instances that share a class are assumed to have a correlation of 0.9, or another number, but
+    few representations allow for this in every dimension of a factor. The estimate is what a linear
+    map reaches on held-out pairs: the mean correlation of the :math:`n_F` axes along which pairs
+    that share factor :math:`F` correlate most, found on one half of the pairs and measured on the
+    other, as for the rule "likelihood" of :func:`estimate_factor_sizes`. Pass the values as
     `correlation` to :class:`~gyoza.data.CategoricalPairs`, or to a
     :class:`~gyoza.modelling.losses.SupervisedFactorLoss` whose targets are indices of factors.
 
     Args:
         pairs: See :func:`estimate_factor_sizes`.
-        dimensions_per_factor: The sizes of factors, the residual one first: a dictionary by name,
-            as :func:`estimate_factor_sizes` gives it, or a sequence. Where `pairs` have names, too,
-            these count, in any order.
+        dimensions_per_factor: The sizes of the factors, the residual one first: a dictionary by
+            name, as :func:`estimate_factor_sizes` returns it, or a sequence. If `pairs` have names,
+            too, factors are matched by name, in any order.
 
     Returns:
-        The correlation, in [0, 1), of each factor but the residual one, by name. It is 0 for a
+        The correlation, in [0, 1), of each factor except the residual one, by name. It is 0 for a
         factor that has no dimensions, or that does not correlate.
 
     Raises:
-        ValueError: If `dimensions_per_factor` are not as many as the factors and the residual one,
-            or have other names, or `pairs` are not as described.
+        ValueError: If `dimensions_per_factor` does not have a size for the residual factor and for
+            each of the others, or has other names, or `pairs` are not as described.
 
     Example:
 
@@ -174,7 +174,7 @@ def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[s
 
 
 def _hold_out(source: Any, dimensions_per_factor: Any = None) -> list[tuple[np.ndarray, int]]:
-    """Gives how axes of each factor correlate on held-out pairs, and the number of these pairs."""
+    """Returns the correlations of each factor's axes on held-out pairs, and their number."""
     pairs = to_pairs(source).in_order_of(dimensions_per_factor)
     random = np.random.default_rng(0)
     if isinstance(source, PairSource):
@@ -203,7 +203,7 @@ def _hold_out(source: Any, dimensions_per_factor: Any = None) -> list[tuple[np.n
 
 
 def _correlate_axes(fitted: Any, held_out: Any) -> np.ndarray:
-    """Gives the correlations of held-out pairs along the axes of others, in the order of those."""
+    """Returns the correlations of held-out pairs along the axes of the fitted ones, in order."""
     x = np.concatenate(fitted)
     axis_count = min(x.shape[1], len(fitted[0]), _AXIS_COUNT)
     if axis_count < x.shape[1]:
@@ -218,7 +218,7 @@ def _correlate_axes(fitted: Any, held_out: Any) -> np.ndarray:
 
 
 def _choose_count(correlations: np.ndarray, pair_count: int) -> int:
-    """Gives the number of leading axes, each of which makes pairs more likely."""
+    """Returns the number of leading axes that each make pairs more likely."""
     means = np.clip(correlations, 0.0, 1.0 - _CORRELATION_MARGIN)
     gains = -0.5 * pair_count * np.log1p(-(means**2))
     price = np.log(pair_count) + 2.0 * np.log(len(correlations))
@@ -226,11 +226,11 @@ def _choose_count(correlations: np.ndarray, pair_count: int) -> int:
 
 
 def name_factors(dimensions_per_factor: Any, names: Any = None) -> dict[str, int]:
-    """Gives the sizes of factors, the residual one first, by name.
+    """Returns the sizes of factors, the residual one first, by name.
 
     Args:
         dimensions_per_factor: The sizes, as a sequence, or as a dictionary by name.
-        names: The names of all factors but the residual one. "factor_1" and so on if omitted.
+        names: The names of all factors except the residual one. "factor_1" and so on if omitted.
 
     Returns:
         The sizes by name.
@@ -259,8 +259,34 @@ def name_factors(dimensions_per_factor: Any, names: Any = None) -> dict[str, int
     return dict(zip(names, sizes, strict=True))
 
 
+def to_sizes(dimensions_per_factor: Any, names: list[str], count: int) -> dict[str, int]:
+    """Returns the given sizes of factors by name, the residual one first.
+
+    Args:
+        dimensions_per_factor: The sizes, as a sequence, or as a dictionary by name.
+        names: The names of all factors except the residual one.
+        count: The number of dimensions.
+
+    Raises:
+        TypeError: If sizes are not integers.
+        ValueError: If factors are missing, or sizes are negative or do not sum to `count`.
+    """
+    sizes = name_factors(dimensions_per_factor, names)
+    if (
+        list(sizes) != ["residual", *names]
+        or sum(sizes.values()) != count
+        or min(sizes.values()) < 0
+    ):
+        raise ValueError(
+            f"`dimensions_per_factor` should have the sizes of {['residual', *names]}, in this "
+            f"order, none of them negative, and sum to the number of dimensions, {count}. "
+            f"Received: dimensions_per_factor={sizes}"
+        )
+    return sizes
+
+
 def _compute_moments(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Gives the covariance within pairs, and the variance, of each dimension."""
+    """Returns the covariance within pairs, and the variance, of each dimension."""
     a, b = (np.asarray(keras.ops.convert_to_numpy(x), "float64") for x in (a, b))
     if a.shape != b.shape or a.ndim < 2 or len(a) < 2:
         raise ValueError(

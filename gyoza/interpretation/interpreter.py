@@ -1,4 +1,4 @@
-"""A network with a flow in its inside, by which factors are read and edited."""
+"""A network with a flow inside, by which its factors are read and edited."""
 
 import functools
 import math
@@ -31,9 +31,9 @@ __all__ = ["Interpreter"]
 class Interpreter(Edits, keras.Model):
     r"""Reads and edits the factors of a hidden representation of a network.
 
-    The network is :math:`g \circ h`: its head :math:`h` gives the hidden representation, and its
-    tail :math:`g` goes on from there. An encoder and its decoder are an example, and
-    :func:`split_network` makes two parts of any network. A trained flow :math:`T` maps the hidden
+    The network is :math:`g \circ h`: its head :math:`h` computes the hidden representation, and its
+    tail :math:`g` the outputs from there. An encoder and its decoder are an example, and
+    :func:`split_network` splits any network in two. A trained flow :math:`T` maps the hidden
     representation to factors and back,
 
     .. math::
@@ -41,31 +41,31 @@ class Interpreter(Edits, keras.Model):
         \overset{T^{-1}}{\longrightarrow} h(x) \overset{g}{\longrightarrow} y,
 
     so that a change of one factor can be followed to the outputs. Called on `x`, the interpreter
-    gives what the network gives, up to rounding.
+    returns what the network returns, up to rounding.
 
-    Methods take and give NumPy arrays, whatever their number of instances, which are worked
-    through in batches.
+    Methods take and return NumPy arrays with any number of instances, which are processed in
+    batches.
 
     Args:
         head: The Keras model :math:`h`, from inputs to hidden representations, `[batch, ...]`. If
             these have several axes, they are flattened for a flow of vectors.
         flow: The flow :math:`T`, built, as it is after training, with latent vectors `[batch, n]`.
         tail: The Keras model :math:`g`, from hidden representations to outputs.
-        dimensions_per_factor: The number of latent entries of each factor, in their order, the
+        dimensions_per_factor: The number of latent dimensions of each factor, in their order, the
             residual factor first, as for :class:`~gyoza.modelling.losses.SupervisedFactorLoss`: a
-            dictionary by name, as :func:`estimate_factor_sizes` gives it, or a sequence, whose
+            dictionary by name, as :func:`estimate_factor_sizes` returns it, or a sequence, whose
             factors are called "residual", "factor_1" and so on.
-        batch_size: The number of instances that are worked through at a time.
+        batch_size: The number of instances that are processed at a time.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
-        TypeError: If head or tail are no Keras layers, the flow is no `FlowModel`, or sizes are
-            not integers.
-        ValueError: If head, flow or tail are not built, if the flow does not give latent vectors,
-            or the sizes do not sum to their length.
+        TypeError: If the head or the tail is not a Keras layer, the flow is not a `FlowModel`, or
+            sizes are not integers.
+        ValueError: If head, flow or tail are not built, if the flow does not output vectors, or if
+            the sizes do not sum to their length.
 
     Attributes:
-        dimensions_per_factor: The sizes of factors by name.
+        dimensions_per_factor: The sizes of the factors by name.
         report: What :func:`fit_interpreter` found, or `None`. It is not saved.
 
     Example:
@@ -119,7 +119,7 @@ class Interpreter(Edits, keras.Model):
         dimensions_per_factor: Mapping[str, int] | Iterable[int],
         **kwargs: Any,
     ) -> "Interpreter":
-        """Makes an interpreter of a network and a flow at one of its layers.
+        """Creates an interpreter from a network and a flow at one of its layers.
 
         Args:
             network: See :func:`split_network`.
@@ -139,7 +139,7 @@ class Interpreter(Edits, keras.Model):
         return get_flow_shape(self.flow)
 
     def _find_hidden_shape(self) -> tuple[int | None, ...]:
-        """The shape of a hidden representation, without the batch axis."""
+        """Returns the shape of a hidden representation, without the batch axis."""
         if hasattr(self.head, "output_shape"):  # sequential and functional models
             shape = self.head.output_shape[1:]
         else:
@@ -152,13 +152,14 @@ class Interpreter(Edits, keras.Model):
             return self._flow_shape[1:]
         if len(self._flow_shape) != 2 or None in shape or math.prod(shape) != self._flow_shape[1]:
             raise ValueError(
-                "`head` should give what `flow` takes, or flattens to it: inputs of shape "
-                f"{self._flow_shape}. Received: hidden representations of shape {(None, *shape)}"
+                "`head` should return what `flow` takes, inputs of shape "
+                f"{self._flow_shape}, if need be after flattening. "
+                f"Received: hidden representations of shape {(None, *shape)}"
             )
         return tuple(shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Gives the outputs of the network, by way of the flow and back.
+        """Returns the outputs of the network, computed through the flow and its inverse.
 
         Args:
             inputs: Inputs of the head.
@@ -177,14 +178,14 @@ class Interpreter(Edits, keras.Model):
         return ops.reshape(self.flow.invert(z), (-1, *self._hidden_shape))
 
     def encode(self, x: Any) -> dict[str, np.ndarray]:
-        """Gives the factors of inputs.
+        """Returns the factors of inputs.
 
         Args:
             x: Inputs of the head, `[instances, ...]`: an array, or a dictionary or tuple of arrays
-                for a head of several inputs. So it is for the other methods.
+                for a head with several inputs. The same holds for the other methods.
 
         Returns:
-            The latent entries of each factor by name, `[instances, size of the factor]`.
+            The latent vectors of each factor by name, `[instances, size of the factor]`.
 
         Raises:
             ValueError: If several inputs do not have the same number of instances.
@@ -199,10 +200,10 @@ class Interpreter(Edits, keras.Model):
         return {name: z[:, block] for name, block in self._slices.items()}
 
     def decode(self, factors: Mapping[str, Any]) -> Any:
-        """Gives the outputs that the network has for certain factors.
+        """Returns the outputs of the network for given factors.
 
         Args:
-            factors: The latent entries of each factor by name, as :meth:`encode` gives them.
+            factors: The latent vectors of each factor by name, as :meth:`encode` returns them.
 
         Returns:
             The outputs of the tail.
@@ -213,7 +214,7 @@ class Interpreter(Edits, keras.Model):
         return self._run("decode", join_factors(factors, self.dimensions_per_factor))
 
     def to_hidden(self, factors: Mapping[str, Any]) -> np.ndarray:
-        """Gives the hidden representation that has certain factors.
+        """Returns the hidden representations with given factors.
 
         Args:
             factors: See :meth:`decode`.
@@ -228,7 +229,7 @@ class Interpreter(Edits, keras.Model):
 
     @functools.cached_property
     def _encoders(self) -> dict[str, Callable[..., Any]]:
-        """What encodes inputs, by their structure."""
+        """Functions that encode inputs, by the structure of these."""
         return {}
 
     def _compile_encoder(self, structure: Any) -> Callable[..., Any]:
@@ -243,11 +244,11 @@ class Interpreter(Edits, keras.Model):
             "decode": lambda z: self.tail(self._to_hidden(z)),
             "to_hidden": self._to_hidden,
         }
-        # The network may have layers that XLA does not know.
+        # The network may have layers that XLA cannot compile.
         return {name: jit_batches(f, xla=False) for name, f in methods.items()}
 
     def _compile_margin(self, margin: Callable[..., Any]) -> Callable[..., Any]:
-        """Compiles what differentiates a margin, a function of outputs, by latent vectors."""
+        """Compiles the gradient, by latent vectors, of a margin, which is a function of outputs."""
 
         def differentiate(z: Any, *others: Any) -> Any:
             return differentiate_margin(lambda z: margin(self.tail(self._to_hidden(z)), *others), z)
@@ -268,7 +269,7 @@ class Interpreter(Edits, keras.Model):
         return keras.tree.map_structure(lambda *values: np.concatenate(values), *parts)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments, from which `from_config` makes an equal model."""
+        """Returns the constructor's arguments, from which `from_config` creates an equal model."""
         parts = {"head": self.head, "flow": self.flow, "tail": self.tail}
         return {
             **super().get_config(),
@@ -279,7 +280,7 @@ class Interpreter(Edits, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Interpreter":
-        """Makes a model from what `get_config` returned.
+        """Creates a model from what `get_config` returned.
 
         Args:
             config: The configuration.

@@ -1,4 +1,4 @@
-"""What latent vectors and their factors are to all that edits them."""
+"""Latent vectors and the factors that they consist of."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = [
     "slice_factors",
     "join_factors",
     "find_mean",
-    "go_on_arc",
+    "move_on_arc",
     "to_array",
     "to_tensor",
 ]
@@ -33,7 +33,7 @@ def check_parts(flow: FlowModel, **others: keras.Layer) -> None:
         **others: The other parts by name.
 
     Raises:
-        TypeError: If the flow is no `FlowModel`, or another part no Keras layer.
+        TypeError: If the flow is not a `FlowModel`, or another part is not a Keras layer.
         ValueError: If one of them is not built.
     """
     if not isinstance(flow, FlowModel):
@@ -58,30 +58,30 @@ def get_flow_shape(flow: FlowModel) -> tuple[int | None, ...]:
 
 
 def check_sizes(flow: FlowModel, sizes: Mapping[str, int]) -> None:
-    """Checks that a flow has latent vectors, of as many entries as the factors together.
+    """Checks that the sizes of factors sum to the length of the latent vectors of a flow.
 
     Args:
         flow: The flow, built.
-        sizes: The number of latent entries of each factor by name.
+        sizes: The number of latent dimensions of each factor by name.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If they do not, or if the flow does not output vectors.
     """
     shape, _ = flow.compute_output_shape(get_flow_shape(flow))
     if len(shape) != 2:
         raise ValueError(
             "`flow` should have latent vectors, [batch, dimensions]: begin or end it with a "
-            f"`Flatten` layer. Received: latents of shape {shape}"
+            f"`Flatten` layer. Received: outputs of shape {shape}"
         )
     if min(sizes.values(), default=-1) < 0 or sum(sizes.values()) != shape[1]:
         raise ValueError(
-            f"`dimensions_per_factor` should sum to the number of latent entries, {shape[1]}. "
+            f"`dimensions_per_factor` should sum to the number of latent dimensions, {shape[1]}. "
             f"Received: dimensions_per_factor={dict(sizes)}"
         )
 
 
 def slice_factors(sizes: Mapping[str, int]) -> dict[str, slice]:
-    """Returns where the entries of each factor stand in a latent vector."""
+    """Returns where the dimensions of each factor are in a latent vector."""
     ends = np.cumsum(list(sizes.values()))
     return {
         name: slice(int(end) - size, int(end))
@@ -93,8 +93,8 @@ def join_factors(factors: Mapping[str, Any], sizes: Mapping[str, int]) -> np.nda
     """Joins factors by name into latent vectors.
 
     Args:
-        factors: The latent entries of each factor, `[instances, size]`.
-        sizes: Their number by name, in their order.
+        factors: The latent vectors of each factor, `[instances, size]`.
+        sizes: The number of latent dimensions of each factor by name, in their order.
 
     Returns:
         The latent vectors, `[instances, n]`.
@@ -111,14 +111,14 @@ def join_factors(factors: Mapping[str, Any], sizes: Mapping[str, int]) -> np.nda
     count = next(iter(shapes.values()))[:1]
     if any(shape != (*count, sizes[name]) for name, shape in shapes.items()):
         raise ValueError(
-            f"`factors` should have as many entries as the sizes of factors, {dict(sizes)}, and "
+            f"`factors` should have as many dimensions as the sizes of factors, {dict(sizes)}, and "
             f"the same number of instances. Received: factors of shapes {shapes}"
         )
     return np.concatenate(list(blocks.values()), axis=1)
 
 
 def find_mean(distribution: Distribution) -> np.ndarray:
-    """Returns the mean of a distribution of vectors, that of many draws unless it is known.
+    """Returns the mean of a distribution of vectors, estimated from draws unless it is known.
 
     Args:
         distribution: The distribution.
@@ -131,8 +131,17 @@ def find_mean(distribution: Distribution) -> np.ndarray:
     return to_array(distribution.sample(_MEAN_SAMPLE_COUNT, seed=0)).mean(axis=0)
 
 
-def go_on_arc(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
-    """Goes from vectors `a` to vectors `b` on an arc, or on a line where they are opposite."""
+def move_on_arc(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
+    """Moves vectors `a` towards vectors `b` along an arc, or a line where they are (anti)parallel.
+
+    Args:
+        a: The vectors at place 0, `[N, n]`.
+        b: The vectors at place 1, `[N, n]`.
+        place: The place on the arc.
+
+    Returns:
+        The vectors at this place, `[N, n]`.
+    """
     length_a, length_b = (np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         cosine = np.sum(a * b, axis=1, keepdims=True) / (length_a * length_b)
@@ -145,12 +154,12 @@ def go_on_arc(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
 
 
 def to_array(x: Any) -> np.ndarray:
-    """Returns a tensor as an array."""
+    """Converts a tensor to an array."""
     return np.asarray(ops.convert_to_numpy(x))
 
 
 def to_tensor(x: Any) -> Any:
-    """Returns an array as a tensor, in single precision if it is in double precision."""
+    """Converts an array to a tensor, and double precision to single precision."""
     if ops.is_tensor(x):
         return x
     x = np.asarray(x)

@@ -1,4 +1,4 @@
-"""What functions that look into a network are given: its two parts, and labels as pairs."""
+"""Preparation of what is studied: the two parts of a network, inputs, labels, and pairs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,6 +19,7 @@ __all__ = [
     "run_in_batches",
     "to_inputs",
     "count_instances",
+    "to_matrix",
     "to_columns",
     "to_names",
     "to_classes",
@@ -50,7 +51,7 @@ def to_parts(network: Any, layer: Any = None) -> tuple[keras.Layer, keras.Layer]
             )
         if layer is not None:
             raise ValueError(
-                "`layer` should be omitted where `network` is a head and a tail. "
+                "`layer` should be omitted if `network` is a head and a tail. "
                 f"Received: layer={layer!r}"
             )
         return network[0], network[1]
@@ -68,7 +69,7 @@ def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray
     Args:
         head: The head.
         x: Its inputs, `[instances, ...]`; see :func:`to_inputs`.
-        batch_size: The number of instances that are worked through at a time.
+        batch_size: The number of instances that are processed at a time.
 
     Returns:
         The vectors, `[instances, n]`, in float64.
@@ -78,15 +79,15 @@ def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray
 
 
 def run_in_batches(function: Callable[[Any], Any], x: Any, batch_size: int = 1024) -> Any:
-    """Runs a network, or a part of it, without the preparations that `predict` makes.
+    """Runs a network, or part of one, without the overhead of `predict`.
 
     Args:
         function: The network.
         x: Its inputs, `[instances, ...]`, at least one; see :func:`to_inputs`.
-        batch_size: The number of instances that are worked through at a time.
+        batch_size: The number of instances that are processed at a time.
 
     Returns:
-        What it returns, as arrays.
+        Its outputs as arrays.
     """
     x = keras.tree.map_structure(_to_float, to_inputs(x))
     parts = []
@@ -104,11 +105,11 @@ def _to_float(x: Any) -> np.ndarray:
 
 
 def to_inputs(x: Any) -> Any:
-    """Returns inputs of a network as arrays or tensors.
+    """Converts inputs of a network to arrays or tensors.
 
     Args:
-        x: Something array-like, `[instances, ...]`, or several such, in a dictionary or tuple, for
-            a network of several inputs.
+        x: Something array-like, `[instances, ...]`, or several such in a dictionary or tuple, for
+            a network with several inputs.
 
     Returns:
         An array or tensor, or a dictionary or tuple of them.
@@ -127,42 +128,47 @@ def count_instances(x: Any) -> int:
         x: The inputs, as :func:`to_inputs` returns them.
 
     Raises:
-        ValueError: If there are none, or of different number in several inputs.
+        ValueError: If there are none, or if their number differs between several inputs.
     """
     shapes = [tuple(array.shape) for array in keras.tree.flatten(x)]
     counts = {shape[:1] for shape in shapes}
     if len(counts) != 1 or () in counts:
         raise ValueError(
-            "`x` should hold instances, [instances, ...], as many in each of several inputs. "
-            f"Received: shapes {shapes}"
+            "`x` should hold instances, [instances, ...], the same number in each of several "
+            f"inputs. Received: shapes {shapes}"
         )
     return shapes[0][0]
 
 
+def to_matrix(labels: Any) -> np.ndarray:
+    """Returns labels as a matrix, `[instances, K]`; those of a single factor may be a vector."""
+    labels = np.asarray(labels)
+    return labels.reshape(-1, 1) if labels.ndim < 2 else labels
+
+
 def to_columns(labels: Any, count: int) -> list[np.ndarray]:
-    """Turns labels into columns, of integers from 0 on for classes and of floats for real numbers.
+    """Converts labels to columns: of integers from 0 on for classes, of floats for real numbers.
 
     Args:
-        labels: Classes or real numbers, `[count, K]` or `[count]`. Columns of whole numbers are
-            classes, and so is what is not a number.
+        labels: Classes or real numbers, `[count, K]` or `[count]`. Columns of whole numbers, and
+            those that do not hold numbers, are classes.
         count: The number of instances.
 
     Returns:
         The K columns, `[count]`.
 
     Raises:
-        ValueError: If the shape is another one, or a column is constant or not finite.
+        ValueError: If the shape is wrong, or a column is constant or not finite.
     """
-    matrix = np.asarray(labels)
-    matrix = matrix[:, None] if matrix.ndim == 1 else matrix
-    # Lists find the type of a column whose neighbours have others.
+    matrix = to_matrix(labels)
+    # A column has its own type as a list, even if the others have different ones.
     found = [np.asarray(column.tolist()) for column in matrix.T] if matrix.ndim == 2 else []
     flags = [column.dtype.kind != "f" or bool(np.all(column == column.round())) for column in found]
     return check_labels(matrix, count, flags)
 
 
 def to_names(names: Iterable[str] | None, count: int) -> list[str]:
-    """Returns the names of factors, "factor_1" and so on if there are none.
+    """Returns the names of the factors, by default "factor_1" and so on.
 
     Args:
         names: The names, or `None`.
@@ -183,7 +189,7 @@ def to_names(names: Iterable[str] | None, count: int) -> list[str]:
 
 
 def to_classes(column: np.ndarray, bins: int = 20) -> np.ndarray:
-    """Turns a column of labels into classes, numbers into bins of as many instances each.
+    """Converts a column of labels to classes; numbers are sorted into bins of equal size.
 
     Args:
         column: A column of :func:`to_columns`.
@@ -206,12 +212,14 @@ def find_partnered(classes: np.ndarray) -> np.ndarray:
         classes: Integers from 0 on, `[instances, K]`.
 
     Returns:
-        Whether they stay, `[instances]`, if those are left out who are alone in a class, until
-        nobody is.
+        Whether each instance stays, `[instances]`, if those that are alone in a class are left out
+        until there are none.
     """
     stays = np.ones(len(classes), bool)
     while True:
-        counts = [np.bincount(column[stays], minlength=column.max() + 1) for column in classes.T]
+        counts = [
+            np.bincount(column[stays], minlength=column.max(initial=0) + 1) for column in classes.T
+        ]
         sizes = [count[column] for count, column in zip(counts, classes.T, strict=True)]
         is_alone = stays & (np.min(sizes, axis=0) < 2)
         if not is_alone.any():
@@ -228,19 +236,19 @@ def make_pairs(
     shuffle: bool = True,
     seed: int | None = 0,
 ) -> CategoricalPairs:
-    """Makes pairs of instances that share one factor each, be it a class or a number.
+    """Makes pairs of instances that share one factor each, which may be a class or a number.
 
-    Instances share a number if they are in the same of twenty bins of as many instances each, so
-    that the numbers' distribution does not matter, nor whether they go round in a circle. Those who
-    are alone in their class have no partner, and are left out.
+    Instances share a number if they are in the same one of twenty bins of equal size, so that the
+    distribution of the numbers does not matter, nor whether they are periodic. Instances that are
+    alone in their class have no partner, and are left out.
 
     Args:
-        hidden: What pairs are made of, `[instances, ...]`.
+        hidden: The instances, `[instances, ...]`.
         columns: The labels, as :func:`to_columns` returns them.
-        correlation: See :class:`~gyoza.data.CategoricalPairs`, and so for the others.
-        batch_size: Likewise.
-        shuffle: Likewise.
-        seed: Likewise.
+        correlation: See :class:`~gyoza.data.CategoricalPairs`.
+        batch_size: See :class:`~gyoza.data.CategoricalPairs`.
+        shuffle: See :class:`~gyoza.data.CategoricalPairs`.
+        seed: See :class:`~gyoza.data.CategoricalPairs`.
 
     Returns:
         The source of pairs.

@@ -1,4 +1,4 @@
-"""What is measured of an interpreter on data held out."""
+"""Scores of an interpreter on held-out data."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gyoza.interpretation.interpreter import Interpreter
+from gyoza.interpretation.latents import get_flow_shape
 from gyoza.interpretation.parts import make_pairs, read_hidden, run_in_batches, to_columns
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.metrics import leakage, swap_consistency
@@ -22,7 +23,7 @@ Judges = Mapping[str, Callable[[Any], Any]]
 
 
 class HeldOut(NamedTuple):
-    """What is measured on, and how."""
+    """Held-out data, and how scores are measured on them."""
 
     x: np.ndarray
     labels: np.ndarray
@@ -42,7 +43,7 @@ def measure(
 ) -> dict[str, float]:
     """Measures all scores of an interpreter that was fitted to `x` and `labels`.
 
-    Those of answers, and the mean of them, are NaN where these do not differ between instances.
+    Scores of answers, and their mean, are NaN if the answers do not differ between instances.
     """
     scores = measure_swaps(interpreter, test, use_own_answers)
     scores |= _measure_leakage(interpreter, test)
@@ -59,7 +60,7 @@ def measure(
 def measure_swaps(
     interpreter: Interpreter, test: HeldOut, use_own_answers: bool
 ) -> dict[str, float]:
-    """Measures how often answers follow an exchange, and how often they do not mind it."""
+    """Measures how often answers follow an exchange, and how often they stay the same."""
     columns = to_columns(test.labels, len(test.x))
     kinds = {name: is_categorical(column) for name, column in zip(test.names, columns, strict=True)}
     answers: dict[str, np.ndarray]
@@ -111,7 +112,7 @@ def _measure_leakage(interpreter: Interpreter, test: HeldOut) -> dict[str, float
 
 
 def _multiply_leakage(scores: Mapping[str, float], name: str) -> float:
-    """How well a label is read from its own block, and not from others."""
+    """Returns how well a label is read from its own block, and not from others."""
     own = max(scores[f"{name}: own, {probe}"] for probe in PROBES)
     leaks = (
         scores.get(f"{name}: {place}, {probe}", 0.0)
@@ -126,9 +127,9 @@ def _measure_likelihood(
 ) -> float:
     """Measures the log-likelihood of test pairs, per hidden unit.
 
-    Latent entries are standardised, and the correlation of each block is chosen, by training pairs,
-    so that methods need not be trained for this likelihood to compare well. Noise makes sure that
-    directions which hardly vary, or not at all, count for all methods alike.
+    Latent dimensions are standardised, and the correlation of each block is chosen, by training
+    pairs, so that methods are comparable even if they were not trained for this likelihood. Noise
+    ensures that directions with little or no variance count equally for all methods.
     """
     hidden, of_test = (read_hidden(interpreter.head, values) for values in (x, test.x))
     noise = _NOISE * np.sqrt(hidden.var(axis=0).mean())
@@ -157,10 +158,10 @@ def _encode_pairs(
 
     Returns:
         Both instances, `[pairs, n + 1]`, with the log-determinant last, and which factor each pair
-        shares, `[pairs, 1 + K]`, where 0 is the residual one.
+        shares, `[pairs, 1 + K]`, the residual one first.
     """
     hidden = hidden + noise * np.random.default_rng(seed).normal(size=hidden.shape)
-    shape = interpreter.flow.get_build_config()["input_shape"][1:]  # type: ignore[index]
+    shape = get_flow_shape(interpreter.flow)[1:]
     z, log_dets = run_in_batches(interpreter.flow, hidden.reshape(-1, *shape))
     codes = np.concatenate([z, log_dets[:, None]], axis=1).astype("float64")
     columns = to_columns(labels, len(codes))
@@ -169,24 +170,24 @@ def _encode_pairs(
 
 
 def rate_swaps(answers: Any, of_a: np.ndarray, of_b: np.ndarray, is_class: bool) -> tuple[Any, Any]:
-    """Returns how far answers are those of b, and how far those of a, from 0 to 1.
+    """Returns how much answers are those of b, and how much those of a, from 0 to 1.
 
     Args:
         answers: The answers after an exchange, `[pairs]`.
-        of_a: The answers that belong to instances that were edited.
-        of_b: Those that belong to the instances whose factor they got.
+        of_a: The answers that belong to the edited instances.
+        of_b: The answers that belong to the instances whose factor they were given.
         is_class: Whether answers are classes, not numbers.
 
     Returns:
-        The rates among pairs whose answers differ; NaN if none does.
+        The rates among pairs whose answers differ; NaN if no answers differ.
 
     Raises:
-        ValueError: If answers are of another shape or kind than those of instances.
+        ValueError: If answers do not have the shape or kind of those of the instances.
     """
     answers = np.asarray(np.asarray(answers).tolist())
     if answers.shape != of_a.shape or (answers.dtype.kind in "US") != (of_a.dtype.kind in "US"):
         raise ValueError(
-            f"A judge should answer as labels do, in shape {of_a.shape} and type {of_a.dtype}. "
+            f"A judge should return what labels are, of shape {of_a.shape} and type {of_a.dtype}. "
             f"Received: shape {answers.shape} and type {answers.dtype}"
         )
     if np.all(of_a == of_b):

@@ -1,4 +1,4 @@
-"""Cutting a network in two at one of its layers."""
+"""Splitting a network in two at one of its layers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,32 +18,32 @@ def split_network(
     r"""Splits a network at a layer into a head :math:`h` and a tail :math:`g`.
 
     The network is :math:`g \circ h`. Both parts consist of the layers of the network, not of copies
-    of them: weights that are trained later change in all three. The parts are put together again on
-    a few random inputs, to see that they give what the network gives.
+    of them: weights that are trained later change in all three. On a few random inputs, the parts
+    are compared with the network.
 
     Args:
         network: A trained Keras model: sequential, functional, or a subclass of `keras.Model` whose
             `call` consists of Keras layers and operations. A subclassed model has to be built, and
-            has one argument besides `training`, which may be a list or dictionary of tensors.
-            Models that Keras 2 saved can be loaded with
+            to have one argument besides `training`, which may be a list or dictionary of tensors.
+            Models that were saved by Keras 2 can be loaded with
             `keras.models.load_model(path, compile=False)`.
         layer: The layer whose outputs are the hidden representation: the layer itself, its index in
-            `network.layers`, or its name. The layer itself may belong to a model within the
-            network. The path `"model/layer"` names it there.
+            `network.layers`, or its name. A layer of a model within the network is given as itself,
+            or as the path `"model/layer"`.
 
     Returns:
         The head :math:`h`, from the inputs of the network to the outputs of the layer, and the tail
-        :math:`g`, from there to the outputs of the network. Both are functional Keras models. If
+        :math:`g`, from there to the outputs of the network. Both are functional Keras models. Where
         the network has a list of one input or output, they have the tensor itself.
 
     Raises:
         TypeError: If `network` is not a Keras model, or `layer` is neither a string nor an integer
             nor a Keras layer.
-        ValueError: If there is no such layer, if it is the last, is used more than once or has
-            several outputs, if other tensors than its outputs pass from the head to the tail, as
-            those of a skip connection do, if the model is not built or its `call` cannot be traced
-            by symbolic tensors, as where it branches on their values, or if the parts do not give
-            what the network gives.
+        ValueError: If there is no such layer; if it is the last one, is used more than once, or has
+            several outputs; if tensors other than its outputs pass from the head to the tail, such
+            as those of a skip connection; if the model is not built, or its `call` cannot be traced
+            with symbolic tensors, for instance because it branches on their values; or if the parts
+            do not return what the network returns.
 
     Example:
 
@@ -74,7 +74,7 @@ def split_network(
 
 
 def _to_path(network: keras.Model, layer: Any) -> list[Any]:
-    """Returns the models, from the outermost one inwards, and the layer that lead to a layer."""
+    """Returns the models that contain a layer, the outermost one first, and the layer."""
     if isinstance(layer, str):
         return list(layer.split("/"))
     if isinstance(layer, keras.Layer):
@@ -124,14 +124,14 @@ def _to_graph(network: keras.Model) -> tuple[Any, Any]:
     else:
         inputs = keras.tree.map_shape_structure(make_input, shapes)
     try:
-        # Layers that are called on symbolic tensors remember their connections.
+        # Layers that are called on symbolic tensors record their connections.
         outputs = network.call(inputs)
     except _TRACING_ERRORS as error:
         raise _not_traceable(
             network, f"a `call` that raises {type(error).__name__}{source}: {error}"
         ) from error
     if not all(isinstance(y, keras.KerasTensor) for y in keras.tree.flatten(outputs)):
-        raise _not_traceable(network, "a `call` that returns something else than tensors")
+        raise _not_traceable(network, "a `call` that returns something other than tensors")
     for node in _nodes(outputs):
         if _uses_outer_tensors(node):
             name = node.operation.name
@@ -147,17 +147,17 @@ def _uses_outer_tensors(node: Any) -> bool:
 
 
 def _get_only(structure: Any) -> Any:
-    """Takes the tensor out of a list of one, as which Keras 2 saved what goes in and out."""
+    """Unwraps a list of one tensor, as models that Keras 2 saved have for inputs and outputs."""
     if isinstance(structure, list | tuple) and len(structure) == 1:
         return structure[0]
     return structure
 
 
 def _get_input_shape(network: keras.Model) -> tuple[Any, str]:
-    """Returns the shape of a subclassed model's inputs, and how an error should say whence it is.
+    """Returns the shape of a subclassed model's inputs, and where it is from, for an error.
 
-    Keras does not know the shape if it could not trace `call` when it built the model. That of the
-    inputs of the first layer then shows why it could not.
+    Keras does not know the shape if it could not trace `call` when it built the model. The shape of
+    the first layer's inputs is then used: tracing with it shows what went wrong.
     """
     shape = (network.get_build_config() or {}).get("input_shape")
     if shape is not None:
@@ -165,11 +165,11 @@ def _get_input_shape(network: keras.Model) -> tuple[Any, str]:
     for layer in network.layers:
         shape = (layer.get_build_config() or {}).get("input_shape")
         if shape is not None:
-            return shape, f" on inputs of shape {shape}, as layer '{layer.name}' has them"
+            return shape, f" on inputs of shape {shape}, like those of layer '{layer.name}'"
     raise _not_traceable(network, "a network and layers that do not know the shape of their inputs")
 
 
-# What the code of users, and Keras, raise where symbolic tensors cannot be used.
+# What Keras and the code of users raise if symbolic tensors cannot be used.
 _TRACING_ERRORS = (
     TypeError,
     ValueError,
@@ -181,12 +181,12 @@ _TRACING_ERRORS = (
 
 
 def _not_traceable(network: keras.Model, received: str) -> ValueError:
-    """Makes the error for networks that are not made of layers and operations alone."""
+    """Creates the error for networks that do not consist of layers and operations alone."""
     return ValueError(
         f"Network '{network.name}' should have a single argument besides `training`, and a `call` "
         "that consists of Keras layers and operations and does not branch on values of tensors, so "
-        "that symbolic tensors can take the same way through it as data. If it does, but on inputs "
-        "of another shape, split `keras.Model(x, network.call(x))` with a `keras.Input` for `x`. "
+        "that it can be traced with symbolic tensors. If this is so, but on inputs of another "
+        "shape, split `keras.Model(x, network.call(x))` with a `keras.Input` for `x`. "
         f"Received: {received}"
     )
 
@@ -194,9 +194,16 @@ def _not_traceable(network: keras.Model, received: str) -> ValueError:
 def _split(
     inputs: Any, outputs: Any, path: list[Any], name: str
 ) -> tuple[keras.Model, keras.Model | None]:
-    """Splits a graph at the layer that the first entry of `path` is or names, or in its inside.
+    """Splits a graph at the layer at the end of a path, which may be in a model within the graph.
 
-    There is no tail if the outputs of the layer are those of the graph.
+    Args:
+        inputs: The inputs of the graph.
+        outputs: The outputs of the graph.
+        path: The models that contain the layer, and the layer: themselves, or their names.
+        name: The name of the network, for errors.
+
+    Returns:
+        The head and the tail; no tail if the outputs of the layer are those of the graph.
     """
     inputs, outputs = _get_only(inputs), _get_only(outputs)
     node = _find_node(outputs, path[0], name)
@@ -212,10 +219,10 @@ def _split(
         return keras.Model(inputs, cut[0]), after
     if not isinstance(inner, keras.Model):
         raise ValueError(
-            f"`layer` should lead through models to a layer. Received: '{inner.name}', which is "
-            f"a {type(inner).__name__}, before '{path[1]}'"
+            f"`layer` should be a path through models to a layer. Received: '{inner.name}', which "
+            f"is a {type(inner).__name__}, before '{path[1]}'"
         )
-    # What comes before the inner model, and the two parts of that.
+    # The part of the graph before the inner model, and the two parts of the inner model.
     arguments = (*node.arguments.args, *node.arguments.kwargs.values())
     before = keras.Model(inputs, next(x for x in arguments if _has_tensors(x)))
     first, second = _split(*_to_graph(inner), path[1:], inner.name)
@@ -231,7 +238,7 @@ def _split(
 def _nothing_after(layer_name: str) -> ValueError:
     return ValueError(
         f"Layer '{layer_name}' should have other layers after it. "
-        "Received: a layer that gives outputs of the network"
+        "Received: a layer whose outputs are outputs of the network"
     )
 
 
@@ -240,7 +247,7 @@ def _has_tensors(structure: Any) -> bool:
 
 
 def _nodes(outputs: Any) -> Iterator[Any]:
-    """Yields all uses of layers and operations that `outputs` depend on, the last ones first."""
+    """Yields all calls of layers and operations that `outputs` depend on, the last ones first."""
     seen = set()
     tensors = keras.tree.flatten(outputs)
     while tensors:
@@ -260,7 +267,7 @@ def _find_node(outputs: Any, layer: Any, network_name: str) -> Any:
         name = getattr(layer, "name", layer)
         raise ValueError(
             f"`layer` should be one of the layers of network '{network_name}', which are {names}, "
-            f"or lie in one that is a model itself. Received: layer={name!r}"
+            f"or be part of one that is a model itself. Received: layer={name!r}"
         )
     name, count = found[0].operation.name, len({id(node.operation) for node in found})
     if count > 1:
@@ -277,7 +284,7 @@ def _find_node(outputs: Any, layer: Any, network_name: str) -> Any:
 
 
 def _make_tail(cut: Any, outputs: Any) -> keras.Model:
-    """Makes a model of what a graph does after one of its tensors."""
+    """Creates a model of the part of a graph after one of its tensors."""
     layer_name = cut._keras_history[0].name
     if any(cut is x for x in keras.tree.flatten(outputs)):
         raise _nothing_after(layer_name)
@@ -305,7 +312,7 @@ def _make_tail(cut: Any, outputs: Any) -> keras.Model:
         raise ValueError(
             f"The outputs of layer '{layer_name}' should be all that later layers depend on. "
             f"Received: a network in which the outputs of {', '.join(names)} bypass it. Split it "
-            "where these have been joined, or before they part"
+            "after these paths have joined, or before they branch off"
         )
     return keras.Model(cut, outputs)
 
@@ -313,7 +320,7 @@ def _make_tail(cut: Any, outputs: Any) -> keras.Model:
 def _check_composition(
     network: keras.Model, inputs: Any, head: keras.Model, tail: keras.Model
 ) -> None:
-    """Checks on random inputs that head and tail give what the network gives."""
+    """Checks on random inputs that head and tail together return what the network returns."""
     random = np.random.default_rng(0)
 
     def draw(x: Any) -> Any:
@@ -329,6 +336,6 @@ def _check_composition(
         expected, value = (np.asarray(ops.convert_to_numpy(y), float) for y in (expected, value))
         if not np.allclose(value, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()):
             raise ValueError(
-                f"The two parts of network '{network.name}' should give what the network gives. "
-                f"Received: outputs that differ by up to {np.abs(value - expected).max()}"
+                f"The two parts of network '{network.name}' should return what the network returns."
+                f" Received: outputs that differ by up to {np.abs(value - expected).max()}"
             )

@@ -53,7 +53,7 @@ def test_sets_share_no_handwriting_and_all_digits(sets):
         assert np.bincount(pictures.digits).min() > 0.09 * len(pictures)
 
 
-def test_hues_are_uniform_and_tell_nothing_of_the_digit(sets):
+def test_hues_are_uniform_and_independent_of_the_digit(sets):
     hues, shown = sets[0].hues, sets[0].digits
     for level in (0.25, 0.5, 0.75):
         assert abs(np.mean(hues < level) - level) < 0.03
@@ -79,7 +79,7 @@ def test_sets_are_indexed_like_arrays(sets):
     np.testing.assert_array_equal(part.hues, sets[2].hues[5:9])
 
 
-def test_sets_follow_from_the_seed(sets):
+def test_the_seed_determines_the_sets(sets):
     again, other = load_tinted_digits(copy_count=3, seed=0), load_tinted_digits(3, seed=1)
     np.testing.assert_array_equal(again[0].images, sets[0].images)
     assert np.mean(other[0].digits == sets[0].digits) < 0.3
@@ -93,7 +93,7 @@ def test_distortion_keeps_what_is_in_the_centre():
     copies = distort(np.repeat(picture[None], 400, axis=0), strength=0.1, seed=0)
     assert copies.min() >= 0
     assert copies.max() <= 1
-    # Shifts have a standard deviation of 0.2 pixels, areas follow one over det(I + 0.1 ε).
+    # Shifts have a standard deviation of 0.2 pixels; areas are scaled by 1 / det(I + 0.1 ε).
     centres = np.array([ndimage.center_of_mass(copy) for copy in copies]) - 8
     np.testing.assert_allclose(centres.std(axis=0), 0.2, atol=0.03)
     np.testing.assert_allclose(centres.mean(axis=0), 0.0, atol=0.04)

@@ -1,4 +1,4 @@
-"""Tests of the drawn faces against symmetry, geometry and the law of their shading."""
+"""Tests of the drawn faces against symmetry, geometry and the formula of their shading."""
 
 import math
 
@@ -22,14 +22,14 @@ WIDTH, HEIGHT = 0.35, 0.56  # semi-axes of the head
 
 
 def _draw(image_size=64, **factors):
-    """Renders faces that are plain but for some factors, which may be lists."""
+    """Renders faces that are plain except for some factors, which may be lists."""
     columns = np.broadcast_arrays(*{**PLAIN, **factors}.values())
     rows = np.stack([np.atleast_1d(column) for column in columns], axis=1)
     return Faces(image_size).render(rows)[..., 0].astype("float64")
 
 
 def _centre_of_mass(weights):
-    """Gives how far to the right of the picture's middle, and how far up, most of it lies."""
+    """Returns how far to the right of the picture's centre, and how far up, most of it is."""
     centres = (np.arange(weights.shape[0]) + 0.5) / weights.shape[0] - 0.5
     weights = weights / weights.sum()
     return np.array([weights.sum(axis=0) @ centres, -weights.sum(axis=1) @ centres])
@@ -64,7 +64,7 @@ def test_heads_are_ellipses_of_the_given_width():
     difference = _draw(size, skin=1.0, width=widths) - _draw(size, skin=0.6, width=widths)
     extent = [np.ptp(np.nonzero(row)[0]) + 1 for row in difference[:, round(0.57 * size)] > 0.01]
     np.testing.assert_allclose(extent / widths, extent[1], atol=1.5)
-    # A quarter of its height below the middle, an ellipse has √¾ of its width.
+    # A quarter of its height below the centre, an ellipse has √¾ of its width.
     lower = np.ptp(np.nonzero(difference[1, round((0.57 + HEIGHT / 2) * size)] > 0.01)[0]) + 1
     assert abs(lower / extent[1] - math.sqrt(0.75)) < 0.01
 
@@ -100,7 +100,7 @@ def test_an_open_mouth_has_the_area_between_two_parabolas(mouth):
     size = 512
     images = _draw(size, mouth=mouth, opening=[0.5, 1.0], skin=0.6)
     images = images[:, size // 2 :, size // 3 : -size // 3]
-    # Teeth are brighter than any skin, and the rest of what is open is darker than lips.
+    # Teeth are brighter than any skin, and the rest of the opening is darker than lips.
     opened = (images > 0.65) | (images < 0.25)
     heights = opened[:, :, opened.shape[2] // 2].sum(axis=1)
     half_width = np.ptp(np.nonzero(opened[1])[1]) / 2

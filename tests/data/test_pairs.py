@@ -1,4 +1,4 @@
-"""Tests of the pair sources: what is drawn, how it is spread, and what is refused."""
+"""Tests of the pair sources: what is drawn, how it is distributed, and which input raises."""
 
 import json
 import pickle
@@ -106,7 +106,7 @@ def test_without_shuffling_pairs_and_order_stay(make):
 _OTHER_PROCESS = """
 import json, sys
 import keras
-# Keras itself loads scipy on some backends, so only what comes on top of it counts.
+# Keras itself loads SciPy on some backends, so only further imports count.
 before = set(sys.modules)
 import gyoza.data
 imported = {name.partition(".")[0] for name in set(sys.modules) - before}
@@ -155,7 +155,7 @@ def test_pickled_source_goes_on_alike(make):
 
 
 def _distance_model():
-    """A model of pairs, whose output has one entry per column of y."""
+    """A model of pairs, whose output has one dimension per column of y."""
     a, b = keras.Input([1]), keras.Input([1])
     outputs = keras.layers.Dense(4)(keras.layers.Subtract()([a, b]))
     model = keras.Model([a, b], outputs)
@@ -263,7 +263,7 @@ def test_agreement_is_corrected_for_chance():
     kappa = source.realised_correlation
     assert kappa.shape == (3, 3)
     np.testing.assert_allclose(np.diag(kappa), 1)
-    # By hand, and by enumeration of all pairs of different instances.
+    # Computed by hand, and by enumeration of all pairs of different instances.
     i, j = np.nonzero(~np.eye(240, dtype=bool))
     chance = np.mean(labels[i, 2] == labels[j, 2])
     drawn = y[:, 1] > 0
@@ -401,7 +401,7 @@ def test_dependent_factors_have_the_requested_correlation_without_favourites():
     source = ContinuousPairs(np.arange(4000.0), factors, 0.9, seed=0)
     expected = [[0.9, 0.81], [0.81, 0.9]]
     np.testing.assert_allclose(source.realised_correlation, expected, atol=0.03)
-    # Noise that ignores the dependence picks the instances at the rim dozens of times.
+    # Noise that ignores the dependence would pick the outermost instances dozens of times.
     assert np.bincount(source.pairs[:, 1]).max() < 15
 
 
@@ -409,7 +409,7 @@ def test_unattainable_correlations_are_reported():
     factor = np.random.default_rng(0).normal(size=1000)
     twice = np.stack([factor, factor], axis=1)
     source = ContinuousPairs(np.arange(1000.0), twice, [0.9, -0.9], seed=0)
-    # Both factors are one, so that their correlations can only be equal.
+    # Both factors are the same, so that their correlations can only be equal.
     realised = source.realised_correlation
     np.testing.assert_allclose(realised, realised[0, 0])
     np.testing.assert_allclose(_y(source)[0], [0, 0.9, -0.9], rtol=1e-6)
@@ -440,7 +440,7 @@ def test_partner_is_the_nearest_other_instance():
     factors = rng.normal(size=(60, 3))
     source = ContinuousPairs(np.arange(60.0), factors, 0.9, seed=0)
     first = np.arange(60)
-    # Half of the targets lie on the instance itself, which must not be taken.
+    # Half of the targets coincide with the instance itself, which must not be taken.
     targets = np.where(first[:, None] % 2, rng.normal(size=(60, 3)), source._scores)
     distance = np.linalg.norm(source._scores - targets[:, None], axis=-1)
     distance[first, first] = np.inf
@@ -495,7 +495,7 @@ def test_missing_scipy_is_named(monkeypatch):
         ContinuousPairs(np.arange(4.0), np.arange(4.0), 0.9)
 
 
-# What is refused
+# Bad input
 
 
 _X = np.zeros([6, 2])

@@ -57,7 +57,7 @@ def test_shapes_fill_the_circle_of_their_scale(shape):
 
 
 @pytest.mark.parametrize(("shape", "period"), list(enumerate(PERIODS)), ids=NAMES)
-def test_a_turn_by_the_period_and_by_no_less_changes_nothing(shape, period):
+def test_rotation_by_the_period_but_by_no_less_changes_nothing(shape, period):
     renderer = Sprites(orientations=(0.0, 9.0))
     fractions = np.array([0.0, 1.0, 0.5, 1 / 3, 0.25])
     factors = [[shape, 0.2, 0.2 + period * fraction, 0.5, 0.5] for fraction in fractions]

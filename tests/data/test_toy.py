@@ -65,7 +65,7 @@ planar = _each(lambda density: density.dimension_count == 2)
 def test_entropy_is_the_mean_of_minus_log_prob_over_samples(density):
     values = -density.log_prob(density.sample(40000, seed=11))
     standard_error = values.std() / 200
-    # The checker board's values are all the same.
+    # The values of the checker board are all the same.
     assert abs(values.mean() - density.entropy) < 4 * standard_error + 1e-12
     assert isinstance(density.entropy, float)
 
@@ -122,7 +122,7 @@ def test_chunks_make_no_difference(density, monkeypatch):
 
 
 @_each()
-def test_of_nothing_there_are_no_samples_and_no_densities(density):
+def test_empty_input_gives_empty_output(density):
     x = density.sample(0, seed=0)
     assert x.shape == (0, density.dimension_count)
     assert density.log_prob(x).shape == (0,)
@@ -188,7 +188,7 @@ def test_entropy_to_four_digits(density, entropy):
     assert density.entropy == pytest.approx(entropy, abs=5e-4 if entropy > 5 else 5e-5)
 
 
-def test_entropy_of_a_mixture_has_the_standard_error_it_says():
+def test_entropy_of_a_mixture_has_its_stated_standard_error():
     density = GaussianMixtureDensity(2, component_count=4, spread=1.0, seed=2)
     x, area = _grid(density, step=0.02)
     log_prob = density.log_prob(x)
@@ -303,7 +303,7 @@ def test_mixture_draws_around_its_means():
 def test_mixture_has_uniformly_distributed_rotations():
     rotations = GaussianMixtureDensity(2, component_count=1000).rotations
     np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), [np.eye(2)] * 1000, atol=1e-12)
-    # Entries of a uniformly distributed orthogonal matrix have mean 0 and variance 1/2.
+    # Elements of a uniformly distributed orthogonal matrix have mean 0 and variance 1/2.
     np.testing.assert_allclose(rotations.mean(axis=0), 0, atol=4 * math.sqrt(0.5 / 1000))
 
 
@@ -319,7 +319,7 @@ def test_swirl_turns_an_arm_by_its_radius():
     radius = np.hypot(*x.T)
     kept = radius > 0.1
     turned = np.exp(1j * 1.5 * radius)
-    # A blob this narrow lies on the axis, and to a small part on its negative half.
+    # A blob this narrow lies on the axis, with a small part on its negative half.
     points = (x[:, 0] + 1j * x[:, 1]) / turned / radius
     assert kept.sum() > 150
     np.testing.assert_allclose(np.abs(points.real[kept]), 1, atol=1e-4)

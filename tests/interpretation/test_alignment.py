@@ -11,7 +11,7 @@ HIDDEN = np.random.default_rng(0).normal(size=[512, 4]).astype("float32")
 A, B = HIDDEN[:6], HIDDEN[6:12]
 
 
-# JAX would run one operation after the other without it.
+# Without it, JAX would run one operation after the other.
 JIT_COMPILE = keras.backend.backend() == "jax"
 
 
@@ -36,7 +36,7 @@ def run(model, x):
 
 
 def find_direction(flow):
-    """The direction that the last factor holds."""
+    """Returns the direction of the last factor."""
     return ops.convert_to_numpy(flow(np.eye(4, dtype="float32"))[0])[:, -1]
 
 
@@ -139,7 +139,7 @@ def test_pairs_have_the_answers_of_the_exchange():
 
 def test_bad_arguments():
     flow, tail = make_flow(), make_tail()
-    with pytest.raises(ValueError, match=r"sum to the number of latent entries, 4"):
+    with pytest.raises(ValueError, match=r"sum to the number of latent dimensions, 4"):
         SwapTraining(flow, tail, [3, 2])
     with pytest.raises(ValueError, match="likelihood_weight=-1"):
         SwapTraining(flow, tail, SIZES, likelihood_weight=-1)
@@ -154,5 +154,5 @@ def test_bad_arguments():
         SwapPairs(HIDDEN, np.zeros([5]), SIZES, "read")
     with pytest.raises(ValueError, match="factor='mood'"):
         SwapPairs(HIDDEN, np.zeros([512]), SIZES, "mood")
-    with pytest.raises(ValueError, match="there are others"):
+    with pytest.raises(ValueError, match="not the only one"):
         SwapPairs(HIDDEN, np.zeros([512]), {"residual": 0, "read": 4}, "read")

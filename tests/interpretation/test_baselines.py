@@ -17,7 +17,7 @@ def parts():
 
 @pytest.fixture(scope="module")
 def data():
-    """Independent factors, a class and a number, in entries 0, 1 and 2 of six."""
+    """Returns independent factors, a class and a number, in dimensions 0, 1 and 2 of six."""
     random = np.random.default_rng(0)
     labels = np.stack([random.integers(3, size=N), random.uniform(size=N)], axis=1)
     latent = random.normal(size=[N, 6])
@@ -44,7 +44,7 @@ def erase(interpreter, hidden, block=1):
 
 
 def explain(x, y):
-    """The share of the variance of y that a linear map of x explains."""
+    """Returns the share of the variance of y that a linear map of x explains."""
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     error = y - x @ np.linalg.lstsq(x, y, rcond=1e-4)[0]
     return 1 - np.sum(error**2) / np.sum(y**2)
@@ -66,18 +66,18 @@ def test_baselines_are_exact_interpreters_with_unit_variance(make, parts, data):
 
 
 @pytest.mark.parametrize("make", [baselines.units, baselines.principal_axes])
-def test_entries_that_tell_most_are_chosen(make, parts, data):
+def test_dimensions_that_tell_most_are_chosen(make, parts, data):
     latent, labels = data
     order = [3, 2, 5, 0, 4, 1]
     hidden = latent[:, order] * [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     rotation = np.eye(6)
     if make is baselines.principal_axes:
-        # Uncorrelated entries of different variance are principal axes, wherever they point to.
+        # Uncorrelated dimensions of different variance are principal axes, up to their signs.
         rotation = np.linalg.qr(np.random.default_rng(0).normal(size=[6, 6]))[0]
     interpreter = make(parts, (hidden @ rotation).astype("float32"), labels, [3, 2, 1])
     _, first, second = encode(interpreter, hidden @ rotation)
     expected = (latent - latent.mean(axis=0)) / latent.std(axis=0)
-    # That entries are uncorrelated is true up to 1 / sqrt(N) only.
+    # Dimensions are uncorrelated only up to 1 / sqrt(N).
     tolerance = {"atol": 1e-3 if make is baselines.units else 0.5}
     np.testing.assert_allclose(abs(second[:, 0]), abs(expected[:, 2]), **tolerance)
     assert explain(first, expected[:, :2]) > 0.98
@@ -92,7 +92,7 @@ def test_pair_axes_find_factors_in_a_mixture(parts, data):
     assert explain(shape, latent[:, :2]) > 0.95
     assert explain(size, latent[:, 2]) > 0.95
     assert explain(residual, latent[:, :3]) < 0.05
-    # Neither entries nor principal axes stand apart in such a mixture.
+    # Neither dimensions nor principal axes separate the factors in such a mixture.
     for make in (baselines.units, baselines.principal_axes):
         other = make(parts, hidden, labels, [3, 2, 1])
         assert explain(encode(other, hidden)[0], latent[:, :3]) > 0.1
@@ -116,7 +116,7 @@ def test_difference_of_means_is_a_steering_vector(kind, parts):
     np.testing.assert_allclose(
         moved, np.outer(moved @ steering, steering), atol=1e-4 * np.abs(moved).max()
     )
-    # What is at right angles to it is the rest.
+    # The rest is at right angles to it.
     kept = (
         hidden - hidden.mean(axis=0) - np.outer((hidden - hidden.mean(axis=0)) @ steering, steering)
     )
@@ -124,7 +124,7 @@ def test_difference_of_means_is_a_steering_vector(kind, parts):
 
 
 def make_concept(rank=6):
-    """Representations, of a certain rank, in which three classes have different means."""
+    """Returns representations of a given rank, in which three classes have different means."""
     random = np.random.default_rng(4)
     label = random.integers(3, size=N)
     hidden = random.normal(size=[3, rank])[label] + random.normal(size=[N, rank])
@@ -145,7 +145,7 @@ def test_leace_is_its_closed_form(rank, parts):
     projection = cross @ np.linalg.pinv(cross, rcond=1e-6)
     change = np.linalg.pinv(whitening, rcond=1e-6) @ projection @ whitening
     np.testing.assert_allclose(erased, hidden - centred @ change.T, atol=1e-3)
-    # The conditions of optimality: nothing linear is left, and less cannot be changed.
+    # The conditions of optimality: nothing linear is left, and the change is the smallest.
     np.testing.assert_allclose((erased - erased.mean(axis=0)).T @ one_hot / N, 0.0, atol=1e-4)
     assert explain(erased @ axes[:, kept], one_hot) < 1e-4 < 0.3 < explain(hidden, one_hot)
 
@@ -173,7 +173,7 @@ def test_erasing_all_blocks_of_leace_erases_all_factors(parts, data):
     assert explain(erased, targets) < 1e-4
 
 
-def test_contrasts_give_what_they_cannot_use_to_the_residual(parts, data):
+def test_unused_dimensions_of_contrasts_go_to_the_residual(parts, data):
     for make in (baselines.leace, baselines.difference_of_means):
         interpreter = make(parts, data[0], data[1], [0, 1, 5])
         assert list(interpreter.dimensions_per_factor.values()) == [4, 1, 1]
@@ -194,7 +194,7 @@ def test_random_directions_are_orthonormal_and_know_nothing(parts, data):
     np.testing.assert_allclose(directions.T @ directions, np.eye(6), atol=1e-5)
 
 
-def test_fake_labels_are_given_no_room(parts, data):
+def test_fake_labels_are_given_no_dimensions(parts, data):
     fake = np.random.default_rng(7).integers(4, size=N)
     for make in (baselines.units, baselines.principal_axes, baselines.pair_axes):
         assert make(parts, data[0], fake).dimensions_per_factor["factor_1"] == 0
@@ -216,7 +216,7 @@ def test_factors_may_be_left_without_dimensions(make, parts, data):
     )
 
 
-def test_those_alone_in_their_class_are_left_out_of_pairs(parts, data):
+def test_instances_alone_in_their_class_are_left_out_of_pairs(parts, data):
     classes = data[1][:, 0].copy()
     classes[0] = 100
     for make in (baselines.units, baselines.pair_axes, baselines.random_subspace):
@@ -224,12 +224,12 @@ def test_those_alone_in_their_class_are_left_out_of_pairs(parts, data):
 
 
 def test_wrong_arguments(parts, data):
-    with pytest.raises(ValueError, match="sum to the number of hidden units, 6"):
+    with pytest.raises(ValueError, match="sum to the number of dimensions, 6"):
         baselines.units(parts, *data, [3, 1, 1])
     for make in ALL:
-        with pytest.raises(ValueError, match="not be negative"):
+        with pytest.raises(ValueError, match="none of them negative"):
             make(parts, *data, [7, -2, 1])
-    with pytest.raises(ValueError, match="have the factors"):
+    with pytest.raises(ValueError, match="have the sizes of"):
         baselines.leace(parts, *data, {"residual": 4, "a": 1, "b": 1}, names=["a", "c"])
     with pytest.raises(ValueError, match="2 different names other than 'residual'"):
         baselines.units(parts, *data, names=["a"])

@@ -8,7 +8,6 @@ from keras import layers, ops
 
 from gyoza.interpretation import (
     Comparison,
-    Estimate,
     Interpreter,
     answers_by_size,
     baselines,
@@ -24,7 +23,7 @@ MEANS = np.array([[3.0, 0.0], [-1.5, 2.6], [-1.5, -2.6]])
 
 
 def make_data(seed):
-    """Inputs of a class, in entries 0 and 1, and an independent number, in entry 2."""
+    """Returns inputs: a class in dimensions 0 and 1, and an independent number in dimension 2."""
     generator = np.random.default_rng(seed)
     classes, numbers = generator.integers(3, size=N), generator.normal(size=N)
     x = 0.5 * generator.normal(size=[N, 6])
@@ -35,7 +34,7 @@ def make_data(seed):
 
 @pytest.fixture(scope="module")
 def parts():
-    """A head that mixes inputs, and a tail that tells the class and the number from the mixture."""
+    """A head that mixes inputs, and a tail that reads the class and the number from the mixture."""
     mixing = np.random.default_rng(0).normal(size=[6, 6])
     head = keras.Sequential([keras.Input([6]), layers.Dense(6, name="hidden")])
     head.set_weights([mixing, np.zeros(6)])
@@ -59,7 +58,7 @@ def comparison(parts):
     )
 
 
-def test_what_is_found_is_told_from_what_is_not(comparison):
+def test_what_is_found_is_distinguished_from_what_is_not(comparison):
     follows, keeps = (
         comparison.estimate("leace", f"class: {what}") for what in ("follows", "keeps")
     )
@@ -94,7 +93,7 @@ def test_tables_show_all_rows_and_gaps(comparison):
 
 
 def test_likelihood_is_a_density_of_the_hidden_representation():
-    """Where units are ten times as large, their density is a tenth."""
+    """The density of units that are ten times as large is a tenth."""
     x, labels = make_data(2)
     likelihoods = []
     for scale in (1.0, 10.0):
@@ -114,7 +113,7 @@ def test_likelihood_is_a_density_of_the_hidden_representation():
         )
         likelihoods.append([scores.estimate(name, "likelihood").mean for name in scores.methods])
     np.testing.assert_allclose(np.diff(likelihoods, axis=0), -np.log(10.0), atol=1e-3)
-    # What pairs share is likelier where it stands in one block.
+    # What pairs share is more likely if it is in one block.
     assert likelihoods[0][0] > likelihoods[0][1] + 0.05
 
 
@@ -153,7 +152,7 @@ def test_values_that_are_held_out_are_tested_and_not_learnt_from(parts):
 
 @keras.saving.register_keras_serializable(package="test_comparison")
 class Shear(FlowLayer):
-    """Takes the square of the first entry from the second."""
+    """Subtracts the square of the first dimension from the second."""
 
     preserves_volume = True
 
@@ -200,7 +199,7 @@ def test_a_factor_that_is_not_linear_is_found_by_a_flow_alone():
 
 
 def make_rows(**scores):
-    """Measurements of methods, each with its scores of two seeds in networks."""
+    """Returns measurements of methods, each with its scores by network and seed."""
     return [
         {"method": method, "network": network, "seed": seed, "sizes": {"a": 1}, "score": value}
         for method, of_networks in scores.items()
@@ -231,7 +230,7 @@ def test_the_simplest_of_good_methods_is_recommended():
     assert Comparison(rows).best() == "linear"
 
 
-def test_it_is_said_where_there_is_nothing_to_find():
+def test_findings_say_where_there_is_nothing_to_find():
     rows = make_rows(
         units={
             "trained": [0.63, 0.61],
@@ -262,7 +261,7 @@ def test_controls_that_cannot_be_measured_are_no_evidence():
     assert findings[-1] == "Use units, with a score of 0.90 ± 0.00."
     first, second, _ = Comparison(make_rows(units={"trained": [0.9]})).findings
     assert first.startswith("No control was run")
-    assert second.startswith("There is one seed")
+    assert second.startswith("There is only one seed")
 
 
 def test_scores_of_constant_answers_are_missing(parts):
@@ -286,12 +285,6 @@ def test_scores_of_constant_answers_are_missing(parts):
     assert np.isnan(comparison.rows[0]["gap"].mean)
 
 
-def test_estimates():
-    assert Estimate.of([1.0, 2.0, 3.0]) == (2.0, 1 / np.sqrt(3))
-    assert str(Estimate.of([0.5])) == "0.50"
-    assert str(Estimate.of([0.5, 0.7])) == "0.60 ± 0.10"
-
-
 def test_swaps_of_numbers_are_rated_by_the_share_of_the_difference():
     a, b = np.random.default_rng(0).normal(size=[2, 1000])
     np.testing.assert_allclose(rate_swaps(b, a, b, False), [1.0, 0.0], atol=1e-12)
@@ -302,7 +295,7 @@ def test_swaps_of_numbers_are_rated_by_the_share_of_the_difference():
     assert rate_swaps([0, 1], np.array([0, 0]), np.array([1, 1]), True) == (0.5, 0.5)
 
 
-def test_fresh_weights_follow_from_the_seed(parts):
+def test_the_seed_determines_fresh_weights(parts):
     state = random.getstate()
     first, again, other = (
         [part.get_weights() for part in reinitialise(parts, seed)] for seed in (0, 0, 1)
@@ -328,7 +321,7 @@ def test_controls_keep_the_scale_of_inputs_but_not_the_seeds_of_initialisers():
 
 
 class Unsaved(layers.Layer):
-    """A layer that Keras cannot make anew."""
+    """A layer that Keras cannot create anew."""
 
     def __init__(self, thing):
         super().__init__()
@@ -337,7 +330,7 @@ class Unsaved(layers.Layer):
         return inputs
 
 
-def test_networks_that_cannot_be_made_anew(parts):
+def test_networks_that_cannot_be_created_anew(parts):
     state = random.getstate()
     layer = Unsaved(object())
     layer(np.zeros([1, 6]))
@@ -416,7 +409,7 @@ def test_default_methods_grow_from_random_directions_to_splines():
         (ValueError, "should have shape", {"test_labels": np.ones([N, 3])}),
         (
             ValueError,
-            "A judge should answer as labels do",
+            "A judge should return what labels are",
             {"judges": {"factor_1": lambda outputs: np.full(len(outputs), "left")}, "seeds": 1},
         ),
     ],
@@ -442,7 +435,7 @@ def test_wrong_arguments(parts):
         Comparison(make_rows(a={"trained": [1.0]})).estimate("b")
     with pytest.raises(ValueError, match="`column` should be one of"):
         Comparison(make_rows(a={"trained": [1.0]})).estimate("a", "other")
-    with pytest.raises(ValueError, match="`sizes` should be from 0"):
+    with pytest.raises(ValueError, match="`sizes` should be between 0"):
         answers_by_size(parts, data[0], data[1][:, 0], data[0], data[1][:, 0], [7])
-    with pytest.raises(ValueError, match="`judge` should tell"):
+    with pytest.raises(ValueError, match="`judge` should map outputs"):
         answers_by_size(parts, data[0], data[1][:, 1], data[0], data[1][:, 1], [1])

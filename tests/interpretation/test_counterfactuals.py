@@ -60,7 +60,7 @@ def test_distance_to_a_plane(activation):
     expected = np.zeros_like(z)
     expected[:, BLOCK] = (distance * sign)[:, None] * normal[BLOCK]
     np.testing.assert_allclose(moved, expected / np.linalg.norm(normal[BLOCK]), atol=2e-2)
-    for name in ("residual", "hue"):  # not a bit of the others changes
+    for name in ("residual", "hue"):  # the others do not change at all
         np.testing.assert_array_equal(result.factors[name], interpreter.encode(X)[name])
     np.testing.assert_array_equal(moved[distance == 0.0], 0.0)
 
@@ -81,12 +81,12 @@ def test_distance_to_where_several_classes_meet():
         np.testing.assert_allclose(distance, np.sqrt(2.0 * best.fun), rtol=0.01, atol=1e-6)
 
 
-def test_instances_that_no_change_gives_the_answer():
+def test_instances_for_which_no_change_gives_the_answer():
     tail = make_tail(2)
     interpreter, matrix = make_interpreter(tail)
     kernel, bias = tail.get_weights()
     kernel = np.linalg.inv(matrix) @ np.pad(np.array([[-1.0, 1.0]]), ((0, 5), (0, 0)))
-    tail.set_weights([kernel, bias])  # of the latent, only the first entry counts
+    tail.set_weights([kernel, bias])  # only the first latent dimension counts
     answers = np.argmax(interpreter.decode(interpreter.encode(X)), axis=1)
     result = interpreter.counterfactual(X, 1, factors="shape")
     assert 0 < answers.sum() < 12
@@ -96,7 +96,7 @@ def test_instances_that_no_change_gives_the_answer():
 
 
 def test_a_loss_as_target():
-    """The nearest point on an ellipsoid of which the axes differ."""
+    """Finds the nearest point on an ellipsoid with different axes."""
     tail = keras.Sequential([keras.Input([6]), layers.Identity()])
     interpreter, matrix = make_interpreter(tail)
     z = join(interpreter.encode(X))
@@ -142,7 +142,7 @@ def test_no_random_move_is_shorter():
 
 
 def test_a_curved_margin():
-    """From a point off the centre of a circle, the nearest point lies across the nearer side."""
+    """From a point off the centre of a circle, the nearest point is across the nearer side."""
 
     def differentiate(z):
         return np.sum(z**2, axis=1) - 4.0, 2.0 * z

@@ -9,7 +9,7 @@ DIMENSION_COUNT, PAIR_COUNT = 64, 40_000
 
 
 def make_pairs(sizes, seed=0):
-    """Pairs of normal vectors, rotated, that share all dimensions of one factor."""
+    """Returns pairs of rotated normal vectors that share all dimensions of one factor."""
     random = np.random.default_rng(seed)
     rotation, _ = np.linalg.qr(random.normal(size=[DIMENSION_COUNT, DIMENSION_COUNT]))
     ends = np.cumsum(sizes)
@@ -39,7 +39,7 @@ def test_sizes_of_linear_factors(true_sizes, of_softmax):
 
 
 def mix_pairs(sizes, dimension_count, pair_count, correlation=0.8, seed=0):
-    """Pairs of normal vectors that correlate in the dimensions of one factor, mixed unevenly."""
+    """Returns pairs of normal vectors that correlate in one factor, mixed unevenly."""
     random = np.random.default_rng(seed)
     scales = np.geomspace(1.0, 0.01, dimension_count)
     mixing = random.normal(size=[dimension_count, dimension_count]) * scales[:, None]
@@ -59,7 +59,7 @@ def test_likelihood_finds_sizes_that_units_hide(dimension_count, pair_count):
     pairs = mix_pairs(sizes, dimension_count, pair_count)
     expected = {"residual": dimension_count - 6, **sizes}
     assert estimate_factor_sizes(pairs, "likelihood") == expected
-    assert estimate_factor_sizes(pairs)["first"] > 8  # units that say the same
+    assert estimate_factor_sizes(pairs)["first"] > 8  # redundant units
 
 
 @pytest.mark.parametrize("rule", ["proportional", "likelihood"])
@@ -76,7 +76,7 @@ def test_fake_pairs_have_no_dimensions(rule):
 
 
 def test_likelihood_of_a_source_keeps_instances_apart():
-    """Classes of two are told by any instance that was seen before, and by nothing else."""
+    """Classes of two members reveal instances that were seen before, and nothing else."""
     x = np.random.default_rng(0).normal(size=[300, 100])
     pairs = CategoricalPairs(x, np.arange(300) // 2, seed=0)
     assert estimate_factor_sizes(pairs, "likelihood") == {"residual": 100, "factor_1": 0}
@@ -113,7 +113,7 @@ def test_pair_correlations_are_those_that_a_linear_map_reaches():
 
 
 def test_angles_are_not_linear():
-    """An angle bends into two axes, each of which correlates as the cosine of the difference."""
+    """An angle takes two axes, each of which correlates as the cosine of the difference."""
     random = np.random.default_rng(0)
     angles = random.uniform(-np.pi, np.pi, size=3000)
     x = np.stack([np.cos(angles), np.sin(angles), *random.normal(size=[3, 3000])], axis=1)

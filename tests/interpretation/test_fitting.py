@@ -89,7 +89,7 @@ def test_linear_factors_others_and_what_is_not_there():
         names=["ring", "number", "fake"],
         capacity="none",
     )
-    # No linear axis takes the ring along, so that it gets room.
+    # No linear axis captures the ring, so it is given more dimensions.
     sizes = {"residual": 8, "ring": 2, "number": 1, "fake": 1}
     assert interpreter.dimensions_per_factor == sizes
     report = interpreter.report
@@ -124,7 +124,7 @@ def test_linear_answer_stays_unless_the_flow_clearly_gains(trained, chosen):
         ),
         (
             {"dimensions_per_factor": [1, 3, 1], "kept_count": 3},
-            "at least those 2 dimensions to the residual factor",
+            "give the residual factor at least those 2 dim",
         ),
         ({"kept_count": 1}, "`kept_count` should be more than the number of factors"),
         ({"kept_count": 4.0}, "Received: kept_count=4.0"),
@@ -138,7 +138,7 @@ def test_linear_answer_stays_unless_the_flow_clearly_gains(trained, chosen):
         ({"labels": np.arange(100).reshape(50, 2)}, "no more than one class of factor 'factor_1'"),
     ],
 )
-def test_bad_input_is_refused(options, message):
+def test_bad_input_raises(options, message):
     x, labels = bend(50, seed=0)
     arguments = {"x": x, "labels": labels, **options}
     with pytest.raises(ValueError, match=message):

@@ -46,13 +46,13 @@ def run(model, x):
 
 
 def read(interpreter, hidden):
-    """The factors of hidden representations."""
+    """Returns the factors of hidden representations."""
     z = ops.convert_to_numpy(interpreter.flow(hidden)[0])
     return dict(zip(SIZES, np.split(z, np.cumsum(list(SIZES.values()))[:-1], axis=1), strict=True))
 
 
 def assert_outputs(interpreter, outputs, factors):
-    """Checks that the tail gives `outputs` for `factors`."""
+    """Checks that the tail returns `outputs` for `factors`."""
     hidden = interpreter.to_hidden(factors)
     np.testing.assert_allclose(outputs, run(interpreter.tail, hidden), atol=1e-4)
     for name, block in read(interpreter, hidden).items():
@@ -113,7 +113,7 @@ def test_interpolate_keeps_to_the_shell(interpreter, network):
         sum_, lengths = a[name] + b[name], [np.linalg.norm(x[name], axis=1) for x in (a, b)]
         if SIZES[name] == 1:
             middle[name] = sum_ / 2
-        else:  # between vectors of length one, the arc passes their normalised mean
+        else:  # between unit vectors, the arc passes through their normalised mean
             mean = sum(x[name] / length[:, None] for x, length in zip((a, b), lengths, strict=True))
             mean /= np.linalg.norm(mean, axis=1, keepdims=True)
             middle[name] = mean * np.mean(lengths, axis=0)[:, None]
@@ -142,7 +142,7 @@ def test_erase_changes_nothing_else(interpreter, how):
 
 
 def explain(hidden, numbers):
-    """The share of the variance of numbers that the best linear probe explains."""
+    """Returns the share of the variance of numbers that the best linear probe explains."""
     design = np.concatenate([hidden, np.ones([len(hidden), 1])], axis=1)
     residuals = numbers - design @ np.linalg.lstsq(design, numbers, rcond=None)[0]
     return 1.0 - residuals.var(axis=0) / numbers.var(axis=0)
@@ -240,7 +240,7 @@ def test_several_inputs_and_lists(network, interpreter):
     np.testing.assert_allclose(several.decode(several.encode(a)), run(network, A), atol=1e-5)
     as_lists = interpreter.swap(A.tolist(), B.tolist(), "shape")
     np.testing.assert_allclose(as_lists, expected, atol=1e-5)
-    with pytest.raises(ValueError, match="as many in each of several inputs"):
+    with pytest.raises(ValueError, match="the same number in each of several inputs"):
         several.encode({**a, "b": A[:3, 2:]})
 
 
@@ -255,7 +255,7 @@ def test_saved_and_loaded(interpreter, tmp_path):
 
 def test_bad_parts(interpreter):
     head, flow, tail = interpreter.head, interpreter.flow, interpreter.tail
-    with pytest.raises(ValueError, match=r"sum to the number of latent entries, 6.*'factor_1': 2"):
+    with pytest.raises(ValueError, match=r"number of latent dimensions, 6.*'factor_1': 2"):
         Interpreter(head, flow, tail, [3, 2])
     with pytest.raises(ValueError, match="`flow` should be built"):
         Interpreter(head, flow_layers.FlowModel([flow_layers.Flatten()]), tail, SIZES)
@@ -268,7 +268,7 @@ def test_bad_parts(interpreter):
     with pytest.raises(ValueError, match="latent vectors"):
         Interpreter(head, images, tail, [12])
     narrow = keras.Sequential([keras.Input([4]), layers.Dense(5)])
-    with pytest.raises(ValueError, match="`head` should give what `flow` takes"):
+    with pytest.raises(ValueError, match="`head` should return what `flow` takes"):
         Interpreter(narrow, flow, tail, SIZES)
 
 

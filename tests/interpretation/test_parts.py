@@ -43,7 +43,7 @@ def test_networks_of_several_inputs():
     np.testing.assert_allclose(hidden, -x, rtol=1e-5)
     assert to_inputs([x, x]).shape == (2, 5, 3)  # a list is an array
     for inputs in ({"a": x, "b": x[:4]}, 1.0, {}):
-        with pytest.raises(ValueError, match="as many in each of several inputs"):
+        with pytest.raises(ValueError, match="the same number in each of several inputs"):
             read_hidden(lambda x: x, inputs)
 
 
@@ -92,8 +92,9 @@ def test_pairs_share_a_class_or_a_part_of_a_range():
     assert abs(np.corrcoef(a[of_class, 1], b[of_class, 1])[0, 1]) < 0.1
 
 
-def test_those_who_are_alone_in_a_class_are_left_out_of_pairs():
-    # Without the last, who is alone in the first factor, the first is alone in the second.
+def test_instances_alone_in_a_class_are_left_out_of_pairs():
+    # Without the last instance, which is alone in the first factor, the first one is alone in
+    # the second factor.
     columns = [np.array([0, 0, 1, 1, 0, 2]), np.array([2, 0, 1, 1, 0, 2])]
     stays = find_partnered(np.stack(columns, axis=1))
     assert stays.tolist() == [False, True, True, True, True, False]

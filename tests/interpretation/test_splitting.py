@@ -73,7 +73,7 @@ def test_layers_of_inner_models():
     head, tail = split_network(network, "network/hidden")
     assert head.output_shape == (None, 5)
     np.testing.assert_allclose(run(tail, head(X)), run(network, X), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="lead through models"):
+    with pytest.raises(ValueError, match="path through models"):
         split_network(inner, "hidden/inner")
 
 
@@ -110,7 +110,7 @@ def test_layer_by_name_index_and_object():
         np.testing.assert_array_equal(run(parts[0], X), run(expected[0], X))
     with pytest.raises(ValueError, match=r"index of the 3 layers of .* Received: layer=3"):
         split_network(network, 3)
-    with pytest.raises(ValueError, match=r"or lie in one that is a model.* layer='elsewhere'"):
+    with pytest.raises(ValueError, match=r"or be part of one that is a model.* layer='elsewhere'"):
         split_network(network, layers.Dense(2, name="elsewhere"))
     with pytest.raises(TypeError, match=r"name, an index, or a Keras layer.* layer=1\.5"):
         split_network(network, 1.5)
@@ -195,7 +195,7 @@ def call_by_condition(self, x):
         (
             lambda self, x: self.last(x if ops.sum(self.hidden(x)) > 0 else -x),
             1,
-            r"TypeError(| on inputs of shape \(5, 6\), as layer 'hidden' has them): .* boolean",
+            r"TypeError(| on inputs of shape \(5, 6\), like those of layer 'hidden'): .* boolean",
         ),
         (
             lambda self, x: self.last(float(ops.sum(x)) * self.hidden(x)),
@@ -204,7 +204,7 @@ def call_by_condition(self, x):
         ),
         (call_by_condition, 1, "'?cond|Cond"),
         (lambda self, a, b: self.last(self.hidden(a + b)), 2, "TypeError: .*argument: 'b'"),
-        (lambda self, x: (self.last(self.hidden(x)), "name"), 1, "something else than tensors"),
+        (lambda self, x: (self.last(self.hidden(x)), "name"), 1, "something other than tensors"),
         (
             lambda self, x: self.last(self.hidden(np.abs(ops.convert_to_numpy(x)))),
             1,
@@ -312,5 +312,5 @@ def test_parts_that_differ_from_the_network():
     network = keras.Sequential(
         [keras.Input([6]), layers.Dense(3, name="hidden"), Noisy(), layers.Dense(2)]
     )
-    with pytest.raises(ValueError, match="what the network gives"):
+    with pytest.raises(ValueError, match="what the network returns"):
         split_network(network, "hidden")

@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 
 @pytest.fixture(autouse=True)
 def figures():
-    """Checks that no function changes matplotlib's settings, and closes what it draws."""
+    """Checks that no function changes the settings of Matplotlib, and closes all figures."""
     settings = matplotlib.rcParams.copy()
     yield
     assert matplotlib.rcParams == settings
@@ -18,7 +18,7 @@ def figures():
 
 @pytest.fixture
 def ax():
-    """Gives axes of a figure that has another one, which no function may draw on."""
+    """Returns axes of a figure with other axes, on which no function may draw."""
     _, (mine, other) = plt.subplots(1, 2)
     plt.sca(other)
     yield mine

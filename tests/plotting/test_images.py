@@ -12,7 +12,7 @@ ROWS, COLUMNS = RNG.uniform(size=(2, 5, 4, 3)), RNG.uniform(size=(3, 5, 4, 3))
 
 
 def _cut(image, row_count, column_count):
-    """Cuts the picture that was drawn in cells, and takes off their frames."""
+    """Cuts the drawn picture into cells, without their frames."""
     mosaic = np.asarray(image.get_array())
     cells = [np.split(row, column_count, axis=1) for row in np.split(mosaic, row_count)]
     return np.array(cells)[:, :, 1:-1, 1:-1]
@@ -33,7 +33,7 @@ def test_swap_grid_shows_results_between_rows_and_columns(ax):
     np.testing.assert_allclose(_cut(rows, 2, 1)[:, 0], ROWS)
     np.testing.assert_allclose(_cut(columns, 1, 3)[0], COLUMNS)
     assert not _frames(results, 2, 3).any()
-    # Extents are left, right, bottom and top; heights go down.
+    # Extents are left, right, bottom and top; the vertical axis points downwards.
     assert results.get_extent() == [0, 3, 2, 0]
     left, right, *heights = rows.get_extent()
     assert right - left == 1

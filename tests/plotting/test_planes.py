@@ -126,7 +126,7 @@ def test_density_is_drawn_at_the_right_places(ax):
     np.testing.assert_allclose(
         image.get_array()[4, 9], np.exp(density.log_prob(point))[0], rtol=1e-5
     )
-    # The upper half of the plane holds half of the mass: three Gaussians, and two by half.
+    # The upper half of the plane holds half of the mass: three Gaussians, and half of two.
     np.testing.assert_allclose(image.get_array().sum() * 0.2 * 0.1, 0.5, atol=1e-3)
     np.testing.assert_array_equal(ax.collections[0].get_offsets(), samples)
     assert (ax.get_xlim(), ax.get_ylim()) == bounds

@@ -1,4 +1,4 @@
-"""Tests of the figures of trainings, and of what the package imports."""
+"""Tests of the figures of training, and of what the package imports."""
 
 import importlib
 import sys

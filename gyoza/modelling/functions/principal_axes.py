@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["measure_spread", "find_axes", "fix_signs"]
+__all__ = ["measure_spread", "diagonalise", "find_axes", "fix_signs"]
 
 
 def measure_spread(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -41,10 +41,16 @@ def measure_spread(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarra
     return mean, scatter / count, fourth / count
 
 
-def find_axes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def diagonalise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the eigenvalues of a symmetric matrix, descending, and eigenvectors as columns."""
     values, vectors = np.linalg.eigh(matrix)
-    return values[::-1], fix_signs(vectors[:, ::-1])
+    return values[::-1], vectors[:, ::-1]
+
+
+def find_axes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the same as :func:`diagonalise`, with the signs of :func:`fix_signs`."""
+    values, vectors = diagonalise(matrix)
+    return values, fix_signs(vectors)
 
 
 def fix_signs(columns: np.ndarray) -> np.ndarray:
