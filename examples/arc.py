@@ -1,12 +1,12 @@
-"""The arc: the smallest story of disentangling.
+"""The arc: the smallest example of disentangling.
 
-A point has a position s on an arc, s ~ N(0, 0.5²). We only get to see it in the plane, at
-(s, s²/2), blurred by noise N(0, 0.1²) in both coordinates. A normalizing flow shall bend the plane
-such that the arc becomes a straight line: one latent coordinate is to tell the position of a point,
-the other one, called the residual, everything else. Nobody tells the flow what these coordinates
-are. It sees pairs of points whose positions correlate with 0.9, and is told this number.
+A point has a position s on an arc, s ~ N(0, 0.5²). It is only observed in the plane, at (s, s²/2),
+blurred by noise N(0, 0.1²) in both coordinates. A normalizing flow learns to bend the plane so that
+the arc becomes a straight line: one latent coordinate is the position of a point, and the other
+one, called the residual, is everything else. The flow is not told what these coordinates are. It
+sees pairs of points whose positions have a correlation of 0.9, and is told this number.
 
-The data being so simple, we can compute how well any model can do, and compare.
+As the data are so simple, the best possible result of any model can be computed, for comparison.
 
 Run it with `python examples/arc.py`; it takes less than a minute on two cores.
 """
@@ -36,7 +36,7 @@ plt.switch_backend("Agg")  # draws into files and needs no display
 POSITION_DEVIATION = 0.5
 NOISE_DEVIATION = 0.1
 CORRELATION = 0.9
-"""Of the positions in a pair. The residuals of a pair have nothing to do with each other."""
+"""The correlation of the positions in a pair. The residuals of a pair are independent."""
 
 TRAINING_COUNT = 100_000
 HELD_OUT_COUNT = 100_000
@@ -48,7 +48,7 @@ EPOCH_COUNT = 8
 LEARNING_RATE = 5e-3
 
 RESIDUAL, POSITION = 0, 1
-"""Where the two factors stand among the latent coordinates: the residual always comes first."""
+"""The indices of the two factors among the latent coordinates: the residual comes first."""
 
 PATH_COLOURS = ["#0072b2", "#d55e00", "#cc79a7", "#009e73"]
 
@@ -57,7 +57,7 @@ PATH_COLOURS = ["#0072b2", "#d55e00", "#cc79a7", "#009e73"]
 
 
 def add_noise(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Puts points on the arc and blurs them.
+    """Places points on the arc and blurs them.
 
     Args:
         positions: The positions s, `[count]`.
@@ -71,7 +71,7 @@ def add_noise(positions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_points(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws points to train with, `[count, 2]`, and their positions, `[count]`."""
+    """Draws training points, `[count, 2]`, and their positions, `[count]`."""
     positions = rng.normal(0.0, POSITION_DEVIATION, count)
     return add_noise(positions, rng), positions
 
@@ -79,7 +79,7 @@ def draw_points(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 def draw_pairs(
     count: int, rng: np.random.Generator
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
-    """Draws pairs whose positions correlate exactly as they should, to test with.
+    """Draws test pairs, whose positions have exactly the wanted correlation.
 
     Args:
         count: Number of pairs.
@@ -87,7 +87,7 @@ def draw_pairs(
 
     Returns:
         The pair of points, `[count, 2]` each, the correlations of the residual and the position
-        that the loss is told, `[count, 2]`, and the positions of the first points, `[count]`.
+        for the loss, `[count, 2]`, and the positions of the first points, `[count]`.
     """
     positions_a, fresh = rng.normal(0.0, POSITION_DEVIATION, (2, count))
     positions_b = CORRELATION * positions_a + np.sqrt(1 - CORRELATION**2) * fresh
@@ -96,7 +96,7 @@ def draw_pairs(
 
 
 def measure_offset(points: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Measures how far points lie off the arc, at a right angle to it, which is the true residual.
+    """Measures how far points are from the arc, at a right angle to it: the true residual.
 
     Args:
         points: Points in the plane, `[count, 2]`.
@@ -114,22 +114,22 @@ def measure_offset(points: np.ndarray, positions: np.ndarray) -> np.ndarray:
 
 
 class Optimum(NamedTuple):
-    """The smallest losses that are possible, in nats per pair."""
+    """The smallest possible losses, in nats per pair."""
 
     bound: float
     gaussian: float
 
 
 def compute_optimum() -> Optimum:
-    r"""Computes what the loss can be at best, by adding up probabilities on a grid.
+    r"""Computes the smallest possible loss, by summing probabilities on a grid.
 
     The loss is a negative log-likelihood without the constant 2 ln 2π, so no model comes below the
     entropy of the pairs less this constant: the bound.
 
-    Our flow cannot quite get there. A position cannot be read exactly from a noisy point, so the
-    positions that are read from the two points of a pair correlate a little less than the true
-    ones do, by r instead of ρ = 0.9, which the loss takes for granted. For latent vectors that are
-    exactly Gaussian, the expected loss follows from r and from the entropy H of single points:
+    A flow cannot quite reach it. A position cannot be read exactly from a noisy point, so the
+    positions read from the two points of a pair have a slightly lower correlation than the true
+    ones: r instead of ρ = 0.9, which the loss assumes. For latent vectors that are exactly
+    Gaussian, the expected loss follows from r and from the entropy H of single points:
 
         2 (H - ln 2π) + ½ ((1 - 2ρr + ρ²) / (1 - ρ²) + ln(1 - ρ²) - 1).
 
@@ -161,7 +161,7 @@ def compute_optimum() -> Optimum:
     entropy_of_pairs = -np.sum(pairs * np.log(pairs)) + 2 * cell_volume
     entropy_of_singles = -np.sum(singles * np.log(singles)) + cell_volume
 
-    # The position that a point is expected to have, mapped to a standard normal distribution.
+    # The expected position of each point, mapped to a standard normal distribution.
     expected = likelihood @ (prior.sum(axis=0) * positions) / singles
     order = np.argsort(expected)
     scores = np.empty_like(expected)
@@ -180,9 +180,9 @@ def compute_optimum() -> Optimum:
 
 
 def create_model() -> DisentanglingFlowModel:
-    """Builds the flow: blocks that scale and turn the plane and then shear it along a curve.
+    """Builds the flow: blocks that scale and rotate the plane and then shear it along a curve.
 
-    The network of an additive coupling looks at one coordinate and shifts the other one. Several
+    The conditioner of an additive coupling reads one coordinate and shifts the other one. Several
     such shears, in different directions, straighten the arc. A smooth activation suits it.
     """
     layers = []
@@ -199,11 +199,11 @@ def create_model() -> DisentanglingFlowModel:
 def train(
     model: DisentanglingFlowModel, points: np.ndarray, pairs: ContinuousPairs, held_out: tuple
 ) -> keras.callbacks.History:
-    """Trains the flow with a learning rate that fades out, and tests it after every epoch.
+    """Trains the flow with a learning rate that decays to zero, and tests it after every epoch.
 
     Args:
         model: The flow.
-        points: Points whose mean and variance normalise the layers at the start.
+        points: Points whose mean and variance initialise the normalisation layers.
         pairs: The pairs to train with.
         held_out: Other pairs, and their correlations.
 
@@ -224,7 +224,7 @@ def train(
 
 
 def measure_losses(model: DisentanglingFlowModel, held_out: tuple) -> np.ndarray:
-    """Computes the loss of every held-out pair, from which follow mean and standard error."""
+    """Computes the loss of every held-out pair, for the mean and the standard error."""
     (a, b), correlations = held_out
     loss = SupervisedFactorLoss(dimensions_per_factor=[1, 1], reduction=None)
     return keras.ops.convert_to_numpy(loss(correlations, model((a, b))))
@@ -245,7 +245,7 @@ def decode(model: DisentanglingFlowModel, latent: np.ndarray) -> np.ndarray:
 
 
 def print_losses(optimum: Optimum, losses: np.ndarray) -> None:
-    """Compares the flow with what is possible."""
+    """Prints the loss of the flow beside the smallest possible losses."""
     error = losses.std() / np.sqrt(len(losses))
     print("\nLoss, in nats per pair")
     print(f"  entropy bound               {optimum.bound:.3f}")
@@ -254,7 +254,7 @@ def print_losses(optimum: Optimum, losses: np.ndarray) -> None:
 
 
 def print_correlations(latent: np.ndarray, positions: np.ndarray, offsets: np.ndarray) -> None:
-    """Shows which latent coordinate tells what. A coordinate's sign is arbitrary.
+    """Prints what each latent coordinate corresponds to. The sign of a coordinate is arbitrary.
 
     Args:
         latent: Latent vectors, `[count, 2]`.
@@ -287,7 +287,7 @@ def draw_latent_space(axes: plt.Axes, latent: np.ndarray, positions: np.ndarray)
     """Draws latent vectors, coloured by position, and a regular grid.
 
     Args:
-        axes: What to draw on.
+        axes: The axes to draw on.
         latent: Latent vectors, `[count, 2]`.
         positions: True positions, `[count]`.
     """
@@ -306,10 +306,10 @@ def draw_latent_space(axes: plt.Axes, latent: np.ndarray, positions: np.ndarray)
 def draw_input_space(
     axes: plt.Axes, model: DisentanglingFlowModel, points: np.ndarray, positions: np.ndarray
 ) -> None:
-    """Draws points, coloured by position, and where the grid of latent space comes from.
+    """Draws points, coloured by position, and the grid of latent space mapped to the plane.
 
     Args:
-        axes: What to draw on.
+        axes: The axes to draw on.
         model: The flow.
         points: Points in the plane, `[count, 2]`.
         positions: Their positions, `[count]`.
@@ -327,13 +327,13 @@ def draw_input_space(
 def draw_paths(
     axes: plt.Axes, model: DisentanglingFlowModel, points: np.ndarray, background: np.ndarray
 ) -> None:
-    """Draws the way that points take when nothing but their latent position is changed.
+    """Draws the paths of points when only their latent position changes.
 
     Args:
-        axes: What to draw on.
+        axes: The axes to draw on.
         model: The flow.
         points: The points to be moved, `[count, 2]`.
-        background: Other points, to see where data lie.
+        background: Other points, which show where the data are.
     """
     axes.scatter(*background.T, s=4, color="0.8", linewidths=0, rasterized=True)
     for point, latent, colour in zip(points, encode(model, points), PATH_COLOURS, strict=True):
@@ -358,14 +358,14 @@ def scatter(axes: plt.Axes, points: np.ndarray, positions: np.ndarray, **kwargs)
 
 
 def draw_key(axes: plt.Axes, beside: plt.Axes | np.ndarray) -> None:
-    """Draws the key to the colours of the points on some axes, beside these or others."""
+    """Draws the colour bar of the points on some axes, beside these or others."""
     label = "true position s"
     points = axes.collections[0]
     axes.figure.colorbar(points, ax=beside, label=label, extend="both", shrink=0.9)
 
 
 def label_plane(axes: plt.Axes, title: str) -> None:
-    """Frames a picture of the plane that the data lie in."""
+    """Sets the title, the labels and the limits for a figure of the data's plane."""
     axes.set(
         xlabel="first coordinate",
         ylabel="second coordinate",
@@ -416,7 +416,7 @@ def draw_figures(
         points: Points in the plane, `[count, 2]`.
         positions: Their positions, `[count]`.
         output: The folder to draw into.
-        docs: A further file for a figure that sums it all up.
+        docs: A further file, for a figure of everything, or `None`.
     """
     latent = encode(model, points)
     chosen = points[choose_points(latent)]
@@ -444,17 +444,15 @@ def draw_figures(
         save_figure(figure, docs)
 
 
-# --- The story ---------------------------------------------------------------------------------
+# --- The whole example -------------------------------------------------------------------------
 
 
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(description="Disentangles the position of points on an arc.")
-    parser.add_argument(
-        "--output", type=Path, default=Path("arc_figures"), help="folder of figures"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of data and weights")
-    parser.add_argument("--docs", type=Path, help="a further file, for all figures in one")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("arc_figures"))
+    parser.add_argument("--seed", type=int, default=0, help="the seed")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
 
 
@@ -464,16 +462,16 @@ def main() -> None:
     keras.utils.set_random_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
 
-    # Training pairs are made as one would make them of real data, from points whose positions are
-    # known: in every epoch, each point is given a new partner, at a position that correlates with
-    # its own. With so many points there is always one at almost exactly the right position.
+    # Training pairs are made as they would be from real data, from points with known positions: in
+    # every epoch, each point is given a new partner, at a position that correlates with its own.
+    # With so many points, there is always one at almost exactly the right position.
     points, positions = draw_points(TRAINING_COUNT, rng)
     pairs = ContinuousPairs(
         points, positions, CORRELATION, batch_size=BATCH_SIZE, seed=arguments.seed
     )
-    print(f"Positions in training pairs correlate with {pairs.realised_correlation.item():.3f}")
+    print(f"Correlation of positions in training pairs: {pairs.realised_correlation.item():.3f}")
 
-    # Pairs to test with are drawn from the distribution itself.
+    # Test pairs are drawn from the distribution itself.
     (a, b), correlations, positions_a = draw_pairs(HELD_OUT_COUNT, rng)
     held_out = ((a, b), correlations)
 
@@ -485,8 +483,15 @@ def main() -> None:
     print_correlations(encode(model, a), positions_a, measure_offset(a, positions_a))
 
     shown = slice(3000)
+    docs = Path(__file__).resolve().parents[1] / "docs" / "images" / "arc.png"
     draw_figures(
-        model, history, optimum, a[shown], positions_a[shown], arguments.output, arguments.docs
+        model,
+        history,
+        optimum,
+        a[shown],
+        positions_a[shown],
+        arguments.output,
+        docs if arguments.docs else None,
     )
     print(f"\nFigures are in {arguments.output.resolve()}")
 

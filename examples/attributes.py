@@ -1,14 +1,14 @@
 """Write a vector of attributes, and see the sprite that has them.
 
-A variational autoencoder is trained on small pictures of sprites, and never told what they show. A
-flow then maps its codes to vectors in which shape, scale and position have blocks of their own:
-they are read there, and written there, since a flow runs backwards, too. Orientation has no label,
-and is left to the residual and to what classes leave open.
+A variational autoencoder is trained on small pictures of sprites, without being told what they
+show. A flow then maps its codes to vectors in which shape, scale and position have blocks of their
+own. They can be read there, and also written, since a flow is invertible. Orientation has no label:
+it is left to the residual block, and to what classes leave open.
 
-There are two kinds of vectors. In one, all attributes are classes, with softmax codes. In the
-other, those but the shape are numbers from 0 to 1, learnt by squared distances. The first kind is
-also learnt from a tenth of the labels. What was written is judged by that sprite, of all there
-could be, which is nearest to the picture.
+There are two kinds of vectors. In the first, all attributes are classes, with softmax codes. In the
+second, all attributes except the shape are numbers from 0 to 1, learnt by squared distances. The
+first kind is also learnt from a tenth of the labels. To judge what was written, the picture is
+compared with all possible sprites, and the attributes of the nearest one are read.
 
     python examples/attributes.py --output figures
 
@@ -57,13 +57,13 @@ def render(classes: np.ndarray, orientations) -> np.ndarray:
 
 
 def draw(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draws sprites, and gives their pictures and the classes of their attributes."""
+    """Draws sprites, and returns their pictures and the classes of their attributes."""
     classes = random.integers(STEPS + 1, size=[count, len(COUNTS)])
     return render(classes, random.uniform(size=count)), classes
 
 
 class Judge:
-    """Sees the attributes of that sprite in a picture, of all there could be, that is nearest."""
+    """Reads the attributes of a picture from the nearest one of all possible sprites."""
 
     def __init__(self) -> None:
         counts = np.insert(STEPS + 1, 2, 16)  # the attributes, and orientations
@@ -72,7 +72,7 @@ class Judge:
         self.pixels = render(self.classes, grid[:, 2] / 15).reshape(len(grid), -1)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Gives the classes, `[N, 4]`."""
+        """Returns the classes, `[N, 4]`."""
         likeness = images.reshape(len(images), -1) @ self.pixels.T
         return self.classes[np.argmax(likeness - 0.5 * np.sum(self.pixels**2, axis=1), axis=1)]
 
@@ -111,7 +111,7 @@ class Editor:
 
     def __init__(self, autoencoder, code: AttributeCode, images, classes, known_share=1.0) -> None:
         self.autoencoder, self.code = autoencoder, code
-        # What a label of 1 stands for: the class 1 or, if attributes are numbers, the last class.
+        # The class that a label of 1 stands for: 1 or, if attributes are numbers, the last class.
         self.units = np.where([count is None for count in code.attributes.values()], STEPS, 1)
         base = code.make_distribution(VALUE_NOISE, location=0.5, scale=0.35)
         self.flow = applications.RealNVP(10, [128, 128], base_distribution=base)
@@ -120,8 +120,9 @@ class Editor:
         labels[known_count:] = np.nan
         mean, log_variance = autoencoder.encoder.predict(images, verbose=0)
         self.flow.adapt(mean[:4096])
-        # The flow is trained on samples, new ones each time, and used on the means. Pictures with
-        # labels come first, or clusters would form that are not the classes, and stay half of all.
+        # The flow is trained on new samples in every epoch, and applied to the means. Pictures with
+        # labels come first, or clusters would form that are not the classes; later, they are half
+        # of all pictures.
         count = FLOW_EPOCH_COUNT * len(labels)
         known, every = np.resize(range(known_count), count), np.resize(range(len(labels)), count)
         random = np.random.default_rng(0)
@@ -131,16 +132,16 @@ class Editor:
             compile_and_fit(self.flow, codes, labels[rows], 1, batch_size=256)
 
     def encode(self, images: np.ndarray):
-        """Gives the vectors of pictures."""
+        """Returns the vectors of pictures."""
         return self.flow(self.autoencoder.encode(images))[0]
 
     def read(self, z) -> np.ndarray:
-        """Gives the classes, `[N, 4]`: the most probable ones, or those nearest to the numbers."""
+        """Returns the classes, `[N, 4]`: the most probable, or those nearest to the numbers."""
         read = ops.convert_to_numpy(self.code.read(z, "argmax")) * self.units
         return read.round().clip(0, STEPS)
 
     def write(self, classes: np.ndarray, z=None, place: int | None = None) -> np.ndarray:
-        """Draws pictures with given attributes, `[N, 4]`, or changes one in given vectors."""
+        """Creates pictures with given attributes, `[N, 4]`, or changes one in given vectors."""
         labels = classes / self.units
         if z is None:
             z = self.code.encode(labels)
@@ -150,7 +151,7 @@ class Editor:
 
 
 def measure(editor: Editor, judge: Judge, test: tuple, wanted: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives the shares of what is read and written rightly, for each attribute."""
+    """Returns the shares of each attribute that are read and written correctly."""
     images, classes = test
     z = editor.encode(images)
     changed = np.stack([judge(editor.write(wanted, z, i)) for i in range(len(COUNTS))], axis=1)
@@ -175,7 +176,7 @@ def print_readings(editors: dict[str, Editor], images: np.ndarray, classes: np.n
 
 
 def plot(editors: dict[str, Editor], path: Path) -> None:
-    """Draws sprites written from vectors, below those that have these attributes in truth."""
+    """Draws sprites written from vectors, below those that truly have these attributes."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 9.6), dpi=72, layout="constrained")
     for place, panel in enumerate(axes, start=1):
         classes = np.tile(STEPS // 2, [3, STEPS[place] + 1, 1])
@@ -192,8 +193,8 @@ def plot(editors: dict[str, Editor], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("attributes_figures"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--docs", action="store_true", help="draw into docs/images as well")
+    parser.add_argument("--seed", type=int, default=0, help="the seed")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     arguments = parser.parse_args()
     start = time.perf_counter()
     keras.utils.set_random_seed(arguments.seed)

@@ -1,14 +1,16 @@
 """Disentangle pictures of coloured digits, then swap their digits and their colours.
 
 An autoencoder is trained on small handwritten digits in random colours. Its latent codes describe a
-picture, but no group of their entries stands for "the digit" or for "the colour". `fit_interpreter`
-is given these codes, with the digit and the colour of each, and finds an invertible map to three
-blocks: the digit, the colour, and a residual for everything else, such as slant and stroke.
+picture, but no group of their dimensions stands for "the digit" or for "the colour".
+`fit_interpreter` is given these codes, with the digit and the colour of each, and finds an
+invertible map to three blocks: the digit, the colour, and a residual for everything else, such as
+slant and stroke.
 
 As the map is invertible, pictures can be edited factor by factor: take picture a, replace its digit
 block by that of picture b, map back and decode. On pictures that no model has seen, a classifier
-then has to read b's digit, still in the colour of a. The same is done with linear maps that need no
-training: with blocks as large as those of the flow, and with the best sizes for each.
+should then read the digit of b, still in the colour of a. The same is done with linear maps that
+need no training: with blocks of the same sizes as those of the flow, and with the best sizes for
+each map.
 
     python examples/colourful_digits.py --output figures
 
@@ -50,7 +52,7 @@ AUTOENCODER_EPOCH_COUNT = 15
 KL_WEIGHT = 3e-5
 BATCH_SIZE = 256
 
-# Linear methods, and the sizes of digit and colour that are tried in validation
+# Linear methods, and the sizes of digit and colour to choose from by validation
 LINEAR_METHODS = {"pair axes": baselines.pair_axes, "principal axes": baselines.principal_axes}
 LINEAR_SIZES = tuple(itertools.product((6, 9, 14, 20, 24), (2, 4)))
 
@@ -64,8 +66,8 @@ PAIR_COUNT = 2000
 class Sampling(layers.Layer):
     """Draws codes around their means, and adds the Kullback-Leibler term that keeps them normal.
 
-    This is what makes the autoencoder a variational one: it has to tolerate noise, so pictures that
-    are decoded from codes between those it was trained on look like digits, too.
+    This is what makes the autoencoder a variational one: it has to tolerate noise, so that codes
+    between those it was trained on decode to pictures of digits, too.
     """
 
     def __init__(self, kl_weight: float) -> None:
@@ -74,7 +76,7 @@ class Sampling(layers.Layer):
         self.seed_generator = keras.random.SeedGenerator()
 
     def call(self, inputs):
-        """Gives a sample of the code, and remembers the loss."""
+        """Returns a sample of the code, and adds the loss."""
         mean, log_variance = inputs
         kl = 0.5 * ops.sum(mean**2 + ops.exp(log_variance) - log_variance - 1.0, axis=-1)
         self.add_loss(self.kl_weight * ops.mean(kl))
@@ -83,7 +85,7 @@ class Sampling(layers.Layer):
 
 
 def make_autoencoder() -> tuple[keras.Model, keras.Model, keras.Model]:
-    """Returns the autoencoder, its encoder (to the mean and to a sample of it), and its decoder."""
+    """Returns the autoencoder, its encoder (to the mean and a sample), and its decoder."""
     images = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
     x = layers.Conv2D(32, 3, padding="same", activation="silu")(images)
     x = layers.Conv2D(64, 3, strides=2, padding="same", activation="silu")(x)
@@ -104,7 +106,7 @@ def make_autoencoder() -> tuple[keras.Model, keras.Model, keras.Model]:
 
 
 def make_classifier() -> keras.Model:
-    """Returns a network that reads digits whatever their colour, and judges the edited pictures."""
+    """Returns a network that reads digits of any colour, to judge the edited pictures."""
     return keras.Sequential(
         [
             keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3]),
@@ -123,7 +125,7 @@ def make_classifier() -> keras.Model:
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """Shows one bar for a whole training, where Keras would show one for each epoch."""
+    """Shows one bar for the whole training, instead of one for each epoch as Keras does."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -158,17 +160,17 @@ def prepare(model, loss, learning_rate: float, step_count: int) -> None:
 
 
 def count_steps(data: TintedDigits, epoch_count: int) -> int:
-    """Returns the number of batches in so many epochs."""
+    """Returns the number of batches in a number of epochs."""
     return epoch_count * -(-len(data) // BATCH_SIZE)
 
 
 def predict(model: keras.Model, x: np.ndarray):
-    """Applies a model to all instances at once, which for small pictures is quickest."""
+    """Applies a model to all instances at once, which is fastest for small pictures."""
     return keras.tree.map_structure(ops.convert_to_numpy, model(x))
 
 
 def train_classifier(train: TintedDigits, validation: TintedDigits) -> keras.Model:
-    """Trains the judge, on pictures in all colours."""
+    """Trains the judge on pictures in all colours."""
     classifier = make_classifier()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     prepare(classifier, loss, 3e-3, count_steps(train, CLASSIFIER_EPOCH_COUNT))
@@ -185,7 +187,7 @@ def train_classifier(train: TintedDigits, validation: TintedDigits) -> keras.Mod
 
 
 def train_autoencoder(train: TintedDigits, validation: TintedDigits) -> tuple:
-    """Trains the autoencoder, which knows nothing of digits, nor of colours, as such."""
+    """Trains the autoencoder, which knows nothing about digits or colours as such."""
     autoencoder, encoder, decoder = make_autoencoder()
     prepare(autoencoder, "mse", 3e-3, count_steps(train, AUTOENCODER_EPOCH_COUNT))
     history = autoencoder.fit(
@@ -201,7 +203,7 @@ def train_autoencoder(train: TintedDigits, validation: TintedDigits) -> tuple:
 
 
 def fit_flow(parts, train: TintedDigits, validation: TintedDigits, seed: int):
-    """Fits the flow, whose sizes of factors are estimated."""
+    """Fits the flow, with estimated sizes of factors."""
     return interpretation.fit_interpreter(
         parts,
         train.images,
@@ -213,7 +215,7 @@ def fit_flow(parts, train: TintedDigits, validation: TintedDigits, seed: int):
 
 
 def fit_linear_map(method, parts, train: TintedDigits, validation: TintedDigits, classifier, seed):
-    """Fits a linear map in closed form, with those sizes of factors that do best in validation."""
+    """Fits a linear map in closed form, with the sizes of factors that do best in validation."""
 
     def fit(digit: int, colour: int) -> interpretation.Interpreter:
         sizes = [CODE_SIZE - digit - colour, digit, colour]
@@ -245,11 +247,11 @@ def compute_colour_error(images: np.ndarray, hues: np.ndarray) -> float:
 
 
 def evaluate(interpreter, classifier, pictures: TintedDigits, seed: int, pair_count=PAIR_COUNT):
-    """Swaps factors between random pairs of different digits and measures what comes out.
+    """Swaps factors between random pairs of different digits and measures the results.
 
     Returns:
-        For each factor, the share of pictures that are read as the digit that they should show, and
-        the mean error of colour in degrees.
+        For each factor, the share of pictures that are read as the right digit, and the mean error
+        of the colour in degrees.
     """
     a, b = np.random.default_rng(seed).integers(len(pictures), size=[2, pair_count])
     different = pictures.digits[a] != pictures.digits[b]
@@ -268,22 +270,14 @@ def compute_score(results: dict) -> float:
 
 
 def measure_decoding(interpreter, classifier, test: TintedDigits) -> tuple[float, float]:
-    """Measures pictures that are only coded and decoded, which is what swaps cannot exceed."""
+    """Measures pictures that are only encoded and decoded, which swaps cannot surpass."""
     decoded = interpreter.decode(interpreter.encode(test.images))
     right = np.mean(read_digits(classifier, decoded) == test.digits)
     return right, compute_colour_error(decoded, test.hues)
 
 
-def summarise(values: list[float], digits: int = 1) -> str:
-    """Returns the mean over seeds and, of several, its standard error."""
-    text = f"{np.mean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}"
-    return text
-
-
 def print_table(results: list[dict]) -> None:
-    """Prints what swaps achieve, next to what they cannot exceed: means over seeds."""
+    """Prints what swaps achieve, and what they cannot surpass: means over seeds."""
     print(f"\n{'':30}{'':16}{'b gives its digit':>30}{'b gives its colour':>30}")
     titles = f"{'digit read, %':>16}{'colour, °':>14}"
     print(f"{'':30}{'digit + colour':>16}{titles}{titles}")
@@ -292,12 +286,13 @@ def print_table(results: list[dict]) -> None:
         cells = ""
         for factor in FACTORS:
             right, errors = zip(*(measure[factor] for measure in measures), strict=True)
-            cells += f"{summarise(100 * np.asarray(right)):>16}{summarise(errors):>14}"
+            for values, width in ((100 * np.asarray(right), 16), (errors, 14)):
+                cells += f"{interpretation.Estimate.of(values):.1f}".rjust(width)
         print(f"{name:30}{', '.join(dict.fromkeys(sizes)):>16}{cells}")
     print(
-        "\nThe digit read should be that of the picture which gives it, and the colour be off by"
-        "\nnothing. The second column says how many of the 32 entries are exchanged: the more, the"
-        "\nmore of the rest of a picture goes along, which nothing here measures."
+        "\nThe digit should be read as that of the picture which gives it, with no error in colour."
+        "\nThe second column is how many of the 32 dimensions are exchanged: the more, the more of"
+        "\nthe rest of a picture is exchanged as well, which is not measured here."
     )
 
 
@@ -307,7 +302,7 @@ def print_table(results: list[dict]) -> None:
 def pick_examples(pictures: TintedDigits, digits, hues, seed: int) -> TintedDigits:
     """Draws one picture for each of the digits, in the given colours.
 
-    They are drawn from that quarter of a digit's pictures that are nearest to their mean, so that
+    They are drawn from the quarter of each digit's pictures that is nearest to their mean, so that
     readers can tell at a glance which digit it is.
     """
     rng = np.random.default_rng(seed)
@@ -321,7 +316,7 @@ def pick_examples(pictures: TintedDigits, digits, hues, seed: int) -> TintedDigi
 
 
 def save(figure, path: Path) -> None:
-    """Saves a figure in 6 bits per colour, which look the same and take half the space."""
+    """Saves a figure with 6 bits per colour, which looks the same and takes half the space."""
     figure.canvas.draw()
     pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] | 0b00000011
     plt.imsave(path, pixels, pil_kwargs={"optimize": True})
@@ -347,7 +342,7 @@ def plot_swaps(interpreter, test: TintedDigits, path: Path) -> None:
 
 
 def plot_traversals(interpreter, test: TintedDigits, path: Path) -> None:
-    """Draws what lies between pairs of pictures when only one factor moves from a to b."""
+    """Draws the steps between pairs of pictures when only one factor moves from a to b."""
     a = pick_examples(test, [0, 3, 4, 8, 7], [0.0, 0.3, 0.55, 0.8, 0.12], 2)
     b = pick_examples(test, [6, 5, 9, 2, 1], [0.6, 0.08, 0.85, 0.45, 0.7], 3)
     strips = {"a": [a.images]}
@@ -391,7 +386,7 @@ def plot_training(autoencoder_history: dict, flow_history: dict, path: Path) -> 
 
 
 def run(seed: int, output: Path | None) -> dict:
-    """Trains all networks, swaps factors, and draws figures if there is a place for them.
+    """Trains all networks, swaps factors, and draws figures if there is a folder for them.
 
     Returns:
         For each method, the sizes of its blocks and what `evaluate` measures.
@@ -435,10 +430,9 @@ def run(seed: int, output: Path | None) -> dict:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("colourful_digits_figures"))
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds")
-    parser.add_argument(
-        "--docs", action="store_true", help="update docs/images/swap_grid.png of this repository"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="the number of seeds")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
 
 
@@ -446,8 +440,8 @@ def main() -> None:
     arguments = parse_arguments()
     start = time.perf_counter()
     results = []
-    for seed in range(arguments.seeds):
-        results.append(run(seed, arguments.output if seed == 0 else None))
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
+        results.append(run(seed, None if results else arguments.output))
         print_table(results[-1:])
     if len(results) > 1:
         print(f"\nMeans of {len(results)} seeds, and their standard errors")

@@ -1,16 +1,16 @@
-"""See what a penalty on entangled latent variables does to pictures drawn from a known plane.
+"""See what a penalty on entangled latent variables does to pictures with two known factors.
 
 A picture shows the closed curve with radius r = a + b cos 5θ at the angle θ: a flower whose size is
-a, and whose petals are as long as b says. A convolutional variational autoencoder with three latent
-dimensions and constant variances learns to draw such pictures. There are two experiments:
+a, with petals of length b. A convolutional variational autoencoder with three latent dimensions and
+constant variances learns to draw such pictures. There are two experiments:
 
 - Pictures with (a, b) in a disc are left out of training, and those with long petals weigh less.
   How well does the autoencoder draw what it has never seen?
-- All pictures are used, and a penalty on the mean absolute product of each two latent variables is
-  to bring their covariance down, and with it their entanglement.
+- All pictures are used, with a penalty on the mean absolute product of each pair of latent
+  variables, which should reduce their covariance, and with it their entanglement.
 
-The data, the losses and their weights are those of a series of articles about zero-shot learning.
-Its pictures have 256 × 256 pixels, and its networks are larger; here, all takes a few minutes on
+The data, the losses and their weights are those of a series of articles about zero-shot learning,
+where pictures have 256 × 256 pixels and networks are larger. This version takes a few minutes on
 two cores.
 
     python examples/entanglement_penalty.py --output figures
@@ -57,7 +57,7 @@ LINE_WIDTH = 1.5 * PIXEL_WIDTH
 
 DIMENSION_COUNT = 3
 DEVIATION = 0.1  # of each latent variable around its mean, the same for all pictures
-KL_WEIGHT = 1e-3  # for a reconstruction error that is a mean over pixels, as the following
+KL_WEIGHT = 1e-3  # for a reconstruction error that is a mean over pixels, as are those below
 TRAINING_COUNT, TEST_COUNT = 4500, 1000
 TRANSECT_COUNT = 15
 BATCH_SIZE = 50
@@ -66,7 +66,7 @@ LEARNING_RATE = 3e-3
 
 
 class Experiment(NamedTuple):
-    """What a model is trained with."""
+    """The settings that a model is trained with."""
 
     is_punctured: bool
     is_weighted: bool
@@ -122,7 +122,7 @@ def measure_distance(factors: np.ndarray) -> np.ndarray:
 
 
 def create_transect(factor: int) -> np.ndarray:
-    """Creates factors along a line through the centre of the hole, on which one factor changes."""
+    """Creates factors along a line through the centre of the hole, where one factor changes."""
     factors = np.tile(HOLE_CENTRE, (TRANSECT_COUNT, 1))
     factors[:, factor] = np.linspace(LOWEST[factor], HIGHEST[factor], TRANSECT_COUNT)
     return factors
@@ -132,7 +132,7 @@ def create_transect(factor: int) -> np.ndarray:
 
 
 def create_model(entanglement_weight: float, seed: int) -> VariationalAutoencoder:
-    """Creates an autoencoder with constant variances, with equal weights for equal seeds."""
+    """Creates an autoencoder with constant variances; the seed determines its weights."""
     keras.utils.set_random_seed(seed)
     inputs = hidden = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 1])
     for filter_count in (16, 32, 32):
@@ -154,7 +154,7 @@ def create_model(entanglement_weight: float, seed: int) -> VariationalAutoencode
     return VariationalAutoencoder(
         keras.Model(inputs, [means, log_variances]),
         decoder,
-        # The autoencoder adds pixels and dimensions up, where these weights are for means of them.
+        # The autoencoder sums over pixels and dimensions, whereas these weights are for means.
         kl_weight=2 * KL_WEIGHT * PIXEL_COUNT / DIMENSION_COUNT,
         entanglement_weight=entanglement_weight * PIXEL_COUNT,
         seed=seed,
@@ -164,7 +164,7 @@ def create_model(entanglement_weight: float, seed: int) -> VariationalAutoencode
 def train(
     experiment: Experiment, images: np.ndarray, factors: np.ndarray, seed: int
 ) -> VariationalAutoencoder:
-    """Trains an autoencoder as an experiment says."""
+    """Trains an autoencoder with the settings of an experiment."""
     # The longer the petals, the less a picture weighs.
     weights = HIGHEST[1] - factors[:, 1] if experiment.is_weighted else np.ones(len(factors))
     if experiment.is_punctured:
@@ -185,7 +185,7 @@ def encode(model: VariationalAutoencoder, images: np.ndarray) -> np.ndarray:
 
 
 def measure_errors(model: VariationalAutoencoder, images: np.ndarray) -> np.ndarray:
-    """Measures the cross-entropy of each picture above the least possible, in nats."""
+    """Measures the cross-entropy of each picture above the smallest possible, in nats."""
     logits = model.decoder.predict(model.encode(images), verbose=0)
     least = np.sum(entr(images) + entr(1 - images), axis=(1, 2, 3))
     return -ops.convert_to_numpy(bernoulli_log_likelihood(images, logits)) - least
@@ -219,8 +219,8 @@ def print_table(rows: dict[str, list[float]]) -> None:
     for name, row in rows.items():
         print(f"{name:20}" + "".join(f"{value:9.3f}" for value in row))
     print(
-        "\nhole, ring, b ≤ 0.5, all: cross-entropy of pictures in the hole, around it, with shallow"
-        "\n  waves, and of all, above the least possible, in nats"
+        "\nhole, ring, b ≤ 0.5, all: cross-entropy of pictures in the hole, around it, with short"
+        "\n  petals, and of all, above the smallest possible, in nats"
         "\npenalty: mean absolute product of two latent variables"
         "\n|cov|: mean absolute covariance of two latent variables"
         "\nMCC: mean absolute correlation of a and b with a dimension of their own"
@@ -228,18 +228,18 @@ def print_table(rows: dict[str, list[float]]) -> None:
 
 
 def print_costs(factors: np.ndarray) -> None:
-    """Prints what the orientation of points in the plane does to their penalty."""
+    """Prints how the penalty depends on the orientation of points in the plane."""
     points = (factors - factors.mean(axis=0)) / factors.std(axis=0)
-    turned = points @ np.array([[1, 1], [-1, 1]]) / math.sqrt(2)
-    costs = [float(ops.mean(entanglement(version))) for version in (points, turned)]
-    print(f"\nPenalty of a and b, at variance 1: {costs[0]:.3f}, and turned by 45°: {costs[1]:.3f}")
+    rotated = points @ np.array([[1, 1], [-1, 1]]) / math.sqrt(2)
+    costs = [float(ops.mean(entanglement(version))) for version in (points, rotated)]
+    print(f"\nPenalty of a and b, at variance 1: {costs[0]:.3f}; rotated by 45°: {costs[1]:.3f}")
 
 
 # --- The figures -------------------------------------------------------------------------------
 
 
 def draw_embeddings(codes: dict[str, np.ndarray], factors: np.ndarray) -> plt.Figure:
-    """Draws latent vectors of what the models were trained for in space, coloured by a and by b."""
+    """Draws latent vectors of the kind of pictures used in training, coloured by a and by b."""
     figure, axes = plt.subplots(
         2, len(codes), figsize=(9, 6.6), dpi=80, subplot_kw={"projection": "3d"}
     )
@@ -260,7 +260,7 @@ def draw_embeddings(codes: dict[str, np.ndarray], factors: np.ndarray) -> plt.Fi
 
 
 def draw_transects(models: dict[str, VariationalAutoencoder]) -> plt.Figure:
-    """Draws pictures along lines through the hole, what models make of them, and the errors."""
+    """Draws pictures along lines through the hole, their reconstructions, and the errors."""
     figure, axes = plt.subplots(
         4, 1, figsize=(9, 6.5), dpi=80, height_ratios=[3, 2, 3, 2], layout="constrained"
     )
@@ -292,16 +292,14 @@ def draw_transects(models: dict[str, VariationalAutoencoder]) -> plt.Figure:
     return figure
 
 
-# --- The story ---------------------------------------------------------------------------------
+# --- The whole example -------------------------------------------------------------------------
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("entanglement_penalty_figures"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--docs", action="store_true", help="draw into docs/images of this repository"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="the seed")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
 
 

