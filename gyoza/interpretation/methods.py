@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from gyoza.applications import CAPACITIES
+from gyoza.applications.interpretation_network import CAPACITIES
 from gyoza.interpretation import baselines
 from gyoza.interpretation.fitting import fit_interpreter
 from gyoza.interpretation.interpreter import Interpreter
