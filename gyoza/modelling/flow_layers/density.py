@@ -14,7 +14,7 @@ from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.distributions.tools import check_natural
 from gyoza.modelling.functions.not_finite import mark_rows
-from gyoza.modelling.training import to_arrays
+from gyoza.modelling.training import describe, to_arrays
 
 __all__ = ["Density"]
 
@@ -66,7 +66,7 @@ class Density:
         """
         if not self.built:
             arrays = [array for array in (x, context) if array is not None]
-            self(*(keras.KerasTensor((None, *a.shape[1:]), a.dtype) for a in arrays))  # type: ignore[operator]
+            self(*map(describe, arrays))  # type: ignore[operator]
 
     def log_prob(self, x: Any, context: Any = None, batch_size: int = _BATCH_SIZE) -> Any:
         """Computes the logarithm of the density of data.
