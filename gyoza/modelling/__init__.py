@@ -11,6 +11,7 @@ from gyoza.modelling import (
     masks,
     metrics,
     regularizers,
+    transforms,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "regularizers",
     "autoencoders",
     "functions",
+    "transforms",
 ]

@@ -1,6 +1,10 @@
 """Flow layers, and the models that chain them."""
 
-from gyoza.modelling.flow_layers.affine_couplings import AffineCoupling, VolumePreservingCoupling
+from gyoza.modelling.flow_layers.affine_couplings import (
+    AdditiveCoupling,
+    AffineCoupling,
+    VolumePreservingCoupling,
+)
 from gyoza.modelling.flow_layers.autoregressive import (
     MaskedAffine,
     MaskedAutoregressive,
@@ -9,7 +13,7 @@ from gyoza.modelling.flow_layers.autoregressive import (
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.batch_normalisation import BatchNormalization
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.flow_layers.couplings import AdditiveCoupling, Coupling, ElementwiseCoupling
+from gyoza.modelling.flow_layers.couplings import Coupling
 from gyoza.modelling.flow_layers.dequantization import (
     UniformDequantization,
     VariationalDequantization,
@@ -25,6 +29,7 @@ from gyoza.modelling.flow_layers.elementwise import (
     Tanh,
     YeoJohnson,
 )
+from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
 from gyoza.modelling.flow_layers.gaussianization import MixtureGaussianization
 from gyoza.modelling.flow_layers.images import (
     Flatten,

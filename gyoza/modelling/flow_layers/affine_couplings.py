@@ -1,32 +1,88 @@
-"""Couplings that scale and shift."""
+"""Couplings that shift, or scale and shift."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
-from keras import ops
 
-from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
-from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
+from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
+from gyoza.modelling.flow_layers.invertible import is_own
+from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
+from gyoza.modelling.transforms import (
+    AdditiveTransform,
+    AffineTransform,
+    VolumePreservingTransform,
+)
+from gyoza.modelling.transforms.affine import centre
 
-__all__ = ["AffineCoupling", "VolumePreservingCoupling"]
+__all__ = ["AdditiveCoupling", "AffineCoupling", "VolumePreservingCoupling"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class AdditiveCoupling(ElementwiseCoupling):
+    r"""A :class:`Coupling` that adds, :math:`f(x_2, g(x_1)) = x_2 + g(x_1)`.
+
+    It preserves volume: its log-determinant is 0. The transform is
+    :class:`~gyoza.modelling.transforms.AdditiveTransform`.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        compute_coupling_parameters: See :class:`Coupling`. It returns the shift: a tensor of the
+            shape of the inputs, or a :class:`~gyoza.modelling.conditioners.Conditioner` does for
+            the changed dimensions alone.
+        mask: See :class:`Coupling`.
+        **kwargs: Arguments of :class:`Coupling`.
+
+    Raises:
+        ValueError: If the network returns a tensor of another shape.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.AdditiveCoupling(
+        ...     compute_coupling_parameters=lambda x: 10.0 + x[..., ::-1],
+        ...     mask=gyoza.modelling.masks.Mask(axes=[1], shape=[2], mask=[1, 0]),
+        ... )
+        >>> outputs, log_det = layer(np.array([[1.0, 2.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(outputs)
+        array([[ 1., 13.]], dtype=float32)
+
+    References:
+        - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
+          estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
+    """
+
+    _is_configured_by_options = True
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        compute_coupling_parameters: Callable[..., Any] | None = None,
+        mask: Mask | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("transformer", AdditiveTransform())
+        super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class AffineCoupling(ElementwiseCoupling):
     r"""A :class:`Coupling` that scales and shifts.
 
-    With two coupling parameters per entry, a raw log-scale :math:`r` and a shift :math:`t`, its law
-    is
+    With two parameters for each dimension, a raw log-scale :math:`r` and a shift :math:`t`, it
+    computes
 
     .. math::
         f(x) = x \, e^{s(r)} + t, \qquad s(r) = c \tanh(r / c), \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = \sum_i s(r_i),
 
-    where the sum is over the entries that change. The bound :math:`c` of the log-scales keeps the
-    layer from exploding, also where it meets inputs that it was not trained on. Both directions
-    cost one evaluation of the network. If the network returns zeros, the layer is the identity.
+    where the sum is over the dimensions that change; see
+    :class:`~gyoza.modelling.transforms.AffineTransform`. The bound :math:`c` of the log-scales
+    keeps the layer from exploding, also where it meets inputs that it was not trained on. Both
+    directions cost one evaluation of the network. If the network returns zeros, the layer is the
+    identity.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -35,7 +91,7 @@ class AffineCoupling(ElementwiseCoupling):
             a last axis of length 2; a :class:`~gyoza.modelling.conditioners.Conditioner` does so by
             itself.
         mask: See :class:`Coupling`.
-        log_scale_bound: The bound :math:`c`: no entry is stretched or squeezed by more than
+        log_scale_bound: The bound :math:`c`: no dimension is stretched or squeezed by more than
             :math:`e^c`. With `None`, :math:`s(r) = r`.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -58,6 +114,10 @@ class AffineCoupling(ElementwiseCoupling):
           `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
     """
 
+    preserves_volume = False
+    _is_configured_by_options = True
+    log_scale_bound = option("log_scale_bound")
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -67,50 +127,29 @@ class AffineCoupling(ElementwiseCoupling):
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,
     ) -> None:
+        kwargs.setdefault("transformer", AffineTransform(log_scale_bound))
         super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
-        check_log_scale_bound(log_scale_bound)
-        self.log_scale_bound = log_scale_bound
-
-    @property
-    def parameter_count(self) -> int:
-        """Two: the raw log-scale and the shift."""
-        return 2
+        if not is_own(type(self)):
+            # A user's subclass may compute log-scales in another way.
+            self.transformer.compute_log_scales = self.compute_log_scales
 
     def compute_log_scales(self, coupling_parameters: Any) -> Any:
         """Computes the log-scales, in `log_det_dtype`.
 
         Args:
-            coupling_parameters: Raw log-scales and shifts, `[batch, ..., changed entries, 2]`.
+            coupling_parameters: Raw log-scales and shifts, `[batch, ..., changed dimensions, 2]`.
 
         Returns:
-            The log-scales, `[batch, ..., changed entries]`.
+            The log-scales, `[batch, ..., changed dimensions]`.
         """
-        return bound_log_scales(coupling_parameters[..., 0], self.log_scale_bound)
-
-    def _couple_(self, inputs: Any, coupling_parameters: Any) -> Any:
-        """Scales and shifts; see :meth:`Coupling._couple_`."""
-        scales = ops.exp(self.compute_log_scales(coupling_parameters))
-        return inputs * ops.cast(scales, inputs.dtype) + coupling_parameters[..., 1]
-
-    def _decouple_(self, outputs: Any, coupling_parameters: Any) -> Any:
-        """Shifts and scales back; see :meth:`Coupling._decouple_`."""
-        scales = ops.exp(-self.compute_log_scales(coupling_parameters))
-        return (outputs - coupling_parameters[..., 1]) * ops.cast(scales, outputs.dtype)
-
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
-        """Gives the log-scales; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
-        return self.compute_log_scales(coupling_parameters)
-
-    def get_config(self) -> dict[str, Any]:
-        """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
+        return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class VolumePreservingCoupling(AffineCoupling):
-    r"""An :class:`AffineCoupling` that stretches some entries as much as it squeezes others.
+    r"""An :class:`AffineCoupling` that stretches some dimensions as much as it squeezes others.
 
-    The mean over all entries that change is subtracted from their log-scales,
+    The mean over all dimensions that change is subtracted from their log-scales,
 
     .. math::
         f(x_i) = x_i \, e^{s_i - \bar{s}} + t_i, \qquad
@@ -118,8 +157,8 @@ class VolumePreservingCoupling(AffineCoupling):
 
     so the layer preserves volume, and yet is more flexible than :class:`AdditiveCoupling`. A flow
     of such layers, with a base distribution whose variances are learnt, is a general incompressible
-    flow network (GIN): it orders the latent entries by what they contribute to the data. Where
-    only one entry changes, the layer only shifts.
+    flow network (GIN): it orders the latent dimensions by what they contribute to the data. Where
+    only one dimension changes, the layer only shifts.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -150,19 +189,22 @@ class VolumePreservingCoupling(AffineCoupling):
 
     preserves_volume = True
 
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        compute_coupling_parameters: Callable[..., Any] | None = None,
+        mask: Mask | None = None,
+        log_scale_bound: float | None = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("transformer", VolumePreservingTransform(log_scale_bound))
+        super().__init__(shape, axes, compute_coupling_parameters, mask, log_scale_bound, **kwargs)
+
     def compute_log_scales(self, coupling_parameters: Any) -> Any:
         """Computes log-scales whose sum is zero; see :meth:`AffineCoupling.compute_log_scales`."""
-        log_scales = super().compute_log_scales(coupling_parameters)
         if not self._is_in_full_shape:
-            return _centre(log_scales)
+            return super().compute_log_scales(coupling_parameters)
+        log_scales = AffineTransform.compute_log_scales(self.transformer, coupling_parameters)
         kept, changed = self._mask_.split(log_scales)
-        return self._mask_.join(kept, _centre(changed))
-
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> None:
-        """Gives `None`, as for all layers that preserve volume."""
-        return
-
-
-def _centre(log_scales: Any) -> Any:
-    # Not `ops.mean`, which computes float64 in float32 on some backends.
-    return log_scales - ops.sum(log_scales, axis=-1, keepdims=True) / log_scales.shape[-1]
+        return self._mask_.join(kept, centre(changed))

@@ -1,4 +1,4 @@
-"""Layers whose map of each entry depends on the entries before it."""
+"""Layers whose transform of each dimension depends on the dimensions before it."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,56 +9,70 @@ from keras import ops
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
-from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
-from gyoza.modelling.functions.splines import check_spline, rational_quadratic_spline
+from gyoza.modelling.transforms import AffineTransform, RationalQuadraticTransform, Transform
 
 __all__ = ["MaskedAutoregressive", "MaskedAffine", "MaskedRationalQuadraticSpline"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class MaskedAutoregressive(ConditionalFlowLayer):
-    r"""Base class of layers that map each entry by a law given by the entries before it.
+class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
+    r"""Transforms each dimension with parameters that depend on the dimensions before it.
 
-    In an order :math:`o_1, …, o_n` of the entries, with a context :math:`c` if there is one, a
-    masked network :math:`p` and an invertible law :math:`f`, the layer computes
+    In an order :math:`o_1, …, o_n` of the dimensions, with a context :math:`c` if there is one, a
+    masked network :math:`p` and an invertible transform :math:`f`, the layer computes
 
     .. math::
         y_{o_i} = f(x_{o_i}, p_{o_i}(x_{o_1}, …, x_{o_{i-1}}; c)), \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| =
         \sum_i \ln \left| \frac{\partial f(x_i, p_i)}{\partial x_i} \right|.
 
-    `call` takes one evaluation of the network. `invert` finds one entry after the other, in a
-    compiled loop with one evaluation for each of the :math:`n` entries; the memory of its gradient
-    grows with :math:`n`, too. To sample fast and evaluate densities slowly, turn the layer round
-    with :class:`~gyoza.modelling.flow_layers.Inverse`. To give all entries the same chance to
-    depend on others, let several layers follow each other, with permutations in between.
+    `call` takes one evaluation of the network. `invert` finds one dimension after the other, in a
+    compiled loop with one evaluation for each of the :math:`n` dimensions; the memory of its
+    gradient grows with :math:`n`, too. To sample fast and evaluate densities slowly, invert the
+    layer by :class:`~gyoza.modelling.flow_layers.Inverse`. To give all dimensions the same chance
+    to depend on others, let several layers follow each other, with permutations in between.
 
-    A law acts on each entry by itself. A subclass implements
+    Without a `transformer`, a subclass implements
 
-    - `_couple_(inputs, parameters)`,
-    - `_decouple_(outputs, parameters)`,
-    - `compute_log_stretch(inputs, parameters)`, the logarithms
-      :math:`\ln |\partial y_i / \partial x_i|`, or `_couple_and_stretch_`, where outputs and their
-      log-stretch come from one computation,
+    - `_couple_(inputs, coupling_parameters)`,
+    - `_decouple_(outputs, coupling_parameters)`,
+    - `compute_log_stretch(inputs, coupling_parameters)`, the logarithms
+      :math:`\ln |\partial y_i / \partial x_i|`, or, instead of the first and the third,
+      `_couple_and_stretch_`, where outputs and log-derivatives come from one computation,
 
     and `parameter_count`. Parameters have a last axis of that length.
 
     Args:
         shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`. The entries along several axes are numbered in row-major
+        axes: See :class:`FlowLayer`. The dimensions along several axes are numbered in row-major
             order.
         conditioner: The network :math:`p`, a :class:`~gyoza.modelling.conditioners.MADE`, which
-            also says what the order is. One with its default arguments if omitted.
+            also defines the order. One with its default arguments if omitted.
+        transformer: The transform :math:`f`, a :class:`~gyoza.modelling.transforms.Transform`.
+            Subclasses that implement the methods above omit it.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        TypeError: If `conditioner` is not a `MADE`.
-        ValueError: If `conditioner` does not suit the number of entries.
+        TypeError: If `conditioner` is not a `MADE`, or `transformer` is not a `Transform`.
+        ValueError: If `conditioner` does not suit the number of dimensions, or `transformer`
+            depends on the parameters of several dimensions.
 
     Attributes:
         conditioner: The network :math:`p`.
+        transformer: The transform :math:`f`, or `None` where a subclass has methods of its own.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.MaskedAutoregressive(
+        ...     conditioner=gyoza.modelling.conditioners.MADE([64, 64]),
+        ...     transformer=gyoza.modelling.transforms.AffineTransform(),
+        ... )
+        >>> outputs, log_det = layer(np.array([[1.0, 2.0, 3.0]], "float32"))
+        >>> keras.ops.convert_to_numpy(outputs)  # a new layer is the identity
+        array([[1., 2., 3.]], dtype=float32)
     """
 
     recomputable = False
@@ -68,9 +82,16 @@ class MaskedAutoregressive(ConditionalFlowLayer):
         shape: Iterable[int] | None = None,
         axes: Iterable[int] | None = None,
         conditioner: MADE | None = None,
+        transformer: Transform | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
+        self._set_transformer(transformer)
+        if transformer is not None and transformer.couples_dimensions:
+            raise ValueError(
+                "`transformer` should transform each dimension by its own parameters. Received: "
+                f"transformer={transformer}"
+            )
         if conditioner is None:
             conditioner = MADE(dtype=self.dtype_policy)
         if not isinstance(conditioner, MADE):
@@ -88,56 +109,12 @@ class MaskedAutoregressive(ConditionalFlowLayer):
             context_shape = None if self.context_size is None else (None, self.context_size)
             self.conditioner.build((None, self.dimension_count), context_shape)
 
-    @property
-    def parameter_count(self) -> int:
-        """The number of parameters that the law needs per entry."""
-        return 1
-
-    def _couple_(self, inputs: Any, parameters: Any) -> Any:
-        """Applies the law.
-
-        Args:
-            inputs: Entries of `inputs`, `[batch, ..., entries]`.
-            parameters: Their parameters, `[batch, ..., entries, parameter_count]`.
-
-        Returns:
-            The outputs, in the shape of `inputs`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} should implement `_couple_`.")
-
-    def _decouple_(self, outputs: Any, parameters: Any) -> Any:
-        """Inverts the law.
-
-        Args:
-            outputs: Entries of `outputs`, `[batch, ..., entries]`.
-            parameters: Their parameters, `[batch, ..., entries, parameter_count]`.
-
-        Returns:
-            The inputs, in the shape of `outputs`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} should implement `_decouple_`.")
-
-    def compute_log_stretch(self, inputs: Any, parameters: Any) -> Any:
-        """Computes the contribution of each entry to the log-determinant.
-
-        Args:
-            inputs: Entries of `inputs`, `[batch, ..., entries]`.
-            parameters: Their parameters, `[batch, ..., entries, parameter_count]`.
-
-        Returns:
-            A tensor of the shape of `inputs`, one number that holds for all entries, or `None` if
-            the law preserves volume.
-        """
-        return None
-
-    def _couple_and_stretch_(self, inputs: Any, parameters: Any) -> tuple[Any, Any]:
-        """Gives what `_couple_` and `compute_log_stretch` return."""
-        return self._couple_(inputs, parameters), self.compute_log_stretch(inputs, parameters)
-
     def _compute_parameters(self, vectors: Any, context: Any, entry: Any = None) -> Any:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         parameters = self.conditioner(vectors, context=context, entry=entry)
-        return ops.cast(mark_rows(parameters, context), self.compute_dtype)
+        if context is not None:
+            parameters = mark_rows(parameters, context)
+        return ops.cast(parameters, self.compute_dtype)
 
     def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
         """Transforms a batch; runs the network once.
@@ -156,7 +133,7 @@ class MaskedAutoregressive(ConditionalFlowLayer):
         return outputs, self.sum_log_det(inputs, log_stretch, vectors)
 
     def invert(self, outputs: Any, context: Any = None) -> Any:
-        """Maps outputs of `call` back; runs the network once for each entry.
+        """Maps outputs of `call` back; runs the network once for each dimension.
 
         Args:
             outputs: Outputs of `call`, `[batch, ...]`.
@@ -199,31 +176,31 @@ class MaskedAutoregressive(ConditionalFlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        conditioner = keras.saving.deserialize_keras_object(config.pop("conditioner"))
-        return cls(conditioner=conditioner, **config)
+        conditioner = keras.saving.deserialize_keras_object(config["conditioner"])
+        return super().from_config({**config, "conditioner": conditioner})
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class MaskedAffine(MaskedAutoregressive):
-    r"""A :class:`MaskedAutoregressive` layer that scales and shifts each entry.
+    r"""A :class:`MaskedAutoregressive` layer that scales and shifts each dimension.
 
-    With a raw log-scale :math:`r_i` and a shift :math:`t_i`, which depend on the entries before
+    With a raw log-scale :math:`r_i` and a shift :math:`t_i`, which depend on the dimensions before
     :math:`i`,
 
     .. math::
         y_i = x_i \, e^{s(r_i)} + t_i, \qquad s(r) = c \tanh(r / c), \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = \sum_i s(r_i).
 
-    A flow of such layers is a masked autoregressive flow (MAF). Turned round by
+    A flow of such layers is a masked autoregressive flow (MAF). Inverted by
     :class:`~gyoza.modelling.flow_layers.Inverse`, they make an inverse autoregressive flow (IAF). A
-    new layer is the identity. See :class:`MaskedAutoregressive` for the cost.
+    new layer is the identity. See :class:`MaskedAutoregressive` for the cost, and
+    :class:`~gyoza.modelling.transforms.AffineTransform` for the transform.
 
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`MaskedAutoregressive`.
         conditioner: See :class:`MaskedAutoregressive`.
-        log_scale_bound: The bound :math:`c`: no entry is stretched or squeezed by more than
+        log_scale_bound: The bound :math:`c`: no dimension is stretched or squeezed by more than
             :math:`e^c`. With `None`, :math:`s(r) = r`.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -246,6 +223,9 @@ class MaskedAffine(MaskedAutoregressive):
           density estimation." `arXiv:1705.07057 <https://arxiv.org/abs/1705.07057>`_
     """
 
+    _is_configured_by_options = True
+    log_scale_bound = option("log_scale_bound")
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -254,43 +234,19 @@ class MaskedAffine(MaskedAutoregressive):
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,
     ) -> None:
+        kwargs.setdefault("transformer", AffineTransform(log_scale_bound))
         super().__init__(shape, axes, conditioner, **kwargs)
-        check_log_scale_bound(log_scale_bound)
-        self.log_scale_bound = log_scale_bound
-
-    @property
-    def parameter_count(self) -> int:
-        """Two: the raw log-scale and the shift."""
-        return 2
-
-    def compute_log_stretch(self, inputs: Any, parameters: Any) -> Any:
-        """Gives the log-scales; see :meth:`MaskedAutoregressive.compute_log_stretch`."""
-        return bound_log_scales(parameters[..., 0], self.log_scale_bound)
-
-    def _couple_(self, inputs: Any, parameters: Any) -> Any:
-        """Scales and shifts; see :meth:`MaskedAutoregressive._couple_`."""
-        scales = ops.exp(self.compute_log_stretch(inputs, parameters))
-        return inputs * ops.cast(scales, inputs.dtype) + parameters[..., 1]
-
-    def _decouple_(self, outputs: Any, parameters: Any) -> Any:
-        """Shifts and scales back; see :meth:`MaskedAutoregressive._decouple_`."""
-        scales = ops.exp(-self.compute_log_stretch(outputs, parameters))
-        return (outputs - parameters[..., 1]) * ops.cast(scales, outputs.dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class MaskedRationalQuadraticSpline(MaskedAutoregressive):
-    r"""A :class:`MaskedAutoregressive` layer that maps each entry by a monotonic spline.
+    r"""A :class:`MaskedAutoregressive` layer that maps each dimension by a monotonic spline.
 
-    The spline has :math:`K` bins in :math:`[-B, B]` and is the identity outside. Its :math:`3 K -
-    1` parameters per entry, which depend on the entries before it, are those of the widths, heights
-    and slopes that :func:`~gyoza.modelling.functions.rational_quadratic_spline` takes, in this
-    order.
-    With :math:`d y_i / d x_i` from there,
+    The spline has :math:`K` bins in :math:`[-B, B]` and is the identity outside. The :math:`3 K -
+    1` parameters of each dimension, which depend on the dimensions before it, are those of the
+    widths, heights and slopes that
+    :class:`~gyoza.modelling.transforms.RationalQuadraticTransform` takes, in this order. With
+    :math:`d y_i / d x_i` from there,
 
     .. math::
         \log \left| \det \frac{\partial y}{\partial x} \right| =
@@ -330,6 +286,13 @@ class MaskedRationalQuadraticSpline(MaskedAutoregressive):
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
 
+    _is_configured_by_options = True
+    bin_count = option("bin_count")
+    bound = option("bound")
+    minimum_bin_width = option("minimum_bin_width")
+    minimum_bin_height = option("minimum_bin_height")
+    minimum_slope = option("minimum_slope")
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -342,37 +305,6 @@ class MaskedRationalQuadraticSpline(MaskedAutoregressive):
         minimum_slope: float = 1e-3,
         **kwargs: Any,
     ) -> None:
+        options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
+        kwargs.setdefault("transformer", RationalQuadraticTransform(*options))
         super().__init__(shape, axes, conditioner, **kwargs)
-        check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
-        self.bin_count = bin_count
-        self.spline_options: dict[str, Any] = {
-            "bound": bound,
-            "minimum_bin_width": minimum_bin_width,
-            "minimum_bin_height": minimum_bin_height,
-            "minimum_slope": minimum_slope,
-        }
-
-    @property
-    def parameter_count(self) -> int:
-        """Those of the widths, of the heights, and of the slopes at the inner knots."""
-        return 3 * self.bin_count - 1
-
-    def _map(self, x: Any, parameters: Any, inverse: bool = False) -> tuple[Any, Any]:
-        """Maps entries, and gives the logarithms of the slopes there, too."""
-        parts = ops.split(parameters, [self.bin_count, 2 * self.bin_count], axis=-1)
-        widths, heights, slopes = parts
-        return rational_quadratic_spline(
-            x, widths, heights, slopes, inverse=inverse, **self.spline_options
-        )
-
-    def _couple_and_stretch_(self, inputs: Any, parameters: Any) -> tuple[Any, Any]:
-        """Evaluates the spline and its log-slopes."""
-        return self._map(inputs, parameters)
-
-    def _decouple_(self, outputs: Any, parameters: Any) -> Any:
-        """Evaluates the inverse of the spline; see :meth:`MaskedAutoregressive._decouple_`."""
-        return self._map(outputs, parameters, inverse=True)[0]
-
-    def get_config(self) -> dict[str, Any]:
-        """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "bin_count": self.bin_count, **self.spline_options}

@@ -1,4 +1,4 @@
-"""Which entries of a flow are angles."""
+"""Which dimensions of a flow are angles."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,19 +16,22 @@ __all__ = ["set_periods"]
 
 
 def set_periods(layers: Sequence[Any], input_shape: Sequence[int | None]) -> None:
-    """Tells conditioners which entries are angles, in flows of angles and other numbers.
+    """Tells conditioners which dimensions are angles, in flows of angles and other numbers.
 
-    Circular couplings change angles, and other couplings change other numbers. So an entry that one
-    of them changes is known in all couplings before and after it, as long as no layer in between
-    mixes entries. Conditioners that were told their periods, or are built, are left as they are.
+    Circular couplings change angles, and other couplings change other numbers. So a dimension that
+    one of them changes is known in all couplings before and after it, as long as no layer in
+    between mixes dimensions. Conditioners that were told their periods, or are built, are left as
+    they are.
 
     Args:
         layers: The layers of the flow. Only those are looked at that come before the first one that
-            may mix entries: couplings, permutations and normalisations.
+            may mix dimensions: couplings, permutations and normalisations.
         input_shape: The shape of its inputs, `[batch, ...]`.
     """
-    keep_entries = (Coupling, Permutation, ActivationNormalization)
-    end = next((i for i, la in enumerate(layers) if not isinstance(la, keep_entries)), len(layers))
+    keep_dimensions = (Coupling, Permutation, ActivationNormalization)
+    end = next(
+        (i for i, la in enumerate(layers) if not isinstance(la, keep_dimensions)), len(layers)
+    )
     layers = layers[:end]
     if not any(isinstance(layer, CircularSplineCoupling) for layer in layers):
         return
@@ -52,6 +55,8 @@ def set_periods(layers: Sequence[Any], input_shape: Sequence[int | None]) -> Non
             couplings.append((layer, names[layer._mask_.kept_indices]))
     for layer, kept in couplings:
         network: Any = layer._compute_coupling_parameters_
-        if isinstance(network, Conditioner) and not network.built and layer._is_compact:
+        if not isinstance(network, Conditioner) or network.built:
+            continue
+        if network.sees_kept_entries(shapes[0][1]):
             own = 2 * layer.bound if isinstance(layer, CircularSplineCoupling) else None
             network.set_periods([periods.get(name, own) for name in kept])

@@ -9,11 +9,11 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.adaptation import choose_scales, is_left_alone
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
-from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
+from gyoza.modelling.flow_layers.transforming import option
+from gyoza.modelling.functions.initializers import given_values
+from gyoza.modelling.transforms import GaussianizationTransform
 
 __all__ = ["MixtureGaussianization"]
 
@@ -33,15 +33,16 @@ class MixtureGaussianization(FlowLayer):
         \sum_i \ln \frac{F_i'(x_i)}{\varphi(y_i)},
 
     where :math:`\sigma` is the logistic function, and :math:`\Phi` and :math:`\varphi` are
-    distribution function and density of the standard normal distribution. If entry :math:`i` of the
+    distribution function and density of the standard normal distribution; see
+    :class:`~gyoza.modelling.transforms.GaussianizationTransform`. If dimension :math:`i` of the
     data has the distribution function :math:`F_i`, its outputs are standard normal. This layer and
     :class:`Orthogonal`, in turn, are a Gaussianization flow. A new layer is fitted to standard
     normal data and hence almost the identity; :meth:`adapt` fits it to other data.
 
     All is computed from log-odds, in at least float32, so that values, log-determinants and
     gradients are finite and exact in the far tails, too. The forward direction costs :math:`K`
-    exponentials and logarithms per entry. The inverse solves an equation for each entry, in a
-    compiled loop of at most some 30 (float32) or 60 (float64) such steps, about 8 for a typical
+    exponentials and logarithms per dimension. The inverse solves an equation for each dimension, in
+    a compiled loop of at most some 30 (float32) or 60 (float64) such steps, about 8 for a typical
     batch.
 
     Args:
@@ -74,6 +75,7 @@ class MixtureGaussianization(FlowLayer):
     """
 
     recomputable = False
+    component_count = option("component_count")
 
     def __init__(
         self,
@@ -82,13 +84,8 @@ class MixtureGaussianization(FlowLayer):
         component_count: int = 16,
         **kwargs: Any,
     ) -> None:
-        if not is_integer(component_count) or component_count < 2:
-            raise ValueError(
-                "`component_count` should be an integer of at least 2. "
-                f"Received: component_count={component_count}"
-            )
         super().__init__(shape=shape, axes=axes, **kwargs)
-        self.component_count = int(component_count)
+        self.transformer = GaussianizationTransform(component_count)
         self._create_weights_once()
 
     def create_weights(self) -> None:
@@ -99,7 +96,7 @@ class MixtureGaussianization(FlowLayer):
         self.locations, self.log_scales, self.logits = (
             self.add_weight(
                 shape=values.shape,
-                initializer=_values(values),
+                initializer=given_values(values),
                 autocast=False,
                 name=name,
             )
@@ -127,7 +124,7 @@ class MixtureGaussianization(FlowLayer):
             data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
                 `keras.utils.PyDataset` or another iterable of batches, of which the inputs are
                 taken (a pair of inputs counts as two batches). They are held in memory.
-            batch_size: Number of instances in which an array is worked through.
+            batch_size: Number of instances in which an array is processed.
 
         Raises:
             TypeError: If `data` are not floating-point numbers.
@@ -157,27 +154,19 @@ class MixtureGaussianization(FlowLayer):
         self.log_scales.assign(np.log(_choose_scales(locations, deviations)))
         self.logits.assign(np.zeros_like(locations))
 
-    def _mixture(self) -> tuple[Any, Any, Any]:
-        """Gives logarithms of weights, locations, and logarithms of scales, in `log_det_dtype`."""
-        logits, locations, log_scales = (
-            ops.cast(weight, self.log_det_dtype)
-            for weight in (self.logits, self.locations, self.log_scales)
-        )
-        return ops.log_softmax(logits, axis=-1), locations, log_scales
+    def _parameters(self) -> Any:
+        """Returns the parameters of the transform, `[dimension_count, 3 K]`, in `log_det_dtype`."""
+        weights = self.logits, self.locations, self.log_scales
+        return ops.concatenate([ops.cast(w, self.log_det_dtype) for w in weights], axis=-1)
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
-        """Makes entries normal; see :meth:`FlowLayer.transform`."""
-        x = ops.cast(inputs, self.log_det_dtype)
-        log_odds, log_slopes = mixture_log_odds(x, *self._mixture())
-        outputs = normal_quantile(log_odds)
-        _, normal_slopes = normal_log_odds(outputs)
-        log_det = ops.sum(log_slopes - ops.log(normal_slopes), axis=-1)
-        return ops.cast(outputs, inputs.dtype), log_det
+        """Makes each dimension normal; see :meth:`FlowLayer.transform`."""
+        outputs, log_derivatives = self.transformer.forward(inputs, self._parameters())
+        return outputs, ops.sum(log_derivatives, axis=-1)
 
     def inverse_transform(self, outputs: Any) -> Any:
-        """Gives entries their distributions; see :meth:`FlowLayer.inverse_transform`."""
-        log_odds, _ = normal_log_odds(ops.cast(outputs, self.log_det_dtype))
-        return ops.cast(mixture_quantile(log_odds, *self._mixture()), outputs.dtype)
+        """Gives dimensions their distributions back; see :meth:`FlowLayer.inverse_transform`."""
+        return self.transformer.inverse(outputs, self._parameters())
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -198,8 +187,3 @@ def _choose_scales(locations: np.ndarray, deviations: np.ndarray) -> np.ndarray:
     gaps = np.pad(np.diff(locations, axis=1), ((0, 0), (1, 1)), constant_values=np.inf)
     nearest = np.minimum(gaps[:, :-1], gaps[:, 1:])
     return np.maximum(_OVERLAP * nearest, 0.01 * deviations[:, np.newaxis])
-
-
-def _values(array: np.ndarray) -> Any:
-    """Gives an initialiser that ignores the shape it is asked for."""
-    return lambda shape, dtype: ops.convert_to_tensor(array, dtype=dtype)

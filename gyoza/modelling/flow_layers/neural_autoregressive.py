@@ -1,4 +1,4 @@
-"""Layers whose map of each entry is an increasing neural network, given the entries before it."""
+"""Layers that map each dimension by an increasing network, given the dimensions before it."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -14,33 +14,34 @@ from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.roots import find_root
+from gyoza.modelling.functions.tangents import tanh_and_slope
 
 __all__ = ["BlockNeuralAutoregressive"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class BlockNeuralAutoregressive(ConditionalFlowLayer):
-    r"""Maps each entry by an increasing network, whose other inputs are the entries before it.
+    r"""Maps each dimension by an increasing network of it and of the dimensions before it.
 
-    In a network with matrices of blocks, one row and one column of blocks per entry,
+    In a network with matrices of blocks, one row and one column of blocks per dimension,
 
     .. math::
         h_0 = x, \qquad h_k = \tanh(h_{k-1} W_k + b_k), \qquad
         y = (1 - \alpha) \odot x + \alpha \odot (h_K W_{K+1} + b_{K+1}),
 
-    with gates :math:`\alpha_i \in (0, 1)` and, from the units of entry :math:`j` to those of entry
-    :math:`i`, blocks
+    with gates :math:`\alpha_i \in (0, 1)` and, from the units of dimension :math:`j` to those of
+    dimension :math:`i`, blocks
 
     .. math::
         (W_k)_{ji} \text{ of any numbers for } j < i, \qquad
         (W_k)_{ii} = e^{V_{ki}} / a_{k-1}, \qquad
         (W_k)_{ji} = 0 \text{ for } j > i,
 
-    where :math:`a_k` is the number of units per entry. So :math:`y_i` depends on :math:`x_1, …,
+    where :math:`a_k` is the number of units per dimension. So :math:`y_i` depends on :math:`x_1, …,
     x_i`, and increases with :math:`x_i`, from :math:`-\infty` to :math:`\infty`: the hidden layers
     are bounded, but the gate lets a part of :math:`x_i` pass. The layer is a bijection of
     :math:`\mathbb{R}^n`, and with enough units approximates any distribution. With
-    :math:`D_{ki} = \operatorname{diag}(1 - \tanh^2)` at the units of entry :math:`i`,
+    :math:`D_{ki} = \operatorname{diag}(1 - \tanh^2)` at the units of dimension :math:`i`,
 
     .. math::
         \log \left| \det \frac{\partial y}{\partial x} \right| = \sum_i \ln \left( 1 - \alpha_i +
@@ -50,10 +51,10 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
     multiplied by a matrix and added to :math:`h_0 W_1`.
 
     `call` takes one pass, computed in at least float32. The inverse has no closed form: `invert`
-    finds one of the :math:`n` entries after the other, in a compiled loop. Each takes a pass, and a
-    root of the network of this entry, found by some 10 to 30 evaluations within a bracket that the
-    gate gives. Gradients of `invert` are exact, by the implicit function theorem; second
-    derivatives are not. To sample fast, use
+    finds one of the :math:`n` dimensions after the other, in a compiled loop. Each takes a pass,
+    and a root of the network of this dimension, found by some 10 to 30 evaluations within a bracket
+    that follows from the gate. Gradients of `invert` are exact, by the implicit function theorem;
+    second derivatives are not. To sample fast, use
     :class:`~gyoza.modelling.flow_layers.MaskedAutoregressive` layers.
 
     Unlike many layers, a new one is not the identity: it starts with :math:`\alpha = 1/2` and a
@@ -61,8 +62,9 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
     Args:
         shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`. The entries along several axes are taken in row-major order.
-        hidden_sizes: The number of units per entry of each hidden layer, :math:`a_1, …, a_K`.
+        axes: See :class:`FlowLayer`. The dimensions along several axes are taken in row-major
+            order.
+        hidden_sizes: The number of units per dimension of each hidden layer, :math:`a_1, …, a_K`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -70,7 +72,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
     Attributes:
         kernels: The weights whose blocks :math:`j < i` are used, `[dimension_count · units before,
-            dimension_count · units]` for each layer. There are none if there is one entry only.
+            dimension_count · units]` for each layer. There are none if there is one dimension only.
         log_diagonals: The weights :math:`V_k`, `[dimension_count, units before, units]`.
         biases: The weights :math:`b_k`, `[dimension_count, units]`.
         gates: The weights :math:`\operatorname{logit}(\alpha)`, `[dimension_count]`.
@@ -116,7 +118,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             if count > 1:
                 kernel = self._add(f"kernel_{level}", [count * size, count * next_size])
                 self.kernels.append(kernel)
-            # Units of the same entry would stay alike if they started alike.
+            # Units of the same dimension would stay alike if they started alike.
             log_diagonal = self._add(
                 f"log_diagonal_{level}",
                 [count, size, next_size],
@@ -142,7 +144,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         return self.add_weight(shape=shape, initializer=initializer, autocast=False, name=name)
 
     def _mask_kernels(self) -> list[Any]:
-        """Gives the matrices with nothing but their blocks from one entry to a later one."""
+        """Returns the matrices with nothing but their blocks from one dimension to a later one."""
         count = self.dimension_count
         is_later = np.triu(np.ones([count, count]), k=1)
         masks = [
@@ -156,12 +158,12 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         ]
 
     def _diagonals(self) -> list[Any]:
-        """Gives the blocks from each entry to itself, `[dimension_count, units before, units]`."""
+        """Returns each dimension's own blocks, `[dimension_count, units before, units]`."""
         weights = [ops.cast(weight, self.log_det_dtype) for weight in self.log_diagonals]
         return [ops.exp(weight) / weight.shape[1] for weight in weights]
 
     def _offsets(self, vectors: Any, context: Any) -> Callable[[int, Any], Any]:
-        """Gives a function that computes what units get from entries before their own.
+        """Returns a function that computes what units get from dimensions before their own.
 
         It is called with the index of a layer and with the units before that layer, `[batch, ...,
         dimension_count, units before]`, and returns `[batch, ..., dimension_count, units]`.
@@ -205,7 +207,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         return outputs, self.sum_log_det(inputs, ops.log(slopes))
 
     def invert(self, outputs: Any, context: Any = None) -> Any:
-        """Maps outputs of `call` back, one entry after the other.
+        """Maps outputs of `call` back, one dimension after the other.
 
         Args:
             outputs: Outputs of `call`, `[batch, ...]`.
@@ -245,7 +247,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)
 
     def _bracket(self, targets: Any, gates: Any, last_diagonal: Any) -> tuple[Any, Any]:
-        """Gives points below and above the inputs, as units are between -1 and 1."""
+        """Returns points below and above the inputs, as units are between -1 and 1."""
         limit = ops.sum(last_diagonal, axis=(1, 2)) + ops.abs(
             ops.cast(self.biases[-1][:, 0], self.log_det_dtype)
         )
@@ -262,26 +264,25 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 def _map(
     x: Any, gates: Any, diagonals: Sequence[Any], find_offsets: Callable[[int, Any], Any]
 ) -> tuple[Any, Any]:
-    """Maps entries by their networks.
+    """Maps dimensions by their networks.
 
     Args:
-        x: The entries, `[batch, ..., entries]`.
-        gates: The logits of their gates, `[entries]`.
-        diagonals: For each layer, the blocks from each entry to itself, `[entries, units before,
-            units]`.
-        find_offsets: Gives, for the index of a layer and the units before it, what to add, `[batch,
-            ..., entries, units]`.
+        x: The inputs, `[batch, ..., dimensions]`.
+        gates: The logits of their gates, `[dimensions]`.
+        diagonals: For each layer, the blocks from each dimension to itself, `[dimensions, units
+            before, units]`.
+        find_offsets: Returns, for the index of a layer and the units before it, what to add,
+            `[batch, ..., dimensions, units]`.
 
     Returns:
-        The results and their derivatives by the entries, in the shape of `x`.
+        The results and their derivatives with respect to `x`, in its shape.
     """
     units = ops.expand_dims(x, -1)
     slopes = ops.ones_like(units)
     for level, diagonal in enumerate(diagonals):
         if level > 0:
-            # Digits are lost neither by these forms nor by JAX's `tanh`, which rounds float64.
-            up, down = ops.sigmoid(2.0 * units), ops.sigmoid(-2.0 * units)
-            units, slopes = up - down, slopes * (4.0 * up * down)
+            units, slope = tanh_and_slope(units)
+            slopes = slopes * slope
         offsets = find_offsets(level, units)
         units, slopes = _multiply(units, diagonal) + offsets, _multiply(slopes, diagonal)
     gate, open_ = ops.sigmoid(gates), ops.sigmoid(-gates)
@@ -292,12 +293,12 @@ def _map(
 
 
 def _multiply(units: Any, blocks: Any) -> Any:
-    """Multiplies the units of each entry by its block: `[..., entries, units]`."""
+    """Multiplies the units of each dimension by its block: `[..., dimensions, units]`."""
     return ops.squeeze(ops.expand_dims(units, -2) @ blocks, -2)
 
 
 def _miss(x: Any, target: Any, gates: Any, *parts: Any) -> tuple[Any, Any]:
-    """Tells by how much one entry is mapped above its target, and with which slope."""
+    """Returns by how much a dimension is mapped above its target, and with which slope."""
     offsets, diagonals = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     outputs, slopes = _map(x, gates, diagonals, lambda level, _: offsets[level])
     return outputs - target, slopes

@@ -1,4 +1,4 @@
-"""Couplings whose law is a monotonic spline."""
+"""Couplings by monotonic splines."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -9,31 +9,28 @@ from keras import ops
 
 from gyoza.modelling.axes import read_shape
 from gyoza.modelling.conditioners import Conditioner
-from gyoza.modelling.flow_layers.couplings import ElementwiseCoupling
-from gyoza.modelling.functions.splines import (
-    check_spline,
-    circular_spline,
-    rational_quadratic_spline,
-)
+from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
+from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
+from gyoza.modelling.transforms import CircularSplineTransform, RationalQuadraticTransform
 
 __all__ = ["RationalQuadraticSplineCoupling", "CircularSplineCoupling"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class RationalQuadraticSplineCoupling(ElementwiseCoupling):
-    r"""A :class:`Coupling` that maps each entry by a monotonic rational-quadratic spline.
+    r"""A :class:`Coupling` that maps each dimension by a monotonic rational-quadratic spline.
 
-    The spline has :math:`K` bins in :math:`[-B, B]` and is the identity outside. Its :math:`3 K -
-    1` coupling parameters per entry are those of the widths, heights and slopes that
-    :func:`~gyoza.modelling.functions.rational_quadratic_spline` takes, in this order. With
+    The spline has :math:`K` bins in :math:`[-B, B]` and is the identity outside. The :math:`3 K -
+    1` parameters of each dimension are those of the widths, heights and slopes that
+    :class:`~gyoza.modelling.transforms.RationalQuadraticTransform` takes, in this order. With
     :math:`d y_i / d x_i` from there,
 
     .. math::
         \log \left| \det \frac{\partial y}{\partial x} \right| =
         \sum_i \ln \frac{d y_i}{d x_i},
 
-    where the sum is over the entries that change. Both directions cost one evaluation of the
+    where the sum is over the dimensions that change. Both directions cost one evaluation of the
     network, and the inverse is exact: the root of a quadratic equation. If the network returns
     zeros, the layer is the identity.
 
@@ -73,8 +70,13 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
 
-    # How a number is mapped, given the parameters of widths, heights and slopes.
-    _spline = staticmethod(rational_quadratic_spline)
+    preserves_volume = False
+    _is_configured_by_options = True
+    bin_count = option("bin_count")
+    bound = option("bound")
+    minimum_bin_width = option("minimum_bin_width")
+    minimum_bin_height = option("minimum_bin_height")
+    minimum_slope = option("minimum_slope")
 
     def __init__(
         self,
@@ -89,64 +91,9 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
         minimum_slope: float = 1e-3,
         **kwargs: Any,
     ) -> None:
+        options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
+        kwargs.setdefault("transformer", RationalQuadraticTransform(*options))
         super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
-        check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
-        self.bin_count = bin_count
-        self.bound = bound
-        self.minimum_bin_width = minimum_bin_width
-        self.minimum_bin_height = minimum_bin_height
-        self.minimum_slope = minimum_slope
-
-    @property
-    def parameter_count(self) -> int:
-        """Those of the widths, of the heights, and of the slopes at the inner knots."""
-        return 3 * self.bin_count - 1
-
-    def _map(self, x: Any, coupling_parameters: Any, inverse: bool = False) -> tuple[Any, Any]:
-        """Maps entries, and gives the logarithms of the slopes there, too."""
-        return self._spline(
-            x,
-            coupling_parameters[..., : self.bin_count],
-            coupling_parameters[..., self.bin_count : 2 * self.bin_count],
-            coupling_parameters[..., 2 * self.bin_count :],
-            bound=self.bound,
-            minimum_bin_width=self.minimum_bin_width,
-            minimum_bin_height=self.minimum_bin_height,
-            minimum_slope=self.minimum_slope,
-            inverse=inverse,
-        )
-
-    def _couple_(self, inputs: Any, coupling_parameters: Any) -> Any:
-        """Evaluates the spline; see :meth:`Coupling._couple_`."""
-        return self._map(inputs, coupling_parameters)[0]
-
-    def _decouple_(self, outputs: Any, coupling_parameters: Any) -> Any:
-        """Evaluates the inverse of the spline; see :meth:`Coupling._decouple_`."""
-        return self._map(outputs, coupling_parameters, inverse=True)[0]
-
-    def _couple_and_stretch_(self, inputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
-        """Evaluates the spline and its log-slopes."""
-        return self._map(inputs, coupling_parameters)
-
-    def _decouple_and_stretch_(self, outputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
-        """Evaluates the inverse of the spline, and the log-slopes of the spline there."""
-        inputs, log_slopes = self._map(outputs, coupling_parameters, inverse=True)
-        return inputs, -log_slopes
-
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
-        """Computes log-slopes; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
-        return self._map(inputs, coupling_parameters)[1]
-
-    def get_config(self) -> dict[str, Any]:
-        """See :meth:`FlowLayer.get_config`."""
-        return {
-            **super().get_config(),
-            "bin_count": self.bin_count,
-            "bound": self.bound,
-            "minimum_bin_width": self.minimum_bin_width,
-            "minimum_bin_height": self.minimum_bin_height,
-            "minimum_slope": self.minimum_slope,
-        }
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -154,16 +101,16 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
     r"""A :class:`RationalQuadraticSplineCoupling` for periodic coordinates, such as angles.
 
     Its spline is smooth on the circle, where :math:`-B` and :math:`B` are the same point; see
-    :func:`~gyoza.modelling.functions.circular_spline`. It has :math:`3 K` coupling parameters per
-    entry. A :class:`~gyoza.modelling.conditioners.Conditioner` is given the cosines and then the
-    sines of :math:`\pi x_1 / B`, and so cannot tell coordinates of the same point from each other.
-    Any other network is given the coordinates themselves.
+    :class:`~gyoza.modelling.transforms.CircularSplineTransform`. Each dimension has :math:`3 K`
+    parameters. A :class:`~gyoza.modelling.conditioners.Conditioner` is given the cosines and then
+    the sines of :math:`\pi x_1 / B`, and so cannot tell coordinates of the same point from each
+    other. Any other network is given the coordinates themselves.
 
     Angles and other numbers can go together: in a
-    :class:`~gyoza.modelling.flow_layers.FlowModel`, entries that circular couplings change are
-    periodic for all conditioners, and entries that other couplings change are not, up to the first
-    layer that may mix entries. Elsewhere, a conditioner is told by its argument `periods`. This
-    layer gives it entries that are not periodic in units of :math:`B`.
+    :class:`~gyoza.modelling.flow_layers.FlowModel`, dimensions that circular couplings change are
+    periodic for all conditioners, and dimensions that other couplings change are not, up to the
+    first layer that may mix dimensions. Elsewhere, a conditioner is told by its argument `periods`.
+    This layer gives it dimensions that are not periodic in units of :math:`B`.
 
     The spline leaves the point :math:`-B` where it is. A layer that rotates, between two such
     couplings, lets it move, too.
@@ -198,8 +145,6 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
           `arXiv:2002.02428 <https://arxiv.org/abs/2002.02428>`_
     """
 
-    _spline = staticmethod(circular_spline)
-
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -213,23 +158,9 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         minimum_slope: float = 1e-3,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            shape,
-            axes,
-            compute_coupling_parameters,
-            mask,
-            bin_count,
-            bound,
-            minimum_bin_width,
-            minimum_bin_height,
-            minimum_slope,
-            **kwargs,
-        )
-
-    @property
-    def parameter_count(self) -> int:
-        """Those of the widths, of the heights, and of the slopes at all knots but the last."""
-        return 3 * self.bin_count
+        options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
+        kwargs.setdefault("transformer", CircularSplineTransform(*options))
+        super().__init__(shape, axes, compute_coupling_parameters, mask, *options, **kwargs)
 
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Builds the network, which is told that what it sees is periodic, too."""

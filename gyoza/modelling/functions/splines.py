@@ -55,8 +55,8 @@ def rational_quadratic_spline(
         computed, with respect to `x`, in float32 at least.
 
     Raises:
-        ValueError: If parameters do not have the numbers of entries above, or options are out of
-            range; see :func:`check_spline`.
+        ValueError: If parameters do not have the lengths above, or options are out of range; see
+            :func:`check_spline`.
 
     Example:
 
@@ -213,8 +213,8 @@ def check_spline(
 def _check_counts(heights: Any, slopes: Any, bin_count: int, slope_count: int) -> None:
     if heights.shape[-1] != bin_count or slopes.shape[-1] != slope_count:
         raise ValueError(
-            f"`heights` and `slopes` should have {bin_count} and {slope_count} entries, as "
-            f"`widths` has {bin_count}. Received: heights.shape={tuple(heights.shape)}, "
+            f"`heights` and `slopes` should have lengths of {bin_count} and {slope_count}, as "
+            f"`widths` has one of {bin_count}. Received: heights.shape={tuple(heights.shape)}, "
             f"slopes.shape={tuple(slopes.shape)}"
         )
 
@@ -274,7 +274,7 @@ def _displace(
 
     def take(values: Any, indices: Any) -> Any:
         if x.shape[-1] == 1:
-            # As within loops over entries, where XLA cannot differentiate `take_along_axis`.
+            # As within loops over dimensions, where XLA cannot differentiate `take_along_axis`.
             is_taken = indices == ops.arange(values.shape[-1], dtype="int32")
             return ops.sum(ops.where(is_taken, values, ops.zeros_like(values)), axis=-1)
         return ops.squeeze(ops.take_along_axis(values, indices, axis=-1), axis=-1)

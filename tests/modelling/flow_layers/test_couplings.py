@@ -366,7 +366,7 @@ class _First(keras.layers.Layer):
         (
             lambda: AdditiveCoupling(None, None, MLP(), Mask([1], [2], [1, 1]))(np.ones([2, 2])),
             ValueError,
-            "at least one entry to be changed",
+            "at least one dimension to be changed",
         ),
         (
             lambda: AdditiveCoupling([4], [1], keras.layers.Dense(3))(np.ones([2, 4])),

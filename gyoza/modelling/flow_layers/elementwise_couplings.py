@@ -1,0 +1,248 @@
+"""Couplings that transform each dimension by itself, and nothing but what changes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.backend import forget_gradients
+from gyoza.modelling.conditioners import Conditioner
+from gyoza.modelling.flow_layers.couplings import Coupling, fits
+from gyoza.modelling.flow_layers.invertible import is_own
+from gyoza.modelling.flow_layers.transforming import AppliesTransform
+from gyoza.modelling.functions.tensors import is_number
+from gyoza.modelling.masks import Mask
+from gyoza.modelling.transforms import Transform
+
+__all__ = ["ElementwiseCoupling"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class ElementwiseCoupling(AppliesTransform, Coupling):
+    r"""A :class:`Coupling` that transforms each changed dimension by itself.
+
+    The transform is given to the constructor. It is evaluated only for the dimensions that change,
+    and needs no regard for masks, axes and shapes.
+
+    Without a `transformer`, a subclass implements
+
+    - `_couple_(inputs, coupling_parameters)`,
+    - `_decouple_(outputs, coupling_parameters)`,
+    - `compute_log_stretch(inputs, coupling_parameters)`, the logarithms
+      :math:`\ln |\partial y_i / \partial x_i|`, unless volume is preserved,
+
+    which are given the dimensions that change and their parameters, and if there is more than one
+    parameter for each dimension, `parameter_count`. Where results and log-derivatives come from one
+    computation, `_couple_and_stretch_` can be implemented instead of `_couple_` and
+    `compute_log_stretch`, and `_decouple_and_stretch_` beside `_decouple_`.
+
+    Parameters have a further, last axis of length `parameter_count` if that is not 1, also those of
+    a network that answers in full shape. A :class:`~gyoza.modelling.conditioners.Conditioner`
+    returns the first parameter of all dimensions, then the second of all, and so on, which is
+    faster to read than one dimension after the other.
+
+    That holds for subclasses of this class. One of gyoza's couplings that derives from it, such as
+    :class:`AdditiveCoupling`, is a :class:`Coupling` to those who override its `_couple_` or
+    `_decouple_`: these are given the inputs of `call` in full shape, and parameters likewise, where
+    those of a :class:`~gyoza.modelling.conditioners.Conditioner` are zero for dimensions that are
+    kept. The log-determinant remains that of gyoza's coupling unless it is overridden, too. Any
+    subclass that overrides `compute_jacobian_determinant` is run in full shape.
+
+    Args:
+        shape: See :class:`FlowLayer`.
+        axes: See :class:`FlowLayer`.
+        compute_coupling_parameters: See :class:`Coupling`. A network that answers in full shape
+            returns a tensor of the shape of the inputs, with the further axis if there is one, or
+            one that broadcasts to it.
+        mask: See :class:`Coupling`.
+        transformer: What is done to each dimension, a
+            :class:`~gyoza.modelling.transforms.Transform`. Subclasses that implement the methods
+            above omit it.
+        **kwargs: Arguments of :class:`Coupling`.
+
+    Raises:
+        TypeError: If `transformer` is not a `Transform`, or as for :class:`Coupling`.
+        ValueError: If the network returns parameters of the wrong shape.
+
+    Attributes:
+        transformer: The transform, or `None` where a subclass has methods of its own.
+
+    Example:
+
+        >>> layer = gyoza.modelling.flow_layers.ElementwiseCoupling(
+        ...     conditioner=gyoza.modelling.conditioners.MLP([64]),
+        ...     transformer=gyoza.modelling.transforms.RationalQuadraticTransform(bound=3.0),
+        ... )
+        >>> x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
+        >>> outputs, log_det = layer(x)
+        >>> keras.ops.convert_to_numpy(outputs)  # a new layer is the identity
+        array([[1., 2., 3., 4.]], dtype=float32)
+    """
+
+    preserves_volume = True  # unless a transform or a subclass does not
+    # Whether methods are given all dimensions, not only those that change, because a user replaced
+    # them, and whether that is so for the log-determinant.
+    _is_in_full_shape = _replaces_log_det = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = next(base for base in cls.__mro__ if is_own(base))
+        cls._replaces_log_det = (
+            cls.compute_jacobian_determinant is not own.compute_jacobian_determinant  # type: ignore[attr-defined]
+        )
+        cls._is_in_full_shape = cls._replaces_log_det or (
+            own is not ElementwiseCoupling
+            and not cls._replaced.isdisjoint(("_couple_", "_decouple_"))
+        )
+
+    def __init__(
+        self,
+        shape: Iterable[int] | None = None,
+        axes: Iterable[int] | None = None,
+        compute_coupling_parameters: Callable[..., Any] | None = None,
+        mask: Mask | None = None,
+        transformer: Transform | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
+        self._set_transformer(transformer)
+        self._lacks_axis = self.parameter_count == 1
+
+    @property
+    def recomputable(self) -> bool:
+        """Whether memory-efficient models invert the layer; that depends on the transform."""
+        return self.transformer is None or self.transformer.recomputable
+
+    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+        """Builds the mask and the network; see :meth:`Coupling.build`."""
+        self._parameter_count = self.parameter_count  # a property that a subclass may compute
+        super().build(input_shape)
+
+    def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:
+        """See :meth:`Coupling.compute_jacobian_determinant`."""
+        if self.preserves_volume:
+            return self.sum_log_det(x, None)
+        if self._is_in_full_shape:
+            return self._sum_in_full_shape(x, self.compute_parameters(x, context))
+        _, changed, parameters = self._split(x, context)
+        _, log_stretch = self._couple_and_stretch_(changed, parameters)
+        return self.sum_log_det(x, log_stretch, changed)
+
+    def _compute_log_det(self, inputs: Any, context: Any, parameters: Any) -> Any:
+        if self._replaces_log_det:
+            return super()._compute_log_det(inputs, context, parameters)
+        return self._sum_in_full_shape(inputs, parameters)
+
+    def _sum_in_full_shape(self, inputs: Any, parameters: Any) -> Any:
+        """Computes log-determinants in full shape, where parameters may broadcast."""
+        if self.preserves_volume:
+            return self.sum_log_det(inputs, None)
+        _, log_stretch = self._couple_and_stretch_(inputs, parameters)
+        if log_stretch is not None:
+            log_stretch = ops.broadcast_to(log_stretch, ops.shape(inputs))
+            log_stretch = self._mask_(log_stretch, is_positive=False)
+        return self.sum_log_det(inputs, log_stretch)
+
+    def compute_parameters(self, x: Any, context: Any = None) -> Any:
+        """Computes the coupling parameters in full shape; see :meth:`Coupling.compute_parameters`.
+
+        Those of a :class:`~gyoza.modelling.conditioners.Conditioner` have a last axis for the
+        parameters of a dimension if it has several.
+        """
+        if self._parameter_count == 1 or not isinstance(
+            self._compute_coupling_parameters_, Conditioner
+        ):
+            return super().compute_parameters(x, context)
+        if not self._is_compact:
+            return self._group(self._run_network(self._mask_(x), context))
+        kept, _, parameters = self._split(x, context)
+        zeros = ops.expand_dims(ops.zeros_like(kept), -2)
+        zeros = ops.repeat(zeros, self._parameter_count, axis=-2)
+        # To the mask, parameters of a dimension are positions, which `join` puts behind all others.
+        return self._mask_.join(zeros, ops.swapaxes(parameters, -1, -2))
+
+    def _split(self, x: Any, context: Any) -> tuple[Any, Any, Any]:
+        """Returns what is kept, what changes, and the parameters of what changes."""
+        kept, changed = self._mask_.split(x)
+        count = self._parameter_count
+        if self._is_compact:
+            parameters = self._run_network(kept, context)
+            expected = (*changed.shape[:-1], changed.shape[-1] * count)
+            if tuple(parameters.shape) != expected and not fits(parameters.shape, expected):
+                raise _wrong_parameters(parameters, expected)
+            return kept, changed, parameters if count == 1 else self._group(parameters)
+        parameters = self._run_network(self._mask_(x), context)
+        if count > 1 and isinstance(self._compute_coupling_parameters_, Conditioner):
+            parameters = self._group(parameters)
+        _, parameters = self._mask_.split(self._broadcast_parameters(parameters, x))
+        # To the mask, parameters of a dimension are positions.
+        return kept, changed, parameters if count == 1 else ops.swapaxes(parameters, -1, -2)
+
+    def _group(self, parameters: Any) -> Any:
+        """Gives the parameters of each dimension an axis of their own."""
+        count = self._parameter_count
+        shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
+        return ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
+
+    def _broadcast_parameters(self, parameters: Any, x: Any) -> Any:
+        """Checks parameters in full shape, and gives each dimension those that are shared."""
+        per_dimension = () if self._parameter_count == 1 else (self._parameter_count,)
+        expected = (*x.shape, *per_dimension)
+        received = getattr(parameters, "shape", None)
+        if received is None:
+            raise _wrong_parameters(parameters, expected)
+        if fits(received, expected):
+            return parameters
+        if not is_number(parameters):
+            shared = [length == 1 and axis > 0 for axis, length in enumerate(received)]
+            if not fits(received, [1 if s else e for s, e in zip(shared, expected, strict=False)]):
+                raise _wrong_parameters(parameters, expected)
+        return ops.broadcast_to(parameters, (*ops.shape(x), *per_dimension))
+
+    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+        """See :meth:`Coupling.call`."""
+        if self._is_in_full_shape:
+            return super().call(inputs, context)
+        kept, changed, parameters = self._split(inputs, context)
+        coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
+        log_det = self.sum_log_det(inputs, log_stretch, changed)
+        return self._mask_.join(kept, coupled), log_det
+
+    def invert(self, outputs: Any, context: Any = None) -> Any:
+        """See :meth:`Coupling.invert`."""
+        if self._is_in_full_shape:
+            return super().invert(outputs, context)
+        kept, changed, parameters = self._split(outputs, context)
+        return self._mask_.join(kept, self._decouple_(changed, parameters))
+
+    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+        """See :meth:`FlowLayer.invert_and_log_det`; runs the network once."""
+        if self._is_in_full_shape:
+            return super().invert_and_log_det(outputs, context=context)
+        kept, changed, parameters = self._split(outputs, context)
+        decoupled, log_stretch = self._decouple_and_stretch_(changed, parameters)
+        log_det = self.sum_log_det(outputs, log_stretch, changed)
+        return self._mask_.join(kept, decoupled), log_det
+
+    def recompute(self, outputs: Any, shift: Any, context: Any = None) -> tuple[Any, Any, Any]:
+        """See :meth:`FlowLayer.recompute`; runs the network once."""
+        if self._is_in_full_shape:
+            return super().recompute(outputs, shift, context=context)
+        kept, coupled, parameters = self._split(outputs + self._mask_(shift), context)
+        with forget_gradients():
+            changed = self._decouple_(coupled, ops.stop_gradient(parameters))
+        inputs = ops.stop_gradient(self._mask_.join(kept, changed))
+        _, changed = self._mask_.split(inputs + shift)
+        coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
+        log_det = self.sum_log_det(inputs, log_stretch, changed)
+        return inputs, self._mask_.join(kept, coupled), log_det
+
+
+def _wrong_parameters(parameters: Any, expected: Sequence[int | None]) -> ValueError:
+    received = getattr(parameters, "shape", None)
+    return ValueError(
+        "`compute_coupling_parameters` should return a tensor of shape "
+        f"{tuple(expected)} here, or one that broadcasts to it. Received: "
+        + (f"{parameters}" if received is None else f"a tensor of shape {tuple(received)}")
+    )

@@ -1,0 +1,160 @@
+"""Transforms that shift, or scale and shift."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
+from gyoza.modelling.transforms.base import Transform
+
+__all__ = ["AdditiveTransform", "AffineTransform", "VolumePreservingTransform", "centre"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class AdditiveTransform(Transform):
+    r"""Adds a parameter, :math:`f(x; t) = x + t`, which preserves volume.
+
+    Example:
+
+        >>> transform = gyoza.modelling.transforms.AdditiveTransform()
+        >>> transform.forward(np.array([1.0, 2.0]), np.array([[0.5], [-0.5]]))
+        (array([1.5, 1.5]), None)
+
+    References:
+        - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
+          estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
+    """
+
+    preserves_volume = True
+
+    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+        """Adds the shift; see :meth:`Transform.forward`."""
+        return x + parameters[..., 0], None
+
+    def inverse(self, y: Any, parameters: Any) -> Any:
+        """Subtracts the shift; see :meth:`Transform.inverse`."""
+        return y - parameters[..., 0]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class AffineTransform(Transform):
+    r"""Scales and shifts by two parameters, a raw log-scale :math:`r` and a shift :math:`t`.
+
+    .. math::
+        f(x; r, t) = x \, e^{s(r)} + t, \qquad s(r) = c \tanh(r / c), \qquad
+        \ln \left| \frac{\partial f}{\partial x} \right| = s(r).
+
+    Args:
+        log_scale_bound: The bound :math:`c`: nothing is stretched or squeezed by more than
+            :math:`e^c`. With `None`, :math:`s(r) = r`.
+
+    Raises:
+        ValueError: If `log_scale_bound` is not positive.
+
+    Example:
+
+        >>> transform = gyoza.modelling.transforms.AffineTransform(log_scale_bound=None)
+        >>> x, parameters = np.array([1.0, 2.0]), np.array([[0.0, 1.0], [np.log(3.0), 0.0]])
+        >>> y, log_derivative = transform.forward(x, parameters)
+        >>> keras.ops.convert_to_numpy(y).round(4)
+        array([2., 6.])
+        >>> keras.ops.convert_to_numpy(transform.inverse(y, parameters)).round(4)
+        array([1., 2.])
+
+    References:
+        - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
+          `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
+    """
+
+    parameter_count = 2
+
+    def __init__(self, log_scale_bound: float | None = 2.0) -> None:
+        check_log_scale_bound(log_scale_bound)
+        self.log_scale_bound = log_scale_bound
+
+    def compute_log_scales(self, parameters: Any) -> Any:
+        """Computes the log-scales, in float32 at least.
+
+        Args:
+            parameters: Raw log-scales and shifts, `[..., dimensions, 2]`.
+
+        Returns:
+            The log-scales, `[..., dimensions]`.
+        """
+        return bound_log_scales(parameters[..., 0], self.log_scale_bound)
+
+    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+        """Scales and shifts; see :meth:`Transform.forward`."""
+        log_scales = self.compute_log_scales(parameters)
+        return x * ops.cast(ops.exp(log_scales), x.dtype) + parameters[..., 1], log_scales
+
+    def inverse(self, y: Any, parameters: Any) -> Any:
+        """Shifts and scales back; see :meth:`Transform.inverse`."""
+        return self._undo(y, parameters, self.compute_log_scales(parameters))
+
+    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+        """Shifts and scales back; see :meth:`Transform.inverse_and_log_derivative`."""
+        log_scales = self.compute_log_scales(parameters)
+        return self._undo(y, parameters, log_scales), log_scales
+
+    def _undo(self, y: Any, parameters: Any, log_scales: Any) -> Any:
+        return (y - parameters[..., 1]) * ops.cast(ops.exp(-log_scales), y.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """See :meth:`Transform.get_config`."""
+        return {**super().get_config(), "log_scale_bound": self.log_scale_bound}
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class VolumePreservingTransform(AffineTransform):
+    r"""An :class:`AffineTransform` that stretches some dimensions as much as it squeezes others.
+
+    The mean :math:`\bar{s}` over all dimensions of a vector is subtracted from their log-scales,
+
+    .. math::
+        f(x_i; r, t) = x_i \, e^{s(r_i) - \bar{s}} + t_i, \qquad
+        \sum_i \ln \left| \frac{\partial f}{\partial x_i} \right| = 0.
+
+    It depends on the parameters of all dimensions, so autoregressive layers cannot take it.
+
+    Args:
+        log_scale_bound: See :class:`AffineTransform`.
+
+    Raises:
+        ValueError: See :class:`AffineTransform`.
+
+    Example:
+
+        >>> transform = gyoza.modelling.transforms.VolumePreservingTransform(log_scale_bound=None)
+        >>> parameters = np.array([[np.log(4.0), 0.0], [0.0, 0.0]])
+        >>> y, log_derivative = transform.forward(np.array([1.0, 1.0]), parameters)
+        >>> keras.ops.convert_to_numpy(y).round(4)
+        array([2. , 0.5])
+
+    References:
+        - Sorrenson, P., Rother, C. & Köthe, U. (2020). "Disentanglement by nonlinear ICA with
+          general incompressible-flow networks (GIN)."
+          `arXiv:2001.04872 <https://arxiv.org/abs/2001.04872>`_
+    """
+
+    preserves_volume = True
+    couples_dimensions = True
+
+    def compute_log_scales(self, parameters: Any) -> Any:
+        """Computes log-scales whose sum is zero; see :meth:`AffineTransform.compute_log_scales`."""
+        return centre(super().compute_log_scales(parameters))
+
+    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+        """Scales and shifts; see :meth:`Transform.forward`."""
+        return super().forward(x, parameters)[0], None
+
+    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+        """Shifts and scales back; see :meth:`Transform.inverse_and_log_derivative`."""
+        return self.inverse(y, parameters), None
+
+
+def centre(log_scales: Any) -> Any:
+    """Subtracts the mean along the last axis."""
+    # Not `ops.mean`, which computes float64 in float32 on some backends.
+    return log_scales - ops.sum(log_scales, axis=-1, keepdims=True) / log_scales.shape[-1]

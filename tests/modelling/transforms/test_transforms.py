@@ -1,0 +1,266 @@
+"""Transforms: inverses and log-derivatives, and that layers take any of them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.backend import jit, vjp
+from gyoza.modelling import transforms
+from gyoza.modelling.conditioners import MADE, MLP
+from gyoza.modelling.flow_layers import (
+    AdditiveCoupling,
+    AffineCoupling,
+    ElementwiseCoupling,
+    MaskedAffine,
+    MaskedAutoregressive,
+    MixtureLogisticCoupling,
+    VolumePreservingCoupling,
+)
+from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.transforms import Transform
+from gyoza.testing import check_flow_layer
+
+
+def to_numpy(x):
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class SinhArcsinh(Transform):
+    r"""A transform of a user's own, :math:`\sinh(e^{s(a)} \operatorname{arsinh}(x) + b)`."""
+
+    parameter_count = 2
+
+    def __init__(self, bound=1.0):
+        self.bound = bound
+
+    def _read(self, parameters):
+        parameters = ops.cast(parameters, at_least_float32(parameters.dtype))
+        log_tail = self.bound * (2.0 * ops.sigmoid(parameters[..., 0]) - 1.0)
+        return log_tail, parameters[..., 1]
+
+    def forward(self, x, parameters):
+        log_tail, skew = self._read(parameters)
+        exact = ops.cast(x, log_tail.dtype)
+        y = ops.sinh(ops.exp(log_tail) * ops.arcsinh(exact) + skew)
+        log_derivative = log_tail + 0.5 * (ops.log(1.0 + y * y) - ops.log(1.0 + exact * exact))
+        return ops.cast(y, x.dtype), log_derivative
+
+    def inverse(self, y, parameters):
+        log_tail, skew = self._read(parameters)
+        exact = ops.cast(y, log_tail.dtype)
+        return ops.cast(ops.sinh((ops.arcsinh(exact) - skew) * ops.exp(-log_tail)), y.dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "bound": self.bound}
+
+
+CASES = {
+    "additive": transforms.AdditiveTransform(),
+    "affine": transforms.AffineTransform(0.8),
+    "affine-unbounded": transforms.AffineTransform(None),
+    "volume-preserving": transforms.VolumePreservingTransform(),
+    "spline": transforms.RationalQuadraticTransform(4, 3.0, minimum_slope=0.1),
+    "circular": transforms.CircularSplineTransform(3),
+    "logistic": transforms.LogisticMixtureTransform(3),
+    "gaussianization": transforms.GaussianizationTransform(3),
+    "user": SinhArcsinh(0.7),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_inverses_and_log_derivatives(name):
+    transform = CASES[name]
+    random = np.random.default_rng(0)
+    x = ops.convert_to_tensor(2.0 * random.normal(size=(20, 3)), dtype="float32")
+    parameters = random.normal(size=(20, 3, transform.parameter_count))
+    parameters = ops.convert_to_tensor(parameters, dtype="float32")
+
+    @jit
+    def run(x, parameters):
+        y, pullback = vjp(lambda x: transform.forward(x, parameters)[0], [x])
+        (slopes,) = pullback(ops.ones_like(y))
+        log_derivative = transform.forward(x, parameters)[1]
+        inverse = transform.inverse_and_log_derivative(y, parameters)
+        return y, slopes, log_derivative, inverse, transform.inverse(y, parameters)
+
+    y, slopes, log_derivative, (inputs, at_inputs), again = run(x, parameters)
+    slopes = np.log(to_numpy(slopes))
+    assert np.std(slopes) > 0.05 or name == "additive"
+    if transform.preserves_volume:
+        assert log_derivative is at_inputs is None
+        np.testing.assert_allclose(slopes.sum(axis=-1), 0.0, atol=1e-5)
+    else:
+        np.testing.assert_allclose(to_numpy(log_derivative), slopes, atol=1e-4)
+        np.testing.assert_allclose(to_numpy(at_inputs), slopes, atol=2e-3)
+    assert np.abs(to_numpy(y) - to_numpy(x)).max() > 0.1
+    for received in (inputs, again):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(x), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_copies_are_equal(name):
+    transform = CASES[name]
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(transform))
+    assert type(copy) is type(transform)
+    assert vars(copy) == vars(transform)
+
+
+@pytest.mark.parametrize(
+    "name", ["additive", "affine", "volume-preserving", "spline", "circular", "user"]
+)
+def test_parameters_of_zero_make_the_identity(name):
+    transform = CASES[name]
+    x = ops.convert_to_tensor([[-7.0, 0.0, 0.5, 2.0]], dtype="float32")
+    y, log_derivative = transform.forward(x, ops.zeros((1, 4, transform.parameter_count)))
+    np.testing.assert_allclose(to_numpy(y), to_numpy(x), rtol=1e-6)
+    if log_derivative is not None:
+        np.testing.assert_allclose(to_numpy(log_derivative), 0.0, atol=1e-6)
+
+
+def test_a_new_transform_is_used_in_couplings():
+    layer = ElementwiseCoupling(conditioner=MLP([8], "tanh"), transformer=SinhArcsinh(0.5))
+    check_flow_layer(layer, [5])
+    layer(np.ones([2, 5], "float32"))
+    assert layer.conditioner.output_size == 2 * 2
+    assert not layer.preserves_volume
+
+
+def test_a_new_transform_is_used_in_autoregressive_layers():
+    layer = MaskedAutoregressive(conditioner=MADE([8], "tanh"), transformer=SinhArcsinh())
+    check_flow_layer(layer, [3], policies=(), fresh_process=False)
+    copy = MaskedAutoregressive.from_config(layer.get_config())
+    assert copy.transformer.bound == 1.0
+
+
+def test_a_new_transform_is_used_where_a_coupling_meets_one_dimension():
+    layer = ElementwiseCoupling(conditioner=MLP([8]), transformer=SinhArcsinh())
+    layer(np.ones([2, 1], "float32"))
+    assert tuple(layer.coupling_parameters.shape) == (2,)
+    layer.coupling_parameters.assign([1.0, 0.5])
+    x = np.array([[0.3], [-2.0]], "float32")
+    outputs, log_det = layer(x)
+    expected, log_derivative = layer.transformer.forward(
+        ops.convert_to_tensor(x), ops.convert_to_tensor(np.full([2, 1, 2], [1.0, 0.5], "float32"))
+    )
+    np.testing.assert_allclose(to_numpy(outputs), to_numpy(expected), rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(log_det), to_numpy(log_derivative)[:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["additive", "volume-preserving", "gaussianization", "logistic"])
+def test_any_transform_can_be_given_to_a_coupling(name):
+    transform = CASES[name]
+    layer = ElementwiseCoupling(conditioner=MLP([4], "tanh"), transformer=transform)
+    x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
+    layer(x)
+    random = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(0.5 * random.normal(size=weight.shape))
+    outputs, log_det = layer(x)
+    assert np.abs(to_numpy(outputs) - x).max() > 0.05
+    assert (np.std(to_numpy(log_det)) > 0) == (not transform.preserves_volume)
+    assert layer.preserves_volume == transform.preserves_volume
+    assert layer.recomputable == transform.recomputable
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, atol=1e-3)
+
+
+def test_an_autoregressive_layer_can_shift():
+    layer = MaskedAutoregressive(transformer=transforms.AdditiveTransform(), conditioner=MADE([8]))
+    x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    layer(x)
+    random = np.random.default_rng(1)
+    for weight in layer.trainable_weights:
+        weight.assign(random.normal(size=weight.shape))
+    outputs, log_det = layer(x)
+    shifts = to_numpy(layer.conditioner(x))[..., 0]
+    np.testing.assert_allclose(to_numpy(outputs), x + shifts, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(log_det), 0.0)
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, atol=1e-5)
+
+
+def test_configurations_hold_options_or_a_transform():
+    options = AffineCoupling(compute_coupling_parameters=MLP(), log_scale_bound=0.3).get_config()
+    assert options["log_scale_bound"] == 0.3
+    assert "transformer" not in options
+    assert "conditioner" not in options
+    assert "transformer" not in AdditiveCoupling(compute_coupling_parameters=MLP()).get_config()
+    assert "transformer" not in MaskedAffine().get_config()
+    given = ElementwiseCoupling(conditioner=MLP(), transformer=SinhArcsinh(0.3)).get_config()
+    assert given["transformer"]["config"] == {"bound": 0.3}
+
+
+class DoubledLogScales(AffineCoupling):
+    def compute_log_scales(self, coupling_parameters):
+        return 2.0 * super().compute_log_scales(coupling_parameters)
+
+
+class OtherContributions(MixtureLogisticCoupling):
+    def compute_log_stretch(self, inputs, coupling_parameters):
+        return super().compute_log_stretch(inputs, coupling_parameters) + 1.0
+
+
+class ShiftedTwice(VolumePreservingCoupling):
+    def _couple_and_stretch_(self, inputs, coupling_parameters):
+        outputs, log_stretch = super()._couple_and_stretch_(inputs, coupling_parameters)
+        return outputs + coupling_parameters[..., 1], log_stretch
+
+
+def shift_and_scale(x):
+    return ops.stack([0.1 + 0.0 * x, 3.0 + 0.0 * x, *8 * [0.0 * x]][: shift_and_scale.count], -1)
+
+
+@pytest.mark.parametrize(
+    ("cls", "count", "options", "expected"),
+    [
+        (DoubledLogScales, 2, {"log_scale_bound": None}, [2.0 * np.exp(0.2) + 3.0, 0.2]),
+        (OtherContributions, 5, {"component_count": 1, "log_scale_bound": None}, [None, 1.1]),
+        (ShiftedTwice, 2, {}, [2.0 + 6.0, 0.0]),
+    ],
+)
+def test_subclasses_can_replace_one_hook(cls, count, options, expected, monkeypatch):
+    monkeypatch.setattr(shift_and_scale, "count", count, raising=False)
+    layer = cls(compute_coupling_parameters=shift_and_scale, **options)
+    outputs, log_det = layer(np.array([[2.0, 1.0]], "float32"))
+    if expected[0] is not None:
+        np.testing.assert_allclose(to_numpy(outputs), [[expected[0], 1.0]], rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(log_det), [expected[1]], rtol=1e-5, atol=1e-6)
+
+
+def test_options_of_layers_are_those_of_their_transforms():
+    layer = AffineCoupling(compute_coupling_parameters=MLP(), log_scale_bound=0.3)
+    assert layer.log_scale_bound == 0.3
+    layer.log_scale_bound = 0.5
+    assert layer.get_config()["log_scale_bound"] == layer.transformer.log_scale_bound == 0.5
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (
+            lambda: ElementwiseCoupling(conditioner=MLP(), transformer=3),
+            TypeError,
+            "`transformer` should be a `Transform`. Received: transformer=3",
+        ),
+        (
+            lambda: MaskedAutoregressive(transformer=transforms.VolumePreservingTransform()),
+            ValueError,
+            "should transform each dimension by its own parameters. Received: transformer=",
+        ),
+        (
+            lambda: AdditiveCoupling(conditioner=MLP(), compute_coupling_parameters=MLP()),
+            ValueError,
+            "not as both. Received: conditioner=",
+        ),
+        (
+            lambda: ElementwiseCoupling(conditioner=MLP())(np.ones([2, 4], "float32")),
+            NotImplementedError,
+            "should implement `_couple_`, or be given a `transformer`",
+        ),
+        (lambda: Transform().forward(1.0, 1.0), NotImplementedError, "implement `forward`"),
+        (lambda: Transform().inverse(1.0, 1.0), NotImplementedError, "implement `inverse`"),
+    ],
+)
+def test_bad_input(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
