@@ -12,6 +12,7 @@ from gyoza.modelling.flow_layers.autoregressive import (
 )
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.batch_normalisation import BatchNormalization
+from gyoza.modelling.flow_layers.bounded import Arctanh, Logit, Sigmoid, Softplus, Tanh
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.couplings import Coupling
 from gyoza.modelling.flow_layers.dequantization import (
@@ -19,16 +20,7 @@ from gyoza.modelling.flow_layers.dequantization import (
     VariationalDequantization,
 )
 from gyoza.modelling.flow_layers.disentangling import DisentanglingFlowModel
-from gyoza.modelling.flow_layers.elementwise import (
-    Affine,
-    Arctanh,
-    Logit,
-    Sigmoid,
-    Softplus,
-    Standardize,
-    Tanh,
-    YeoJohnson,
-)
+from gyoza.modelling.flow_layers.elementwise import Affine, Standardize, YeoJohnson
 from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
 from gyoza.modelling.flow_layers.gaussianization import MixtureGaussianization
 from gyoza.modelling.flow_layers.images import (

@@ -1,4 +1,4 @@
-"""Layers that map each entry by itself: pre-processing, bounded and positive data, skewed data.
+"""Layers that map each dimension by itself: their base class, pre-processing, skewed data.
 
 Their log-determinants make the likelihood of a model that starts with them one in data units.
 """
@@ -14,21 +14,13 @@ from keras import ops
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
+from gyoza.modelling.functions.initializers import given_values
 
-__all__ = [
-    "Affine",
-    "Standardize",
-    "Softplus",
-    "Sigmoid",
-    "Logit",
-    "Tanh",
-    "Arctanh",
-    "YeoJohnson",
-]
+__all__ = ["ElementwiseLayer", "Affine", "Standardize", "YeoJohnson"]
 
 
-class _Elementwise(FlowLayer):
-    """Base class of layers that map each entry by itself.
+class ElementwiseLayer(FlowLayer):
+    """Base class of layers that map each dimension by itself.
 
     Subclasses implement `stretch` and `compress`, which are given vectors in at least float32.
     """
@@ -38,24 +30,25 @@ class _Elementwise(FlowLayer):
     has_closed_domain = False
 
     def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Gives outputs and the logarithms of derivatives, both in the shape of `x`."""
+        """Returns outputs and log-derivatives, both in the shape of `x`."""
         raise NotImplementedError
 
     def compress(self, y: Any) -> Any:
-        """Gives the inputs that `stretch` maps to `y`."""
+        """Returns the inputs that `stretch` maps to `y`."""
         raise NotImplementedError
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Checks arrays, and runs `call`."""
         _check_interval(inputs, self.domain, self.has_closed_domain, self.name)
         return super().__call__(inputs, *args, **kwargs)
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
-        """Maps entries; see :meth:`FlowLayer.transform`."""
+        """Maps each dimension; see :meth:`FlowLayer.transform`."""
         outputs, log_stretch = self.stretch(ops.cast(inputs, self.log_det_dtype))
         return ops.cast(outputs, inputs.dtype), ops.sum(log_stretch, axis=-1)
 
     def inverse_transform(self, outputs: Any) -> Any:
-        """Maps entries back; see :meth:`FlowLayer.inverse_transform`."""
+        """Maps each dimension back; see :meth:`FlowLayer.inverse_transform`."""
         return ops.cast(self.compress(ops.cast(outputs, self.log_det_dtype)), outputs.dtype)
 
 
@@ -76,8 +69,8 @@ def _check_interval(x: Any, interval: tuple[float, float], is_closed: bool, name
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Affine(_Elementwise):
-    r"""Scales and shifts each entry by fixed numbers.
+class Affine(ElementwiseLayer):
+    r"""Scales and shifts each dimension by fixed numbers.
 
     .. math::
         y_i = a_i x_i + b_i, \qquad
@@ -153,10 +146,10 @@ class Standardize(ActivationNormalization):
         y = \frac{x - l}{s}, \qquad
         \log \left| \det \frac{\partial y}{\partial x} \right| = -n \sum_i \ln s_i,
 
-    with one location :math:`l_i` and one scale :math:`s_i > 0` for each entry along `axes`, which
-    are shared by the :math:`n` positions of the remaining axes. They are given, or measured by
-    :meth:`ActivationNormalization.adapt`, which leaves those that were given as they are; otherwise
-    the layer is the identity.
+    with one location :math:`l_i` and one scale :math:`s_i > 0` for each dimension along `axes`,
+    which are shared by the :math:`n` positions of the remaining axes. They are given, or measured
+    by :meth:`ActivationNormalization.adapt`, which leaves those that were given as they are;
+    otherwise the layer is the identity.
 
     Unlike :class:`ActivationNormalization`, which starts like this and is then trained, it leaves
     the units of the data what they are, so that models of the same data can be compared.
@@ -214,7 +207,7 @@ class Standardize(ActivationNormalization):
         values = np.broadcast_to(values, self._shape_)
         return self.add_weight(
             shape=self._shape_,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype=dtype),
+            initializer=given_values(values),
             trainable=False,
             name=name,
         )
@@ -242,295 +235,8 @@ def _check_parameter_shape(name: str, values: np.ndarray, shape: list[int]) -> N
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Softplus(_Elementwise):
-    r"""Maps all numbers to the positive ones.
-
-    .. math::
-        y_i = \ln (1 + e^{x_i}), \qquad
-        \log \left| \det \frac{\partial y}{\partial x} \right| = -\sum_i \ln (1 + e^{-x_i})
-
-    In float32, outputs for inputs below about -87 are rounded to zero, which cannot be inverted.
-    `invert` gives -∞ for zero and NaN below.
-
-    Args:
-        shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`.
-        **kwargs: Arguments of `keras.Layer`.
-
-    Example:
-
-        >>> layer = gyoza.modelling.flow_layers.Softplus()
-        >>> outputs, log_det = layer(np.array([[0.0, 100.0]], "float32"))
-        >>> keras.ops.convert_to_numpy(outputs).round(4)
-        array([[  0.6931, 100.    ]], dtype=float32)
-        >>> keras.ops.convert_to_numpy(log_det).round(4)
-        array([-0.6931], dtype=float32)
-    """
-
-    recomputable = False  # outputs near the bounds are rounded
-
-    def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Computes the softplus, whose derivative is the sigmoid."""
-        return ops.softplus(x), -ops.softplus(-x)
-
-    def compress(self, y: Any) -> Any:
-        """Computes ln(exp(y) - 1) without overflow."""
-        return y + ops.log(-expm1(-y))
-
-
-class _Bounded(_Elementwise):
-    """Base class of the layers that connect all numbers with an interval."""
-
-    recomputable = False  # outputs near the bounds are rounded
-
-    def __init__(
-        self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
-        low: float = 0.0,
-        high: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        if not -math.inf < low < high < math.inf:
-            raise ValueError(
-                "`low` should be below `high`, and both should be finite. "
-                f"Received: low={low}, high={high}"
-            )
-        super().__init__(shape=shape, axes=axes, **kwargs)
-        self.low, self.high = float(low), float(high)
-
-    def get_config(self) -> dict[str, Any]:
-        """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "low": self.low, "high": self.high}
-
-
-def _squash(x: Any, low: float, high: float) -> Any:
-    """Computes low + (high - low) sigmoid(x), measured from the end that is nearer."""
-    is_upper = x >= 0
-    gap = (high - low) * ops.sigmoid(ops.where(is_upper, -x, x))
-    return ops.where(is_upper, high - gap, low + gap)
-
-
-@keras.saving.register_keras_serializable(package="gyoza")
-class Sigmoid(_Bounded):
-    r"""Maps all numbers to an interval.
-
-    .. math::
-        y_i = l + \frac{h - l}{1 + e^{-x_i}}, \qquad
-        \log \left| \det \frac{\partial y}{\partial x} \right| =
-        \sum_i \left( \ln (h - l) - \ln (1 + e^{-x_i}) - \ln (1 + e^{x_i}) \right),
-
-    with the bounds :math:`l` (`low`) and :math:`h` (`high`).
-
-    The log-determinant is exact for all inputs, but outputs that are rounded to a bound, in float32
-    for inputs above about 17 when the bounds are 0 and 1, cannot be inverted. `invert` gives ±∞ at
-    the bounds and NaN beyond.
-
-    Args:
-        shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`.
-        low: The lower bound of outputs.
-        high: The upper bound of outputs.
-        **kwargs: Arguments of `keras.Layer`.
-
-    Raises:
-        ValueError: If `low` is not below `high`.
-
-    Example:
-
-        >>> layer = gyoza.modelling.flow_layers.Sigmoid(low=-1.0, high=1.0)
-        >>> outputs, log_det = layer(np.array([[0.0, np.log(3.0)]], "float32"))
-        >>> keras.ops.convert_to_numpy(outputs).round(4)
-        array([[0. , 0.5]], dtype=float32)
-    """
-
-    def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Computes the sigmoid."""
-        log_stretch = math.log(self.high - self.low) - ops.softplus(x) - ops.softplus(-x)
-        return _squash(x, self.low, self.high), log_stretch
-
-    def compress(self, y: Any) -> Any:
-        """Computes the logit from the distances to both bounds."""
-        return ops.log(y - self.low) - ops.log(self.high - y)
-
-
-@keras.saving.register_keras_serializable(package="gyoza")
-class Logit(_Bounded):
-    r"""Maps an interval to all numbers.
-
-    .. math::
-        y_i = \ln \frac{u_i}{1 - u_i}, \qquad
-        u_i = \alpha + (1 - 2 \alpha) \frac{x_i - l}{h - l}, \qquad
-        \log \left| \det \frac{\partial y}{\partial x} \right| =
-        \sum_i \left( \ln \frac{1 - 2 \alpha}{h - l} - \ln u_i - \ln (1 - u_i) \right),
-
-    with the bounds :math:`l` (`low`) and :math:`h` (`high`). With :math:`\alpha > 0`, as is usual
-    for images, the bounds themselves have finite outputs. `invert` then gives values up to
-    :math:`(h - l) \alpha / (1 - 2 \alpha)` outside the bounds; they are not clipped.
-
-    A NumPy array with values outside the support, which are not in :math:`[l, h]` or, with
-    :math:`\alpha = 0`, in :math:`(l, h)`, raises an error. Where values cannot be checked, in
-    tensors, such values give NaN, or ±∞ where :math:`u_i` is 0 or 1; only with :math:`\alpha > 0`,
-    values that are outside by less than said above have finite outputs.
-
-    Args:
-        shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`.
-        low: The lower bound of inputs.
-        high: The upper bound of inputs.
-        alpha: How far the interval is drawn away from 0 and 1, at least 0 and below 0.5.
-        **kwargs: Arguments of `keras.Layer`.
-
-    Raises:
-        ValueError: If `low` is not below `high`, if `alpha` is not in [0, 0.5), or if the layer is
-            called on a NumPy array with values outside the support.
-
-    Example:
-
-        >>> layer = gyoza.modelling.flow_layers.Logit(high=256.0, alpha=0.05)
-        >>> outputs, log_det = layer(np.array([[0.0, 128.0, 256.0]], "float32"))
-        >>> keras.ops.convert_to_numpy(outputs).round(4)
-        array([[-2.9444,  0.    ,  2.9444]], dtype=float32)
-
-    References:
-        - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
-          `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
-        - Papamakarios, G., Pavlakou, T. & Murray, I. (2017). "Masked autoregressive flow for
-          density estimation." `arXiv:1705.07057 <https://arxiv.org/abs/1705.07057>`_
-    """
-
-    def __init__(
-        self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
-        low: float = 0.0,
-        high: float = 1.0,
-        alpha: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        if not 0 <= alpha < 0.5:
-            raise ValueError(f"`alpha` should be at least 0 and below 0.5. Received: alpha={alpha}")
-        super().__init__(shape=shape, axes=axes, low=low, high=high, **kwargs)
-        self.alpha = float(alpha)
-
-    @property
-    def domain(self) -> tuple[float, float]:  # type: ignore[override]
-        """The bounds."""
-        return self.low, self.high
-
-    @property
-    def has_closed_domain(self) -> bool:  # type: ignore[override]
-        """Whether the bounds have finite outputs."""
-        return self.alpha > 0
-
-    def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Computes the logit from the distances to both bounds."""
-        slope = (1 - 2 * self.alpha) / (self.high - self.low)
-        log_u = ops.log(self.alpha + slope * (x - self.low))
-        log_rest = ops.log(self.alpha + slope * (self.high - x))
-        return log_u - log_rest, math.log(slope) - log_u - log_rest
-
-    def compress(self, y: Any) -> Any:
-        """Computes the sigmoid between bounds that are moved outwards."""
-        margin = (self.high - self.low) * self.alpha / (1 - 2 * self.alpha)
-        return _squash(y, self.low - margin, self.high + margin)
-
-    def get_config(self) -> dict[str, Any]:
-        """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "alpha": self.alpha}
-
-
-@keras.saving.register_keras_serializable(package="gyoza")
-class Tanh(_Elementwise):
-    r"""Maps all numbers to those between -1 and 1.
-
-    .. math::
-        y_i = \tanh x_i, \qquad
-        \log \left| \det \frac{\partial y}{\partial x} \right| =
-        \sum_i \left( \ln 4 - \ln (1 + e^{2 x_i}) - \ln (1 + e^{-2 x_i}) \right)
-
-    The log-determinant is exact for all inputs, but outputs that are rounded to ±1, in float32 for
-    inputs above about 9, cannot be inverted. `invert` gives ±∞ at ±1 and NaN beyond.
-
-    Args:
-        shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`.
-        **kwargs: Arguments of `keras.Layer`.
-
-    Example:
-
-        >>> layer = gyoza.modelling.flow_layers.Tanh()
-        >>> outputs, log_det = layer(np.array([[0.0, 0.5]], "float32"))
-        >>> keras.ops.convert_to_numpy(outputs).round(4)
-        array([[0.    , 0.4621]], dtype=float32)
-    """
-
-    def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Computes the hyperbolic tangent, whose derivative is 4 sigmoid(2x) sigmoid(-2x)."""
-        return _tanh(x), math.log(4.0) - ops.softplus(2 * x) - ops.softplus(-2 * x)
-
-    def compress(self, y: Any) -> Any:
-        """Computes the inverse hyperbolic tangent."""
-        return _arctanh(y)[0]
-
-
-@keras.saving.register_keras_serializable(package="gyoza")
-class Arctanh(_Elementwise):
-    r"""Maps the numbers between -1 and 1 to all numbers.
-
-    .. math::
-        y_i = \operatorname{arctanh} x_i = \frac{1}{2} \ln \frac{1 + x_i}{1 - x_i}, \qquad
-        \log \left| \det \frac{\partial y}{\partial x} \right| =
-        -\sum_i \left( \ln (1 + x_i) + \ln (1 - x_i) \right)
-
-    A NumPy array with values that are not between -1 and 1 raises an error; tensors give ±∞ at ±1
-    and NaN beyond.
-
-    Args:
-        shape: See :class:`FlowLayer`.
-        axes: See :class:`FlowLayer`.
-        **kwargs: Arguments of `keras.Layer`.
-
-    Raises:
-        ValueError: If the layer is called on a NumPy array with values that are not between -1 and
-            1.
-
-    Example:
-
-        >>> layer = gyoza.modelling.flow_layers.Arctanh()
-        >>> outputs, log_det = layer(np.array([[0.0, 0.5]], "float32"))
-        >>> keras.ops.convert_to_numpy(outputs).round(4)
-        array([[0.    , 0.5493]], dtype=float32)
-    """
-
-    domain = (-1.0, 1.0)
-
-    def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Computes the inverse hyperbolic tangent."""
-        return _arctanh(x)
-
-    def compress(self, y: Any) -> Any:
-        """Computes the hyperbolic tangent."""
-        return _tanh(y)
-
-
-def _tanh(x: Any) -> Any:
-    """Computes the hyperbolic tangent. `ops.tanh` would round float64 to float32 on JAX."""
-    is_positive = x >= 0
-    falling = expm1(-2 * ops.where(is_positive, x, -x))
-    size = -falling / (2 + falling)
-    return ops.where(is_positive, size, -size)
-
-
-def _arctanh(x: Any) -> tuple[Any, Any]:
-    """Gives the inverse hyperbolic tangent and the logarithm of its derivative."""
-    above, below = log1p(x), log1p(-x)
-    return 0.5 * (above - below), -above - below
-
-
-@keras.saving.register_keras_serializable(package="gyoza")
-class YeoJohnson(_Elementwise):
-    r"""Raises each entry to a learnable power, which makes skewed data more symmetric.
+class YeoJohnson(ElementwiseLayer):
+    r"""Raises each dimension to a learnable power, which makes skewed data more symmetric.
 
     .. math::
         y_i = \begin{cases}
@@ -540,14 +246,14 @@ class YeoJohnson(_Elementwise):
         \log \left| \det \frac{\partial y}{\partial x} \right| =
         \sum_i \operatorname{sgn}(x_i) (\lambda_i - 1) \ln (1 + |x_i|),
 
-    with :math:`\ln (1 + x_i)` in place of the first row for :math:`\lambda_i = 0`, and
-    :math:`-\ln (1 - x_i)` in place of the second for :math:`\lambda_i = 2`. Both are the limits,
+    with :math:`\ln (1 + x_i)` instead of the first row for :math:`\lambda_i = 0`, and
+    :math:`-\ln (1 - x_i)` instead of the second for :math:`\lambda_i = 2`. Both are the limits,
     and values and gradients are smooth there.
 
     The powers start at 1, which is the identity, and training keeps them between 0 and 2, where
-    all numbers are mapped to all numbers. Others can be assigned; `invert` then gives NaN for what
-    is no output: values from :math:`-1 / \lambda_i` up if :math:`\lambda_i < 0`, and those down
-    from :math:`-1 / (\lambda_i - 2)` if :math:`\lambda_i > 2`.
+    all numbers are mapped to all numbers. Others can be assigned; `invert` then returns NaN for
+    what is not an output: values from :math:`-1 / \lambda_i` up if :math:`\lambda_i < 0`, and those
+    down from :math:`-1 / (\lambda_i - 2)` if :math:`\lambda_i > 2`.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -594,7 +300,7 @@ class YeoJohnson(_Elementwise):
         )
 
     def _split(self, x: Any) -> tuple[Any, Any, Any]:
-        """Gives the signs of entries, their absolute values, and the powers that hold for those."""
+        """Returns signs, absolute values, and the powers that hold for those."""
         power = ops.cast(self.power, x.dtype)
         is_positive = x >= 0
         # Not `ops.sign` and `ops.abs`, whose gradients vanish at zero.
@@ -602,12 +308,12 @@ class YeoJohnson(_Elementwise):
         return sign, sign * x, ops.where(is_positive, power, 2 - power)
 
     def stretch(self, x: Any) -> tuple[Any, Any]:
-        """Raises entries to their powers."""
+        """Raises numbers to their powers."""
         sign, size, power = self._split(x)
         log_size = log1p(size)
         return sign * log_size * exponential_ratio(power * log_size), (power - 1) * log_size
 
     def compress(self, y: Any) -> Any:
-        """Takes roots of entries."""
+        """Takes roots of numbers."""
         sign, size, power = self._split(y)
         return sign * expm1(size * logarithm_ratio(power * size))

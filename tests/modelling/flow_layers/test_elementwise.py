@@ -10,10 +10,10 @@ from keras.ops import convert_to_numpy as to_numpy
 from scipy import special, stats
 
 from gyoza.backend import vjp
-from gyoza.modelling.flow_layers import FlowModel
-from gyoza.modelling.flow_layers.elementwise import (
+from gyoza.modelling.flow_layers import (
     Affine,
     Arctanh,
+    FlowModel,
     Logit,
     Sigmoid,
     Softplus,

@@ -134,6 +134,31 @@ def test_gradients_with_a_context():
     assert_gradients_equal(make_twins(make, x, context), x, context)
 
 
+@pytest.mark.parametrize("inner", [flow_layers.Tanh, flow_layers.Arctanh, flow_layers.Softplus])
+def test_gradients_where_outputs_are_rounded(inner):
+    """The inverse would be infinite at the bounds, so the layer is stored."""
+    x = np.array([[20.0, -30.0], [9.5, -0.5], [0.1, 12.0]], "float32")
+    layers = [flow_layers.Affine(scale=0.5), inner(), flow_layers.LULinear()]
+    if inner is flow_layers.Softplus:
+        x = x - 120.0
+    if inner is flow_layers.Arctanh:
+        x = np.array([[2.0 - 1.2e-7, -1.9999], [0.5, 0.0]], "float32")  # halves are below 1
+
+    def make():
+        return [type(layer).from_config(layer.get_config()) for layer in layers]
+
+    twins = make_twins(make, x)
+    outputs, log_det = map(ops.convert_to_numpy, twins[1](x))
+    expected, log_det_there = map(ops.convert_to_numpy, twins[0](x))
+    np.testing.assert_array_equal(outputs, expected)
+    np.testing.assert_array_equal(log_det, log_det_there)
+    assert np.all(np.isfinite(log_det))
+    assert not can_be_recomputed(inner())
+    gradients = compute_gradients(twins[1], x)
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+    assert_gradients_equal(twins, x)
+
+
 def fit(model, *data, **options):
     model.compile(keras.optimizers.SGD(0.01), **options)
     return model.fit(*data, batch_size=8, epochs=3, shuffle=False, verbose=0).history["loss"]
@@ -186,6 +211,8 @@ def test_layers_that_cannot_be_recomputed_are_stored():
         flow_layers.FlowModel([flow_layers.Planar()]),
         flow_layers.UniformDequantization(levels=2),
         flow_layers.Sigmoid(),
+        flow_layers.Tanh(),
+        flow_layers.Arctanh(),
     ]
     assert not any(can_be_recomputed(layer) for layer in stored)
     assert all(can_be_recomputed(layer) for layer in make_vector_layers() + make_image_layers())
