@@ -29,7 +29,7 @@ class ResNet(Conditioner):
     the network of Glow: three convolutions, of 3×3, 1×1 and 3×3 pixels.
 
     :math:`U` starts at zero, such that a new coupling is the identity. There is no batch
-    normalisation: instances do not influence each other.
+    normalisation: examples do not influence each other.
 
     Images are channels-last, `[batch, height, width, channels]`, of any height and width. From a
     coupling with `axes=[3]`, it is given the channels that the mask keeps. From any other, which

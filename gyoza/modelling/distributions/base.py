@@ -234,9 +234,9 @@ class Distribution(Conditional, keras.Layer):
 
         Args:
             sample_count: The number of events, an integer or, in compiled code, a scalar tensor.
-            seed: Non-negative integer, which gives the same events every time, or a
+            seed: Non-negative integer, which draws the same events every time, or a
                 `keras.random.SeedGenerator`. If omitted, `seed_generator` is used, and every call
-                gives other events, also in a compiled function. On JAX, a function that is compiled
+                draws other events, also in a compiled function. On JAX, a function that is compiled
                 by `jax.jit` itself has to pass a seed or use `keras.StatelessScope`, because the
                 state of the generator cannot be updated there.
             context: The context of each event, `[sample_count, context_size]`, or one for all,

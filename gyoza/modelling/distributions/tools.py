@@ -79,10 +79,10 @@ def split_seed(seed: Any, count: int = 2) -> list[Any]:
 
 
 def select_rows(values: Any, indices: Any, has_batch: bool) -> Any:
-    """Selects one of several rows for each instance.
+    """Selects one of several rows for each example.
 
     Args:
-        values: The rows, `[count, ...]`, or those of each instance, `[batch, count, ...]`.
+        values: The rows, `[count, ...]`, or those of each example, `[batch, count, ...]`.
         indices: Integers, `[batch]`.
         has_batch: Whether `values` has the axis `batch`.
 

@@ -63,7 +63,7 @@ class FlowLayer(Invertible, keras.Layer):
             `False` in one that overrides `transform` and does not say otherwise.
         moves_any_dtype: Whether the layer only moves values, so that inputs can be of any dtype. An
             attribute of the class, `False` by default.
-        adapts_to_pairs: Whether `adapt` takes pairs that share factors, in place of inputs. An
+        adapts_to_pairs: Whether `adapt` takes pairs that share factors, instead of inputs. An
             attribute of the class, `False` by default.
 
     Example:

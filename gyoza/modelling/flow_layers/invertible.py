@@ -220,7 +220,7 @@ class Invertible:
     built: bool
     # Whether the values of inputs are only moved, so that they can be of any dtype.
     moves_any_dtype = False
-    # Whether `adapt` takes pairs that share factors, in place of inputs.
+    # Whether `adapt` takes pairs that share factors, instead of inputs.
     adapts_to_pairs: Any = False
     # The nearest `call` that is gyoza's own. Users can override it by one that relies on what it
     # computes.
@@ -297,14 +297,14 @@ class Invertible:
             check_floating(x, self.name)
 
     def _check_results(self, results: Any) -> Any:
-        """Checks what `call` returned, and sees to it that there is a log-determinant per instance.
+        """Checks what `call` returned, and ensures a log-determinant for each example.
 
         Models leave this to their layers.
         """
         return results
 
     def _as_batch(self, log_det: Any, inputs: Any) -> Any:
-        """Returns one log-determinant per instance, also if there is one for all of them."""
+        """Returns one log-determinant for each example, also if there is one for all of them."""
         shape = tuple(getattr(log_det, "shape", ()))
         if len(shape) == 1:
             return log_det

@@ -29,7 +29,7 @@ def bound_log_scales(raw: Any, bound: float | None) -> Any:
     if bound is None:
         return raw
     # JAX's `tanh` would round float64 to float32.
-    return bound * (2.0 * ops.sigmoid(raw * (2.0 / bound)) - 1.0)
+    return ops.sigmoid(raw * (2.0 / bound)) * (2.0 * bound) - bound
 
 
 def check_log_scale_bound(bound: float | None) -> None:

@@ -44,7 +44,7 @@ def is_number(x: Any) -> bool:
 
 
 def fill(value: Any, inputs: Any, dtype: str) -> Any:
-    """Returns the same number for each instance of a batch.
+    """Returns the same number for each example of a batch.
 
     Args:
         value: A number or scalar tensor, or `None` for zero.
