@@ -28,7 +28,7 @@ def at_least_float32(dtype: Any) -> str:
 @functools.cache
 def is_floating(dtype: Any) -> bool:
     """Returns whether a dtype, of Keras or the backend, is one of floating-point numbers."""
-    return keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype))
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype)))
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Exponentials and logarithms without cancellation, of operations that ONNX has, too."""
 
 import math
-from typing import Any
 
 from keras import ops
+
+from gyoza.typing import Tensor
 
 __all__ = ["expm1", "log1p", "exponential_ratio", "logarithm_ratio"]
 
@@ -12,21 +13,21 @@ __all__ = ["expm1", "log1p", "exponential_ratio", "logarithm_ratio"]
 _SMALL = 0.3
 
 
-def _split(z: Any) -> tuple[Any, Any, Any]:
+def _split(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns whether numbers are small, and numbers that are safe in the branches for either."""
     is_small = ops.abs(z) < _SMALL
     zeros = ops.zeros_like(z)
     return is_small, ops.where(is_small, z, zeros), ops.where(is_small, zeros + 1, z)
 
 
-def _exponential_series(z: Any) -> Any:
+def _exponential_series(z: Tensor) -> Tensor:
     series = ops.zeros_like(z)
     for k in range(13, 0, -1):
         series = series * z + 1 / math.factorial(k)
     return series
 
 
-def _logarithm_series(z: Any) -> Any:
+def _logarithm_series(z: Tensor) -> Tensor:
     """Sums 2 / (2 + z) arctanh(s) / s for s = z / (2 + z)."""
     squared = ops.square(z / (2 + z))
     series = ops.zeros_like(z)
@@ -35,7 +36,7 @@ def _logarithm_series(z: Any) -> Any:
     return 2 / (2 + z) * series
 
 
-def expm1(z: Any) -> Any:
+def expm1(z: Tensor) -> Tensor:
     """Computes exp(z) - 1.
 
     Args:
@@ -48,7 +49,7 @@ def expm1(z: Any) -> Any:
     return ops.where(is_small, small * _exponential_series(small), ops.exp(large) - 1)
 
 
-def log1p(z: Any) -> Any:
+def log1p(z: Tensor) -> Tensor:
     """Computes ln(1 + z).
 
     Args:
@@ -61,7 +62,7 @@ def log1p(z: Any) -> Any:
     return ops.where(is_small, small * _logarithm_series(small), ops.log(1 + large))
 
 
-def exponential_ratio(z: Any) -> Any:
+def exponential_ratio(z: Tensor) -> Tensor:
     """Computes (exp(z) - 1) / z, which is 1 for z = 0.
 
     Args:
@@ -74,7 +75,7 @@ def exponential_ratio(z: Any) -> Any:
     return ops.where(is_small, _exponential_series(small), (ops.exp(large) - 1) / large)
 
 
-def logarithm_ratio(z: Any) -> Any:
+def logarithm_ratio(z: Tensor) -> Tensor:
     """Computes ln(1 + z) / z, which is 1 for z = 0.
 
     Args:

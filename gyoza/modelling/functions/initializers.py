@@ -1,15 +1,15 @@
 """Initialisers of weights that start with given values."""
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 from keras import ops
+
+from gyoza.typing import Array, Tensor
 
 __all__ = ["given_values"]
 
 
-def given_values(values: np.ndarray) -> Callable[[Any, Any], Any]:
+def given_values(values: Array) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns a Keras initialiser of given values, whatever shape it is asked for.
 
     Args:

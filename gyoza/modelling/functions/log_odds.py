@@ -1,9 +1,10 @@
 """The standard normal distribution function on the scale of log-odds, exact in the far tails."""
 
 import math
-from typing import Any
 
 from keras import ops
+
+from gyoza.typing import Tensor
 
 __all__ = ["normal_log_odds", "normal_quantile"]
 
@@ -37,7 +38,7 @@ _MILLS = (
 )
 
 
-def normal_log_odds(z: Any) -> tuple[Any, Any]:
+def normal_log_odds(z: Tensor) -> tuple[Tensor, Tensor]:
     r"""Computes how likely a standard normal number is below `z`, on the scale of log-odds.
 
     .. math::
@@ -75,7 +76,7 @@ def normal_log_odds(z: Any) -> tuple[Any, Any]:
     return ops.where(is_positive, log_odds, -log_odds), slopes
 
 
-def normal_quantile(log_odds: Any) -> Any:
+def normal_quantile(log_odds: Tensor) -> Tensor:
     r"""Computes the number that a standard normal one is below with given log-odds.
 
     This is the inverse of :func:`normal_log_odds`. The derivative is the reciprocal of its slope.

@@ -1,11 +1,11 @@
 """Distribution functions of mixtures of logistic distributions, on the scale of log-odds."""
 
 import functools
-from typing import Any
 
 from keras import ops
 
 from gyoza.modelling.functions.roots import find_root
+from gyoza.typing import Tensor
 
 __all__ = ["mixture_log_odds", "mixture_quantile"]
 
@@ -13,7 +13,9 @@ __all__ = ["mixture_log_odds", "mixture_quantile"]
 _FLAT = -60.0
 
 
-def mixture_log_odds(x: Any, log_weights: Any, locations: Any, log_scales: Any) -> tuple[Any, Any]:
+def mixture_log_odds(
+    x: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+) -> tuple[Tensor, Tensor]:
     r"""Computes how likely a number from a mixture is below `x`, on the scale of log-odds.
 
     .. math::
@@ -57,7 +59,9 @@ def mixture_log_odds(x: Any, log_weights: Any, locations: Any, log_scales: Any) 
     return log_odds, ops.logsumexp(ops.concatenate(log_rates, axis=-1), axis=-1)
 
 
-def mixture_quantile(log_odds: Any, log_weights: Any, locations: Any, log_scales: Any) -> Any:
+def mixture_quantile(
+    log_odds: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+) -> Tensor:
     r"""Computes the number that one from a mixture is below with given log-odds.
 
     This is the inverse of :func:`mixture_log_odds`, found numerically. It is differentiable with
@@ -83,7 +87,7 @@ def mixture_quantile(log_odds: Any, log_weights: Any, locations: Any, log_scales
         True
     """
 
-    def equation(x: Any, log_odds: Any, *mixture: Any) -> tuple[Any, Any]:
+    def equation(x: Tensor, log_odds: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
         values, log_slopes = mixture_log_odds(x, *mixture)
         # The reciprocal of the slope has to stay finite.
         return values - log_odds, ops.exp(ops.where(log_slopes > _FLAT, log_slopes, _FLAT))

@@ -1,16 +1,15 @@
 """What is not finite, and must not get lost."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from gyoza.modelling.functions.dtypes import is_floating
+from gyoza.typing import Tensor
 
 __all__ = ["mark_rows"]
 
 
-def mark_rows(outputs: Any, context: Any) -> Any:
+def mark_rows(outputs: Tensor, context: Tensor) -> Tensor:
     """Makes outputs of a network NaN in rows where what it was given is not finite.
 
     Networks may lose it: TensorFlow's dense layers with the activation ReLU map NaN to 0 where they
@@ -31,7 +30,7 @@ def mark_rows(outputs: Any, context: Any) -> Any:
     # Differences of equal numbers are 0, or NaN if these are not finite.
     marks = ops.stop_gradient(ops.sum(context - context, axis=rest))
 
-    def mark(values: Any) -> Any:
+    def mark(values: Tensor) -> Tensor:
         rank = len(values.shape)
         if rank == 0:
             return values

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from gyoza.typing import Array
+
 __all__ = ["measure_spread", "diagonalise", "find_axes", "fix_signs"]
 
 
-def measure_spread(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+def measure_spread(batches: Iterable[Array]) -> tuple[Array, Array, float]:
     """Measures vectors that come in batches.
 
     Args:
@@ -41,19 +43,19 @@ def measure_spread(batches: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarra
     return mean, scatter / count, fourth / count
 
 
-def diagonalise(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def diagonalise(matrix: Array) -> tuple[Array, Array]:
     """Returns the eigenvalues of a symmetric matrix, descending, and eigenvectors as columns."""
     values, vectors = np.linalg.eigh(matrix)
     return values[::-1], vectors[:, ::-1]
 
 
-def find_axes(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find_axes(matrix: Array) -> tuple[Array, Array]:
     """Returns the same as :func:`diagonalise`, with the signs of :func:`fix_signs`."""
     values, vectors = diagonalise(matrix)
     return values, fix_signs(vectors)
 
 
-def fix_signs(columns: np.ndarray) -> np.ndarray:
+def fix_signs(columns: Array) -> Array:
     """Flips the signs of columns so that the largest entry of each is positive."""
     if not columns.size:
         return columns

@@ -1,13 +1,13 @@
 """Products of a matrix and the vectors at all positions of a tensor."""
 
-from typing import Any
-
 from keras import ops
+
+from gyoza.typing import Tensor
 
 __all__ = ["multiply"]
 
 
-def multiply(vectors: Any, matrix: Any) -> Any:
+def multiply(vectors: Tensor, matrix: Tensor) -> Tensor:
     """Multiplies the vectors along the last axis by a matrix.
 
     This is `vectors @ matrix`, as a product of two matrices. From a product with more axes, XLA

@@ -1,21 +1,22 @@
 """Inversion of increasing functions that have no inverse in closed form."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from gyoza.typing import Tensor
+
 __all__ = ["find_root"]
 
 
 def find_root(
-    function: Callable[..., tuple[Any, Any]],
-    lower: Any,
-    upper: Any,
-    parameters: Sequence[Any] = (),
-) -> Any:
+    function: Callable[..., tuple[Tensor, Tensor]],
+    lower: Tensor,
+    upper: Tensor,
+    parameters: Sequence[Tensor] = (),
+) -> Tensor:
     r"""Finds the root of an increasing function, for each entry by itself.
 
     A bracket around the root is narrowed where its secant crosses zero, but never less than
@@ -60,10 +61,12 @@ def find_root(
     precision = np.finfo(keras.backend.standardize_dtype(lower.dtype))
     tolerance = float(precision.eps) * (ops.abs(lower) + ops.abs(upper))
 
-    def is_wide(lower: Any, upper: Any, *_: Any) -> Any:
+    def is_wide(lower: Tensor, upper: Tensor, *_: Tensor) -> Tensor:
         return ops.any(upper - lower > tolerance)
 
-    def narrow(lower: Any, upper: Any, below: Any, above: Any, reach: Any) -> tuple[Any, ...]:
+    def narrow(
+        lower: Tensor, upper: Tensor, below: Tensor, above: Tensor, reach: Tensor
+    ) -> tuple[Tensor, ...]:
         """Cuts the bracket, where the function has the values `below` and `above`, in two."""
         half = (upper - lower) / 2
         rise = above - below

@@ -1,15 +1,14 @@
 """Logarithms of scales that are bounded, so that layers do not explode."""
 
-from typing import Any
-
 from keras import ops
 
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.typing import Tensor
 
 __all__ = ["bound_log_scales", "check_log_scale_bound"]
 
 
-def bound_log_scales(raw: Any, bound: float | None) -> Any:
+def bound_log_scales(raw: Tensor, bound: float | None) -> Tensor:
     r"""Maps any numbers :math:`r` smoothly into an interval, :math:`c \tanh(r / c)`.
 
     Args:

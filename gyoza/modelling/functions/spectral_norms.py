@@ -1,13 +1,13 @@
 """Spectral norms of matrices, bounded from above."""
 
-from typing import Any
-
 from keras import ops
+
+from gyoza.typing import Tensor
 
 __all__ = ["bound_spectral_norm"]
 
 
-def bound_spectral_norm(matrix: Any, squarings: int = 6) -> Any:
+def bound_spectral_norm(matrix: Tensor, squarings: int = 6) -> Tensor:
     r"""Bounds the spectral norm of a matrix from above.
 
     .. math::
@@ -36,7 +36,7 @@ def bound_spectral_norm(matrix: Any, squarings: int = 6) -> Any:
     gram = matrix @ transposed if is_wide else transposed @ matrix
     # Keeps the logarithm finite for a matrix of zeros, and the bound a bound.
     gram = gram + 1e-12 * ops.eye(gram.shape[0], dtype=gram.dtype)
-    log_bound: Any = 0.0
+    log_bound: Tensor = 0.0
     for k in range(squarings):
         norm = _frobenius_norm(gram)
         log_bound = log_bound + ops.log(norm) / 2 ** (k + 1)
@@ -45,5 +45,5 @@ def bound_spectral_norm(matrix: Any, squarings: int = 6) -> Any:
     return ops.exp(log_bound + ops.log(_frobenius_norm(gram)) / 2 ** (squarings + 1))
 
 
-def _frobenius_norm(matrix: Any) -> Any:
+def _frobenius_norm(matrix: Tensor) -> Tensor:
     return ops.sqrt(ops.sum(matrix * matrix))

@@ -2,26 +2,26 @@
 
 import itertools
 import math
-from typing import Any
 
 from keras import ops
 
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.typing import Tensor
 
 __all__ = ["rational_quadratic_spline", "circular_spline", "check_spline"]
 
 
 def rational_quadratic_spline(
-    x: Any,
-    widths: Any,
-    heights: Any,
-    slopes: Any,
+    x: Tensor,
+    widths: Tensor,
+    heights: Tensor,
+    slopes: Tensor,
     bound: float = 5.0,
     minimum_bin_width: float = 1e-3,
     minimum_bin_height: float = 1e-3,
     minimum_slope: float = 1e-3,
     inverse: bool = False,
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     r"""Maps each number by a monotonic rational-quadratic spline with linear tails.
 
     The spline runs through the knots :math:`(x_0, y_0), …, (x_K, y_K)` with slopes :math:`d_k > 0`
@@ -99,16 +99,16 @@ def rational_quadratic_spline(
 
 
 def circular_spline(
-    x: Any,
-    widths: Any,
-    heights: Any,
-    slopes: Any,
+    x: Tensor,
+    widths: Tensor,
+    heights: Tensor,
+    slopes: Tensor,
     bound: float = math.pi,
     minimum_bin_width: float = 1e-3,
     minimum_bin_height: float = 1e-3,
     minimum_slope: float = 1e-3,
     inverse: bool = False,
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     r"""Maps each periodic coordinate by a monotonic rational-quadratic spline on the circle.
 
     On :math:`[-B, B)`, this is :func:`rational_quadratic_spline` with equal slopes :math:`d_0 =
@@ -210,7 +210,7 @@ def check_spline(
         )
 
 
-def _check_counts(heights: Any, slopes: Any, bin_count: int, slope_count: int) -> None:
+def _check_counts(heights: Tensor, slopes: Tensor, bin_count: int, slope_count: int) -> None:
     if heights.shape[-1] != bin_count or slopes.shape[-1] != slope_count:
         raise ValueError(
             f"`heights` and `slopes` should have lengths of {bin_count} and {slope_count}, as "
@@ -219,7 +219,7 @@ def _check_counts(heights: Any, slopes: Any, bin_count: int, slope_count: int) -
         )
 
 
-def _knots(parameters: Any, bound: float, minimum: float) -> Any:
+def _knots(parameters: Tensor, bound: float, minimum: float) -> Tensor:
     """Divides the interval by a softmax: `[..., bin count]` to `[..., bin count + 1]`."""
     bin_count = parameters.shape[-1]
     sizes = minimum + (1.0 - minimum * bin_count) * ops.softmax(parameters, axis=-1)
@@ -231,7 +231,7 @@ def _knots(parameters: Any, bound: float, minimum: float) -> Any:
     return ops.concatenate([-end, inner, end], axis=-1)
 
 
-def _positive(parameters: Any, minimum: float) -> Any:
+def _positive(parameters: Tensor, minimum: float) -> Tensor:
     r"""Maps any number :math:`p` to one above `minimum`, and zero to exactly 1.
 
     This is :math:`m + \operatorname{softplus}(p + \ln(e^{1 - m} - 1))`, in a form that has no
@@ -250,8 +250,8 @@ def _positive(parameters: Any, minimum: float) -> Any:
 
 
 def _displace(
-    x: Any, x_knots: Any, y_knots: Any, slopes: Any, minimum_slope: float, inverse: bool
-) -> tuple[Any, Any]:
+    x: Tensor, x_knots: Tensor, y_knots: Tensor, slopes: Tensor, minimum_slope: float, inverse: bool
+) -> tuple[Tensor, Tensor]:
     """Evaluates a spline within its interval.
 
     Numerators and denominators are sums without cancellation, arranged such that equal knots
@@ -272,7 +272,7 @@ def _displace(
     is_passed = ops.cast(ops.expand_dims(x, -1) >= inner_knots, "int32")
     bins = ops.sum(is_passed, axis=-1, keepdims=True)
 
-    def take(values: Any, indices: Any) -> Any:
+    def take(values: Tensor, indices: Tensor) -> Tensor:
         if x.shape[-1] == 1:
             # As within loops over dimensions, where XLA cannot differentiate `take_along_axis`.
             is_taken = indices == ops.arange(values.shape[-1], dtype="int32")
@@ -302,7 +302,7 @@ def _displace(
     return (y_k - x_k) + width * (s * theta - xi), log_slope
 
 
-def _solve(theta: Any, s: Any, d_k: Any, d_next: Any) -> Any:
+def _solve(theta: Tensor, s: Tensor, d_k: Tensor, d_next: Tensor) -> Tensor:
     r"""Finds the position :math:`\xi` in a bin where the fraction :math:`\theta` of its height is.
 
     It is the root in :math:`[0, 1]` of :math:`(s - b) \xi^2 + b \xi - s \theta`, where :math:`b =

@@ -1,13 +1,13 @@
 """The hyperbolic tangent, in the precision of its argument on every backend."""
 
-from typing import Any
-
 from keras import ops
+
+from gyoza.typing import Tensor
 
 __all__ = ["tanh_and_slope"]
 
 
-def tanh_and_slope(x: Any) -> tuple[Any, Any]:
+def tanh_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """Computes the hyperbolic tangent and its derivative.
 
     On JAX, `keras.ops.tanh` would round float64 to float32. The derivative keeps its digits where

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.typing import Tensor
+
 __all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill"]
 
 # Types of tensors of the backend, as far as they have been met. To look a type up costs next to
@@ -43,7 +45,7 @@ def is_number(x: Any) -> bool:
     return x is not None and len(getattr(x, "shape", ())) == 0
 
 
-def fill(value: Any, inputs: Any, dtype: str) -> Any:
+def fill(value: Any, inputs: Tensor, dtype: str) -> Tensor:
     """Returns the same number for each example of a batch.
 
     Args:

@@ -1,15 +1,16 @@
 """Diagonal matrices, and systems of equations with triangular ones."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
 
+from gyoza.typing import Tensor
+
 __all__ = ["create_diagonal", "solve_triangle"]
 
 
-def create_diagonal(values: Any) -> Any:
+def create_diagonal(values: Tensor) -> Tensor:
     """Creates a diagonal matrix, like `keras.ops.diag`, whose shape is known in compiled code.
 
     On TensorFlow, Keras 3.12 forgets it, which XLA and some operations then miss.
@@ -23,7 +24,7 @@ def create_diagonal(values: Any) -> Any:
     return ops.where(ops.eye(values.shape[0], dtype="bool"), values, 0.0)
 
 
-def solve_triangle(matrix: Any, right: Any, lower: bool) -> Any:
+def solve_triangle(matrix: Tensor, right: Tensor, lower: bool) -> Tensor:
     r"""Solves `matrix @ x = right`, like `keras.ops.solve_triangular`, and sooner where it can be.
 
     On TensorFlow, XLA would solve for one row after the other, and on JAX, its library takes longer
@@ -54,7 +55,7 @@ def solve_triangle(matrix: Any, right: Any, lower: bool) -> Any:
     return ops.transpose(_invert(ops.transpose(matrix))) @ right
 
 
-def _invert(matrix: Any) -> Any:
+def _invert(matrix: Tensor) -> Tensor:
     """Inverts a lower triangular matrix."""
     size = matrix.shape[0]
     step_count = (size - 1).bit_length()
