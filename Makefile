@@ -29,7 +29,7 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo install test $(BACKENDS:%=test-%) test-lowest lint format docs accuracy bench \
-	bench-quick clean distclean
+	bench-quick clean coverage distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -55,6 +55,10 @@ test-lowest:  ## Run it on TensorFlow and the lowest versions that pyproject.tom
 	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.created
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(LOWEST)/versions.txt
 	PIP_CONSTRAINT=$(LOWEST)/versions.txt $(MAKE) VENV=$(LOWEST) test-tensorflow
+
+coverage: $(VENV)/.gyoza-coverage  ## Run it on TensorFlow and show which lines it leaves out
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+		--cov gyoza --cov-report term-missing:skip-covered $(ARGS)
 
 lint: $(VENV)/.gyoza-lint  ## Check style, formatting and types
 	$(BIN)/ruff check
@@ -83,7 +87,7 @@ bench-quick: $(VENV)/.gyoza-plotting  ## The same in five minutes: less work, tw
 	cd benchmarks && ../$(BIN)/python -m speed --quick
 
 clean:  ## Remove what was built, all but .venv
-	rm -rf build dist docs/_build docs/api/generated .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist docs/_build docs/api/generated .coverage* .mypy_cache .pytest_cache .ruff_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv and other environments, too
