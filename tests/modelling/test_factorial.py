@@ -204,7 +204,7 @@ def test_labels_that_do_not_fit():
         (lambda: Factorial([StandardNormal([1])] * 2), ValueError, "none of them twice"),
         (lambda: Factorial([keras.layers.Dense(1)]), TypeError, "should hold distributions"),
         (lambda: Factorial([StandardNormal()]), ValueError, "`dimensions_per_factor` should be"),
-        (lambda: Factorial([StandardNormal([2])], [3]), ValueError, "that of its entries"),
+        (lambda: Factorial([StandardNormal([2])], [3]), ValueError, "that of its dimensions"),
         (lambda: Factorial([StandardNormal()], [3, 1]), ValueError, "for each of `distributions`"),
         (lambda: Factorial([StandardNormal()], [0]), ValueError, "a positive number"),
         (lambda: Factorial([StandardNormal([2])], shape=[3]), ValueError, "`shape` should have 2"),

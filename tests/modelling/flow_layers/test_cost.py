@@ -1,12 +1,13 @@
 """What can be said of speed without a clock: traces, operations and bytes."""
 
 import collections
+import importlib
 
 import keras
 import numpy as np
 import pytest
 
-from gyoza import applications, backend
+from gyoza import applications
 from gyoza.modelling import conditioners, distributions, flow_layers, metrics
 from gyoza.modelling.training import trainer
 
@@ -285,15 +286,16 @@ def test_arrays_are_fitted_as_a_data_set_is_without_being_one(monkeypatch):
 @on_tensorflow
 def test_large_batches_are_worked_through_on_all_cores_with_one_trace(monkeypatch):
     part_counts = []
-    run_in_parts = backend._run_in_parts
+    of_tensorflow = importlib.import_module("gyoza.backend.tensorflow")
+    run_in_parts = of_tensorflow._run_in_parts
 
     def spy(function, count):
         part_counts.append(count)
         return run_in_parts(function, count)
 
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(5)), raising=False)
-    monkeypatch.setattr(backend, "_run_in_parts", spy)
-    monkeypatch.setattr(backend, "_count_parts", backend._count_parts.__wrapped__)
+    monkeypatch.setattr(of_tensorflow, "_run_in_parts", spy)
+    monkeypatch.setattr(of_tensorflow, "_count_parts", of_tensorflow._count_parts.__wrapped__)
     model = Counting([flow_layers.ActivationNormalization(), make_coupling()])
     x = make_data(600)
     model.adapt(x)
