@@ -16,12 +16,11 @@ from gyoza.modelling.distributions import (
 )
 from gyoza.modelling.distributions.tools import (
     check_classes,
-    check_natural,
-    check_positive,
     check_values,
     class_penalty,
     to_classes,
 )
+from gyoza.modelling.functions.checks import check_integer, check_positive
 
 __all__ = ["AttributeCode"]
 
@@ -97,7 +96,7 @@ class AttributeCode:
         self.attributes = {
             name: None
             if class_count is None
-            else check_natural(f"attributes[{name!r}]", class_count, minimum=2)
+            else check_integer(f"attributes[{name!r}]", class_count, minimum=2)
             for name, class_count in attributes.items()
         }
         if not self.attributes:
@@ -105,7 +104,7 @@ class AttributeCode:
         sizes = [class_count or 1 for class_count in self.attributes.values()]
         if dimension_count is None:
             dimension_count = sum(sizes)
-        dimension_count = check_natural("dimension_count", dimension_count, minimum=sum(sizes))
+        dimension_count = check_integer("dimension_count", dimension_count, minimum=sum(sizes))
         self.dimensions_per_factor = [dimension_count - sum(sizes), *sizes]
         self.separation = float(check_positive("separation", separation))
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.modelling.axes import check_integers
+from gyoza.modelling.functions.checks import check_integers
 
 __all__ = [
     "check_dimensions_per_factor",

@@ -12,7 +12,7 @@ from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.autoencoders.attribute_decoder import AttributeDecoder
 from gyoza.modelling.autoencoders.convolutions import make_decoder, make_encoder
 from gyoza.modelling.autoencoders.variational import VariationalAutoencoder
-from gyoza.modelling.distributions.tools import check_natural
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.losses import AttributeLoss
 
 __all__ = ["SupervisedVAE"]
@@ -145,15 +145,15 @@ class SupervisedVAE(VariationalAutoencoder):
             )
         labelled = AttributeCode(dict(zip(names, sizes, strict=True)))
         attributes = dict.fromkeys(names) if model_type == "l2" else labelled.attributes
-        residual_size = check_natural("residual_size", residual_size)
+        residual_size = check_integer("residual_size", residual_size)
         size = residual_size + AttributeCode(attributes).dimension_count
         code = AttributeCode(attributes, size, separation)
         if feature_size is not None:
-            feature_size = check_natural("feature_size", feature_size, minimum=1)
+            feature_size = check_integer("feature_size", feature_size, minimum=1)
             image_shape = (
                 feature_size,
                 feature_size,
-                check_natural("channel_count", channel_count, 1),
+                check_integer("channel_count", channel_count, 1),
             )
         elif encoder is None or decoder is None:
             raise ValueError(

@@ -10,9 +10,10 @@ from keras import ops
 
 from gyoza.backend import draw_normal
 from gyoza.modelling.distributions import Distribution, StandardNormal
-from gyoza.modelling.distributions.tools import LOG_2_PI, check_natural, check_positive
+from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.losses import (
     bernoulli_log_likelihood,
@@ -313,11 +314,11 @@ class VariationalAutoencoder(TakesData):
             - Burda, Y., Grosse, R. & Salakhutdinov, R. (2016). "Importance weighted autoencoders."
               `arXiv:1509.00519 <https://arxiv.org/abs/1509.00519>`_
         """
-        sample_count = check_natural("sample_count", sample_count, minimum=1)
+        sample_count = check_integer("sample_count", sample_count, minimum=1)
         x = self._to_tensor(x)
         copies = functools.partial(ops.repeat, repeats=sample_count, axis=0)
         mean, log_variance, context = keras.tree.map_structure(copies, self._encode(x))
-        seed = self.seed_generator if seed is None else check_natural("seed", seed)
+        seed = self.seed_generator if seed is None else check_integer("seed", seed)
         z, log_density = self._draw(mean, log_variance, context, seed)
         log_joint = self._log_likelihood(copies(x), self.decoder(z, training=False))
         log_weights = log_joint + self.prior.log_prob(z) - log_density

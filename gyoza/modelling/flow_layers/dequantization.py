@@ -9,9 +9,10 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_uniform
-from gyoza.modelling.axes import from_vectors, is_integer, to_vectors
+from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.seeds import SeedGenerator
 
 __all__ = ["UniformDequantization", "VariationalDequantization"]
@@ -89,14 +90,8 @@ class UniformDequantization(FlowLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
-        if not is_integer(levels) or levels < 2:
-            raise ValueError(
-                f"`levels` should be an integer of at least 2. Received: levels={levels}"
-            )
-        if seed is not None and not (is_integer(seed) and seed >= 0):
-            raise ValueError(f"`seed` should be a non-negative integer. Received: seed={seed}")
-        self.levels = int(levels)
-        self.seed = None if seed is None else int(seed)
+        self.levels = check_integer("levels", levels, minimum=2)
+        self.seed = None if seed is None else check_integer("seed", seed)
         self.seed_generator = SeedGenerator(self.seed)
         # Rounding moves an output by less than this, in units of the inputs.
         self._margin = self.levels * _PRECISIONS.get(self.compute_dtype, 2.0**-23)

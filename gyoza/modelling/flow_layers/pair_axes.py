@@ -58,7 +58,7 @@ class PairAxes(LinearMap):
 
     Args:
         dimensions_per_factor: The number of outputs of each factor, the residual one first: a
-            dictionary by name, as :func:`~gyoza.interpretation.estimate_factor_sizes` gives it, or
+            dictionary by name, as :func:`~gyoza.interpretation.estimate_factor_sizes` returns, or
             a sequence.
         shrinkage: The weight :math:`\gamma` of the mean variance, from 0 to 1. If omitted, it is
             chosen by the rule of Ledoit & Wolf for the number of pairs, and is small for many.

@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import is_traced
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.checks import is_integer
 from gyoza.modelling.functions.initializers import given_values
 
 __all__ = [

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.reflections import random_directions, reflect
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.exponentials import log1p
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.roots import find_root
@@ -300,18 +300,15 @@ class Sylvester(FlowLayer):
         column_count: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if column_count is not None and (not is_integer(column_count) or column_count < 1):
-            raise ValueError(
-                "`column_count` should be an integer of at least 1. "
-                f"Received: column_count={column_count}"
-            )
+        if column_count is not None:
+            column_count = check_integer("column_count", column_count, minimum=1)
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.column_count = column_count
         self._create_weights_once()
 
     def create_weights(self) -> None:
         """Creates the reflections and the triangular matrices."""
-        count = self.dimension_count if self.column_count is None else int(self.column_count)
+        count = self.column_count or self.dimension_count
         if count > self.dimension_count:
             raise ValueError(
                 "`column_count` should be at most the number of dimensions, "

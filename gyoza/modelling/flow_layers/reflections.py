@@ -7,8 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.triangles import solve_triangle
 
@@ -119,11 +119,7 @@ class Reflection(FlowLayer):
         initializer: str = "random",
         **kwargs: Any,
     ) -> None:
-        if not is_integer(reflection_count) or reflection_count < 1:
-            raise ValueError(
-                "`reflection_count` should be an integer of at least 1. "
-                f"Received: reflection_count={reflection_count}"
-            )
+        reflection_count = check_integer("reflection_count", reflection_count, minimum=1)
         if initializer not in _INITIALIZERS:
             raise ValueError(
                 f"`initializer` should be one of {list(_INITIALIZERS)}. "
@@ -131,7 +127,7 @@ class Reflection(FlowLayer):
             )
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.initializer = initializer
-        self.reflection_count = int(reflection_count)
+        self.reflection_count = reflection_count
         self._inverse_mode_ = inverse_mode
         self._create_weights_once()
 

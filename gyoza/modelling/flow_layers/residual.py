@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_uniform
-from gyoza.modelling.axes import check_integers, from_vectors, is_integer, to_vectors
+from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.checks import check_integer, check_integers
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.modelling.seeds import SeedGenerator
@@ -115,14 +116,10 @@ class Residual(FlowLayer):
             raise ValueError(
                 f"`coefficient` should be between 0 and 1. Received: coefficient={coefficient}"
             )
-        if not is_integer(exact_limit) or exact_limit < 0:
-            raise ValueError(
-                "`exact_limit` should be an integer of at least 0. "
-                f"Received: exact_limit={exact_limit}"
-            )
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.hidden_sizes = hidden_sizes
-        self.coefficient, self.exact_limit = float(coefficient), int(exact_limit)
+        self.coefficient = float(coefficient)
+        self.exact_limit = check_integer("exact_limit", exact_limit)
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
         self._create_weights_once()

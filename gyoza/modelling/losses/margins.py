@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.distributions.tools import check_positive
+from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
 
 __all__ = ["HingeLoss", "MulticlassHingeLoss"]

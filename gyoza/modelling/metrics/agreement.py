@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.metrics.codes import check_codes, split_units
 
 __all__ = ["agreement"]

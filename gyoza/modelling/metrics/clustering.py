@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.distributions.tools import check_natural
+from gyoza.modelling.functions.checks import check_integer
 
 __all__ = ["ClusteringAccuracy"]
 
@@ -55,8 +55,8 @@ class ClusteringAccuracy(keras.metrics.Metric):
         super().__init__(name=name, **kwargs)
         if cluster_count is None:
             cluster_count = class_count
-        self.class_count = check_natural("class_count", class_count, minimum=1)
-        self.cluster_count = check_natural("cluster_count", cluster_count, minimum=1)
+        self.class_count = check_integer("class_count", class_count, minimum=1)
+        self.cluster_count = check_integer("cluster_count", cluster_count, minimum=1)
         self.counts = self.add_variable(
             (self.cluster_count, self.class_count), initializer="zeros", name="counts"
         )

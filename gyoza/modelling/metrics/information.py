@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gyoza.extras import import_extra
-from gyoza.modelling.axes import is_integer
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.metrics.codes import (
     check_codes,
     check_labels,
@@ -204,8 +204,7 @@ def modularity(
 
 def _divide(columns: list[np.ndarray], bins: int, robust: bool) -> list[np.ndarray]:
     """Divides columns of labels that are real numbers into bins."""
-    if not is_integer(bins) or bins < 2:
-        raise ValueError(f"`bins` should be an integer of at least 2. Received: bins={bins}")
+    check_integer("bins", bins, minimum=2)
     return [
         column if is_categorical(column) else find_bins(column, bins, robust) for column in columns
     ]

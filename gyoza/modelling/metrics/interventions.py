@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gyoza.modelling.axes import is_integer
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.metrics.codes import (
     check_codes,
     check_labels,
@@ -76,8 +76,7 @@ def factor_vae_score(
     columns = check_labels(labels, len(codes), categorical, at_least=2)
     units = split_units(codes.shape[1], dimensions_per_factor)
     for name, value in (("votes", votes), ("batch_size", batch_size), ("bins", bins)):
-        if not is_integer(value) or value < 2:
-            raise ValueError(f"`{name}` should be an integer of at least 2. Received: {value!r}")
+        check_integer(name, value, minimum=2)
     rng = np.random.default_rng(seed)
     rounds = -(-votes // len(columns))
     variances = codes.var(axis=0)

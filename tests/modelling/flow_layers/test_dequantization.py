@@ -232,7 +232,7 @@ def test_bad_input():
         UniformDequantization(1)
     with pytest.raises(ValueError, match="`levels` should be an integer of at least 2"):
         UniformDequantization(2.5)
-    with pytest.raises(ValueError, match="`seed` should be a non-negative integer"):
+    with pytest.raises(ValueError, match="`seed` should be an integer of at least 0"):
         UniformDequantization(2, seed=-1)
     with pytest.raises(ValueError, match=r"should be few enough.*levels=256, dtype=bfloat16"):
         UniformDequantization(256, dtype="mixed_bfloat16")
