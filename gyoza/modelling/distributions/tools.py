@@ -9,7 +9,6 @@ from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.checks import check_finite, check_positive
-from gyoza.modelling.functions.checks import check_integer as check_natural
 
 __all__ = [
     "LOG_2_PI",
@@ -21,7 +20,6 @@ __all__ = [
     "to_classes",
     "class_penalty",
     "make_constant",
-    "check_natural",
     "check_classes",
     "check_values",
     "check_finite",

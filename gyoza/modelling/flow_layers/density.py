@@ -12,7 +12,7 @@ from keras import ops
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
-from gyoza.modelling.distributions.tools import check_natural
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.training import describe, to_arrays
 
@@ -191,7 +191,7 @@ class Density:
             )
         context = self._spread(context, count)
         if seed is None and not ops.is_tensor(count):
-            rows = np.zeros((check_natural("sample_count", count), 0), "float32")
+            rows = np.zeros((check_integer("sample_count", count), 0), "float32")
             return self._in_batches(invert, rows, context, batch_size, self._draw_latents)
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
         return self._in_batches(invert, z, context, batch_size)
@@ -226,7 +226,7 @@ class Density:
 
         It is given what `prepare`, if there is one, makes of `x` and the context.
         """
-        check_natural("batch_size", batch_size, minimum=1)
+        check_integer("batch_size", batch_size, minimum=1)
         if isinstance(x, keras.KerasTensor):
             return function(x, context)
         is_differentiable = prepare is not None or ops.is_tensor(x)
