@@ -55,7 +55,8 @@ def train(strategy, make, x, y=None, sample_weight=None, **compile_options):
     with strategy.scope():
         model = make()
         model.build((None, 4))
-        model.compile(keras.optimizers.SGD(1e-3), **compile_options)
+        # Keras leaves out XLA on several devices, and it takes longest to compile.
+        model.compile(keras.optimizers.SGD(1e-3), jit_compile=False, **compile_options)
     data = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": 8, "verbose": 0}
     history = model.fit(**data, shuffle=False, epochs=2).history
     evaluated = model.evaluate(**data, return_dict=True)

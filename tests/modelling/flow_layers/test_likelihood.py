@@ -33,9 +33,7 @@ def make_model(**kwargs):
         [
             ActivationNormalization(),
             AdditiveCoupling(compute_coupling_parameters=MLP([8])),
-            HeavisidePermutation(),
             Reflection(reflection_count=2),
-            ActivationNormalization(),
         ],
         **kwargs,
     )

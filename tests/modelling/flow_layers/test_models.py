@@ -51,7 +51,8 @@ def pairs():
 
 
 def compiled(**kwargs):
-    model = DisentanglingFlowModel(layers())
+    # Few layers, since XLA takes longest to compile them.
+    model = DisentanglingFlowModel([*layers()[:2], Reflection(reflection_count=2)])
     model.compile(keras.optimizers.Adam(1e-2), loss=SupervisedFactorLoss([2, 2]), **kwargs)
     return model
 
@@ -215,8 +216,7 @@ def test_trained_model_goes_on_in_another_process_as_it_does_here(pairs, tmp_pat
 def test_model_that_is_not_built_is_fitted(pairs, jit_compile):
     if keras.backend.backend() == "torch" and jit_compile is True:
         jit_compile = "auto"  # PyTorch compiles by a C++ compiler, which need not be there
-    model = DisentanglingFlowModel(layers())
-    model.compile("adam", loss=SupervisedFactorLoss([2, 2]), jit_compile=jit_compile)
+    model = compiled(jit_compile=jit_compile)
     assert np.all(np.isfinite(model.fit(*pairs, epochs=1, verbose=0).history["loss"]))
 
 
