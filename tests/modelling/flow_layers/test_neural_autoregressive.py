@@ -17,8 +17,8 @@ def normal(*shape, seed=0):
 def make(*input_shape, context_size=None, scale=1.0, dtype="float32", **arguments):
     """A layer with random weights."""
     layer = BlockNeuralAutoregressive(dtype=dtype, **arguments)
-    context = None if context_size is None else np.ones([2, context_size], dtype)
-    layer(np.ones([2, *input_shape], dtype), context=context)
+    context = None if context_size is None else keras.Input([context_size])
+    layer(keras.Input(input_shape), context=context)
     random = np.random.default_rng(1)
     for weight in layer.trainable_weights:
         weight.assign(scale * random.normal(size=weight.shape))
@@ -35,8 +35,7 @@ def test_contract_conditional_axes(check_contract):
         BlockNeuralAutoregressive(axes=[1, 3], hidden_sizes=[3]),
         [2, 2, 1],
         context=normal(4, 2, seed=1),
-        policies=(),
-        fresh_process=False,
+        is_further_layout=True,
     )
 
 

@@ -220,7 +220,7 @@ def test_layers_that_cannot_be_recomputed_are_stored():
 
 def test_it_is_saved(tmp_path):
     x = normal(8, 4)
-    _, efficient = make_twins(make_vector_layers, x)
+    _, efficient = make_twins(make_few_layers, x)
     efficient.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.memory_efficient
