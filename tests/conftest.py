@@ -53,8 +53,10 @@ def check_contract():
         """Checks one case of a layer, or a further one, which is spared other dtypes and saving."""
         if is_further_layout and not is_cheap:
             pytest.skip("another case of this layer is checked")
-        if is_further_layout or not is_cheap:
-            options = {"policies": (), "fresh_process": False, **options}
+        if is_further_layout:
+            options = {**options, "policies": (), "fresh_process": False}
+        elif not is_cheap:
+            options = {"fresh_process": False, **options, "policies": ()}
         check_flow_layer(layer, input_shape, **options)
 
     return check

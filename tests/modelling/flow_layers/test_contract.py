@@ -206,13 +206,9 @@ FURTHER_LAYOUTS = {
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name, check_contract):
     layer, input_shape = CASES[name]
-    check_contract(layer, input_shape, is_further_layout=name in FURTHER_LAYOUTS)
-
-
-@pytest.mark.parametrize("name", ["model", "disentangling-model"])
-def test_other_processes_load_models_on_every_backend(name, check_contract):
-    layer, input_shape = CASES[name]
-    check_contract(layer, input_shape, policies=(), fresh_process=True)
+    # Other processes load models on every backend.
+    options = {"fresh_process": True} if isinstance(layer, FlowModel) else {}
+    check_contract(layer, input_shape, is_further_layout=name in FURTHER_LAYOUTS, **options)
 
 
 @pytest.mark.parametrize(
