@@ -4,7 +4,11 @@ import os
 
 # Before anything imports JAX, which computes in float32 at most otherwise.
 os.environ.setdefault("JAX_ENABLE_X64", "true")
-# Compiling takes most of the time of tests on JAX, and running next to none.
+# Compiling takes most of the time of tests by XLA, and running next to none.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", ".pytest_cache/jax")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -32,6 +36,12 @@ if keras.backend.backend() != "tensorflow":
 if keras.backend.backend() == "torch":
     # Trainings take longest here, one operation after the other.
     collect_ignore_glob += ["interpretation/test_fitting.py", "test_readme.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Starts the longest tests first, so that no worker waits for another one in the end."""
+    longest = {"test_fitting.py", "test_readme.py", "test_replicas.py"}
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 @pytest.fixture(autouse=True)
