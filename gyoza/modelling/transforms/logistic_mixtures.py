@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.axes import is_integer
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
@@ -72,17 +72,12 @@ class LogisticMixtureTransform(AffineTransform):
         location_spread: float = 0.3,
     ) -> None:
         super().__init__(log_scale_bound)
-        if not is_integer(component_count) or component_count < 1:
-            raise ValueError(
-                "`component_count` should be a positive integer. "
-                f"Received: component_count={component_count}"
-            )
+        self.component_count = check_integer("component_count", component_count, minimum=1)
         if not location_spread > 0.0:
             raise ValueError(
                 "`location_spread` should be positive, since equal components would stay equal. "
                 f"Received: location_spread={location_spread}"
             )
-        self.component_count = int(component_count)
         self.location_spread = location_spread
         self.parameter_count = 2 + 3 * self.component_count
 
@@ -165,12 +160,7 @@ class GaussianizationTransform(Transform):
     recomputable = False
 
     def __init__(self, component_count: int = 16) -> None:
-        if not is_integer(component_count) or component_count < 2:
-            raise ValueError(
-                "`component_count` should be an integer of at least 2. "
-                f"Received: component_count={component_count}"
-            )
-        self.component_count = int(component_count)
+        self.component_count = check_integer("component_count", component_count, minimum=2)
         self.parameter_count = 3 * self.component_count
 
     def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
