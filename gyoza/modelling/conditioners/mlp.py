@@ -91,13 +91,13 @@ class MLP(Conditioner):
         Returns:
             The parameters of the changed dimensions, `[batch, ..., output_size]`.
         """
-        x = inputs
-        for k, layer in enumerate(self.dense_layers):
-            # Keras has already converted, cast and checked what `call` alone is enough for.
-            outputs = (layer.call if layer.dtype_policy is self.dtype_policy else layer)(x)
-            is_added = self.residual and 0 < k < len(self.hidden_sizes)
-            x = x + outputs if is_added and outputs.shape[-1] == x.shape[-1] else outputs
-        return x
+        # Keras has already converted, cast and checked what `call` alone is enough for.
+        is_alone = keras.distribution.distribution() is None
+        layers = [
+            layer.call if is_alone and layer.dtype_policy is self.dtype_policy else layer
+            for layer in self.dense_layers
+        ]
+        return run_dense_layers(layers, inputs, self.residual)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""

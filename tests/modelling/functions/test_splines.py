@@ -332,5 +332,5 @@ def test_bad_options(change, message):
     ],
 )
 def test_bad_numbers_of_parameters(spline, counts):
-    with pytest.raises(ValueError, match="`heights` and `slopes` should have 8 and"):
+    with pytest.raises(ValueError, match="`heights` and `slopes` should have lengths of 8 and"):
         spline(tensor([0.0]), *(tensor(np.zeros([1, count])) for count in counts))
