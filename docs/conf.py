@@ -1,6 +1,5 @@
 """Configuration of Sphinx."""
 
-import doctest
 import os
 import sys
 from pathlib import Path
@@ -21,7 +20,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.doctest",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "public_api",
@@ -53,17 +51,6 @@ toc_object_entries_show_parents = "hide"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = False
 napoleon_custom_sections = ["Input shape", "Output shape"]
-
-# Examples in docstrings
-doctest_global_setup = """
-import keras
-import numpy as np
-
-import gyoza
-
-keras.utils.set_random_seed(0)
-"""
-doctest_default_flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # Pages in Markdown, which are executed if their front matter makes them notebooks
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

@@ -6,10 +6,8 @@ class inherits from a public class are listed with links, those that it inherits
 class are documented with its own, and those that it inherits from other packages are left out.
 """
 
-import doctest
 import importlib
 import inspect
-import pkgutil
 import re
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,9 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
-from sphinx.util import logging
 
 PACKAGE = "gyoza"
 INDEX = Path(__file__).parents[1] / "api" / "index.rst"
-
-logger = logging.getLogger(__name__)
 
 
 def find_public_objects() -> dict[str, Any]:
@@ -104,13 +99,7 @@ def get_inherited_members(name: str) -> dict[str, list[str]]:
 
 
 def show_constructors(app: Sphinx) -> None:
-    """Gives classes the signature of `__init__`; Keras's `__new__` would show `*args, **kwargs`.
-
-    Instances have the attribute as well, and Keras would take it for the signature of their `call`:
-    examples must run without it.
-    """
-    if app.builder.name == "doctest":
-        return
+    """Gives classes the signature of `__init__`; Keras's `__new__` would show `*args, **kwargs`."""
     for cls in PUBLIC.values():
         if inspect.isclass(cls):
             signature = inspect.signature(cls.__init__)
@@ -165,38 +154,6 @@ def resolve_reference(
     return None
 
 
-def check_examples(app: Sphinx, env: BuildEnvironment) -> None:
-    """Warns of examples in docstrings that are not part of the reference, hence never run."""
-    documented = {*env.domaindata["py"]["objects"], *env.domaindata["py"]["modules"]}
-    finder = doctest.DocTestFinder(exclude_empty=True)
-    package = importlib.import_module(PACKAGE)
-    for info in [None, *pkgutil.walk_packages(package.__path__, f"{PACKAGE}.")]:
-        if info and info.name.startswith(f"{PACKAGE}.backend."):
-            continue  # of these, only that in use can be imported
-        module = importlib.import_module(info.name) if info else package
-        for test in finder.find(module, module.__name__):
-            if test.examples and not documented.intersection(
-                get_documented_names(module, test.name)
-            ):
-                logger.warning(
-                    "The example in the docstring of %s is never run, because the API reference "
-                    "does not contain it.",
-                    test.name,
-                )
-
-
-def get_documented_names(module: Any, name: str) -> list[str]:
-    """Lists the names under which the docstring of `name` in `module` may be documented."""
-    owner, _, member = name.removeprefix(module.__name__).lstrip(".").partition(".")
-    if not owner:
-        return [module.__name__]
-    obj = getattr(module, owner)
-    names = [public_name for public_name, public in PUBLIC.items() if public is obj]
-    if not names and inspect.isclass(obj):
-        names = [name for name, public in PUBLIC.items() if obj in getattr(public, "__mro__", ())]
-    return [f"{name}.{member}".rstrip(".") for name in names]
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     classes = [name for name, obj in PUBLIC.items() if inspect.isclass(obj)]
     app.config.autosummary_context |= {
@@ -208,5 +165,4 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("missing-reference", resolve_reference)
-    app.connect("env-check-consistency", check_examples)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -52,10 +52,10 @@ class LogisticMixtureTransform(AffineTransform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.LogisticMixtureTransform(component_count=2)
-        >>> x, parameters = np.array([0.0, 2.0]), np.zeros([2, transform.parameter_count])
+        >>> x, parameters = np.array([1.0, 2.0]), np.zeros([2, transform.parameter_count])
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(transform.inverse(y, parameters)).round(4)
-        array([0., 2.])
+        array([1., 2.])
 
     References:
         - Ho, J., Chen, X., Srinivas, A., Duan, Y. & Abbeel, P. (2019). "Flow++: Improving
