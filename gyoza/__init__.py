@@ -1,18 +1,19 @@
 """Normalizing flows for Keras 3: disentangle hidden representations and estimate densities.
 
-Importing it registers all classes that Keras saves and loads. `gyoza.applications`,
-`gyoza.testing` and `gyoza.plotting`, which needs matplotlib, are imported when they are first used.
+Importing it registers all classes that Keras saves and loads, so that `keras.saving.load_model`
+needs no `custom_objects`. `gyoza.testing`, and `gyoza.plotting`, which needs matplotlib, are
+imported when they are first used.
 """
 
 import importlib
 from types import ModuleType
 
-from gyoza import callbacks, data, interpretation, modelling
+from gyoza import applications, callbacks, data, interpretation, modelling
 from gyoza.version import __version__
 
-__all__ = ["modelling", "interpretation", "data", "callbacks", "__version__"]
+__all__ = ["modelling", "applications", "interpretation", "data", "callbacks", "__version__"]
 
-_LAZY = ["applications", "plotting", "testing"]
+_LAZY = ["plotting", "testing"]
 
 
 def __getattr__(name: str) -> ModuleType:
