@@ -180,7 +180,9 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             inputs, context = split_context(inputs, context)
             inputs = to_arrays(inputs)
             self._check_inputs(inputs)
-        return super().__call__(inputs, context, **kwargs)
+        if context is not None:
+            kwargs["context"] = context
+        return super().__call__(inputs, **kwargs)
 
     def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
         """Executes all layers.
