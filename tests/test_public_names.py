@@ -54,7 +54,7 @@ def describe_parameters(value: Any) -> str:
         for name, parameter in signature.parameters.items()
         if name != "self"
     ]
-    return str(inspect.Signature(parameters))
+    return re.sub("<(function .*) at .*?>", r"<\1>", str(inspect.Signature(parameters)))
 
 
 def test_public_names_change_only_where_they_are_meant_to():

@@ -154,19 +154,19 @@ class MixtureGaussianization(FlowLayer):
         self.log_scales.assign(np.log(_choose_scales(locations, deviations)))
         self.logits.assign(np.zeros_like(locations))
 
-    def _parameters(self) -> Any:
+    def _join_parameters(self) -> Any:
         """Returns the parameters of the transform, `[dimension_count, 3 K]`, in `log_det_dtype`."""
         weights = self.logits, self.locations, self.log_scales
         return ops.concatenate([ops.cast(w, self.log_det_dtype) for w in weights], axis=-1)
 
     def transform(self, inputs: Any) -> tuple[Any, Any]:
         """Makes each dimension normal; see :meth:`FlowLayer.transform`."""
-        outputs, log_derivatives = self.transformer.forward(inputs, self._parameters())
+        outputs, log_derivatives = self.transformer.forward(inputs, self._join_parameters())
         return outputs, ops.sum(log_derivatives, axis=-1)
 
     def inverse_transform(self, outputs: Any) -> Any:
         """Gives dimensions their distributions back; see :meth:`FlowLayer.inverse_transform`."""
-        return self.transformer.inverse(outputs, self._parameters())
+        return self.transformer.inverse(outputs, self._join_parameters())
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
