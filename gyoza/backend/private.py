@@ -20,6 +20,7 @@ __all__ = [
     "write_value",
     "has_seeds",
     "build_for_training",
+    "has_metrics",
     "KerasHooks",
     "Use",
     "list_uses",
@@ -42,6 +43,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_value": ("jax",),
     "_symbolic_build": _ALL,
     "_resolve_auto_jit_compile": ("tensorflow",),
+    "_compile_metrics": _ALL,
     "_make_function": ("jax",),
     "_jax_state": ("jax",),
     "_default_save_signature": ("tensorflow",),
@@ -73,7 +75,15 @@ def _import(name: str) -> Any:
 
 def _list_values(layer: Any) -> list[Any]:
     """Returns what the attributes of a layer hold, also within lists and dictionaries."""
-    return keras.tree.flatten(list(vars(layer).values()))
+    found, pending, seen = [], [vars(layer)], set()
+    while pending:
+        value = pending.pop()
+        if not isinstance(value, dict | list | tuple | set):
+            found.append(value)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            pending += value.values() if isinstance(value, dict) else value
+    return found
 
 
 def flatten_layers(layer: Any, include_self: bool = True) -> list[Any]:
@@ -168,48 +178,62 @@ def build_for_training(model: Any, batch: tuple[Any, Any, Any]) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
+def has_metrics(model: Any) -> bool:
+    """Returns whether a model is compiled with metrics.
+
+    `model.metrics` goes through all layers, which takes long for each step on PyTorch. Without a
+    name for it, it always may be: what metrics would be given is then computed for nobody.
+    """
+    return not _has(model, "_compile_metrics") or model._compile_metrics is not None
+
+
 class KerasHooks:
     """What Keras calls by private names; to be derived from before `keras.Model`.
 
     A release that calls it by other names does without it.
     """
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_jax_state":
-            # What Keras' training on JAX assigns in each step. Keras would look for new weights in
-            # it, one tensor after the other, which takes longer than a step of a small model.
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    if keras.backend.backend() == "jax":
 
-    def choose_jit(self) -> Any:
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "_jax_state":
+                # What Keras's training assigns in each step. Keras would look for new weights in
+                # it, one tensor after the other, which takes longer than a step of a small model.
+                object.__setattr__(self, name, value)
+            else:
+                super().__setattr__(name, value)
+
+    def _choose_jit(self) -> Any:
         """Returns the `jit_compile` that `"auto"` stands for, or `None` to leave it to Keras."""
         return None
 
     def _resolve_auto_jit_compile(self) -> Any:
-        choice = self.choose_jit()
+        choice = self._choose_jit()
         if choice is not None:
             return choice
         return super()._resolve_auto_jit_compile()  # type: ignore[misc]
 
-    def take_step_function(self, function: Any) -> Any:
+    def _compile_step(self, step: Any) -> Any:
         """Returns what is called in place of a step that Keras has compiled on JAX.
 
         Args:
-            function: A callable of the state and a batch, that `fit`, `evaluate` or `predict` call.
+            step: A callable of the state and a batch, for `fit`, `evaluate` or `predict`.
         """
-        return function
+        return step
 
-    def _make_function(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        function = self.take_step_function(function)
-        return super()._make_function(function, *args, **kwargs)  # type: ignore[misc]
+    def _make_function(self, step: Any, *args: Any, **kwargs: Any) -> Any:
+        step = self._compile_step(step)
+        return super()._make_function(step, *args, **kwargs)  # type: ignore[misc]
 
-    # Whether TensorFlow, which exports the model, can trace it as a function of inputs alone.
-    has_single_input = True
+    def _takes_inputs_alone(self) -> bool:
+        """Returns whether TensorFlow, where it writes the model, can trace it on inputs alone."""
+        return True
 
     @property
     def _default_save_signature(self) -> Any:
-        return getattr(super(), "_default_save_signature", None) if self.has_single_input else None
+        if not self._takes_inputs_alone():
+            return None
+        return getattr(super(), "_default_save_signature", None)
 
 
 class Use(NamedTuple):

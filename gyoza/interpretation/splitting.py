@@ -1,12 +1,13 @@
 """Splitting a network in two at one of its layers."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import Use, list_uses
 from gyoza.modelling.axes import is_integer
 
 __all__ = ["split_network"]
@@ -132,16 +133,17 @@ def _to_graph(network: keras.Model) -> tuple[Any, Any]:
         ) from error
     if not all(isinstance(y, keras.KerasTensor) for y in keras.tree.flatten(outputs)):
         raise _not_traceable(network, "a `call` that returns something other than tensors")
-    for node in _nodes(outputs):
-        if _uses_outer_tensors(node):
-            name = node.operation.name
+    outputs, uses = list_uses(inputs, outputs)
+    for use in uses:
+        if _uses_outer_tensors(use):
+            name = use.operation.name
             raise _not_traceable(network, f"'{name}', whose functions use tensors from outside")
     return inputs, outputs
 
 
-def _uses_outer_tensors(node: Any) -> bool:
+def _uses_outer_tensors(use: Use) -> bool:
     """Returns whether an operation such as `ops.cond` hides connections in its functions."""
-    arguments = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    arguments = keras.tree.flatten((use.args, use.kwargs))
     cells = [cell for f in arguments for cell in getattr(f, "__closure__", None) or ()]
     return _has_tensors([cell.cell_contents for cell in cells])
 
@@ -206,24 +208,25 @@ def _split(
         The head and the tail; no tail if the outputs of the layer are those of the graph.
     """
     inputs, outputs = _get_only(inputs), _get_only(outputs)
-    node = _find_node(outputs, path[0], name)
-    inner = node.operation
-    cut = keras.tree.flatten(node.output_tensors)
-    if len(cut) != 1:
+    outputs, uses = list_uses(inputs, outputs)
+    use = _find_use(uses, path[0], name)
+    inner = use.operation
+    if len(use.outputs) != 1:
         raise ValueError(
             f"Layer '{inner.name}' of network '{name}' should have a single output. "
-            f"Received: {len(cut)} outputs"
+            f"Received: {len(use.outputs)} outputs"
         )
-    after = None if cut[0] is outputs else _make_tail(cut[0], outputs)
+    (cut,) = use.outputs
+    after = None if cut is outputs else _make_tail(cut, outputs, uses)
     if len(path) == 1:
-        return keras.Model(inputs, cut[0]), after
+        return keras.Model(inputs, cut), after
     if not isinstance(inner, keras.Model):
         raise ValueError(
             f"`layer` should be a path through models to a layer. Received: '{inner.name}', which "
             f"is a {type(inner).__name__}, before '{path[1]}'"
         )
     # The part of the graph before the inner model, and the two parts of the inner model.
-    arguments = (*node.arguments.args, *node.arguments.kwargs.values())
+    arguments = (*use.args, *use.kwargs.values())
     before = keras.Model(inputs, next(x for x in arguments if _has_tensors(x)))
     first, second = _split(*_to_graph(inner), path[1:], inner.name)
     head = keras.Model(inputs, first(before(inputs)))
@@ -246,30 +249,16 @@ def _has_tensors(structure: Any) -> bool:
     return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(structure))
 
 
-def _nodes(outputs: Any) -> Iterator[Any]:
-    """Yields all calls of layers and operations that `outputs` depend on, the last ones first."""
-    seen = set()
-    tensors = keras.tree.flatten(outputs)
-    while tensors:
-        operation, index, _ = tensors.pop()._keras_history
-        node = operation._inbound_nodes[index]
-        if id(node) not in seen:
-            seen.add(id(node))
-            tensors += node.input_tensors
-            yield node
-
-
-def _find_node(outputs: Any, layer: Any, network_name: str) -> Any:
-    nodes = list(_nodes(outputs))
-    found = [node for node in nodes if node.operation is layer or node.operation.name == layer]
+def _find_use(uses: Sequence[Use], layer: Any, network_name: str) -> Use:
+    found = [use for use in uses if use.operation is layer or use.operation.name == layer]
     if not found:
-        names = list(dict.fromkeys(node.operation.name for node in reversed(nodes)))
+        names = list(dict.fromkeys(use.operation.name for use in reversed(uses)))
         name = getattr(layer, "name", layer)
         raise ValueError(
             f"`layer` should be one of the layers of network '{network_name}', which are {names}, "
             f"or be part of one that is a model itself. Received: layer={name!r}"
         )
-    name, count = found[0].operation.name, len({id(node.operation) for node in found})
+    name, count = found[0].operation.name, len({id(use.operation) for use in found})
     if count > 1:
         raise ValueError(
             f"`layer` should be unique in network '{network_name}'. "
@@ -283,36 +272,36 @@ def _find_node(outputs: Any, layer: Any, network_name: str) -> Any:
     return found[0]
 
 
-def _make_tail(cut: Any, outputs: Any) -> keras.Model:
+def _make_tail(cut: Any, outputs: Any, uses: Sequence[Use]) -> keras.Model:
     """Creates a model of the part of a graph after one of its tensors."""
-    layer_name = cut._keras_history[0].name
+    names = {id(x): use.operation.name for use in uses for x in use.outputs}
+    layer_name = names[id(cut)]
     if any(cut is x for x in keras.tree.flatten(outputs)):
         raise _nothing_after(layer_name)
     after = {id(cut)}
-    nodes = list(_nodes(outputs))
     while True:  # until no more tensors are found that depend on the cut
         dependent = [
-            node
-            for node in nodes
-            if any(id(x) in after for x in node.input_tensors)
-            and not all(id(x) in after for x in node.output_tensors)
+            use
+            for use in uses
+            if any(id(x) in after for x in use.inputs)
+            and not all(id(x) in after for x in use.outputs)
         ]
         if not dependent:
             break
-        after.update(id(x) for node in dependent for x in node.output_tensors)
+        after.update(id(x) for use in dependent for x in use.outputs)
     consumed = [
         x
-        for node in nodes
-        if any(id(y) in after and y is not cut for y in node.output_tensors)
-        for x in node.input_tensors
+        for use in uses
+        if any(id(y) in after and y is not cut for y in use.outputs)
+        for x in use.inputs
     ]
     crossing = [x for x in [*consumed, *keras.tree.flatten(outputs)] if id(x) not in after]
     if crossing:
-        names = list(dict.fromkeys(f"'{x._keras_history[0].name}'" for x in crossing))
+        crossing_names = list(dict.fromkeys(f"'{names[id(x)]}'" for x in crossing))
         raise ValueError(
             f"The outputs of layer '{layer_name}' should be all that later layers depend on. "
-            f"Received: a network in which the outputs of {', '.join(names)} bypass it. Split it "
-            "after these paths have joined, or before they branch off"
+            f"Received: a network in which the outputs of {', '.join(crossing_names)} bypass it. "
+            "Split it after these paths have joined, or before they branch off"
         )
     return keras.Model(cut, outputs)
 

@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from gyoza.backend import flatten_layers
+
 __all__ = ["freeze_after"]
 
 
@@ -23,9 +25,9 @@ def freeze_after(build: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(build)
     def wrapper(layer: Any, *args: Any, **kwargs: Any) -> None:
         build(layer, *args, **kwargs)
-        for part in layer._flatten_layers():
+        for part in flatten_layers(layer):
             # On TensorFlow, assigning `part.trainable` the value that it has would do nothing.
-            for below in () if part.trainable else part._flatten_layers(include_self=False):
+            for below in () if part.trainable else flatten_layers(part, include_self=False):
                 below.trainable = False
 
     return wrapper

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.backend import flatten_layers
+
 __all__ = ["Conditioner"]
 
 
@@ -123,7 +125,7 @@ class Conditioner(keras.Layer):
             parts[k].trainable = False
 
     def _list_parts(self) -> list[keras.Layer]:
-        return list(self._flatten_layers(include_self=False))
+        return flatten_layers(self, include_self=False)
 
     def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
         """Returns the shape of the outputs: that of the inputs, but for the last axis."""

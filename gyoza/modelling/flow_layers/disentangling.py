@@ -138,7 +138,7 @@ class DisentanglingFlowModel(FlowModel):
         training: bool = True,
     ) -> Any:
         """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""
-        if self._compile_loss is not None and isinstance(y_pred, tuple | list):
+        if self.loss is not None and isinstance(y_pred, tuple | list):
             raise ValueError(
                 f"Model '{self.name}' should be fitted to pairs `(a, b)`. Received: a single array"
             )
@@ -153,7 +153,7 @@ class DisentanglingFlowModel(FlowModel):
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
     def _check_loss(self) -> None:
-        if self._compile_loss is None:
+        if self.loss is None:
             raise ValueError(
                 f"Model '{self.name}' should be compiled with a loss before it is fitted to pairs. "
                 "Received: loss=None"

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import has_metrics
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.training import Training, average_losses, describe
@@ -49,10 +50,10 @@ class LikelihoodTraining(Training):
 
         See `keras.Model.compute_loss`.
         """
-        if self._compile_loss is not None:
+        if self.loss is not None:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         log_prob = self._compute_log_prob(x, y, y_pred, training)
-        if self._compile_metrics is not None:
+        if has_metrics(self):
             self._computed["log_prob"] = y_pred, ops.stop_gradient(log_prob)
         return average_losses(-log_prob, sample_weight, self.losses)
 
@@ -62,7 +63,7 @@ class LikelihoodTraining(Training):
         Without a compiled loss, metrics are given the inputs and their log-densities, as those in
         :mod:`gyoza.modelling.metrics` take them.
         """
-        if self._compile_loss is None and self._compile_metrics is not None:
+        if self.loss is None and has_metrics(self):
             outputs, log_prob = self._computed.pop("log_prob", (None, None))
             if outputs is not y_pred:  # as on JAX, where the loss is part of what is differentiated
                 log_prob = self._compute_log_prob(x, y, y_pred)
@@ -111,7 +112,7 @@ class LikelihoodTraining(Training):
         takes_labels = self.base_distribution.accepts_labels
         if takes_labels and isinstance(y, np.ndarray):
             self.base_distribution.check_labels(y)
-        if takes_labels or self._compile_loss is not None:
+        if takes_labels or self.loss is not None:
             return
         if y is not None and y.shape[-1] != 0:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import after, make_zeros, vjp, with_gradient
+from gyoza.backend import after, flatten_layers, has_seeds, make_zeros, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.invertible import Inversion
 
@@ -22,8 +22,8 @@ def can_be_recomputed(layer: Any) -> bool:
     return not any(
         not getattr(part, "recomputable", True)
         or isinstance(part, keras.layers.BatchNormalization)
-        or part._seed_generators
-        for part in layer._flatten_layers()
+        or has_seeds(part)
+        for part in flatten_layers(layer)
         if not isinstance(part, Distribution)  # that of a model, which `call` does not use
     )
 

@@ -194,7 +194,7 @@ class TakesData(WritesFiles):
         """Checks data, and brings them into the form that Keras takes."""
         x, y = self._prepare_inputs(x), to_arrays(y)
         sample_weight = to_arrays(sample_weight)
-        if self._compile_loss is None and np.shape(sample_weight)[1:] == (1,):
+        if self.loss is None and np.shape(sample_weight)[1:] == (1,):
             sample_weight = sample_weight[:, 0]  # or TensorFlow would trace for any number of axes
         self._check_targets(y, class_weight)
         return x, _keep_weights(y, sample_weight), sample_weight

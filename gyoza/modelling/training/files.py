@@ -4,10 +4,12 @@ from typing import Any
 
 import keras
 
+from gyoza.backend import KerasHooks
+
 __all__ = ["WritesFiles"]
 
 
-class WritesFiles(keras.Model):
+class WritesFiles(KerasHooks, keras.Model):
     """A Keras model that is saved and exported with its context, if it has one."""
 
     # The shape of a context without its batch axis, and its dtype; `None` without one.
@@ -39,9 +41,5 @@ class WritesFiles(keras.Model):
             input_signature = [inputs]
         return super().export(filepath, *args, input_signature=input_signature, **kwargs)
 
-    @property
-    def _default_save_signature(self) -> Any:
-        # What TensorFlow saves besides: a function of inputs alone, which it could not trace here.
-        if self.context_shape is not None:
-            return None
-        return getattr(super(), "_default_save_signature", None)
+    def _takes_inputs_alone(self) -> bool:
+        return self.context_shape is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from gyoza.backend import is_distributed, to_data_set
+from gyoza.backend import build_for_training, is_distributed, to_data_set
 
 __all__ = ["Fit", "create_variables", "describe"]
 
@@ -120,7 +120,11 @@ def _looks_at_batches(callback: keras.callbacks.Callback) -> bool:
         return False
     if getattr(callback, "save_freq", None) == "epoch":  # as a `ModelCheckpoint` has it
         return False
-    return not all(getattr(getattr(callback, hook), "_is_default", False) for hook in _HOOKS)
+    return any(
+        getattr(getattr(callback, hook), "__func__", None)
+        is not getattr(keras.callbacks.Callback, hook)
+        for hook in _HOOKS
+    )
 
 
 def _make_callbacks(arguments: dict[str, Any]) -> Any:
@@ -164,7 +168,7 @@ def create_variables(model: Any, x: Any, y: Any = None, sample_weight: Any = Non
         model._check_shapes(x)
     else:
         model(x)
-    model._symbolic_build(data_batch=batch)
+    build_for_training(model, batch)
 
 
 def describe(values: Any) -> Any:

@@ -9,7 +9,15 @@ from typing import Any
 
 import keras
 
-from gyoza.backend import XLA_ERRORS, find_unsupported, jit_step, jit_steps, keep_values
+from gyoza.backend import (
+    XLA_ERRORS,
+    find_unsupported,
+    flatten_layers,
+    is_distributed,
+    jit_step,
+    jit_steps,
+    keep_values,
+)
 from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.training.data import TakesData
 from gyoza.modelling.training.fit import Fit, create_variables
@@ -36,16 +44,6 @@ class Training(TakesData):
     # The call of `fit` that is going on, if there is one.
     _fit: Fit | None = None
     _steps_per_execution = 1
-
-    if keras.backend.backend() == "jax":
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            if name == "_jax_state":
-                # What Keras's training assigns in each step. Keras would look for new weights in
-                # it, one tensor after the other, which takes longer than a step of a small model.
-                object.__setattr__(self, name, value)
-            else:
-                super().__setattr__(name, value)
 
     @property
     def steps_per_execution(self) -> int:
@@ -125,20 +123,18 @@ class Training(TakesData):
             super().make_predict_function(force=True)
             self._guard("predict_function")
 
-    def _resolve_auto_jit_compile(self) -> Any:
-        """Resolves `jit_compile="auto"`: to XLA on processors, too, where Keras leaves it out.
+    def _choose_jit(self) -> Any:
+        """Chooses XLA for TensorFlow on processors, too, where Keras leaves it out.
 
         There, training steps of flows take about half the time with it.
         """
-        if keras.backend.backend() != "tensorflow" or self._distribute_strategy is not None:
-            return super()._resolve_auto_jit_compile()
-        return _CHOICE if all(layer.supports_jit for layer in self._flatten_layers()) else False
+        if keras.backend.backend() != "tensorflow" or is_distributed(self):
+            return None
+        return _CHOICE if all(layer.supports_jit for layer in flatten_layers(self)) else False
 
-    def _make_function(self, step_function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Takes the compiled step of `fit`, `evaluate` or `predict`; called by Keras on JAX."""
-        if self.jit_compile and not self.run_eagerly and keras.distribution.distribution() is None:
-            step_function = jit_step(step_function)
-        return super()._make_function(step_function, *args, **kwargs)
+    def _compile_step(self, step: Any) -> Any:
+        is_compiled = self.jit_compile and not self.run_eagerly
+        return jit_step(step) if is_compiled and not is_distributed(self) else step
 
     def get_compile_config(self) -> dict[str, Any] | None:
         """Returns what `compile` was called with; see `keras.Model.get_compile_config`."""

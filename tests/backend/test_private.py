@@ -1,0 +1,99 @@
+import ast
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import gyoza
+from gyoza.backend import private
+from gyoza.interpretation import split_network
+from gyoza.modelling import conditioners, metrics
+from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling, FlowModel
+
+BACKEND = keras.backend.backend()
+NAMES = [name for name, backends in private.PRIVATE_NAMES.items() if BACKEND in backends]
+# Each alone, where that is quick, and all of them. Without XLA, what is for XLA is not missed.
+CASES = {name: [name] for name in NAMES} if BACKEND == "torch" else {}
+CASES["all"] = NAMES
+if BACKEND == "tensorflow":
+    CASES["all but for XLA"] = [name for name in NAMES if name != "_resolve_auto_jit_compile"]
+X = np.random.default_rng(0).normal(size=[64, 2]).astype("float32")
+
+
+def take_away(monkeypatch, taken):
+    """Does to gyoza what a release of Keras does that has no such names any more."""
+    has = private._has
+    monkeypatch.setattr(
+        private, "_has", lambda owner, *names: not {*taken} & {*names} and has(owner, *names)
+    )
+    for name in taken:
+        hook = "__setattr__" if name == "_jax_state" else name
+        if hook in vars(private.KerasHooks):
+            monkeypatch.delattr(private.KerasHooks, hook)
+
+
+def use_all(directory):
+    """Trains, evaluates, saves and samples a flow, and splits a network."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        ActivationNormalization(),
+        AffineCoupling(compute_coupling_parameters=conditioners.MLP([3])),
+    ]
+    model = FlowModel(layers, memory_efficient=True)
+    model.compile("sgd", metrics=[metrics.BitsPerDimension()])
+    history = model.fit(X, batch_size=32, shuffle=False, verbose=0)
+    evaluated = model.evaluate(X, batch_size=32, verbose=0)
+    model.save(directory / "flow.keras")
+    model = keras.saving.load_model(directory / "flow.keras")
+    assert model.sample(3).shape == (3, 2)
+    x = keras.Input([2])
+    hidden = keras.layers.Dense(3, name="hidden")(x)
+    head, tail = split_network(keras.Model(x, keras.layers.Dense(2)(ops.tanh(hidden))), "hidden")
+    results = [
+        *history.history["loss"],
+        evaluated,
+        model.log_prob(X),
+        model.sample(3, seed=1),
+        tail(head(X)),
+    ]
+    return [ops.convert_to_numpy(value) for value in results]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    return use_all(tmp_path_factory.mktemp("expected"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_private_names_can_be_done_without(case, expected, tmp_path, monkeypatch):
+    take_away(monkeypatch, CASES[case])
+    for value, given in zip(expected, use_all(tmp_path), strict=True):
+        np.testing.assert_allclose(given, value, rtol=1e-5, atol=1e-5)
+
+
+def list_modules():
+    root = pathlib.Path(gyoza.__file__).parent
+    return {path: path.read_text() for path in root.rglob("*.py") if path.name != "private.py"}
+
+
+def test_no_other_module_has_private_names():
+    names = [name for name in private.PRIVATE_NAMES if name.startswith("_")]
+    pattern = rf"\b({'|'.join(names)}|\w+\.(_?src|python|compiler)\.\w+)\b"
+    found = {path.name: re.findall(pattern, text) for path, text in list_modules().items()}
+    assert not {name: matches for name, matches in found.items() if matches}
+
+
+def test_no_other_module_uses_private_attributes_of_others():
+    used, own = set(), set()
+    for text in list_modules().values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute):
+                (used if isinstance(node.ctx, ast.Load) else own).add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                own.add(node.name)
+    assert not {name for name in used - own if re.match(r"_[a-z]", name)}
