@@ -15,7 +15,6 @@ from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 
 __all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
 
-
 # What `invert` may be told its first argument is called, whatever a class calls it.
 _NAMES_OF_OUTPUTS = ("outputs", "y_hat")
 
@@ -112,9 +111,8 @@ def _call_fully(call: Callable[..., Any], is_checked: bool) -> Callable[..., Any
 
 def _describe(x: Any) -> Any:
     """Returns a symbolic tensor for a batch, and anything else as it is."""
-    if not hasattr(x, "shape"):
-        return x
-    return keras.KerasTensor((None, *x.shape[1:]), dtype=_dtype_of(x))
+    has_shape = hasattr(x, "shape")
+    return keras.KerasTensor((None, *x.shape[1:]), dtype=_dtype_of(x)) if has_shape else x
 
 
 def _dtype_of(x: Any) -> str:
