@@ -57,7 +57,7 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
             x: The outputs, `[batch, d]`.
 
         Returns:
-            A scalar: the sum over the batch from Keras 3.14 on, and the mean before that.
+            A scalar, which is the sum over the batch from Keras 3.14 on, and the mean before that.
         """
         reduce = ops.sum if _IS_DIVIDED else ops.mean
         return self.factor * reduce(entanglement(x, self.covariance))

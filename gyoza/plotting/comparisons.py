@@ -25,7 +25,7 @@ def comparison_bars(comparison: Any, column: str = "score", ax: Axes | None = No
         ax: The axes to draw on. If None, a new figure is made.
 
     Returns:
-        The axes, with a group of bars for each method: one bar for each network.
+        The axes, with a group of bars for each method, one bar for each network.
 
     Raises:
         ValueError: If there is no such score.

@@ -40,8 +40,8 @@ def swap_grid(
         **kwargs: Arguments of `matplotlib.axes.Axes.imshow`, such as `interpolation`.
 
     Returns:
-        The axes, with three images: the results, the rows and the columns. Each picture has height
-        and width 1; the results start at (0, 0) and extend to the right and downwards.
+        The axes, with three images, which are the results, the rows and the columns. Each picture
+        has height and width 1; the results start at (0, 0) and extend to the right and downwards.
 
     Raises:
         ValueError: If an argument has an unsuitable shape.

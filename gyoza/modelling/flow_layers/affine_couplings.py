@@ -144,6 +144,10 @@ class AffineCoupling(ElementwiseCoupling):
         """
         return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 
+    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+        """Computes the log-scales; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
+        return None if self.preserves_volume else self.compute_log_scales(coupling_parameters)
+
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class VolumePreservingCoupling(AffineCoupling):

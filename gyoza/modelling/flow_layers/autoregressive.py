@@ -1,5 +1,6 @@
 """Layers whose transform of each dimension depends on the dimensions before it."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from keras import ops
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
@@ -236,6 +238,13 @@ class MaskedAffine(MaskedAutoregressive):
     ) -> None:
         kwargs.setdefault("transformer", AffineTransform(log_scale_bound))
         super().__init__(shape, axes, conditioner, **kwargs)
+        if not is_own(type(self)):
+            # A user's subclass may compute log-scales in another way, which do not need the inputs.
+            self.transformer.compute_log_scales = functools.partial(self.compute_log_stretch, None)
+
+    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+        """Computes the log-scales; see :meth:`MaskedAutoregressive.compute_log_stretch`."""
+        return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

@@ -107,7 +107,9 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     ) -> None:
         super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
         self._set_transformer(transformer)
-        self._lacks_axis = self.parameter_count == 1
+        cls = next(base for base in type(self).__mro__ if "parameter_count" in vars(base))
+        if is_own(cls):  # a user's class may not know it yet
+            self._lacks_axis = self.parameter_count == 1
 
     @property
     def recomputable(self) -> bool:
@@ -117,6 +119,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     def build(self, input_shape: Sequence[int | None] | None = None) -> None:
         """Builds the mask and the network; see :meth:`Coupling.build`."""
         self._parameter_count = self.parameter_count  # a property that a subclass may compute
+        self._lacks_axis = self._parameter_count == 1
         super().build(input_shape)
 
     def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:

@@ -1,0 +1,76 @@
+"""Subclasses that users derive from couplings and autoregressive layers."""
+
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+
+from gyoza.modelling.conditioners import MADE, MLP
+from gyoza.modelling.flow_layers import AffineCoupling, ElementwiseCoupling, MaskedAffine
+
+X = np.random.default_rng(0).normal(size=[5, 4]).astype("float32")
+
+
+class Power(ElementwiseCoupling):
+    """Has a number of parameters that is known only after the constructor of its base class."""
+
+    def __init__(self, count=2, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+
+    @property
+    def parameter_count(self):
+        return self.count
+
+    def _couple_(self, inputs, coupling_parameters):
+        return inputs + ops.sum(coupling_parameters, axis=-1)
+
+    def _decouple_(self, outputs, coupling_parameters):
+        return outputs - ops.sum(coupling_parameters, axis=-1)
+
+    def compute_log_stretch(self, inputs, coupling_parameters):
+        return ops.zeros_like(inputs)
+
+
+class Steep(MaskedAffine):
+    """Has log-scales of its own."""
+
+    def compute_log_stretch(self, inputs, coupling_parameters):
+        return 3.0 * super().compute_log_stretch(inputs, coupling_parameters)
+
+
+class OneParameter(AffineCoupling):
+    """Scales by one parameter, which is in another place than an affine coupling has it."""
+
+    parameter_count = 1
+
+    def compute_log_scales(self, coupling_parameters):
+        return ops.tanh(coupling_parameters)
+
+    def _couple_(self, inputs, coupling_parameters):
+        return inputs * ops.exp(self.compute_log_scales(coupling_parameters))
+
+    def _decouple_(self, outputs, coupling_parameters):
+        return outputs * ops.exp(-self.compute_log_scales(coupling_parameters))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Power(compute_coupling_parameters=MLP([3])),
+        Steep(conditioner=MADE([3])),
+        OneParameter(compute_coupling_parameters=MLP([3])),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_log_determinants_and_inverses_are_those_of_what_it_does(layer):
+    layer(X)
+    random = np.random.default_rng(1)
+    layer.set_weights([random.normal(size=w.shape) / 3.0 for w in layer.get_weights()])
+    outputs, log_det = (to_numpy(value) for value in layer(X))
+    assert np.abs(outputs - X).max() > 0.1
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), X, atol=1e-4)
+    steps = 1e-2 * np.eye(4, dtype="float32")
+    rows = [(to_numpy(layer(X + h)[0]) - to_numpy(layer(X - h)[0])) / 2e-2 for h in steps]
+    expected = np.linalg.slogdet(np.stack(rows, axis=1).astype("float64"))[1]
+    np.testing.assert_allclose(log_det, expected, atol=1e-2)
