@@ -34,7 +34,7 @@ from gyoza import interpretation
 from gyoza.data import CategoricalPairs, TintedDigits, load_tinted_digits
 from gyoza.interpretation import baselines
 from gyoza.modelling.metrics import leakage
-from gyoza.plotting import leakage_heat_map
+from gyoza.plotting import leakage_heat_map, size_curves
 
 matplotlib.use("Agg")  # draws into files, without a display
 import matplotlib.pyplot as plt
@@ -179,6 +179,15 @@ def main() -> None:
         seeds=range(seed, seed + arguments.seeds),
     )
     print(f"\n{comparison}")
+    by_size = interpretation.answers_by_size(
+        parts,
+        train.images,
+        train.digits,
+        test.images,
+        test.digits,
+        seeds=range(seed, seed + arguments.seeds),
+    )
+    print(f"\nAnswers that follow, by the number of dimensions that are exchanged\n{by_size}")
 
     interpreter = METHODS["flow"](parts, train.images, train.classes(), chosen, names=FACTORS)
     answers = network.predict(test.images, verbose=0).argmax(axis=-1)
@@ -191,11 +200,16 @@ def main() -> None:
     scores = leakage(codes, test.classes(hue_count=6), chosen.values(), probe="nearest")
 
     arguments.output.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", dpi=100)
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.7), layout="constrained", dpi=90)
     plot_sizes(axes[0], sizes)
     plot_rates(axes[1], comparison)
-    leakage_heat_map(scores, list(chosen), list(FACTORS), ax=axes[2])
-    axes[2].set_title("What can be read from a factor?")
+    size_curves(*by_size, ax=axes[2])
+    axes[2].set_title("How much has to be exchanged?")
+    axes[2].legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8
+    )
+    leakage_heat_map(scores, list(chosen), list(FACTORS), ax=axes[3])
+    axes[3].set_title("What can be read from a factor?")
     figure.savefig(arguments.output / "inside_a_classifier.png")
     if arguments.docs:
         images = Path(__file__).resolve().parents[1] / "docs" / "images"
