@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from gyoza.modelling.flow_layers.affine_couplings import AffineCoupling
+from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
 from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import LogisticMixtureTransform
@@ -96,3 +97,7 @@ class MixtureLogisticCoupling(AffineCoupling):
         transform = LogisticMixtureTransform(component_count, log_scale_bound, location_spread)
         kwargs.setdefault("transformer", transform)
         super().__init__(shape, axes, compute_coupling_parameters, mask, log_scale_bound, **kwargs)
+
+    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+        """Computes the log-derivatives; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
+        return ElementwiseCoupling.compute_log_stretch(self, inputs, coupling_parameters)
