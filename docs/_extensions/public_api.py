@@ -99,7 +99,7 @@ def get_inherited_members(name: str) -> dict[str, list[str]]:
 
 
 def show_constructors(app: Sphinx) -> None:
-    """Gives classes the signature of `__init__`; Keras's `__new__` would show `*args, **kwargs`."""
+    """Shows how `__init__` is called; Keras's `__new__` would show `*args, **kwargs`."""
     for cls in PUBLIC.values():
         if inspect.isclass(cls):
             signature = inspect.signature(cls.__init__)

@@ -68,7 +68,7 @@ def InterpretationNetwork(
             dimensions. All dimensions, without a rotation, if omitted.
         capacity: What the flow can do: "affine" for the couplings above, "spline" for couplings
             with monotonic splines. For comparison, "linear" and "rotation" have a single linear or
-            orthogonal map in place of blocks, which starts as the identity.
+            orthogonal map instead of blocks, which starts as the identity.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.DisentanglingFlowModel`.
 
     Returns:

@@ -131,7 +131,7 @@ def jit_batches(
         function: A callable of tensors with a common first axis, that returns tensors with this
             axis, row by row. It can use and change Keras variables.
         xla: Whether TensorFlow compiles by XLA, which takes longer, and is faster then.
-        prepare: A callable of these tensors whose result `function` is given in place of the
+        prepare: A callable of these tensors whose result `function` is given instead of the
             first. It may draw what XLA cannot, such as gamma numbers.
 
     Returns:
@@ -241,7 +241,7 @@ def forget_gradients() -> contextlib.AbstractContextManager:
 
 
 def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
-    """Gives variables their values back if training fails before the end of its first step.
+    """Restores the values of variables if training fails before the end of its first step.
 
     On JAX, Keras takes the values out of the variables meanwhile.
     """

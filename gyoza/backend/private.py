@@ -214,7 +214,7 @@ class KerasHooks:
         return super()._resolve_auto_jit_compile()  # type: ignore[misc]
 
     def _compile_step(self, step: Any) -> Any:
-        """Returns what is called in place of a step that Keras has compiled on JAX.
+        """Returns what is called instead of a step that Keras has compiled on JAX.
 
         Args:
             step: A callable of the state and a batch, for `fit`, `evaluate` or `predict`.

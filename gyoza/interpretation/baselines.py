@@ -346,7 +346,7 @@ def _find_sizes(study: _Study, dimensions_per_factor: Sizes, seed: int) -> dict[
 
 
 def _to_scales(variances: np.ndarray) -> np.ndarray:
-    """Returns standard deviations, with 1 in place of those that are 0 up to rounding."""
+    """Returns standard deviations, with 1 instead of those that are 0 up to rounding."""
     varies = variances > _THIN * variances.max()
     return np.sqrt(np.where(varies, variances, 1.0))
 

@@ -75,7 +75,7 @@ def answers_by_size(
     - "re-initialised": the method, in a network of the same architecture with fresh weights,
     - "re-initialised, own answers": the same, with the answers of that network as labels.
 
-    A re-initialised network is judged by its own answers to unedited instances, in place of labels.
+    A re-initialised network is judged by its own answers to unedited instances, instead of labels.
 
     Args:
         network: See :func:`compare`.

@@ -290,7 +290,7 @@ def compare(
       of own × (1 - the larger of elsewhere and residual), each by the better probe.
 
     Answers are compared with labels. A re-initialised network has no right answers: its answers to
-    unedited instances are used in place of labels.
+    unedited instances are used instead of labels.
 
     Args:
         network: A head and a tail, `(head, tail)`, or a Keras model, which is split at `layer`.

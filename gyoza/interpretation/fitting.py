@@ -85,7 +85,7 @@ def fit_interpreter(
        for an instance :math:`a`, another one :math:`c`, and a random factor :math:`F`. The probe
        :math:`p` is a small network that has learnt to read all factors from unchanged
        representations; it should read the label of :math:`c` for factor :math:`F`, and the labels
-       of :math:`a` for all others. This is distributed alignment search with a probe in place of
+       of :math:`a` for all others. This is distributed alignment search with a probe instead of
        the rest of the network. Training stops early, as validation pairs decide.
     4. A second probe, which is not used in training, judges exchanges between validation instances.
        The linear answer is kept unless the score of the trained flow is higher by 0.005, and by

@@ -28,11 +28,11 @@ class AppliesTransform:
 
     # The `Transform`, or `None` where a subclass has hooks of its own.
     transformer: Any = None
-    # Whether a configuration holds the options of the transform, in place of the transform.
+    # Whether a configuration holds the options of the transform, instead of the transform.
     _is_configured_by_options = False
     # Whether the hooks are given parameters without a last axis, which transforms always have.
     _lacks_axis = False
-    # The hooks that a user's class has in place of gyoza's.
+    # The hooks that a user's class has instead of gyoza's.
     _replaced: frozenset[str] = frozenset()
     _volume_hooks: tuple[str, ...] = ("compute_log_stretch", "_couple_and_stretch_")
     preserves_volume: Any
