@@ -184,7 +184,7 @@ def has_metrics(model: Any) -> bool:
     `model.metrics` goes through all layers, which takes long for each step on PyTorch. Without a
     name for it, it always may be: what metrics would be given is then computed for nobody.
     """
-    return not _has(model, "_compile_metrics") or model._compile_metrics is not None
+    return getattr(model, "_compile_metrics", True) is not None
 
 
 class KerasHooks:

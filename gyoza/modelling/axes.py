@@ -135,8 +135,10 @@ def from_vectors(vectors: Any, axes: Sequence[int], shape: Sequence[int]) -> Any
 
 def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> Any:
     """Reshapes values, one per position along `shape`, to broadcast along `axes` of a tensor."""
-    lengths = dict(zip(axes, shape, strict=True))
-    return ops.reshape(values, [lengths.get(axis, 1) for axis in range(rank)])
+    lengths = [1] * rank
+    for axis, length in zip(axes, shape, strict=True):
+        lengths[axis] = length
+    return ops.reshape(values, lengths)
 
 
 def align_context(context: Any, vectors: Any) -> Any:

@@ -91,12 +91,12 @@ class MLP(Conditioner):
         Returns:
             The parameters of the changed dimensions, `[batch, ..., output_size]`.
         """
-        # Keras has already converted, cast and checked what `call` alone is enough for.
-        is_alone = keras.distribution.distribution() is None
-        layers = [
-            layer.call if is_alone and layer.dtype_policy is self.dtype_policy else layer
-            for layer in self.dense_layers
-        ]
+        layers = list(self.dense_layers)
+        if keras.distribution.distribution() is None:
+            for k, layer in enumerate(layers):
+                # Keras has already converted, cast and checked what `call` alone is enough for.
+                if layer.dtype_policy is self.dtype_policy:
+                    layers[k] = layer.call
         return run_dense_layers(layers, inputs, self.residual)
 
     def get_config(self) -> dict[str, Any]:

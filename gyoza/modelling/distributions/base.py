@@ -13,7 +13,6 @@ from gyoza.modelling.distributions.conditional import Conditional
 from gyoza.modelling.distributions.tools import (
     make_constant,
 )
-from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.seeds import SeedGenerator
@@ -225,7 +224,8 @@ class Distribution(Conditional, keras.Layer):
             The natural logarithms of their densities, `[batch]`, in float32 or, if that is the
             compute dtype, float64.
         """
-        return self(self._to_tensor(x), **given(context=self._to_tensor(context)))
+        x = self._to_tensor(x)
+        return self(x) if context is None else self(x, context=self._to_tensor(context))
 
     def sample(self, sample_count: Any, seed: Any = None, context: Any = None) -> Any:
         """Draws independent events.

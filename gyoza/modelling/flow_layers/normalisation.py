@@ -161,13 +161,15 @@ class ActivationNormalization(FlowLayer):
 
     def compute_jacobian_determinant(self, x: Any) -> Any:
         """Returns log-determinants; see :meth:`FlowLayer.compute_jacobian_determinant`."""
-        lengths = ops.shape(x)
-        positions = ops.cast(
-            math.prod(n for axis, n in enumerate(lengths) if axis not in (0, *self._axes_)),
-            self.log_det_dtype,
-        )
-        scale = ops.cast(self._scale_, self.log_det_dtype)
-        return ops.broadcast_to(-positions * ops.sum(ops.log(scale)), lengths[:1])
+        dtype = self.log_det_dtype
+        batch_size, *lengths = ops.shape(x)
+        positions = 1
+        for axis, length in enumerate(lengths, 1):
+            if axis not in self._axes_:
+                positions *= length
+        log_scales = ops.log(ops.cast(self._scale_, dtype))
+        log_det = -ops.cast(positions, dtype) * ops.sum(log_scales)
+        return ops.broadcast_to(log_det, (batch_size,))
 
     def invert(self, outputs: Any) -> Any:
         """See :meth:`FlowLayer.invert`."""
