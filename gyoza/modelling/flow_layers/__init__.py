@@ -56,6 +56,7 @@ from gyoza.modelling.flow_layers.spline_couplings import (
     CircularSplineCoupling,
     RationalQuadraticSplineCoupling,
 )
+from gyoza.modelling.flow_layers.univariate import Elementwise
 from gyoza.modelling.flow_layers.variational import VariationalModel
 
 __all__ = [
@@ -99,6 +100,7 @@ __all__ = [
     "Logit",
     "Tanh",
     "Arctanh",
+    "Elementwise",
     "MixtureGaussianization",
     "Planar",
     "Radial",

@@ -10,8 +10,8 @@ from keras import ops
 
 from gyoza.modelling.adaptation import choose_scales, is_left_alone
 from gyoza.modelling.batches import iterate_inputs
-from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.transforming import option
+from gyoza.modelling.flow_layers.univariate import Elementwise
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.modelling.transforms import GaussianizationTransform
 
@@ -23,7 +23,7 @@ _OVERLAP = 0.6
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class MixtureGaussianization(FlowLayer):
+class MixtureGaussianization(Elementwise):
     r"""Makes each dimension normal by the distribution function of a mixture of logistics.
 
     .. math::
@@ -74,7 +74,6 @@ class MixtureGaussianization(FlowLayer):
           `arXiv:2003.01941 <https://arxiv.org/abs/2003.01941>`_
     """
 
-    recomputable = False
     component_count = option("component_count")
 
     def __init__(
@@ -84,9 +83,7 @@ class MixtureGaussianization(FlowLayer):
         component_count: int = 16,
         **kwargs: Any,
     ) -> None:
-        super().__init__(shape=shape, axes=axes, **kwargs)
-        self.transformer = GaussianizationTransform(component_count)
-        self._create_weights_once()
+        super().__init__(shape, axes, GaussianizationTransform(component_count), **kwargs)
 
     def create_weights(self) -> None:
         """Creates mixtures that are nearly standard normal."""
@@ -154,23 +151,16 @@ class MixtureGaussianization(FlowLayer):
         self.log_scales.assign(np.log(_choose_scales(locations, deviations)))
         self.logits.assign(np.zeros_like(locations))
 
-    def _join_parameters(self) -> Any:
-        """Returns the parameters of the transform, `[dimension_count, 3 K]`, in `log_det_dtype`."""
+    def expand_parameters(self, vectors: Any) -> Any:
+        """Returns the parameters, `[dimension_count, 3 K]`, in `log_det_dtype`."""
         weights = self.logits, self.locations, self.log_scales
         return ops.concatenate([ops.cast(w, self.log_det_dtype) for w in weights], axis=-1)
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
-        """Makes each dimension normal; see :meth:`FlowLayer.transform`."""
-        outputs, log_derivatives = self.transformer.forward(inputs, self._join_parameters())
-        return outputs, ops.sum(log_derivatives, axis=-1)
-
-    def inverse_transform(self, outputs: Any) -> Any:
-        """Gives dimensions their distributions back; see :meth:`FlowLayer.inverse_transform`."""
-        return self.transformer.inverse(outputs, self._join_parameters())
-
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
-        return {**super().get_config(), "component_count": self.component_count}
+        config = super().get_config()
+        del config["transformer"]
+        return {**config, "component_count": self.component_count}
 
 
 def _normal_quantiles(levels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import keras
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.transforms import Transform
 
-__all__ = ["AppliesTransform", "option"]
+__all__ = ["AppliesTransform", "check_transformer", "option"]
 
 _HOOKS = (
     "_couple_",
@@ -48,12 +48,7 @@ class AppliesTransform:
         """Checks and keeps the transform that a constructor was given."""
         if transformer is None:
             return
-        if not isinstance(transformer, Transform):
-            raise TypeError(
-                f"`transformer` should be a `Transform`. Received: transformer={transformer} (of "
-                f"type {type(transformer)})"
-            )
-        self.transformer = transformer
+        self.transformer = check_transformer(transformer)
         if not self._is_configured_by_options:
             self.preserves_volume = self.preserves_volume and transformer.preserves_volume
 
@@ -171,6 +166,16 @@ class AppliesTransform:
         if isinstance(config.get("transformer"), dict):
             config["transformer"] = keras.saving.deserialize_keras_object(config["transformer"])
         return super().from_config(config)  # type: ignore[misc]
+
+
+def check_transformer(transformer: Any) -> Transform:
+    """Raises a `TypeError` for what is not a transform, and returns what is."""
+    if not isinstance(transformer, Transform):
+        raise TypeError(
+            f"`transformer` should be a `Transform`. Received: transformer={transformer} (of "
+            f"type {type(transformer)})"
+        )
+    return transformer
 
 
 def option(name: str) -> Any:

@@ -12,6 +12,7 @@ from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
     AdditiveCoupling,
     AffineCoupling,
+    Elementwise,
     ElementwiseCoupling,
     MaskedAffine,
     MaskedAutoregressive,
@@ -161,6 +162,24 @@ def test_any_transform_can_be_given_to_a_coupling(name):
     np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["spline", "user", "volume-preserving"])
+def test_any_transform_can_be_applied_with_weights(name, check_contract):
+    transform = CASES[name]
+    layer = Elementwise(transformer=transform)
+    check_contract(layer, [3, 2], is_further_layout=name != "spline")
+    copy = Elementwise.from_config(layer.get_config())
+    assert copy.transformer.get_config() == transform.get_config()
+    assert layer.preserves_volume == transform.preserves_volume
+
+
+def test_weights_of_a_transform_are_those_of_its_dimensions():
+    layer = Elementwise(axes=[2], transformer=transforms.AffineTransform(None), shape=[2])
+    layer.transform_parameters.assign([[np.log(2.0), 1.0], [0.0, -1.0]])
+    outputs, log_det = layer(np.array([[[1.0, 3.0], [0.5, 0.0], [0.0, 1.0]]], "float32"))
+    np.testing.assert_allclose(to_numpy(outputs), [[[3.0, 2.0], [2.0, -1.0], [1.0, 0.0]]])
+    np.testing.assert_allclose(to_numpy(log_det), [3.0 * np.log(2.0)], rtol=1e-6)
+
+
 def test_an_autoregressive_layer_can_shift():
     layer = MaskedAutoregressive(transformer=transforms.AdditiveTransform(), conditioner=MADE([8]))
     x = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
@@ -237,6 +256,11 @@ def test_options_of_layers_are_those_of_their_transforms():
             lambda: ElementwiseCoupling(conditioner=MLP(), transformer=3),
             TypeError,
             "`transformer` should be a `Transform`. Received: transformer=3",
+        ),
+        (
+            Elementwise,
+            TypeError,
+            "`transformer` should be a `Transform`. Received: transformer=None",
         ),
         (
             lambda: MaskedAutoregressive(transformer=transforms.VolumePreservingTransform()),
