@@ -69,7 +69,7 @@ BATCH_SIZE = 512
 
 
 def to_numpy(x):
-    """Gives a tensor of the backend as an array."""
+    """Returns a tensor of the backend as an array."""
     return np.asarray(ops.convert_to_numpy(x))
 
 

@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def _make_environments(names: set[str]) -> dict[str, pathlib.Path]:
-    """Installs what is not there yet, and gives the interpreter of each environment."""
+    """Installs what is not there yet, and returns the interpreter of each environment."""
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip(names, pool.map(_make_environment, names), strict=True))
 
@@ -133,7 +133,7 @@ def _measure(row: Row, cell: str, python: pathlib.Path, options: list[str]) -> d
 
 
 def _describe_machine() -> dict[str, str]:
-    """Gives date, processor, accelerator and Python version."""
+    """Returns date, processor, accelerator and Python version."""
     lines = pathlib.Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     model = next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
     machine = {

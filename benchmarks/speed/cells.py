@@ -36,7 +36,7 @@ class Cell:
 
     @property
     def size(self) -> int:
-        """The number of entries of an instance."""
+        """The number of dimensions of an instance."""
         return int(np.prod(self.shape))
 
 

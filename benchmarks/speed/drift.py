@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _compare(make_block, depth: int) -> tuple[float, float]:
-    """Gives the errors of gradients, stored and recomputed, in float32."""
+    """Returns the errors of gradients, stored and recomputed, in float32."""
     x = np.random.default_rng(0).normal(size=(_BATCH, _SIZE))
     model = _make_model(make_block, depth, "float64", False)
     random = np.random.default_rng(1)
@@ -103,7 +103,7 @@ def _make_model(
 
 
 def _differentiate(model: flow_layers.FlowModel, values: list, x: np.ndarray) -> np.ndarray:
-    """Gives the gradient of the likelihood with respect to all weights, as one vector."""
+    """Returns the gradient of the likelihood with respect to all weights, as one vector."""
     variables = model.trainable_variables
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

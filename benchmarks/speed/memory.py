@@ -14,13 +14,13 @@ _Counter = Callable[[], tuple[int, int]]
 
 
 def get_counter(framework: str) -> _Counter | None:
-    """Gives a function that reads what a framework's allocator counts.
+    """Returns a function that reads what a framework's allocator counts.
 
     Args:
         framework: `"tensorflow"`, `"jax"` or `"torch"`.
 
     Returns:
-        A function that gives the bytes in use and the most there were since its last call. `None`
+        A function that returns the bytes in use and the most there were since its last call. `None`
         where the allocator does not count, on processors with JAX, which returns memory to the
         system after each step, so that it can be seen from outside; the others do not.
     """
@@ -60,7 +60,7 @@ def get_counter(framework: str) -> _Counter | None:
 
 
 def _make_profiler() -> _Counter:
-    """Gives a counter for PyTorch on processors. Only its profiler sees what is taken and freed."""
+    """Returns a counter for PyTorch on processors. Only its profiler sees what is taken and freed."""
     from torch.autograd.profiler import profile
 
     running: list[profile] = []
@@ -79,7 +79,7 @@ def _make_profiler() -> _Counter:
 
 
 def measure_step(run: Callable[[], Any], count: _Counter | None) -> float:
-    """Gives by how much the memory in use grows during a step, in MiB."""
+    """Returns by how much the memory in use grows during a step, in MiB."""
     gc.collect()
     if count is not None:
         before, _ = count()
@@ -93,6 +93,6 @@ def measure_step(run: Callable[[], Any], count: _Counter | None) -> float:
 
 
 def read_process_memory(name: str) -> int:
-    """Gives a figure of this process in bytes: `VmRSS` is memory in use now, `VmHWM` its peak."""
+    """Returns a figure of this process in bytes: `VmRSS` is memory in use now, `VmHWM` its peak."""
     lines = _STATUS.read_text("ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) * 1024

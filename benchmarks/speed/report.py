@@ -66,7 +66,7 @@ def _describe(results: dict) -> str:
 
 
 def _median(entries: list[dict], measure: str) -> float | None:
-    """Gives the median of all measurements in all rounds."""
+    """Returns the median of all measurements in all rounds."""
     values = _all(entries, measure)
     return statistics.median(values) if values else None
 
@@ -213,7 +213,7 @@ def _format_time(seconds: float) -> str:
 
 
 def _format_spread(entries: list[dict], measure: str) -> str:
-    """Gives the median in milliseconds, and the quartiles around it."""
+    """Returns the median in milliseconds, and the quartiles around it."""
     values = sorted(_all(entries, measure))
     low, high = values[len(values) // 4], values[-1 - len(values) // 4]
     return f"({_format_time(statistics.median(values))}, {1e3 * low:.3g} to {1e3 * high:.3g})"

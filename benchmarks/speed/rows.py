@@ -56,7 +56,7 @@ class Row:
     is_quick: bool = False
 
     def offers(self, cell: Cell) -> bool:
-        """Tells whether there is something to measure."""
+        """Returns whether there is something to measure."""
         runs = self.is_deep if cell.measures_memory else self.is_shallow
         if cell.name.startswith("W9"):
             runs = self.is_fast

@@ -58,7 +58,7 @@ def _repeat(function: Callable[[], None]) -> Callable[[int], None]:
 
 
 def _time(run: Callable[[int], Any], seconds: float, repeats: int) -> list[float]:
-    """Gives the seconds that one of `count` runs takes, `repeats` times."""
+    """Returns the seconds that one of `count` runs takes, `repeats` times."""
     run(1)  # whatever is compiled on the way, is now
     count, spent = 1, 0.0
     while True:

@@ -40,7 +40,7 @@ PUBLIC_NAMES = {f"{obj.__module__}.{obj.__qualname__}": name for name, obj in PU
 
 
 def is_public(name: str) -> bool:
-    """Tells whether a member is public: `invert`, `_scale_` and `__call__`, but not `_helper`."""
+    """Returns whether a member is public: `invert`, `_scale_` and `__call__`, but not `_helper`."""
     return not name.startswith("_") or name.endswith("_")
 
 

@@ -74,7 +74,7 @@ def _make_fitted(cell: Cell, network: bf.networks.CouplingFlow) -> Work:
 
 
 class _Batches(keras.utils.PyDataset):
-    """Gives batches in turn, so many times as there are steps."""
+    """Returns batches in turn, as many as there are steps."""
 
     def __init__(self, batches: np.ndarray, steps: int):
         super().__init__()

@@ -31,8 +31,8 @@ def make_likelihood_work(
     Args:
         cell: The cell.
         params: The trained arrays, in a tree.
-        log_prob: Gives log-densities for parameters and a batch.
-        sample: Gives a batch of samples for parameters and a random key.
+        log_prob: Returns log-densities for parameters and a batch.
+        sample: Returns a batch of samples for parameters and a random key.
 
     Returns:
         The work, each of its functions compiled as a whole.

@@ -29,8 +29,8 @@ def make_likelihood_work(
 
     Args:
         cell: The cell.
-        log_prob: Gives log-densities for a batch, and builds the variables when first called.
-        sample: Gives a batch of samples.
+        log_prob: Returns log-densities for a batch, and builds the variables when first called.
+        sample: Returns a batch of samples.
         list_variables: Lists what is trained.
         transform: What each function passes through, such as `tf.function`.
 

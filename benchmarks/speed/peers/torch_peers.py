@@ -55,7 +55,7 @@ class ConvConditioner(Conditioner):
 
 
 def get_shape(cell: Cell) -> tuple[int, ...]:
-    """Gives the shape of an instance as PyTorch has it, channels first."""
+    """Returns the shape of an instance as PyTorch has it, channels first."""
     return cell.shape[-1:] + cell.shape[:-1]
 
 
