@@ -60,7 +60,7 @@ def get_counter(framework: str) -> _Counter | None:
 
 
 def _make_profiler() -> _Counter:
-    """Returns a counter for PyTorch on processors. Only its profiler sees what is taken and freed."""
+    """Returns a counter for PyTorch on processors, where only its profiler sees what is taken."""
     from torch.autograd.profiler import profile
 
     running: list[profile] = []

@@ -124,5 +124,5 @@ def _make_pairs(cell: Cell) -> Work:
 
 
 def _compare(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns 1 for each factor in which two instances have the same class, after a residual's 0."""
+    """Returns 1 for each factor in which two instances have the same class, and 0 for residuals."""
     return np.concatenate([np.zeros([len(first), 1]), first == second], axis=1)
