@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.batches import iterate_batches, split_context
+from gyoza.typing import Tensor
 
 __all__ = ["TerminateOnNonFinite"]
 
@@ -48,13 +49,13 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         self.layer: Any = None
         self.message: str | None = None
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Tensor | None = None) -> None:
         """Stores the weights."""
         if not self.model.built:
             self.model.build_for(*split_context(next(iterate_batches(self.data, self.batch_size))))
         self._weights = self.model.get_weights()
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Tensor | None = None) -> None:
         """Checks the loss."""
         loss = (logs or {}).get("loss")
         if loss is not None and not np.isfinite(loss):
@@ -92,7 +93,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         )
 
 
-def _is_finite(values: Any) -> np.ndarray:
+def _is_finite(values: Tensor) -> np.ndarray:
     """Returns whether each instance is finite, `[batch]`."""
     values = ops.convert_to_numpy(ops.cast(values, "float32"))
     return np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))

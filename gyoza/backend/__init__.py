@@ -23,6 +23,7 @@ from gyoza.backend.private import (
     list_uses,
     track_last,
 )
+from gyoza.typing import Tensor
 
 __all__ = [
     "vjp",
@@ -101,12 +102,12 @@ def with_gradient(
     return _in_use.with_gradient(forward, backward)
 
 
-def after(x: Any, other: Any) -> Any:
+def after(x: Tensor, other: Any) -> Any:
     """Returns `x`, but not to be used in compiled code before `other` is computed."""
     return _in_use.after(x, other)
 
 
-def make_zeros(shape: Any, dtype: str) -> Any:
+def make_zeros(shape: Any, dtype: str) -> Tensor:
     """Returns zeros for compiled code.
 
     TensorFlow computes what is constant while it compiles, before XLA sees that it is not
@@ -221,7 +222,7 @@ def has_slow_convolutions() -> bool:
     return _in_use.has_slow_convolutions()
 
 
-def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
     """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
 
     With TensorFlow's default algorithm, which is this one, XLA on processors derives the key
@@ -230,7 +231,7 @@ def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
     return _in_use.draw_uniform(shape, dtype, seed)
 
 
-def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
     """Draws standard normal numbers: those of `keras.random.normal`; see `draw_uniform`."""
     return _in_use.draw_normal(shape, dtype, seed)
 

@@ -26,6 +26,7 @@ from gyoza.backend.shared import (
     pad_batches,
     to_data_set,
 )
+from gyoza.typing import Tensor
 
 __all__ = [
     "vjp",
@@ -64,7 +65,7 @@ def with_gradient(
 ) -> Callable[..., Any]:
     function = jax.custom_vjp(forward)
 
-    def run(x: Any, *others: Any) -> Any:
+    def run(x: Tensor, *others: Any) -> Any:
         outputs = forward(x, *others)
         return outputs, (outputs, others)
 
@@ -72,7 +73,7 @@ def with_gradient(
     return function
 
 
-def after(x: Any, other: Any) -> Any:
+def after(x: Tensor, other: Any) -> Any:
     return jax.lax.optimization_barrier((x, other))[0]
 
 
@@ -130,7 +131,7 @@ def jit_steps(
 
     compiled = jax.jit(run, donate_argnums=0, compiler_options=_get_options())
 
-    def stack(*values: Any) -> Any:
+    def stack(*values: Any) -> Tensor:
         return (np if isinstance(values[0], np.ndarray) else jnp).stack(values)
 
     def take_steps(count: int, state: Any, iterator: Iterator[Any]) -> Any:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from gyoza.typing import Tensor
+
 __all__ = [
     "PRIVATE_NAMES",
     "flatten_layers",
@@ -251,7 +253,7 @@ class Use(NamedTuple):
         return [x for x in values if isinstance(x, keras.KerasTensor)]
 
 
-def list_uses(inputs: Any, outputs: Any) -> tuple[Any, list[Use]]:
+def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
     """Returns all uses of layers and operations that symbolic tensors depend on, the last first.
 
     Args:
@@ -281,7 +283,7 @@ def list_uses(inputs: Any, outputs: Any) -> tuple[Any, list[Use]]:
     return outputs, list(uses.values())
 
 
-def _use_anew(inputs: Any, outputs: Any) -> tuple[Any, list[Use]]:
+def _use_anew(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
     model = keras.Model(inputs, outputs)
     uses: list[Use] = []
 

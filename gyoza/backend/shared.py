@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.typing import Tensor
+
 __all__ = [
     "pad_batches",
     "draw_steps",
@@ -65,7 +67,7 @@ def chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> C
     return lambda x, *others: function(prepare(x, *others), *others)
 
 
-def make_zeros(shape: Any, dtype: str) -> Any:
+def make_zeros(shape: Any, dtype: str) -> Tensor:
     return keras.ops.zeros(shape, dtype)
 
 
@@ -89,11 +91,11 @@ def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
     return keras.random.uniform(shape, dtype=dtype, seed=seed)
 
 
-def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
     return keras.random.normal(shape, dtype=dtype, seed=seed)
 
 

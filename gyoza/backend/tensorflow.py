@@ -20,6 +20,7 @@ from gyoza.backend.shared import (
     keep_values,
     pad_batches,
 )
+from gyoza.typing import Tensor
 
 __all__ = [
     "vjp",
@@ -61,7 +62,7 @@ def vjp(
         tape.watch(primals)
         outputs = function(*primals)
 
-    def pullback(cotangents: Any) -> tuple[Any, ...]:
+    def pullback(cotangents: Tensor) -> tuple[Any, ...]:
         return tuple(
             tape.gradient(
                 outputs, primals, output_gradients=cotangents, unconnected_gradients="zero"
@@ -75,7 +76,7 @@ def with_gradient(
     forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
 ) -> Callable[..., Any]:
     @tf.custom_gradient
-    def function(x: Any, *others: Any) -> Any:
+    def function(x: Tensor, *others: Any) -> Any:
         outputs = forward(x, *others)
 
         def gradient(*cotangents: Any, variables: Sequence[Any] = ()) -> Any:
@@ -92,7 +93,7 @@ def _is_within_xla() -> bool:
     return private.is_within_xla(tf.compat.v1.get_default_graph())
 
 
-def after(x: Any, other: Any) -> Any:
+def after(x: Tensor, other: Any) -> Any:
     barrier = private.find_xla_operation("optimization_barrier")
     if barrier and _is_within_xla():  # where control dependencies are dropped
         return barrier(x, other)[0]
@@ -100,7 +101,7 @@ def after(x: Any, other: Any) -> Any:
         return tf.identity(x)
 
 
-def make_zeros(shape: Any, dtype: str) -> Any:
+def make_zeros(shape: Any, dtype: str) -> Tensor:
     zero = tf.zeros(())
     reduce_precision = private.find_xla_operation("reduce_precision")
     if reduce_precision and _is_within_xla():
@@ -121,14 +122,14 @@ def has_slow_convolutions() -> bool:
     return _is_within_xla() and not tf.config.list_logical_devices("GPU")
 
 
-def draw_uniform(shape: Any, dtype: str, seed: Any) -> Any:
+def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
     key = _draw_key(seed)
     if key is None:
         return shared.draw_uniform(shape, dtype, seed)
     return tf.random.stateless_uniform(shape, key, dtype=dtype, alg="philox")
 
 
-def draw_normal(shape: Any, dtype: str, seed: Any) -> Any:
+def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
     key = _draw_key(seed)
     if key is None:
         return shared.draw_normal(shape, dtype, seed)
@@ -251,7 +252,7 @@ def jit_steps(
     def find_absent(value: Any) -> Any:
         return None if isinstance(value, tf.experimental.Optional) else value
 
-    def stack(*values: Any) -> Any:
+    def stack(*values: Any) -> Tensor:
         return (np if isinstance(values[0], np.ndarray) else tf).stack(values)
 
     def take_singly(batches: Sequence[Any]) -> Any:
@@ -259,7 +260,7 @@ def jit_steps(
 
     has_left_xla = False
 
-    def take(batches: Sequence[Any], count: int) -> Any:
+    def take(batches: Sequence[Any], count: int) -> Tensor:
         nonlocal has_left_xla
         if has_left_xla:
             return take_singly(batches[:count])

@@ -20,6 +20,7 @@ from gyoza.backend.shared import (
     mark_replica,
     to_data_set,
 )
+from gyoza.typing import Tensor
 
 __all__ = [
     "vjp",
@@ -52,7 +53,7 @@ def vjp(
         outputs = function(*primals)
     flat_outputs = keras.tree.flatten(outputs)
 
-    def pullback(cotangents: Any) -> tuple[Any, ...]:
+    def pullback(cotangents: Tensor) -> tuple[Any, ...]:
         connected = [
             (output, cotangent)
             for output, cotangent in zip(flat_outputs, keras.tree.flatten(cotangents), strict=True)
@@ -76,7 +77,7 @@ def with_gradient(
 ) -> Callable[..., Any]:
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Any, *others: Any) -> Any:
+        def forward(ctx: Any, x: Tensor, *others: Any) -> Any:
             outputs = tuple(forward(x, *others))
             ctx.output_count = len(outputs)
             ctx.save_for_backward(*outputs, *others)
@@ -91,7 +92,7 @@ def with_gradient(
     return Function.apply
 
 
-def after(x: Any, other: Any) -> Any:
+def after(x: Tensor, other: Any) -> Any:
     return x
 
 

@@ -21,6 +21,7 @@ from gyoza.modelling.distributions.tools import (
     to_classes,
 )
 from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.typing import Tensor
 
 __all__ = ["AttributeCode"]
 
@@ -169,7 +170,7 @@ class AttributeCode:
                 )
         return Factorial(factors, dtype=dtype)
 
-    def read(self, z: Any, reading: str = "softmax", name: str | None = None) -> Any:
+    def read(self, z: Tensor, reading: str = "softmax", name: str | None = None) -> Any:
         r"""Reads attributes from latent vectors.
 
         A real-valued attribute is read as its value. A categorical one has several readings:
@@ -219,7 +220,7 @@ class AttributeCode:
         classes = ops.cast(ops.argmax(block, axis=-1, keepdims=True), block.dtype)
         return classes if reading == "argmax" else classes / (class_count - 1)
 
-    def write(self, z: Any, attributes: Mapping[str, Any]) -> Any:
+    def write(self, z: Tensor, attributes: Mapping[str, Any]) -> Any:
         """Sets attributes in latent vectors, and leaves the rest as it is.
 
         Args:
@@ -240,7 +241,7 @@ class AttributeCode:
             blocks[name] = self._write(name, blocks[name], labels)
         return ops.concatenate(list(blocks.values()), axis=1)
 
-    def _write(self, name: str, block: Any, labels: Any) -> Any:
+    def _write(self, name: str, block: Any, labels: Tensor) -> Any:
         class_count, dtype = self.attributes[name], block.dtype
         if not ops.is_tensor(labels):
             labels = np.asarray(labels, "float64")
@@ -263,7 +264,7 @@ class AttributeCode:
         written = written + class_penalty(classes, class_count, dtype)
         return ops.where(classes == -1, block, written)
 
-    def encode(self, labels: Any) -> Any:
+    def encode(self, labels: Tensor) -> Tensor:
         """Returns latent vectors with given attributes and the most probable residual, zero.
 
         Args:
@@ -287,7 +288,7 @@ class AttributeCode:
         z = ops.zeros((ops.shape(labels)[0], self.dimension_count), dtype=dtype)
         return self.write(z, {name: labels[:, i] for i, name in enumerate(self.attributes)})
 
-    def check_labels(self, labels: Any) -> None:
+    def check_labels(self, labels: Tensor) -> None:
         """Checks labels before they enter compiled code.
 
         Args:
@@ -319,7 +320,7 @@ class AttributeCode:
                     f"The attribute should be one of {list(self.attributes)}. Received: {name!r}"
                 )
 
-    def _split(self, z: Any) -> dict[str | None, Any]:
+    def _split(self, z: Tensor) -> dict[str | None, Any]:
         """Splits latent vectors into blocks by name, where `None` is the residual block."""
         if not ops.is_tensor(z):
             z = ops.convert_to_tensor(np.asarray(z), dtype=keras.config.floatx())

@@ -8,6 +8,7 @@ from typing import Any
 from keras import ops
 
 from gyoza.modelling.functions.checks import check_integers, is_integer
+from gyoza.typing import Shape, Tensor
 
 __all__ = [
     "is_integer",
@@ -59,7 +60,7 @@ def check_shape_and_axes(
 
 
 def read_shape(
-    input_shape: Sequence[int | None] | None,
+    input_shape: Shape | None,
     shape: list[int] | None,
     axes: list[int] | None,
     first_axis: int = 1,
@@ -98,14 +99,14 @@ def read_shape(
     return shape, axes
 
 
-def _reshape(x: Any, lead: tuple[Any, ...], tail: tuple[int, ...]) -> Any:
+def _reshape(x: Tensor, lead: tuple[Any, ...], tail: tuple[int, ...]) -> Tensor:
     """Reshapes to `lead + tail`, where one length of `lead` may be unknown to the backend."""
     if sum(not isinstance(length, int) for length in lead) == 1:
         lead = tuple(length if isinstance(length, int) else -1 for length in lead)
     return ops.reshape(x, lead + tail)
 
 
-def to_vectors(x: Any, axes: Sequence[int], shape: Sequence[int] | None = None) -> Any:
+def to_vectors(x: Tensor, axes: Sequence[int], shape: Sequence[int] | None = None) -> Tensor:
     """Moves `axes` to the end and merges them: `[rest of the shape..., product of lengths]`.
 
     Lengths along `axes` are taken from `shape` if it is given: TensorFlow may not know those of
@@ -121,7 +122,7 @@ def to_vectors(x: Any, axes: Sequence[int], shape: Sequence[int] | None = None) 
     return _reshape(x, tuple(ops.shape(x)[: len(rest)]), (size,))
 
 
-def from_vectors(vectors: Any, axes: Sequence[int], shape: Sequence[int]) -> Any:
+def from_vectors(vectors: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
     """The inverse of `to_vectors`, for a tensor that has `shape` along `axes`."""
     rank = len(vectors.shape) - 1 + len(axes)
     rest = [axis for axis in range(rank) if axis not in axes]
@@ -133,7 +134,7 @@ def from_vectors(vectors: Any, axes: Sequence[int], shape: Sequence[int]) -> Any
     return ops.transpose(vectors, sorted(range(rank), key=order.__getitem__))
 
 
-def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> Any:
+def align(values: Tensor, axes: Sequence[int], shape: Sequence[int], rank: int) -> Tensor:
     """Reshapes values, one per position along `shape`, to broadcast along `axes` of a tensor."""
     lengths = [1] * rank
     for axis, length in zip(axes, shape, strict=True):
@@ -141,7 +142,7 @@ def align(values: Any, axes: Sequence[int], shape: Sequence[int], rank: int) -> 
     return ops.reshape(values, lengths)
 
 
-def align_context(context: Any, vectors: Any) -> Any:
+def align_context(context: Tensor, vectors: Tensor) -> Tensor:
     """Adds axes to a context, so that it has as many as vectors: `[batch, 1, ..., context size]`.
 
     Args:

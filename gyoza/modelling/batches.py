@@ -6,10 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.typing import Tensor
+
 __all__ = ["split_context", "iterate_batches", "iterate_inputs"]
 
 
-def split_context(inputs: Any, context: Any = None) -> tuple[Any, Any]:
+def split_context(inputs: Tensor, context: Tensor | None = None) -> tuple[Any, Any]:
     """Takes inputs that may be a dictionary with a context apart.
 
     Args:
@@ -93,7 +95,7 @@ def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str,
             yield {"inputs": batch, **({} if part is None else {"context": part[rows]})}
 
 
-def _cut(array: Any, batch_size: int) -> Iterator[np.ndarray]:
+def _cut(array: Tensor, batch_size: int) -> Iterator[np.ndarray]:
     array = keras.ops.convert_to_numpy(array)
     if not keras.backend.is_float_dtype(str(array.dtype)):
         raise TypeError(f"`data` should be floating-point numbers. Received: dtype={array.dtype}")

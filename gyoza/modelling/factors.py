@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from gyoza.modelling.functions.checks import check_integers
+from gyoza.typing import Shape, Tensor
 
 __all__ = [
     "check_dimensions_per_factor",
@@ -37,9 +38,7 @@ def check_dimensions_per_factor(dimensions_per_factor: Iterable[int]) -> list[in
     return dimensions
 
 
-def check_correlation_shape(
-    shape: Sequence[int | None], dimensions_per_factor: Sequence[int]
-) -> None:
+def check_correlation_shape(shape: Shape, dimensions_per_factor: Sequence[int]) -> None:
     """Checks the shape of targets with one correlation per pair and factor.
 
     Args:
@@ -63,7 +62,7 @@ def index_factors(dimensions_per_factor: Sequence[int]) -> np.ndarray:
 
 
 def split_pairs(
-    y_true: Any, y_pred: Any, dimensions_per_factor: Sequence[int]
+    y_true: Tensor, y_pred: Tensor, dimensions_per_factor: Sequence[int]
 ) -> tuple[Any, Any, Any, Any]:
     """Splits the output of a model for pairs, and checks it against its targets.
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from gyoza.modelling.axes import (
     to_vectors,
 )
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
 
@@ -108,10 +109,10 @@ class Mask(keras.Layer):
         self._sort = _make_selector(np.argsort(order))
 
     @property
-    def _mask_(self) -> Any:
+    def _mask_(self) -> Tensor:
         return ops.convert_to_tensor(self._pattern, dtype=self.compute_dtype)
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Reads `shape` and `axes` from `input_shape` where they were omitted.
 
         Args:
@@ -142,7 +143,7 @@ class Mask(keras.Layer):
         # whenever `fit` is called.
         self.built = True
 
-    def _prepare(self, x: Any) -> Any:
+    def _prepare(self, x: Tensor) -> Any:
         """Converts what is like a tensor, and reads from it what was omitted, or checks it."""
         x = x if type(x) in PLAIN_TYPES else to_tensor(x)
         if not self.built:
@@ -150,7 +151,7 @@ class Mask(keras.Layer):
         read_shape(x.shape, self._shape_, self._axes_, first_axis=0)
         return x
 
-    def call(self, inputs: Any, is_positive: bool = True) -> Any:
+    def call(self, inputs: Tensor, is_positive: bool = True) -> Tensor:
         """Applies the mask.
 
         Dimensions that do not pass become exactly zero, also where they were infinite or NaN.
@@ -167,7 +168,7 @@ class Mask(keras.Layer):
         passes = align(passes, self._axes_, self._shape_, len(inputs.shape))
         return ops.where(passes, inputs, ops.zeros((), inputs.dtype))
 
-    def split(self, x: Any) -> tuple[Any, Any]:
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Separates the dimensions that are kept from those that are changed.
 
         Args:
@@ -189,7 +190,7 @@ class Mask(keras.Layer):
             return (first, second) if self._starts_with_kept else (second, first)
         return self._select_kept(vectors), self._select_changed(vectors)
 
-    def join(self, kept: Any, changed: Any) -> Any:
+    def join(self, kept: Tensor, changed: Tensor) -> Tensor:
         """The inverse of :meth:`split`.
 
         Args:
@@ -209,7 +210,7 @@ class Mask(keras.Layer):
             return vectors
         return from_vectors(vectors, self._axes_, self._shape_)
 
-    def arrange(self, x: Any) -> Any:
+    def arrange(self, x: Tensor) -> Tensor:
         """Enumerates the dimensions where the mask is 0 first, and those where it is 1 last.
 
         Args:
@@ -221,7 +222,7 @@ class Mask(keras.Layer):
         kept, changed = self.split(x)
         return ops.moveaxis(ops.concatenate([changed, kept], axis=-1), -1, self._axes_[0])
 
-    def re_arrange(self, x_new: Any) -> Any:
+    def re_arrange(self, x_new: Tensor) -> Tensor:
         """The inverse of :meth:`arrange`.
 
         Args:
@@ -240,7 +241,7 @@ class Mask(keras.Layer):
         changed_count = len(self.changed_indices)
         return self.join(vectors[..., changed_count:], vectors[..., :changed_count])
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of the outputs, which is that of the inputs."""
         return tuple(input_shape)
 

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.typing import Tensor
+
 __all__ = ["Pairs", "to_pairs"]
 
 
@@ -25,7 +27,7 @@ class Pairs:
     y: np.ndarray
     names: tuple[str, ...] | None = None
 
-    def of_instances(self, x: Any) -> "Pairs":
+    def of_instances(self, x: Tensor) -> "Pairs":
         """Returns the same pairs of other instances, such as representations of them."""
         return dataclasses.replace(self, x=x)
 

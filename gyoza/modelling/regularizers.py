@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from gyoza.modelling.losses import entanglement
+from gyoza.typing import Tensor
 
 __all__ = ["EntanglementRegularizer"]
 
@@ -50,7 +51,7 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
         self.factor = float(factor)
         self.covariance = covariance
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Tensor) -> Any:
         """Computes what Keras turns into the penalty.
 
         Args:

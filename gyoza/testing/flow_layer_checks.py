@@ -21,6 +21,7 @@ from gyoza.testing.functions import (
     differentiate,
     there_and_back,
 )
+from gyoza.typing import Tensor
 
 __all__ = ["check_flow_layer"]
 
@@ -32,8 +33,8 @@ def check_flow_layer(
     layer: FlowLayer,
     input_shape: Sequence[int],
     *,
-    inputs: Any = None,
-    context: Any = None,
+    inputs: Tensor | None = None,
+    context: Tensor | None = None,
     policies: Iterable[str] = _POLICIES,
     tolerance: float = 1e-5,
     fresh_process: bool = True,
@@ -212,7 +213,7 @@ class _Check:
         batch, count = len(self.inputs), self.inputs[0].size
 
         # One batch holds the inputs once for each row of the Jacobian matrices.
-        def compute_rows(inputs: Any, units: Any, *contexts: Any) -> Any:
+        def compute_rows(inputs: Tensor, units: Tensor, *contexts: Any) -> Any:
             outputs, pullback = vjp(lambda x: layer(x, *contexts)[0], [inputs])
             return outputs, layer(inputs, *contexts)[1], pullback(ops.cast(units, outputs.dtype))[0]
 

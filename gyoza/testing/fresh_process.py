@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gyoza.typing import Tensor
+
 __all__ = ["load_and_run"]
 
 _ANSWER = "gyoza-fresh-process:"
@@ -94,7 +96,7 @@ def _answer(request: dict[str, Any]) -> str:
             importlib.import_module(module)
         model = keras.saving.load_model(request["model"])
 
-        def run(inputs: Any, *context: Any) -> dict[str, Any]:
+        def run(inputs: Tensor, *context: Any) -> dict[str, Any]:
             outputs, log_det = model(inputs, *context)
             return {
                 "outputs": outputs,

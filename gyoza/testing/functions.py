@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowLayer
 from gyoza.modelling.flow_layers.recomputation import run_and_forget
+from gyoza.typing import Tensor
 
 __all__ = ["RUNS_EAGERLY", "call_and_forget", "compile_on_jax", "differentiate", "there_and_back"]
 
@@ -26,7 +27,7 @@ def compile_on_jax(function: Callable[..., Any]) -> Callable[..., Any]:
 def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Any, Any, Any]]:
     """Returns a function of inputs and context: outputs, log-determinants, and inputs again."""
 
-    def run(inputs: Any, *contexts: Any) -> tuple[Any, Any, Any]:
+    def run(inputs: Tensor, *contexts: Any) -> tuple[Any, Any, Any]:
         outputs, log_det = layer(inputs, *contexts)
         return outputs, log_det, layer.invert(outputs, *contexts)
 
@@ -36,7 +37,7 @@ def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Any, Any, Any]]:
 def call_and_forget(layer: FlowLayer) -> Callable[..., Any]:
     """Returns a function that calls the layer as a memory-efficient model does."""
 
-    def run(x: Any, context: Any = None) -> Any:
+    def run(x: Tensor, context: Tensor | None = None) -> Any:
         return run_and_forget([layer], x, context, training=None)
 
     return run

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from gyoza.modelling.attributes import AttributeCode
+from gyoza.typing import Tensor
 
 __all__ = ["AttributeDecoder"]
 
@@ -29,13 +30,13 @@ class AttributeDecoder(keras.Layer):
         self.reading = reading
         self.decoder = decoder
 
-    def read(self, latents: Any) -> Any:
+    def read(self, latents: Tensor) -> Any:
         """Returns the residual block and the readings, side by side."""
         residual_size = self.code.dimensions_per_factor[0]
         readings = self.code.read(latents, self.reading)
         return ops.concatenate([latents[:, :residual_size], readings], axis=1)
 
-    def call(self, latents: Any, training: bool | None = None) -> Any:
+    def call(self, latents: Tensor, training: bool | None = None) -> Tensor:
         """Reads and decodes."""
         return self.decoder(self.read(latents), training=training)
 

@@ -14,6 +14,7 @@ from gyoza.modelling.autoencoders.convolutions import make_decoder, make_encoder
 from gyoza.modelling.autoencoders.variational import VariationalAutoencoder
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.losses import AttributeLoss
+from gyoza.typing import Tensor
 
 __all__ = ["SupervisedVAE"]
 
@@ -119,7 +120,7 @@ class SupervisedVAE(VariationalAutoencoder):
         residual_size: int = 0,
         separation: float = 3.0,
         attribute_weight: float = 10.0,
-        prior: Any = None,
+        prior: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         if model_type not in _MODEL_TYPES:
@@ -221,23 +222,27 @@ class SupervisedVAE(VariationalAutoencoder):
         return super().fit(x, y, *args, **kwargs)
 
     def _prepare_data(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+        class_weight: Any = None,
     ) -> tuple[Any, Any, Any]:
         if y is None and sample_weight is not None:
             y = np.full([len(sample_weight), len(self.attr_list)], np.nan, "float32")
         return super()._prepare_data(x, y, sample_weight, class_weight)
 
-    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+    def _check_targets(self, y: Tensor, class_weight: Any = None) -> None:
         if isinstance(y, np.ndarray):
             self._labelled.check_labels(y)
 
-    def _compute_losses(self, x: Any, y: Any, y_pred: Any) -> Any:
+    def _compute_losses(self, x: Tensor, y: Tensor, y_pred: Tensor) -> Any:
         losses = super()._compute_losses(x, y, y_pred)
         if y is None:
             return losses
         return losses + self.attribute_weight * self._compute_attribute_losses(y, y_pred)
 
-    def _compute_attribute_losses(self, y: Any, y_pred: Any) -> Any:
+    def _compute_attribute_losses(self, y: Tensor, y_pred: Tensor) -> Any:
         labels = ops.cast(y, y_pred["mean"].dtype)
         if self.model_type == "l2":  # -1 is an unknown class, but could be a value
             has_classes = np.array([size is not None for size in self.attr_sizes])
@@ -245,7 +250,9 @@ class SupervisedVAE(VariationalAutoencoder):
             labels = ops.where(is_unknown, ops.full_like(labels, np.nan), labels)
         return self._criterion.call(labels, y_pred["mean"])
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
         if y is not None:
             losses = self._compute_attribute_losses(y, y_pred)
@@ -266,7 +273,7 @@ class SupervisedVAE(VariationalAutoencoder):
         """
         return _map(lambda x: self.decoder.read(self.encode(x)), X, self._data_rank)
 
-    def z_to_X(self, z: Any) -> np.ndarray:
+    def z_to_X(self, z: Tensor) -> np.ndarray:
         """Decodes what the decoder sees.
 
         Args:
@@ -320,7 +327,7 @@ class SupervisedVAE(VariationalAutoencoder):
             plotting.traversal_strips(rows, row_names=["data", "reconstructions"])
         return reconstructions
 
-    def interpolate(self, a: Any, b: Any, steps: Any = 7) -> np.ndarray:
+    def interpolate(self, a: Tensor, b: Tensor, steps: Any = 7) -> np.ndarray:
         """Moves from instances to others, along a straight line between what the decoder sees.
 
         Args:
@@ -335,7 +342,7 @@ class SupervisedVAE(VariationalAutoencoder):
         places = np.linspace(0.0, 1.0, int(steps)) if np.ndim(steps) == 0 else np.asarray(steps)
         return np.stack([self.z_to_X(z_a + place * (z_b - z_a)) for place in places])
 
-    def traverse(self, X: Any, name: str, labels: Any = None) -> np.ndarray:
+    def traverse(self, X: Any, name: str, labels: Tensor | None = None) -> np.ndarray:
         """Sets an attribute to one label after another, and leaves other attributes as they are.
 
         Args:
@@ -394,7 +401,7 @@ def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:
     )
 
 
-def _map(function: Callable[[Any], Any], inputs: Any, rank: int | None) -> np.ndarray:
+def _map(function: Callable[[Any], Any], inputs: Tensor, rank: int | None) -> np.ndarray:
     """Applies a function to a few instances at a time. A single instance has `rank` axes."""
     inputs = ops.convert_to_numpy(inputs)
     if inputs.ndim == rank:

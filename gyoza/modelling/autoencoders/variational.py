@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -23,6 +22,7 @@ from gyoza.modelling.losses import (
 )
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.training import TakesData, average_losses
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["VariationalAutoencoder"]
 
@@ -117,7 +117,7 @@ class VariationalAutoencoder(TakesData):
         self,
         encoder: keras.Layer,
         decoder: keras.Layer,
-        prior: Any = None,
+        prior: Tensor | None = None,
         posterior_flow: Any = None,
         likelihood: str = "bernoulli",
         variance: float = 1.0,
@@ -153,7 +153,7 @@ class VariationalAutoencoder(TakesData):
         self.seed_generator = SeedGenerator(seed)
         self._kl = keras.metrics.Mean(name="kl")
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Builds all parts.
 
         Args:
@@ -170,7 +170,7 @@ class VariationalAutoencoder(TakesData):
                 f"Received: outputs of shape {tuple(decoded.shape)}"
             )
 
-    def _encode(self, x: Any, training: bool | None = False) -> tuple[Any, Any, dict[str, Any]]:
+    def _encode(self, x: Tensor, training: bool | None = False) -> tuple[Any, Any, dict[str, Any]]:
         """Returns means, logarithms of variances, and the arguments of the flow."""
         outputs = self.encoder(x, training=training)
         if not isinstance(outputs, list | tuple) or len(outputs) not in (2, 3):
@@ -188,24 +188,26 @@ class VariationalAutoencoder(TakesData):
         arguments = {"context": context[0]} if context else {}
         return ops.cast(mean, dtype), ops.cast(log_variance, dtype), arguments
 
-    def _bend(self, z: Any, context: dict[str, Any]) -> tuple[Any, Any]:
+    def _bend(self, z: Tensor, context: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Runs the flow of the posterior."""
         return (z, 0.0) if self.posterior_flow is None else self.posterior_flow(z, **context)
 
-    def _draw(self, mean: Any, log_variance: Any, context: Any, seed: Any) -> tuple[Any, Any]:
+    def _draw(
+        self, mean: Tensor, log_variance: Tensor, context: Tensor, seed: Any
+    ) -> tuple[Any, Any]:
         """Draws from posteriors, and returns the samples and their log-densities, `[batch]`."""
         noise = draw_normal(ops.shape(mean), mean.dtype, seed)
         log_densities = -0.5 * (ops.square(noise) + log_variance + LOG_2_PI)
         z, log_det = self._bend(mean + ops.exp(0.5 * log_variance) * noise, context)
         return z, ops.sum(log_densities, axis=tuple(range(1, len(mean.shape)))) - log_det
 
-    def _log_likelihood(self, x: Any, decoded: Any) -> Any:
+    def _log_likelihood(self, x: Tensor, decoded: Tensor) -> Any:
         decoded = ops.cast(decoded, at_least_float32(self.compute_dtype))
         if self.likelihood == "bernoulli":
             return bernoulli_log_likelihood(x, decoded)
         return normal_log_likelihood(x, decoded, math.log(self.variance))
 
-    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Any]:
         """Encodes data, draws a latent vector for each instance, and decodes it.
 
         Args:
@@ -226,12 +228,12 @@ class VariationalAutoencoder(TakesData):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Computes the weighted negative ELBO; see `keras.Model.compute_loss`.
 
         Targets `y` are not used.
@@ -239,20 +241,22 @@ class VariationalAutoencoder(TakesData):
         losses = self._compute_losses(x, y, y_pred)
         return average_losses(losses, sample_weight, self.losses)
 
-    def _compute_losses(self, x: Any, y: Any, y_pred: Any) -> Any:
+    def _compute_losses(self, x: Tensor, y: Tensor, y_pred: Tensor) -> Any:
         """Computes the loss of each instance, `[batch]`."""
         losses = self.kl_weight * y_pred["kl"] - self._log_likelihood(x, y_pred["decoded"])
         if self.entanglement_weight:
             losses = losses + self.entanglement_weight * entanglement(y_pred["mean"])
         return losses
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
         self._kl.update_state(y_pred["kl"], sample_weight)
         elbo = self._log_likelihood(x, y_pred["decoded"]) - y_pred["kl"]
         return super().compute_metrics(x, x, elbo, sample_weight)
 
-    def encode(self, x: Any) -> Any:
+    def encode(self, x: Tensor) -> Tensor:
         """Returns the latent vectors at the centres of posteriors.
 
         Args:
@@ -264,7 +268,7 @@ class VariationalAutoencoder(TakesData):
         mean, _, context = self._encode(self._to_tensor(x))
         return self._bend(mean, context)[0]
 
-    def decode(self, z: Any) -> Any:
+    def decode(self, z: Tensor) -> Any:
         """Returns the expected data for latent vectors.
 
         Args:
@@ -275,11 +279,11 @@ class VariationalAutoencoder(TakesData):
         """
         return self._to_mean(self.decoder(self._to_tensor(z), training=False))
 
-    def _to_mean(self, decoded: Any) -> Any:
+    def _to_mean(self, decoded: Tensor) -> Any:
         """Converts the outputs of the decoder to means of the likelihood."""
         return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else decoded
 
-    def sample(self, sample_count: int, seed: int | None = None) -> Any:
+    def sample(self, sample_count: int, seed: int | None = None) -> Tensor:
         """Draws latent vectors from the prior, and returns the expected data.
 
         Args:
@@ -291,7 +295,7 @@ class VariationalAutoencoder(TakesData):
         """
         return self.decode(self.prior.sample(sample_count, seed=seed))
 
-    def log_prob(self, x: Any, sample_count: int = 64, seed: int | None = None) -> Any:
+    def log_prob(self, x: Tensor, sample_count: int = 64, seed: int | None = None) -> Tensor:
         r"""Estimates log-likelihoods of data by importance sampling.
 
         .. math::
@@ -325,7 +329,7 @@ class VariationalAutoencoder(TakesData):
         log_weights = ops.reshape(log_weights, (-1, sample_count))
         return ops.logsumexp(log_weights, axis=1) - math.log(sample_count)
 
-    def _to_tensor(self, x: Any) -> Any:
+    def _to_tensor(self, x: Tensor) -> Any:
         return ops.convert_to_tensor(x, dtype=at_least_float32(self.compute_dtype))
 
     def get_config(self) -> dict[str, Any]:

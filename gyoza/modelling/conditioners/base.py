@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import flatten_layers
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Conditioner"]
 
@@ -78,13 +79,13 @@ class Conditioner(keras.Layer):
         if self.periods is None:
             self.periods = list(periods)
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs `call`, see there, on cosines and sines of what is periodic, and on the rest."""
         if self.periods and self.periods.count(None) < len(self.periods):
             inputs = self._replace_periodic(inputs)
         return super().__call__(inputs, *args, **kwargs)
 
-    def _replace_periodic(self, inputs: Any) -> Any:
+    def _replace_periodic(self, inputs: Tensor) -> Tensor:
         periodic = {k: period for k, period in enumerate(self.periods or []) if period is not None}
         angles = ops.stack([inputs[..., k] * (2 * math.pi / t) for k, t in periodic.items()], -1)
         others = [k for k in range(inputs.shape[-1]) if k not in periodic]
@@ -127,7 +128,7 @@ class Conditioner(keras.Layer):
     def _list_parts(self) -> list[keras.Layer]:
         return flatten_layers(self, include_self=False)
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of the outputs: that of the inputs, but for the last axis."""
         return (*input_shape[:-1], self.output_size)
 

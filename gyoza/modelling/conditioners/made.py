@@ -1,7 +1,7 @@
 """Networks whose outputs depend only on what comes before them in an order of the inputs."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.modelling.axes import align_context
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
 from gyoza.modelling.functions.checks import check_integers
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["MADE"]
 
@@ -105,8 +106,8 @@ class MADE(keras.Layer):
 
     def build(
         self,
-        inputs_shape: Sequence[int | None],
-        context_shape: Sequence[int | None] | None = None,
+        inputs_shape: Shape,
+        context_shape: Shape | None = None,
     ) -> None:
         """Creates the masked layers.
 
@@ -147,7 +148,7 @@ class MADE(keras.Layer):
         layer.build((None, mask.shape[0]))
         self.dense_layers.append(layer)
 
-    def call(self, inputs: Any, context: Any = None, entry: Any = None) -> Any:
+    def call(self, inputs: Tensor, context: Tensor | None = None, entry: Any = None) -> Tensor:
         """Computes parameters.
 
         Args:
@@ -174,7 +175,7 @@ class MADE(keras.Layer):
             parameters, (*ops.shape(parameters)[:-1], entry_count, self.parameter_count)
         )
 
-    def compute_output_shape(self, input_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of the parameters of all dimensions."""
         return (*input_shape, self.parameter_count)
 
@@ -230,7 +231,7 @@ class _MaskedDense(keras.Layer):
         self.activation = keras.activations.get(activation)
         self.initializer = initializer
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Creates the kernels and the bias."""
         size = self.mask.shape[1]
         # A kernel of which nothing is left would be a weight without a gradient.
@@ -243,10 +244,10 @@ class _MaskedDense(keras.Layer):
     def _add_kernel(self, shape: tuple[int, ...], name: str) -> Any:
         return self.add_weight(shape=shape, initializer=self.initializer, name=name)
 
-    def call(self, inputs: Any, context: Any = None, columns: Any = None) -> Any:
+    def call(self, inputs: Tensor, context: Tensor | None = None, columns: Any = None) -> Tensor:
         """Computes the outputs, or only those at the indices `columns`."""
 
-        def select(weight: Any) -> Any:
+        def select(weight: Tensor) -> Any:
             return weight if columns is None else ops.take(weight, columns, axis=-1)
 
         bias = select(self.bias)

@@ -7,6 +7,7 @@ import keras
 
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.functions.checks import check_integers
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["MLP", "check_hidden_sizes", "run_dense_layers"]
 
@@ -61,7 +62,7 @@ class MLP(Conditioner):
         self.residual = residual
         self.activation = keras.activations.get(activation)
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Creates the dense layers."""
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         if self.output_size is None:
@@ -82,7 +83,7 @@ class MLP(Conditioner):
             layer.build(input_shape)
             input_shape = layer.compute_output_shape(input_shape)
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes parameters.
 
         Args:
@@ -119,7 +120,9 @@ def check_hidden_sizes(hidden_sizes: Iterable[int]) -> list[int]:
     return sizes
 
 
-def run_dense_layers(layers: Sequence[Callable[[Any], Any]], inputs: Any, residual: bool) -> Any:
+def run_dense_layers(
+    layers: Sequence[Callable[[Any], Any]], inputs: Tensor, residual: bool
+) -> Tensor:
     """Runs hidden layers and a last one.
 
     Args:

@@ -8,6 +8,7 @@ import keras
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.conditioners.convolutions import Convolution
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["ResNet"]
 
@@ -88,7 +89,7 @@ class ResNet(Conditioner):
         """Returns whether what is kept forms an image: if channels are split, not pixels."""
         return list(axes) == [3]
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Creates the convolutions."""
         if len(input_shape) != 4:
             raise ValueError(
@@ -119,7 +120,7 @@ class ResNet(Conditioner):
         convolution.build((None, None, None, channels))
         return convolution
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Computes parameters.
 
         Args:

@@ -16,6 +16,7 @@ from gyoza.modelling.distributions.tools import (
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.seeds import SeedGenerator
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Distribution"]
 
@@ -156,7 +157,7 @@ class Distribution(Conditional, keras.Layer):
             }
             self._has_weights = True
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Reads the shape of an event if it is not known yet, and creates the weights.
 
         Args:
@@ -184,7 +185,7 @@ class Distribution(Conditional, keras.Layer):
         self._create_weights_once()
         self._build_network_once()
 
-    def compute_log_prob(self, x: Any) -> Any:
+    def compute_log_prob(self, x: Tensor) -> Tensor:
         """Computes the log-densities of vectors.
 
         Args:
@@ -195,7 +196,7 @@ class Distribution(Conditional, keras.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `compute_log_prob(x)`.")
 
-    def draw(self, sample_count: Any, seed: Any) -> Any:
+    def draw(self, sample_count: Any, seed: Any) -> Tensor:
         """Draws vectors.
 
         Args:
@@ -209,11 +210,11 @@ class Distribution(Conditional, keras.Layer):
             f"{type(self).__name__} should implement `draw(sample_count, seed)`."
         )
 
-    def call(self, x: Any, context: Any = None) -> Any:
+    def call(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """See :meth:`log_prob`."""
         return self.compute_log_prob(self._to_vectors(x), **self._change(context))
 
-    def log_prob(self, x: Any, context: Any = None) -> Any:
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Computes log-densities.
 
         Args:
@@ -227,7 +228,7 @@ class Distribution(Conditional, keras.Layer):
         x = self._to_tensor(x)
         return self(x) if context is None else self(x, context=self._to_tensor(context))
 
-    def sample(self, sample_count: Any, seed: Any = None, context: Any = None) -> Any:
+    def sample(self, sample_count: Any, seed: Any = None, context: Tensor | None = None) -> Tensor:
         """Draws independent events.
 
         They are differentiable with respect to the parameters unless the class says otherwise.
@@ -253,7 +254,7 @@ class Distribution(Conditional, keras.Layer):
         sample_count, seed, changes = self._prepare_draw(sample_count, seed, context)
         return self._to_events(self.draw(sample_count, seed, **changes))
 
-    def _prepare_draw(self, sample_count: Any, seed: Any, context: Any) -> tuple[Any, Any, Any]:
+    def _prepare_draw(self, sample_count: Any, seed: Any, context: Tensor) -> tuple[Any, Any, Any]:
         """Returns the arguments of `draw`, the last ones by name, and has all weights created."""
         _ = self.dimension_count  # raises an error if it is not known
         if not ops.is_tensor(sample_count):
@@ -270,16 +271,16 @@ class Distribution(Conditional, keras.Layer):
             self.build((None, *(self._event_shape or ())))
         return sample_count, seed, self._change(context, sample_count)
 
-    def _to_tensor(self, x: Any) -> Any:
+    def _to_tensor(self, x: Tensor) -> Any:
         # Keras would round arrays in float64 to float32 on some backends.
         if isinstance(x, np.ndarray | list | tuple):
             return ops.convert_to_tensor(np.asarray(x), dtype=self.log_prob_dtype)
         return x
 
-    def _to_vectors(self, x: Any) -> Any:
+    def _to_vectors(self, x: Tensor) -> Tensor:
         return ops.reshape(ops.cast(x, self.log_prob_dtype), (-1, self.dimension_count))
 
-    def _to_events(self, vectors: Any) -> Any:
+    def _to_events(self, vectors: Tensor) -> Tensor:
         return ops.reshape(vectors, (-1, *(self._event_shape or ())))
 
     def _add_parameter(self, name: str, lead: Sequence[int], initial: Any) -> Any:
@@ -296,8 +297,11 @@ class Distribution(Conditional, keras.Layer):
         return self.add_weight(shape=shape, initializer=initial, name=name, autocast=False)
 
     def _parameter(
-        self, weight: Any, changes: dict[str, Any] | None = None, shape: Sequence[int] | None = None
-    ) -> Any:
+        self,
+        weight: Tensor,
+        changes: dict[str, Any] | None = None,
+        shape: Sequence[int] | None = None,
+    ) -> Tensor:
         """Returns a weight in `log_prob_dtype`, changed by the context.
 
         Args:
@@ -314,11 +318,11 @@ class Distribution(Conditional, keras.Layer):
             return values
         return values + ops.reshape(changes[weight.name], (-1, *shape))
 
-    def compute_output_shape(self, input_shape: Sequence[int | None], *_: Any) -> tuple[int | None]:
+    def compute_output_shape(self, input_shape: Shape, *_: Any) -> tuple[int | None]:
         """Returns the shape of log-densities."""
         return (input_shape[0],)
 
-    def compute_output_spec(self, x: Any, *_: Any, **__: Any) -> Any:
+    def compute_output_spec(self, x: Tensor, *_: Any, **__: Any) -> Any:
         """Describes what `call` returns for symbolic `x`."""
         return keras.KerasTensor(self.compute_output_shape(x.shape), dtype=self.log_prob_dtype)
 

@@ -11,6 +11,7 @@ from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.functions.not_finite import mark_rows
+from gyoza.typing import Tensor
 
 __all__ = ["Conditional"]
 
@@ -99,7 +100,7 @@ class Conditional:
             self._check_context(arguments.get("context"), (batch_size,))
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
-    def _check_context(self, context: Any, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor, counts: Sequence[Any]) -> None:
         """Checks a context, which has as many rows as one of `counts`, and remembers its size."""
         if self.context_network is None:
             if context is not None:
@@ -129,7 +130,7 @@ class Conditional:
         if self.built:
             self._build_network_once()
 
-    def _change(self, context: Any, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor, count: Any = None) -> dict[str, Any]:
         """Returns the argument `changes`, by name, or nothing without a context.
 
         Args:

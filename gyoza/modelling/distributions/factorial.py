@@ -13,6 +13,7 @@ from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import split_seed
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integers
+from gyoza.typing import Tensor
 
 __all__ = ["Factorial"]
 
@@ -112,7 +113,7 @@ class Factorial(Labelled):
             if columns is not None:
                 distribution.check_labels(columns)
 
-    def split(self, x: Any) -> list[Any]:
+    def split(self, x: Tensor) -> list[Any]:
         """Takes events apart into those of the factors.
 
         Args:
@@ -130,7 +131,9 @@ class Factorial(Labelled):
             )
         ]
 
-    def compute_log_prob(self, x: Any, context: Any = None, labels: Any = None) -> Any:
+    def compute_log_prob(
+        self, x: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Computes the log-densities of vectors; see :meth:`Distribution.compute_log_prob`.
 
         Args:
@@ -149,7 +152,13 @@ class Factorial(Labelled):
         ]
         return sum(ops.cast(log_prob, self.log_prob_dtype) for log_prob in log_probs)
 
-    def draw(self, sample_count: Any, seed: Any, context: Any = None, labels: Any = None) -> Any:
+    def draw(
+        self,
+        sample_count: Any,
+        seed: Any,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Draws vectors; see :meth:`Distribution.draw`.
 
         Args:
@@ -176,7 +185,7 @@ class Factorial(Labelled):
             axis=1,
         )
 
-    def _check_context(self, context: Any, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor, counts: Sequence[Any]) -> None:
         if not self.accepts_context:
             super()._check_context(context, counts)
         for distribution in self.distributions:
@@ -184,11 +193,11 @@ class Factorial(Labelled):
                 distribution._check_context(context, counts)
                 self.context_size = distribution.context_size
 
-    def _change(self, context: Any, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor, count: Any = None) -> dict[str, Any]:
         # The context networks are those of the factors.
         return given(context=context)
 
-    def _split_labels(self, labels: Any) -> list[Any]:
+    def _split_labels(self, labels: Tensor) -> list[Any]:
         """Returns the labels of each factor, or `None`."""
         counts = _label_counts(self.distributions)
         return [
@@ -196,7 +205,7 @@ class Factorial(Labelled):
             for count, end in zip(counts, np.cumsum(counts), strict=True)
         ]
 
-    def _arguments(self, context: Any, labels: Any) -> list[dict[str, Any]]:
+    def _arguments(self, context: Tensor, labels: Tensor) -> list[dict[str, Any]]:
         """Returns the arguments by which each factor is told of context and labels."""
         return [
             given(context=context if distribution.accepts_context else None, labels=columns)

@@ -15,6 +15,7 @@ from gyoza.modelling.distributions.tools import (
     log_gamma_step,
 )
 from gyoza.modelling.functions.checks import check_finite
+from gyoza.typing import Tensor
 
 __all__ = ["Logistic", "StudentT"]
 
@@ -56,12 +57,12 @@ class Logistic(LocationScale):
           estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
     """
 
-    def standard_log_prob(self, z: Any) -> Any:
+    def standard_log_prob(self, z: Tensor) -> Tensor:
         """Computes log-densities of the standard logistic distribution, dimension by dimension."""
         z = ops.abs(z)  # the density is even, and the exponential cannot overflow
         return -z - 2.0 * ops.log1p(ops.exp(-z))
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Tensor:
         """Draws standard logistic numbers, by the inverse of the cumulative distribution."""
         uniform = draw_open_uniform(shape, self.log_prob_dtype, seed)
         return ops.log(uniform) - ops.log1p(-uniform)
@@ -119,9 +120,9 @@ class StudentT(LocationScale):
     def __init__(
         self,
         shape: Iterable[int] | None = None,
-        location: Any = 0.0,
-        scale: Any = 1.0,
-        degrees_of_freedom: Any = 5.0,
+        location: Tensor = 0.0,
+        scale: Tensor = 1.0,
+        degrees_of_freedom: Tensor = 5.0,
         **kwargs: Any,
     ) -> None:
         self._initial_degrees = check_finite("degrees_of_freedom", degrees_of_freedom)
@@ -141,7 +142,7 @@ class StudentT(LocationScale):
         )
 
     @property
-    def degrees_of_freedom(self) -> Any:
+    def degrees_of_freedom(self) -> Tensor:
         """The degrees of freedom, with `event_shape`."""
         return self.MINIMUM + ops.softplus(self.raw_degrees_of_freedom)
 
@@ -150,12 +151,12 @@ class StudentT(LocationScale):
         raw = self._parameter(self.raw_degrees_of_freedom, changes)
         return (self.MINIMUM + ops.softplus(raw),)
 
-    def standard_log_prob(self, z: Any, degrees: Any) -> Any:
+    def standard_log_prob(self, z: Tensor, degrees: Any) -> Tensor:
         """Computes log-densities at location 0 and scale 1, dimension by dimension."""
         normalisation = log_gamma_step(0.5 * degrees) - 0.5 * ops.log(math.pi * degrees)
         return normalisation - 0.5 * (degrees + 1.0) * log1p_square(z / ops.sqrt(degrees))
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any, degrees: Any) -> Any:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any, degrees: Any) -> Tensor:
         """Draws numbers at location 0 and scale 1 by the polar method."""
         uniform = draw_open_uniform((2, *shape), self.log_prob_dtype, seed)
         # The squared radius is ν (u^(-2/ν) - 1), which is written without overflow or cancellation.

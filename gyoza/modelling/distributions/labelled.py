@@ -16,6 +16,7 @@ from gyoza.modelling.distributions.tools import (
 )
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_finite, check_positive
+from gyoza.typing import Tensor
 
 __all__ = ["Labelled", "LabelledNormal"]
 
@@ -46,7 +47,7 @@ class Labelled(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `check_label_values`.")
 
-    def check_labels(self, labels: Any) -> Any:
+    def check_labels(self, labels: Tensor) -> Any:
         """Returns labels as a tensor, and checks their values if they are known.
 
         Args:
@@ -80,7 +81,9 @@ class Labelled(Distribution):
             labels = ops.convert_to_tensor(values, dtype=self.log_prob_dtype)
         return ops.reshape(ops.cast(labels, self.log_prob_dtype), (-1, count))
 
-    def call(self, x: Any, context: Any = None, labels: Any = None) -> Any:
+    def call(
+        self, x: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """See :meth:`log_prob`."""
         x, labels = self._to_vectors(x), self.check_labels(labels)
         if labels is not None:
@@ -92,7 +95,9 @@ class Labelled(Distribution):
                 )
         return self.compute_log_prob(x, **self._change(context), **given(labels=labels))
 
-    def log_prob(self, x: Any, context: Any = None, labels: Any = None) -> Any:
+    def log_prob(
+        self, x: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Computes log-densities.
 
         Args:
@@ -113,8 +118,12 @@ class Labelled(Distribution):
         return self(self._to_tensor(x), **arguments)
 
     def sample(
-        self, sample_count: Any, seed: Any = None, context: Any = None, labels: Any = None
-    ) -> Any:
+        self,
+        sample_count: Any,
+        seed: Any = None,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Draws independent events.
 
         Args:
@@ -184,8 +193,8 @@ class LabelledNormal(Labelled):
         self,
         shape: Iterable[int] | None = None,
         noise: Any = 0.3,
-        location: Any = 0.0,
-        scale: Any = 1.0,
+        location: Tensor = 0.0,
+        scale: Tensor = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, **kwargs)
@@ -208,7 +217,7 @@ class LabelledNormal(Labelled):
         """Raises an error for infinite labels; see :meth:`check_labels`."""
         check_values("labels", values)
 
-    def compute_log_prob(self, x: Any, labels: Any = None) -> Any:
+    def compute_log_prob(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Computes the log-densities of vectors; see :meth:`Distribution.compute_log_prob`.
 
         Args:
@@ -223,7 +232,7 @@ class LabelledNormal(Labelled):
             0.5 * (ops.square((x - location) / scale) + LOG_2_PI) + ops.log(scale), axis=-1
         )
 
-    def draw(self, sample_count: Any, seed: Any, labels: Any = None) -> Any:
+    def draw(self, sample_count: Any, seed: Any, labels: Tensor | None = None) -> Tensor:
         """Draws vectors; see :meth:`Distribution.draw`.
 
         Args:
@@ -238,7 +247,7 @@ class LabelledNormal(Labelled):
         shape = (sample_count, self.dimension_count)
         return location + scale * draw_normal(shape, self.log_prob_dtype, seed)
 
-    def _location_and_scale(self, labels: Any) -> tuple[Any, Any]:
+    def _location_and_scale(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns means and standard deviations, `[(batch,) dimension_count]`."""
         noise, location, marginal_scale = (
             ops.convert_to_tensor(

@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.functions.checks import check_finite, check_positive
+from gyoza.typing import Tensor
 
 __all__ = ["LocationScale"]
 
@@ -22,8 +23,8 @@ class LocationScale(Distribution):
     def __init__(
         self,
         shape: Iterable[int] | None = None,
-        location: Any = 0.0,
-        scale: Any = 1.0,
+        location: Tensor = 0.0,
+        scale: Tensor = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, **kwargs)
@@ -49,7 +50,7 @@ class LocationScale(Distribution):
         """
         return ()
 
-    def standard_log_prob(self, z: Any, *shapes: Any) -> Any:
+    def standard_log_prob(self, z: Tensor, *shapes: Any) -> Tensor:
         """Computes log-densities at location 0 and scale 1, dimension by dimension.
 
         Args:
@@ -61,7 +62,7 @@ class LocationScale(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Any) -> Any:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Any) -> Tensor:
         """Draws numbers at location 0 and scale 1.
 
         Args:
@@ -76,13 +77,13 @@ class LocationScale(Distribution):
             f"{type(self).__name__} should implement `standard_draw(shape, seed)`."
         )
 
-    def compute_log_prob(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
+    def compute_log_prob(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         log_scale = self._parameter(self.log_scale, changes)
         z = (x - self._parameter(self.location, changes)) * ops.exp(-log_scale)
         return ops.sum(self.standard_log_prob(z, *self.get_shapes(changes)) - log_scale, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Any:
+    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Tensor:
         """See :meth:`Distribution.draw`."""
         shape = (sample_count, self.dimension_count)
         z = self.standard_draw(shape, seed, *self.get_shapes(changes))

@@ -19,6 +19,7 @@ from gyoza.modelling.distributions.tools import (
     to_classes,
 )
 from gyoza.modelling.functions.checks import check_finite, check_integer, check_positive
+from gyoza.typing import Tensor
 
 __all__ = ["GaussianMixture"]
 
@@ -89,8 +90,8 @@ class GaussianMixture(Labelled):
         component_count: int,
         shape: Iterable[int] | None = None,
         class_count: int | None = None,
-        location: Any = None,
-        scale: Any = 1.0,
+        location: Tensor | None = None,
+        scale: Tensor = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, **kwargs)
@@ -135,7 +136,7 @@ class GaussianMixture(Labelled):
         """Raises an error for classes that do not exist; see :meth:`check_labels`."""
         check_classes("labels", values, self._class_count)
 
-    def class_log_prob(self, x: Any, context: Any = None) -> Any:
+    def class_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         r"""Computes how probable the classes are for given events, by Bayes' rule.
 
         .. math::
@@ -165,8 +166,8 @@ class GaussianMixture(Labelled):
         )
 
     def compute_log_prob(
-        self, x: Any, changes: dict[str, Any] | None = None, labels: Any = None
-    ) -> Any:
+        self, x: Tensor, changes: dict[str, Any] | None = None, labels: Tensor | None = None
+    ) -> Tensor:
         """Computes the log-densities of vectors; see :meth:`Distribution.compute_log_prob`.
 
         Args:
@@ -190,8 +191,8 @@ class GaussianMixture(Labelled):
         sample_count: Any,
         seed: Any,
         changes: dict[str, Any] | None = None,
-        labels: Any = None,
-    ) -> Any:
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Draws vectors; see :meth:`Distribution.draw`.
 
         Args:
@@ -230,14 +231,14 @@ class GaussianMixture(Labelled):
     def _class_count(self) -> int:
         return self.class_count or 1
 
-    def _class_log_probs(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
+    def _class_log_probs(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
         """Returns the log-densities given each class, `[batch, classes]`."""
         location, log_scale, log_weights = self._components(changes)
         z = (x[:, None, None, :] - location) * ops.exp(-log_scale)
         log_probs = -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_scale, axis=-1)
         return ops.logsumexp(log_probs + log_weights, axis=-1)
 
-    def _components(self, changes: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+    def _components(self, changes: dict[str, Any] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns locations, logarithms of scales and of weights, `[(batch,) classes, ...]`."""
         shape = (self._class_count, self.component_count)
         location, log_scale = (
@@ -247,10 +248,10 @@ class GaussianMixture(Labelled):
         logits = self._parameter(self.logits, changes, shape)
         return location, log_scale, ops.log_softmax(logits, axis=-1)
 
-    def _clip(self, classes: Any) -> Any:
+    def _clip(self, classes: Tensor) -> Tensor:
         return ops.clip(classes, 0, self._class_count - 1)
 
-    def _penalty(self, classes: Any) -> Any:
+    def _penalty(self, classes: Tensor) -> Tensor:
         return class_penalty(classes, self._class_count, self.log_prob_dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from gyoza.modelling.distributions.tools import (
     make_constant,
 )
 from gyoza.modelling.functions.checks import check_finite
+from gyoza.typing import Tensor
 
 __all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
 
@@ -40,11 +41,11 @@ class StandardNormal(Distribution):
         (3, 2)
     """
 
-    def compute_log_prob(self, x: Any) -> Any:
+    def compute_log_prob(self, x: Tensor) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         return -0.5 * ops.sum(ops.square(x) + LOG_2_PI, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any) -> Any:
+    def draw(self, sample_count: Any, seed: Any) -> Tensor:
         """See :meth:`Distribution.draw`."""
         return draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
 
@@ -80,11 +81,11 @@ class DiagonalNormal(LocationScale):
         2
     """
 
-    def standard_log_prob(self, z: Any) -> Any:
+    def standard_log_prob(self, z: Tensor) -> Tensor:
         """Computes log-densities of the standard normal distribution, dimension by dimension."""
         return -0.5 * (ops.square(z) + LOG_2_PI)
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Any:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Tensor:
         """Draws standard normal numbers."""
         return draw_normal(shape, self.log_prob_dtype, seed)
 
@@ -131,8 +132,8 @@ class MultivariateNormal(Distribution):
     def __init__(
         self,
         shape: Iterable[int] | None = None,
-        location: Any = 0.0,
-        covariance: Any = None,
+        location: Tensor = 0.0,
+        covariance: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, **kwargs)
@@ -173,17 +174,17 @@ class MultivariateNormal(Distribution):
         return lower + identity * ops.exp(log_diagonal)[..., None, :], log_diagonal
 
     @property
-    def cholesky(self) -> Any:
+    def cholesky(self) -> Tensor:
         """The factor :math:`L`, `[dimension_count, dimension_count]`."""
         return self._get_factor(None)[0]
 
     @property
-    def covariance(self) -> Any:
+    def covariance(self) -> Tensor:
         """The covariance :math:`L L^T`, `[dimension_count, dimension_count]`."""
         cholesky = self.cholesky
         return cholesky @ ops.transpose(cholesky)
 
-    def compute_log_prob(self, x: Any, changes: dict[str, Any] | None = None) -> Any:
+    def compute_log_prob(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         cholesky, log_diagonal = self._get_factor(changes)
         centred = x - self._parameter(self.location, changes)
@@ -193,7 +194,7 @@ class MultivariateNormal(Distribution):
             z = ops.solve_triangular(cholesky, centred[..., None], lower=True)[..., 0]
         return -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_diagonal, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Any:
+    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Tensor:
         """See :meth:`Distribution.draw`."""
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
         cholesky, _ = self._get_factor(changes)

@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.checks import check_finite, check_positive
+from gyoza.typing import Tensor
 
 __all__ = [
     "LOG_2_PI",
@@ -30,7 +31,7 @@ __all__ = [
 LOG_2_PI = math.log(2.0 * math.pi)
 
 
-def log_gamma_step(x: Any) -> Any:
+def log_gamma_step(x: Tensor) -> Tensor:
     r"""Computes :math:`\ln \Gamma(x + \frac{1}{2}) - \ln \Gamma(x)` for :math:`x > 0`.
 
     The difference of two values of the log-gamma function, which `keras.ops` does not offer, would
@@ -55,7 +56,7 @@ def log_gamma_step(x: Any) -> Any:
     return 0.5 * ops.log(x) + series / x - recurrence
 
 
-def log1p_square(x: Any) -> Any:
+def log1p_square(x: Tensor) -> Tensor:
     """Computes ln(1 + x²) without overflow."""
     x = ops.abs(x)
     # `ops.maximum` and `ops.minimum` would round float64 to float32 on PyTorch.
@@ -63,7 +64,7 @@ def log1p_square(x: Any) -> Any:
     return 2.0 * ops.log(large) + ops.log1p(ops.square(small / large))
 
 
-def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Any:
+def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Tensor:
     """Draws from the interval between 0 and 1, of which neither can be drawn."""
     margin = float(np.finfo(dtype).epsneg)
     return ops.clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
@@ -76,7 +77,7 @@ def split_seed(seed: Any, count: int = 2) -> list[Any]:
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(count)]
 
 
-def select_rows(values: Any, indices: Any, has_batch: bool) -> Any:
+def select_rows(values: Tensor, indices: Any, has_batch: bool) -> Tensor:
     """Selects one of several rows for each example.
 
     Args:
@@ -93,12 +94,12 @@ def select_rows(values: Any, indices: Any, has_batch: bool) -> Any:
     return ops.squeeze(ops.take_along_axis(values, indices, axis=1), axis=1)
 
 
-def to_classes(labels: Any) -> Any:
+def to_classes(labels: Tensor) -> Tensor:
     """Turns a tensor of labels into integers: -1 for NaN, too, which some backends make 0."""
     return ops.cast(ops.where(ops.isnan(labels), -1.0, labels), "int32")
 
 
-def class_penalty(classes: Any, class_counts: Any, dtype: str) -> Any:
+def class_penalty(classes: Tensor, class_counts: Any, dtype: str) -> Tensor:
     """Returns NaN for classes out of range, and 0 for others and for -1."""
     valid = ops.logical_and(classes >= -1, ops.less(classes, class_counts))
     return ops.where(
@@ -138,7 +139,7 @@ def check_values(name: str, values: np.ndarray) -> None:
         )
 
 
-def check_covariance(covariance: Any) -> np.ndarray:
+def check_covariance(covariance: Tensor) -> np.ndarray:
     """Raises a `ValueError` if not given a symmetric and positive definite matrix."""
     array = check_finite("covariance", covariance)
     square = array.ndim == 2 and array.shape[0] == array.shape[1]

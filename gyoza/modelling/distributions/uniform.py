@@ -14,6 +14,7 @@ from gyoza.modelling.distributions.tools import (
     make_constant,
 )
 from gyoza.modelling.functions.checks import check_finite
+from gyoza.typing import Tensor
 
 __all__ = ["Uniform"]
 
@@ -61,11 +62,11 @@ class Uniform(Distribution):
         for name, bound in (("low", self._low), ("high", self._high)):
             make_constant(name, bound, self._event_shape or ())
 
-    def _bound(self, bound: np.ndarray) -> Any:
+    def _bound(self, bound: np.ndarray) -> Tensor:
         vector = np.broadcast_to(bound, self._event_shape or ()).reshape(-1)
         return ops.convert_to_tensor(vector, dtype=self.log_prob_dtype)
 
-    def compute_log_prob(self, x: Any) -> Any:
+    def compute_log_prob(self, x: Tensor) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         low, high = self._bound(self._low), self._bound(self._high)
         inside = ops.logical_and(x >= low, x <= high)
@@ -73,7 +74,7 @@ class Uniform(Distribution):
         # NaN is neither inside nor outside.
         return ops.sum(ops.where(ops.isnan(x), x, log_prob), axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any) -> Any:
+    def draw(self, sample_count: Any, seed: Any) -> Tensor:
         """See :meth:`Distribution.draw`."""
         low, high = self._bound(self._low), self._bound(self._high)
         shape = (sample_count, self.dimension_count)

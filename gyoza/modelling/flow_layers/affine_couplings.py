@@ -15,6 +15,7 @@ from gyoza.modelling.transforms import (
     VolumePreservingTransform,
 )
 from gyoza.modelling.transforms.affine import centre
+from gyoza.typing import Tensor
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "VolumePreservingCoupling"]
 
@@ -133,7 +134,7 @@ class AffineCoupling(ElementwiseCoupling):
             # A user's subclass may compute log-scales in another way.
             self.transformer.compute_log_scales = self.compute_log_scales
 
-    def compute_log_scales(self, coupling_parameters: Any) -> Any:
+    def compute_log_scales(self, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-scales, in `log_det_dtype`.
 
         Args:
@@ -144,7 +145,7 @@ class AffineCoupling(ElementwiseCoupling):
         """
         return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-scales; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
         return None if self.preserves_volume else self.compute_log_scales(coupling_parameters)
 
@@ -205,7 +206,7 @@ class VolumePreservingCoupling(AffineCoupling):
         kwargs.setdefault("transformer", VolumePreservingTransform(log_scale_bound))
         super().__init__(shape, axes, compute_coupling_parameters, mask, log_scale_bound, **kwargs)
 
-    def compute_log_scales(self, coupling_parameters: Any) -> Any:
+    def compute_log_scales(self, coupling_parameters: Tensor) -> Tensor:
         """Computes log-scales whose sum is zero; see :meth:`AffineCoupling.compute_log_scales`."""
         if not self._is_in_full_shape:
             return super().compute_log_scales(coupling_parameters)

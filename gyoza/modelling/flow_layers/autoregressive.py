@@ -1,7 +1,7 @@
 """Layers whose transform of each dimension depends on the dimensions before it."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -15,6 +15,7 @@ from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.transforms import AffineTransform, RationalQuadraticTransform, Transform
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["MaskedAutoregressive", "MaskedAffine", "MaskedRationalQuadraticSpline"]
 
@@ -103,7 +104,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             )
         self.conditioner = conditioner
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the network for inputs of `input_shape`."""
         super().build(input_shape)
         self.conditioner.set_parameter_count(self.parameter_count)
@@ -111,14 +112,14 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             context_shape = None if self.context_size is None else (None, self.context_size)
             self.conditioner.build((None, self.dimension_count), context_shape)
 
-    def _compute_parameters(self, vectors: Any, context: Any, entry: Any = None) -> Any:
+    def _compute_parameters(self, vectors: Tensor, context: Tensor, entry: Any = None) -> Tensor:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         parameters = self.conditioner(vectors, context=context, entry=entry)
         if context is not None:
             parameters = mark_rows(parameters, context)
         return ops.cast(parameters, self.compute_dtype)
 
-    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Transforms a batch; runs the network once.
 
         Args:
@@ -134,7 +135,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         outputs = from_vectors(outputs, self._axes_, self._shape_)
         return outputs, self.sum_log_det(inputs, log_stretch, vectors)
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps outputs of `call` back; runs the network once for each dimension.
 
         Args:
@@ -148,7 +149,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         order = ops.convert_to_tensor(self.conditioner.order, dtype="int32")
         entries = ops.arange(self.dimension_count, dtype="int32")
 
-        def find_next(index: Any, inputs: Any) -> Any:
+        def find_next(index: Any, inputs: Tensor) -> Any:
             entry = ops.take(order, index)
             parameters = self._compute_parameters(inputs, context, entry)
             output = ops.take(vectors, ops.reshape(entry, (1,)), axis=-1)
@@ -242,7 +243,7 @@ class MaskedAffine(MaskedAutoregressive):
             # A user's subclass may compute log-scales in another way, which do not need the inputs.
             self.transformer.compute_log_scales = functools.partial(self.compute_log_stretch, None)
 
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-scales; see :meth:`MaskedAutoregressive.compute_log_stretch`."""
         return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 

@@ -1,7 +1,7 @@
 """The contract that every flow layer fulfils, and the work that layers share."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from gyoza.modelling.axes import check_shape_and_axes, from_vectors, read_shape,
 from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import TRACING_ERRORS, fill, is_number
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["FlowLayer"]
 
@@ -146,7 +147,7 @@ class FlowLayer(Invertible, keras.Layer):
             self.create_weights()
             self._has_weights = True
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Reads what `shape` and `axes` left open from `input_shape`, and creates the weights.
 
         Args:
@@ -157,7 +158,7 @@ class FlowLayer(Invertible, keras.Layer):
         self._set_input_spec()
         self._create_weights_once()
 
-    def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
+    def _prepare_inversion(self, outputs: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self.built:
             if self._shape_ is None:
                 raise ValueError(
@@ -167,7 +168,7 @@ class FlowLayer(Invertible, keras.Layer):
                 )
             self.build(tuple(outputs.shape))
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Maps vectors forward.
 
         Args:
@@ -183,7 +184,7 @@ class FlowLayer(Invertible, keras.Layer):
             "`call` and `invert`."
         )
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Maps vectors back.
 
         Args:
@@ -204,7 +205,7 @@ class FlowLayer(Invertible, keras.Layer):
                 return outputs, self._as_batch(log_det, outputs)
         return results
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Transforms a batch.
 
         Args:
@@ -219,13 +220,13 @@ class FlowLayer(Invertible, keras.Layer):
             log_det = ops.broadcast_to(log_det, ops.shape(vectors)[:-1])
         return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)
 
-    def invert(self, outputs: Any) -> Any:  # noqa: D102 - documented by `Invertible`
+    def invert(self, outputs: Tensor) -> Tensor:  # noqa: D102 - documented by `Invertible`
         inputs = self.inverse_transform(to_vectors(outputs, self._axes_, self._shape_))
         return from_vectors(inputs, self._axes_, self._shape_)
 
     invert.__doc__ = Invertible.invert.__doc__
 
-    def sum_log_det(self, inputs: Any, log_det: Any, of_each: Any = None) -> Any:
+    def sum_log_det(self, inputs: Tensor, log_det: Tensor, of_each: Tensor | None = None) -> Tensor:
         """Sums contributions to the log-determinant over all axes but the batch axis.
 
         Args:
@@ -250,7 +251,7 @@ class FlowLayer(Invertible, keras.Layer):
             rank = len(log_det.shape)
         return log_det if rank == 1 else ops.sum(log_det, axis=tuple(range(1, rank)))
 
-    def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
+    def compute_jacobian_determinant(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: D102
         if self.preserves_volume:
             return self.sum_log_det(x, None)
         if self._own_call is FlowLayer.call and type(self).transform is FlowLayer.transform:
@@ -259,7 +260,7 @@ class FlowLayer(Invertible, keras.Layer):
 
     compute_jacobian_determinant.__doc__ = Invertible.compute_jacobian_determinant.__doc__
 
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Describes what `call` returns for symbolic `inputs`.
 
         If users have overridden `call`, and not `compute_output_shape`, it is traced.
@@ -276,7 +277,7 @@ class FlowLayer(Invertible, keras.Layer):
             ) from error
 
     def compute_output_shape(
-        self, input_shape: Sequence[int | None]
+        self, input_shape: Shape
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
         """Returns the shapes of the outputs, here that of the inputs, and log-determinants."""
         given = dict(zip(self._axes_ or (), self._shape_ or (), strict=False))
@@ -287,7 +288,7 @@ class FlowLayer(Invertible, keras.Layer):
             shape = tuple(self(keras.KerasTensor(shape, dtype=self.compute_dtype))[0].shape)
         return shape, (input_shape[0],)
 
-    def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of the inputs that have outputs of a shape, here the same.
 
         Args:

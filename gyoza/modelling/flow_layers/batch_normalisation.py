@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.axes import align
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.typing import Tensor
 
 __all__ = ["BatchNormalization"]
 
@@ -108,7 +109,7 @@ class BatchNormalization(FlowLayer):
             )
         )
 
-    def _measure(self, x: Any) -> tuple[Any, Any]:
+    def _measure(self, x: Tensor) -> tuple[Any, Any]:
         """Returns means and variances over all axes but `axes`, with `shape`.
 
         Sums are divided, because `ops.mean` would round float64 to float32 on some backends.
@@ -119,22 +120,22 @@ class BatchNormalization(FlowLayer):
         gap = x - self._align(mean, len(x.shape))
         return mean, ops.sum(gap * gap, axis=rest) / count
 
-    def _statistics(self) -> tuple[Any, Any]:
+    def _statistics(self) -> tuple[Tensor, Tensor]:
         """Returns the moving averages, in `log_det_dtype`."""
         return (
             ops.cast(self.moving_mean, self.log_det_dtype),
             ops.cast(self.moving_variance, self.log_det_dtype),
         )
 
-    def _update(self, mean: Any, variance: Any) -> None:
+    def _update(self, mean: Tensor, variance: Tensor) -> None:
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             value = ops.cast(ops.stop_gradient(value), average.dtype)
             average.assign(self.momentum * average + (1 - self.momentum) * value)
 
-    def _align(self, values: Any, rank: int) -> Any:
+    def _align(self, values: Tensor, rank: int) -> Any:
         return align(ops.cast(values, self.log_det_dtype), self._axes_, self._shape_, rank)
 
-    def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
         """Normalises a batch.
 
         Args:
@@ -158,7 +159,7 @@ class BatchNormalization(FlowLayer):
         outputs = ops.cast(scaled + self._align(self.shift, rank), inputs.dtype)
         return outputs, ops.broadcast_to(positions * ops.sum(log_scale), ops.shape(x)[:1])
 
-    def invert(self, outputs: Any) -> Any:
+    def invert(self, outputs: Tensor) -> Tensor:
         """Undoes normalisation by the moving averages; see :meth:`FlowLayer.invert`."""
         y = ops.cast(outputs, self.log_det_dtype)
         mean, variance = self._statistics()
@@ -172,7 +173,7 @@ class BatchNormalization(FlowLayer):
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
 
 
-def _count(x: Any, axes: list[int]) -> Any:
+def _count(x: Tensor, axes: list[int]) -> Any:
     """Returns the number of positions along `axes`, in the dtype of `x`."""
     lengths = ops.shape(x)
     return ops.cast(math.prod(lengths[axis] for axis in axes), x.dtype)

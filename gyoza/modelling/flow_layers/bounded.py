@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.elementwise import ElementwiseLayer
 from gyoza.modelling.functions.exponentials import expm1, log1p
+from gyoza.typing import Tensor
 
 __all__ = ["Softplus", "Sigmoid", "Logit", "Tanh", "Arctanh"]
 
@@ -41,11 +42,11 @@ class Softplus(ElementwiseLayer):
 
     recomputable = False  # outputs near zero are rounded
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the softplus, whose derivative is the sigmoid."""
         return ops.softplus(x), -ops.softplus(-x)
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Computes ln(exp(y) - 1) without overflow."""
         return y + ops.log(-expm1(-y))
 
@@ -76,7 +77,7 @@ class _Bounded(ElementwiseLayer):
         return {**super().get_config(), "low": self.low, "high": self.high}
 
 
-def _squash(x: Any, low: float, high: float) -> Any:
+def _squash(x: Tensor, low: float, high: float) -> Tensor:
     """Computes low + (high - low) sigmoid(x), measured from the end that is nearer."""
     is_upper = x >= 0
     gap = (high - low) * ops.sigmoid(ops.where(is_upper, -x, x))
@@ -116,12 +117,12 @@ class Sigmoid(_Bounded):
         array([[0. , 0.5]], dtype=float32)
     """
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the sigmoid."""
         log_stretch = math.log(self.high - self.low) - ops.softplus(x) - ops.softplus(-x)
         return _squash(x, self.low, self.high), log_stretch
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Computes the logit from the distances to both bounds."""
         return ops.log(y - self.low) - ops.log(self.high - y)
 
@@ -195,14 +196,14 @@ class Logit(_Bounded):
         """Whether the bounds have finite outputs."""
         return self.alpha > 0
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the logit from the distances to both bounds."""
         slope = (1 - 2 * self.alpha) / (self.high - self.low)
         log_u = ops.log(self.alpha + slope * (x - self.low))
         log_rest = ops.log(self.alpha + slope * (self.high - x))
         return log_u - log_rest, math.log(slope) - log_u - log_rest
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Computes the sigmoid between bounds that are moved outwards."""
         margin = (self.high - self.low) * self.alpha / (1 - 2 * self.alpha)
         return _squash(y, self.low - margin, self.high + margin)
@@ -239,11 +240,11 @@ class Tanh(ElementwiseLayer):
 
     recomputable = False  # outputs near the bounds are rounded
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the hyperbolic tangent, whose derivative is 4 sigmoid(2x) sigmoid(-2x)."""
         return _tanh(x), math.log(4.0) - ops.softplus(2 * x) - ops.softplus(-2 * x)
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Computes the inverse hyperbolic tangent."""
         return _arctanh(y)[0]
 
@@ -280,16 +281,16 @@ class Arctanh(ElementwiseLayer):
     domain = (-1.0, 1.0)
     recomputable = False  # its inverse is rounded near the bounds
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the inverse hyperbolic tangent."""
         return _arctanh(x)
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Computes the hyperbolic tangent."""
         return _tanh(y)
 
 
-def _tanh(x: Any) -> Any:
+def _tanh(x: Tensor) -> Tensor:
     """Computes the hyperbolic tangent, with all digits near zero and, on JAX, those of float64."""
     is_positive = x >= 0
     falling = expm1(-2 * ops.where(is_positive, x, -x))
@@ -297,7 +298,7 @@ def _tanh(x: Any) -> Any:
     return ops.where(is_positive, size, -size)
 
 
-def _arctanh(x: Any) -> tuple[Any, Any]:
+def _arctanh(x: Tensor) -> tuple[Any, Any]:
     """Returns the inverse hyperbolic tangent and its log-derivative."""
     above, below = log1p(x), log1p(-x)
     return 0.5 * (above - below), -above - below

@@ -11,11 +11,12 @@ from gyoza.modelling.flow_layers.couplings import Coupling
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.flow_layers.permutations import Permutation
 from gyoza.modelling.flow_layers.spline_couplings import CircularSplineCoupling
+from gyoza.typing import Shape
 
 __all__ = ["set_periods"]
 
 
-def set_periods(layers: Sequence[Any], input_shape: Sequence[int | None]) -> None:
+def set_periods(layers: Sequence[Any], input_shape: Shape) -> None:
     """Tells conditioners which dimensions are angles, in flows of angles and other numbers.
 
     Circular couplings change angles, and other couplings change other numbers. So a dimension that

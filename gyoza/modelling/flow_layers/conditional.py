@@ -1,6 +1,5 @@
 """Flow layers that can take a context, for conditional flows."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,6 +10,7 @@ from gyoza.modelling.axes import align_context
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import check_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["TakesContext", "ConditionalFlowLayer"]
 
@@ -30,12 +30,12 @@ class TakesContext:
     context_dtype: str | None = None
 
     def _prepare_call(
-        self, inputs: Any, context: Any = None, **kwargs: Any
+        self, inputs: Tensor, context: Tensor | None = None, **kwargs: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         context = self._prepare_context(inputs, context)
         return (), kwargs if context is None else {**kwargs, "context": context}
 
-    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
         """Checks a context and remembers its shape, or checks that none is missing."""
         if context is not None and type(context) not in PLAIN_TYPES:
             context = to_tensor(context) if hasattr(context, "assign") else context
@@ -100,7 +100,7 @@ class TakesContext:
         super().build_from_config(config)  # type: ignore[misc]
 
 
-def _batch_size(inputs: Any) -> int | None:
+def _batch_size(inputs: Tensor) -> int | None:
     first = keras.tree.flatten(inputs)[0]
     return first.shape[0] if hasattr(first, "shape") else len(inputs)
 
@@ -134,18 +134,18 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         """The length of a context along its last axis, or `None` if there is no context."""
         return None if self.context_shape is None else self.context_shape[-1]
 
-    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None:
             check_floating(context, self.name, "The context")
         return context
 
-    def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
+    def _prepare_inversion(self, outputs: Tensor, context: Tensor | None = None) -> None:
         if context is not None or self.context_shape is not None or not self.built:
             self._prepare_context(outputs, context)
             super()._prepare_inversion(outputs)
 
-    def join_context(self, x: Any, context: Any) -> Any:
+    def join_context(self, x: Tensor, context: Tensor) -> Tensor:
         """Appends a context to vectors.
 
         Args:
@@ -162,7 +162,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         context = ops.broadcast_to(context, (*ops.shape(x)[:-1], context.shape[-1]))
         return ops.concatenate([x, context], axis=-1)
 
-    def vector_shape(self, input_shape: Sequence[int | None], size: int) -> tuple[int | None, ...]:
+    def vector_shape(self, input_shape: Shape, size: int) -> tuple[int | None, ...]:
         """Returns the shape of vectors with a context, from which networks are built.
 
         Args:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.masks import HeavisideMask, Mask
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Coupling", "fits"]
 
@@ -155,7 +156,7 @@ class Coupling(ConditionalFlowLayer):
         if self._shape_ is not None and self._axes_ is not None:
             mask.set_shape(self._shape_, self._axes_)
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the mask and the network for inputs of `input_shape`.
 
         Args:
@@ -188,7 +189,7 @@ class Coupling(ConditionalFlowLayer):
         if input_shape is not None:
             self._build_network(input_shape)
 
-    def _build_network(self, input_shape: Sequence[int | None]) -> None:
+    def _build_network(self, input_shape: Shape) -> None:
         """Builds the network, where that is possible without running it."""
         network = self._compute_coupling_parameters_
         if isinstance(network, Conditioner):
@@ -201,7 +202,7 @@ class Coupling(ConditionalFlowLayer):
             with contextlib.suppress(*TRACING_ERRORS):
                 network(self._describe_network_inputs(input_shape))
 
-    def _describe_network_inputs(self, input_shape: Sequence[int | None]) -> Any:
+    def _describe_network_inputs(self, input_shape: Shape) -> Any:
         """Returns symbolic tensors in the shape of what the network is given."""
         context_size = self.context_size or 0
         if self._is_compact:
@@ -227,7 +228,7 @@ class Coupling(ConditionalFlowLayer):
         """The number of parameters of each changed dimension, which a `Conditioner` returns."""
         return 1
 
-    def _couple_(self, inputs: Any, coupling_parameters: Any) -> Any:
+    def _couple_(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Applies the transform.
 
         There is no need to mask the result: what the coupling keeps is put back later.
@@ -241,7 +242,7 @@ class Coupling(ConditionalFlowLayer):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `_couple_`.")
 
-    def _decouple_(self, outputs: Any, coupling_parameters: Any) -> Any:
+    def _decouple_(self, outputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Inverts the transform.
 
         Args:
@@ -253,7 +254,7 @@ class Coupling(ConditionalFlowLayer):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `_decouple_`.")
 
-    def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:
+    def compute_jacobian_determinant(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Computes the log-determinant.
 
         Args:
@@ -267,7 +268,7 @@ class Coupling(ConditionalFlowLayer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
-    def _run_network(self, x: Any, context: Any) -> Any:
+    def _run_network(self, x: Tensor, context: Tensor) -> Any:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         if self.coupling_parameters is not None:
             shape = (*ops.shape(x)[:-1], self.coupling_parameters.shape[0])
@@ -284,7 +285,7 @@ class Coupling(ConditionalFlowLayer):
         cast = functools.partial(ops.cast, dtype=self.compute_dtype)
         return keras.tree.map_structure(cast, parameters)
 
-    def compute_parameters(self, x: Any, context: Any = None) -> Any:
+    def compute_parameters(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Computes the coupling parameters in full shape, whatever the network is.
 
         Args:
@@ -300,7 +301,7 @@ class Coupling(ConditionalFlowLayer):
         kept, _ = self._mask_.split(x)
         return self._mask_.join(ops.zeros_like(kept), self._run_network(kept, context))
 
-    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Transforms a batch.
 
         Args:
@@ -315,12 +316,12 @@ class Coupling(ConditionalFlowLayer):
         log_det = self._compute_log_det(inputs, context, parameters)
         return self._put_back(inputs, coupled), ops.cast(log_det, self.log_det_dtype)
 
-    def _compute_log_det(self, inputs: Any, context: Any, parameters: Any) -> Any:
+    def _compute_log_det(self, inputs: Tensor, context: Tensor, parameters: Tensor) -> Tensor:
         """Computes the log-determinants in full shape, for parameters that are computed already."""
         arguments = {} if context is None else {"context": context}
         return self.compute_jacobian_determinant(inputs, **arguments)
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps outputs of `call` back to its inputs.
 
         Args:
@@ -333,7 +334,7 @@ class Coupling(ConditionalFlowLayer):
         decoupled = self._decouple_(outputs, self.compute_parameters(outputs, context))
         return self._put_back(outputs, decoupled)
 
-    def _put_back(self, unchanged: Any, changed: Any) -> Any:
+    def _put_back(self, unchanged: Tensor, changed: Tensor) -> Tensor:
         """Takes from `unchanged` where the mask is one, and from `changed` elsewhere."""
         if not fits(changed.shape[1:], unchanged.shape[1:]):
             raise ValueError(
@@ -371,7 +372,7 @@ class Coupling(ConditionalFlowLayer):
         return cls(**config)
 
 
-def fits(received: Sequence[int | None], expected: Sequence[int | None]) -> bool:
+def fits(received: Shape, expected: Shape) -> bool:
     """Returns whether two shapes are equal, as far as their lengths are known."""
     return len(received) == len(expected) and all(
         None in lengths or lengths[0] == lengths[1]

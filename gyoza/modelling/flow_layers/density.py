@@ -15,6 +15,7 @@ from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.training import describe, to_arrays
+from gyoza.typing import Tensor
 
 __all__ = ["Density"]
 
@@ -43,7 +44,7 @@ class Density:
     _check_inputs: Callable[..., None]
     _leave_xla: Callable[..., Any]
 
-    def encode(self, context: Any, training: bool | None = None) -> Any:
+    def encode(self, context: Tensor, training: bool | None = None) -> Tensor:
         """Runs the context encoder.
 
         Args:
@@ -57,7 +58,7 @@ class Density:
             return context
         return mark_rows(self.context_encoder(context, training=training), context)
 
-    def build_for(self, x: Any, context: Any = None) -> None:
+    def build_for(self, x: Tensor, context: Tensor | None = None) -> None:
         """Builds the model for data, unless it is built.
 
         Args:
@@ -68,7 +69,9 @@ class Density:
             arrays = [array for array in (x, context) if array is not None]
             self(*map(describe, arrays))  # type: ignore[operator]
 
-    def log_prob(self, x: Any, context: Any = None, batch_size: int = _BATCH_SIZE) -> Any:
+    def log_prob(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = _BATCH_SIZE
+    ) -> Tensor:
         """Computes the logarithm of the density of data.
 
         It is compiled, once for each power of two, from 32 on, that batch sizes are rounded up to;
@@ -96,19 +99,24 @@ class Density:
         self._check_inputs(x)
         return self._in_batches(self._log_prob, x, context, batch_size)
 
-    def _log_prob(self, x: Any, context: Any = None) -> Any:
+    def _log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         z, log_det = self(x, context)  # type: ignore[operator]
         return self._add_up(z, log_det, context)
 
     def _add_up(
-        self, z: Any, log_det: Any, context: Any, training: bool | None = None, **kwargs: Any
-    ) -> Any:
+        self,
+        z: Tensor,
+        log_det: Tensor,
+        context: Tensor,
+        training: bool | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """Computes log-densities from what `call` returned."""
         if context is not None:
             kwargs |= self._base_context(context, training)
         return self.base_distribution.log_prob(z, **kwargs) + log_det
 
-    def _base_context(self, context: Any, training: bool | None = None) -> dict[str, Any]:
+    def _base_context(self, context: Tensor, training: bool | None = None) -> dict[str, Any]:
         """Returns what the base distribution is told of a context."""
         if context is None or not self.base_distribution.accepts_context:
             return {}
@@ -118,9 +126,9 @@ class Density:
         self,
         sample_count: int,
         seed: Any = None,
-        context: Any = None,
+        context: Tensor | None = None,
         batch_size: int = _BATCH_SIZE,
-    ) -> Any:
+    ) -> Tensor:
         """Draws new data: latents from the base distribution, mapped back.
 
         It is compiled and differentiable like :meth:`log_prob`.
@@ -145,9 +153,9 @@ class Density:
         self,
         sample_count: int,
         seed: Any = None,
-        context: Any = None,
+        context: Tensor | None = None,
         batch_size: int = _BATCH_SIZE,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Tensor, Tensor]:
         """Draws new data, together with the logarithm of their density.
 
         Args:
@@ -164,14 +172,16 @@ class Density:
         """
         return self._sample(self._invert_and_log_prob, sample_count, seed, context, batch_size)
 
-    def _invert(self, z: Any, context: Any = None) -> Any:
+    def _invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.invert(z, context)
 
-    def _invert_and_log_prob(self, z: Any, context: Any = None) -> tuple[Any, Any]:
+    def _invert_and_log_prob(
+        self, z: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         x, log_det = self.invert_and_log_det(z, context)
         return x, self._add_up(z, log_det, context)
 
-    def _draw_latents(self, rows: Any, context: Any = None) -> Any:
+    def _draw_latents(self, rows: Any, context: Tensor | None = None) -> Tensor:
         """Draws as many latents as there are rows."""
         return self.base_distribution.sample(ops.shape(rows)[0], **self._base_context(context))
 
@@ -180,7 +190,7 @@ class Density:
         invert: Callable[..., Any],
         count: int,
         seed: Any,
-        context: Any,
+        context: Tensor,
         batch_size: int,
     ) -> Any:
         """Draws latents and inverts them."""
@@ -196,7 +206,7 @@ class Density:
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
         return self._in_batches(invert, z, context, batch_size)
 
-    def _spread(self, context: Any, count: Any) -> Any:
+    def _spread(self, context: Tensor, count: Any) -> Any:
         """Repeats a context that is one for all instances."""
         if context is None:
             return None
@@ -217,8 +227,8 @@ class Density:
     def _in_batches(
         self,
         function: Callable[..., Any],
-        x: Any,
-        context: Any,
+        x: Tensor,
+        context: Tensor,
         batch_size: int,
         prepare: Callable[..., Any] | None = None,
     ) -> Any:
@@ -269,7 +279,7 @@ class Density:
         ]
         return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
 
-    def _to_tensor(self, x: Any) -> Any:
+    def _to_tensor(self, x: Tensor) -> Any:
         if ops.is_tensor(x):
             return x
         x = np.asarray(x)

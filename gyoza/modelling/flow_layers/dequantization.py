@@ -1,7 +1,7 @@
 """Layers that fill the gaps between integers with noise, so that densities can be fitted."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.seeds import SeedGenerator
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["UniformDequantization", "VariationalDequantization"]
 
@@ -101,7 +102,7 @@ class UniformDequantization(FlowLayer):
                 f"levels={levels}, dtype={self.compute_dtype}"
             )
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks NumPy arrays, then runs `call`. The values of tensors may be unknown."""
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
             is_level = (inputs == np.floor(inputs)) & (inputs >= 0) & (inputs < self.levels)
@@ -112,7 +113,7 @@ class UniformDequantization(FlowLayer):
                 )
         return super().__call__(inputs, *args, **kwargs)
 
-    def draw_noise(self, x: Any) -> tuple[Any, Any]:
+    def draw_noise(self, x: Tensor) -> tuple[Any, Any]:
         """Draws noise for integers.
 
         Args:
@@ -124,7 +125,7 @@ class UniformDequantization(FlowLayer):
         """
         return draw_uniform(ops.shape(x), x.dtype, self.seed_generator), 0.0
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Adds noise.
 
         Args:
@@ -143,7 +144,7 @@ class UniformDequantization(FlowLayer):
         log_det = self.sum_log_det(inputs, log_slopes) - log_density
         return ops.cast(outputs, inputs.dtype), log_det
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Removes the noise; see :meth:`FlowLayer.inverse_transform`."""
         x = ops.floor(ops.cast(outputs, self.log_det_dtype) * self.levels)
         return ops.cast(ops.clip(x, 0.0, self.levels - 1.0), outputs.dtype)
@@ -225,21 +226,21 @@ class VariationalDequantization(UniformDequantization):
         super().__init__(levels, shape=shape, axes=axes, seed=seed, **kwargs)
         self.noise_flow: Any = noise_flow
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the flow of the noise, once the shape of the inputs is known."""
         super().build(input_shape)
         if input_shape is not None:
             rest = [length for axis, length in enumerate(input_shape) if axis not in self._axes_]
             self._build_noise_flow((None, *rest[1:], self.dimension_count))
 
-    def _build_noise_flow(self, shape: Sequence[int | None]) -> None:
+    def _build_noise_flow(self, shape: Shape) -> None:
         vectors = keras.KerasTensor(shape, self.log_det_dtype)
         self.noise_flow(vectors, **self._as_context(vectors))
 
-    def _as_context(self, x: Any) -> dict[str, Any]:
+    def _as_context(self, x: Tensor) -> dict[str, Any]:
         return {"context": x} if self.noise_flow.accepts_context else {}
 
-    def draw_noise(self, x: Any) -> tuple[Any, Any]:
+    def draw_noise(self, x: Tensor) -> tuple[Any, Any]:
         """Draws noise from the flow; see :meth:`UniformDequantization.draw_noise`."""
         count = ops.shape(x)[0]
         if not (isinstance(count, int) or ops.is_tensor(count)):

@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["DisentanglingFlowModel"]
 
@@ -17,7 +18,7 @@ def _run_on_pairs(call: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps a `call` of one batch, so that it can be given a pair of batches."""
 
     @functools.wraps(call)
-    def wrapper(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         pair, context = split_context(inputs) if isinstance(inputs, dict) else (inputs, None)
         if not isinstance(pair, list | tuple):
             return call(self, inputs, *args, **kwargs)
@@ -102,7 +103,9 @@ class DisentanglingFlowModel(FlowModel):
             cls.call = _run_on_pairs(vars(cls)["call"])  # type: ignore[method-assign]
 
     @_run_on_pairs
-    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
+    def call(
+        self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None
+    ) -> Any:
         """Executes all layers on one batch or on a pair of batches.
 
         A subclass that overrides it is given one batch, `[batch, ...]`: of a pair, the instances of
@@ -120,7 +123,7 @@ class DisentanglingFlowModel(FlowModel):
         """
         return super().call(inputs, context, training)
 
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Describes what `call` returns for symbolic `inputs`."""
         if not isinstance(inputs, list | tuple):
             return super().compute_output_spec(inputs, *args, **kwargs)
@@ -136,7 +139,7 @@ class DisentanglingFlowModel(FlowModel):
         y_pred: Any = None,
         sample_weight: Any = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""
         if self.loss is not None and isinstance(y_pred, tuple | list):
             raise ValueError(
@@ -159,12 +162,12 @@ class DisentanglingFlowModel(FlowModel):
                 "Received: loss=None"
             )
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _check_inputs(self, inputs: Tensor) -> None:
         inputs, _ = split_context(inputs)
         for part in inputs if isinstance(inputs, list | tuple) else [inputs]:
             super()._check_inputs(part)
 
-    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+    def _check_targets(self, y: Tensor, class_weight: Any = None) -> None:
         """Checks correlations that are given as one array, before compiled code meets them."""
         check = getattr(self.loss, "check_correlations", None)
         if check is not None and hasattr(y, "shape"):
@@ -182,7 +185,7 @@ def _check_pair(shapes: Sequence[tuple[int | None, ...]]) -> None:
         )
 
 
-def _check_latent(shape: Sequence[int | None]) -> None:
+def _check_latent(shape: Shape) -> None:
     if len(shape) != 2:
         raise ValueError(
             "The outputs of a model for pairs should have shape [batch, dimension count]: flatten "

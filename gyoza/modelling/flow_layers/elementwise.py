@@ -15,6 +15,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
 from gyoza.modelling.functions.initializers import given_values
+from gyoza.typing import Tensor
 
 __all__ = ["ElementwiseLayer", "Affine", "Standardize", "YeoJohnson"]
 
@@ -29,30 +30,30 @@ class ElementwiseLayer(FlowLayer):
     domain = (-math.inf, math.inf)
     has_closed_domain = False
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns outputs and log-derivatives, both in the shape of `x`."""
         raise NotImplementedError
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Returns the inputs that `stretch` maps to `y`."""
         raise NotImplementedError
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks arrays, and runs `call`."""
         _check_interval(inputs, self.domain, self.has_closed_domain, self.name)
         return super().__call__(inputs, *args, **kwargs)
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Maps each dimension; see :meth:`FlowLayer.transform`."""
         outputs, log_stretch = self.stretch(ops.cast(inputs, self.log_det_dtype))
         return ops.cast(outputs, inputs.dtype), ops.sum(log_stretch, axis=-1)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Maps each dimension back; see :meth:`FlowLayer.inverse_transform`."""
         return ops.cast(self.compress(ops.cast(outputs, self.log_det_dtype)), outputs.dtype)
 
 
-def _check_interval(x: Any, interval: tuple[float, float], is_closed: bool, name: str) -> None:
+def _check_interval(x: Tensor, interval: tuple[float, float], is_closed: bool, name: str) -> None:
     """Checks NumPy arrays. Values of tensors may be unknown, or on a device."""
     if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
         return
@@ -102,8 +103,8 @@ class Affine(ElementwiseLayer):
         self,
         shape: Iterable[int] | None = None,
         axes: Iterable[int] | None = None,
-        scale: Any = 1.0,
-        shift: Any = 0.0,
+        scale: Tensor = 1.0,
+        shift: Tensor = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
@@ -119,16 +120,16 @@ class Affine(ElementwiseLayer):
         for name, values in (("scale", self.scale), ("shift", self.shift)):
             _check_parameter_shape(name, values, self._shape_)
 
-    def _constant(self, values: np.ndarray) -> Any:
+    def _constant(self, values: np.ndarray) -> Tensor:
         return ops.convert_to_tensor(values.reshape(-1), dtype=self.log_det_dtype)
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""
         log_scale = self._constant(np.log(np.abs(self.scale)))
         outputs = x * self._constant(self.scale) + self._constant(self.shift)
         return outputs, ops.broadcast_to(log_scale, ops.shape(x))
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Shifts and scales back."""
         return (y - self._constant(self.shift)) / self._constant(self.scale)
 
@@ -186,8 +187,8 @@ class Standardize(ActivationNormalization):
         self,
         shape: Iterable[int] | None = None,
         axes: Iterable[int] | None = None,
-        location: Any = None,
-        scale: Any = None,
+        location: Tensor | None = None,
+        scale: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         self.location = None if location is None else np.array(location, "float64")
@@ -201,7 +202,7 @@ class Standardize(ActivationNormalization):
         self._location_ = self._add_constant("location", self.location, 0.0)
         self._scale_ = self._add_constant("scale", self.scale, 1.0)
 
-    def _add_constant(self, name: str, values: Any, default: float) -> keras.Variable:
+    def _add_constant(self, name: str, values: Tensor, default: float) -> keras.Variable:
         values = np.array(default if values is None else values)
         _check_parameter_shape(name, values, self._shape_)
         values = np.broadcast_to(values, self._shape_)
@@ -212,7 +213,7 @@ class Standardize(ActivationNormalization):
             name=name,
         )
 
-    def _settle(self, location: Any, scale: Any) -> None:
+    def _settle(self, location: Tensor, scale: Tensor) -> None:
         """Takes what was measured and not given."""
         if self.location is None:
             self._location_.assign(location)
@@ -280,7 +281,7 @@ class YeoJohnson(ElementwiseLayer):
     class _PowerConstraint(keras.constraints.Constraint):
         """Keeps powers where all numbers are outputs."""
 
-        def __call__(self, w: Any) -> Any:
+        def __call__(self, w: Tensor) -> Any:
             return ops.clip(w, 0.0, 2.0)
 
     def __init__(
@@ -299,7 +300,7 @@ class YeoJohnson(ElementwiseLayer):
             name="power",
         )
 
-    def _split(self, x: Any) -> tuple[Any, Any, Any]:
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns signs, absolute values, and the powers that hold for those."""
         power = ops.cast(self.power, x.dtype)
         is_positive = x >= 0
@@ -307,13 +308,13 @@ class YeoJohnson(ElementwiseLayer):
         sign = ops.where(is_positive, ops.ones_like(x), -ops.ones_like(x))
         return sign, sign * x, ops.where(is_positive, power, 2 - power)
 
-    def stretch(self, x: Any) -> tuple[Any, Any]:
+    def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Raises numbers to their powers."""
         sign, size, power = self._split(x)
         log_size = log1p(size)
         return sign * log_size * exponential_ratio(power * log_size), (power - 1) * log_size
 
-    def compress(self, y: Any) -> Any:
+    def compress(self, y: Tensor) -> Tensor:
         """Takes roots of numbers."""
         sign, size, power = self._split(y)
         return sign * expm1(size * logarithm_ratio(power * size))

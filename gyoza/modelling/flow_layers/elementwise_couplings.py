@@ -1,6 +1,6 @@
 """Couplings that transform each dimension by itself, and nothing but what changes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers.transforming import AppliesTransform
 from gyoza.modelling.functions.tensors import is_number
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import Transform
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["ElementwiseCoupling"]
 
@@ -116,13 +117,13 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         """Whether memory-efficient models invert the layer; that depends on the transform."""
         return self.transformer is None or self.transformer.recomputable
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the mask and the network; see :meth:`Coupling.build`."""
         self._parameter_count = self.parameter_count  # a property that a subclass may compute
         self._lacks_axis = self._parameter_count == 1
         super().build(input_shape)
 
-    def compute_jacobian_determinant(self, x: Any, context: Any = None) -> Any:
+    def compute_jacobian_determinant(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """See :meth:`Coupling.compute_jacobian_determinant`."""
         if self.preserves_volume:
             return self.sum_log_det(x, None)
@@ -132,12 +133,12 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         _, log_stretch = self._couple_and_stretch_(changed, parameters)
         return self.sum_log_det(x, log_stretch, changed)
 
-    def _compute_log_det(self, inputs: Any, context: Any, parameters: Any) -> Any:
+    def _compute_log_det(self, inputs: Tensor, context: Tensor, parameters: Tensor) -> Tensor:
         if self._replaces_log_det:
             return super()._compute_log_det(inputs, context, parameters)
         return self._sum_in_full_shape(inputs, parameters)
 
-    def _sum_in_full_shape(self, inputs: Any, parameters: Any) -> Any:
+    def _sum_in_full_shape(self, inputs: Tensor, parameters: Tensor) -> Tensor:
         """Computes log-determinants in full shape, where parameters may broadcast."""
         if self.preserves_volume:
             return self.sum_log_det(inputs, None)
@@ -147,7 +148,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
             log_stretch = self._mask_(log_stretch, is_positive=False)
         return self.sum_log_det(inputs, log_stretch)
 
-    def compute_parameters(self, x: Any, context: Any = None) -> Any:
+    def compute_parameters(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Computes the coupling parameters in full shape; see :meth:`Coupling.compute_parameters`.
 
         Those of a :class:`~gyoza.modelling.conditioners.Conditioner` have a last axis for the
@@ -165,7 +166,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         # To the mask, parameters of a dimension are positions, which `join` puts behind all others.
         return self._mask_.join(zeros, ops.swapaxes(parameters, -1, -2))
 
-    def _split(self, x: Any, context: Any) -> tuple[Any, Any, Any]:
+    def _split(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what is kept, what changes, and the parameters of what changes."""
         kept, changed = self._mask_.split(x)
         count = self._parameter_count
@@ -182,13 +183,13 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         # To the mask, parameters of a dimension are positions.
         return kept, changed, parameters if count == 1 else ops.swapaxes(parameters, -1, -2)
 
-    def _group(self, parameters: Any) -> Any:
+    def _group(self, parameters: Tensor) -> Tensor:
         """Gives the parameters of each dimension an axis of their own."""
         count = self._parameter_count
         shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
         return ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
 
-    def _broadcast_parameters(self, parameters: Any, x: Any) -> Any:
+    def _broadcast_parameters(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Checks parameters in full shape, and gives each dimension those that are shared."""
         per_dimension = () if self._parameter_count == 1 else (self._parameter_count,)
         expected = (*x.shape, *per_dimension)
@@ -203,7 +204,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
                 raise _wrong_parameters(parameters, expected)
         return ops.broadcast_to(parameters, (*ops.shape(x), *per_dimension))
 
-    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See :meth:`Coupling.call`."""
         if self._is_in_full_shape:
             return super().call(inputs, context)
@@ -212,14 +213,16 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         log_det = self.sum_log_det(inputs, log_stretch, changed)
         return self._mask_.join(kept, coupled), log_det
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """See :meth:`Coupling.invert`."""
         if self._is_in_full_shape:
             return super().invert(outputs, context)
         kept, changed, parameters = self._split(outputs, context)
         return self._mask_.join(kept, self._decouple_(changed, parameters))
 
-    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def invert_and_log_det(
+        self, outputs: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See :meth:`FlowLayer.invert_and_log_det`; runs the network once."""
         if self._is_in_full_shape:
             return super().invert_and_log_det(outputs, context=context)
@@ -228,7 +231,9 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         log_det = self.sum_log_det(outputs, log_stretch, changed)
         return self._mask_.join(kept, decoupled), log_det
 
-    def recompute(self, outputs: Any, shift: Any, context: Any = None) -> tuple[Any, Any, Any]:
+    def recompute(
+        self, outputs: Tensor, shift: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """See :meth:`FlowLayer.recompute`; runs the network once."""
         if self._is_in_full_shape:
             return super().recompute(outputs, shift, context=context)
@@ -242,7 +247,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         return inputs, self._mask_.join(kept, coupled), log_det
 
 
-def _wrong_parameters(parameters: Any, expected: Sequence[int | None]) -> ValueError:
+def _wrong_parameters(parameters: Tensor, expected: Shape) -> ValueError:
     received = getattr(parameters, "shape", None)
     return ValueError(
         "`compute_coupling_parameters` should return a tensor of shape "

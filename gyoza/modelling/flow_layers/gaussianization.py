@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.flow_layers.univariate import Elementwise
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.modelling.transforms import GaussianizationTransform
+from gyoza.typing import Tensor
 
 __all__ = ["MixtureGaussianization"]
 
@@ -151,7 +152,7 @@ class MixtureGaussianization(Elementwise):
         self.log_scales.assign(np.log(_choose_scales(locations, deviations)))
         self.logits.assign(np.zeros_like(locations))
 
-    def expand_parameters(self, vectors: Any) -> Any:
+    def expand_parameters(self, vectors: Tensor) -> Tensor:
         """Returns the parameters, `[dimension_count, 3 K]`, in `log_det_dtype`."""
         weights = self.logits, self.locations, self.log_scales
         return ops.concatenate([ops.cast(w, self.log_det_dtype) for w in weights], axis=-1)

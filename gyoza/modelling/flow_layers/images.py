@@ -12,6 +12,7 @@ from keras import ops
 
 from gyoza.modelling.axes import check_shape_and_axes, read_shape
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Flatten", "Reshape", "Squeeze", "Unsqueeze", "HaarDownsampling"]
 
@@ -31,11 +32,11 @@ class _ShapeChange(FlowLayer):
         if self._shape_ is not None:
             self._change_shape(self._shape_)
 
-    def change(self, inputs: Any) -> Any:
+    def change(self, inputs: Tensor) -> Any:
         """Changes the shape of a batch."""
         raise NotImplementedError
 
-    def restore(self, outputs: Any) -> Any:
+    def restore(self, outputs: Tensor) -> Tensor:
         """Restores the shape of a batch."""
         raise NotImplementedError
 
@@ -58,7 +59,7 @@ class _ShapeChange(FlowLayer):
             return None
         return keras.InputSpec(shape=(None, *self._change_shape(self._shape_)))
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Reads the shape of inputs; see :meth:`FlowLayer.build`."""
         is_known = self._shape_ is not None
         if is_known and input_shape is not None and len(input_shape) != len(self._shape_) + 1:
@@ -69,11 +70,11 @@ class _ShapeChange(FlowLayer):
         super().build(input_shape)
         self._change_shape(self._shape_)
 
-    def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
+    def _prepare_inversion(self, outputs: Tensor, *args: Any, **kwargs: Any) -> None:
         if not self.built:
             self.build(self.compute_input_shape(outputs.shape))
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Changes the shape of a batch.
 
         Args:
@@ -84,18 +85,18 @@ class _ShapeChange(FlowLayer):
         """
         return self.change(inputs), self.sum_log_det(inputs, None)
 
-    def invert(self, outputs: Any) -> Any:
+    def invert(self, outputs: Tensor) -> Tensor:
         """See :meth:`FlowLayer.invert`."""
         return self.restore(outputs)
 
     def compute_output_shape(
-        self, input_shape: Sequence[int | None]
+        self, input_shape: Shape
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
         """Returns the shapes of the outputs and log-determinants."""
         shape, _ = read_shape(input_shape, self._shape_, None)
         return (input_shape[0], *self._change_shape(shape)), (input_shape[0],)
 
-    def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of inputs, given that of their outputs.
 
         Args:
@@ -166,11 +167,11 @@ class Reshape(_ShapeChange):
             )
         return self.target_shape
 
-    def change(self, inputs: Any) -> Any:
+    def change(self, inputs: Tensor) -> Any:
         """Reshapes to `target_shape`."""
         return ops.reshape(inputs, (-1, *self.target_shape))
 
-    def restore(self, outputs: Any) -> Any:
+    def restore(self, outputs: Tensor) -> Tensor:
         """Reshapes to `shape`."""
         return ops.reshape(outputs, (-1, *self._shape_))
 
@@ -202,11 +203,11 @@ class Flatten(_ShapeChange):
     def _change_shape(self, shape: Sequence[int]) -> list[int]:
         return [math.prod(shape)]
 
-    def change(self, inputs: Any) -> Any:
+    def change(self, inputs: Tensor) -> Any:
         """Flattens instances."""
         return ops.reshape(inputs, (-1, self.dimension_count))
 
-    def restore(self, outputs: Any) -> Any:
+    def restore(self, outputs: Tensor) -> Tensor:
         """Restores the shape of instances."""
         return ops.reshape(outputs, (-1, *self._shape_))
 
@@ -252,11 +253,11 @@ class Squeeze(_ShapeChange):
     def _restore_shape(self, shape: Sequence[Any]) -> list[int]:
         return _unsqueeze_shape(shape, self.name)
 
-    def change(self, inputs: Any) -> Any:
+    def change(self, inputs: Tensor) -> Any:
         """Moves the pixels of each block to channels."""
         return _squeeze(inputs, self._shape_)
 
-    def restore(self, outputs: Any) -> Any:
+    def restore(self, outputs: Tensor) -> Tensor:
         """Moves channels to the pixels of each block."""
         return _unsqueeze(outputs, self._shape_)
 
@@ -293,11 +294,11 @@ class Unsqueeze(_ShapeChange):
     def _restore_shape(self, shape: Sequence[Any]) -> list[int]:
         return _squeeze_shape(shape, self.name)
 
-    def change(self, inputs: Any) -> Any:
+    def change(self, inputs: Tensor) -> Any:
         """Moves channels to the pixels of each block."""
         return _unsqueeze(inputs, self._change_shape(self._shape_))
 
-    def restore(self, outputs: Any) -> Any:
+    def restore(self, outputs: Tensor) -> Tensor:
         """Moves the pixels of each block to channels."""
         return _squeeze(outputs, self._change_shape(self._shape_))
 
@@ -342,11 +343,11 @@ class HaarDownsampling(Squeeze):
 
     moves_any_dtype = False
 
-    def change(self, inputs: Any) -> Any:
+    def change(self, inputs: Tensor) -> Any:
         """Transforms the pixels of each block to channels."""
         return _transform_by_haar(super().change(inputs))
 
-    def restore(self, outputs: Any) -> Any:
+    def restore(self, outputs: Tensor) -> Tensor:
         """Transforms channels to the pixels of each block."""
         # The matrix is its own inverse.
         return super().restore(_transform_by_haar(outputs))
@@ -382,7 +383,7 @@ def _unsqueeze_shape(shape: Sequence[int], name: str) -> list[int]:
     return [2 * height, 2 * width, channels // 4]
 
 
-def _squeeze(x: Any, shape: Sequence[int]) -> Any:
+def _squeeze(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Moves the pixels of each block to channels, for images of `shape`."""
     height, width, channels = shape
     x = ops.reshape(x, (-1, height // 2, 2, width // 2, 2, channels))
@@ -390,7 +391,7 @@ def _squeeze(x: Any, shape: Sequence[int]) -> Any:
     return ops.reshape(x, (-1, height // 2, width // 2, 4 * channels))
 
 
-def _unsqueeze(x: Any, shape: Sequence[int]) -> Any:
+def _unsqueeze(x: Tensor, shape: Sequence[int]) -> Tensor:
     """Moves channels to the pixels of each block, which gives images of `shape`."""
     height, width, channels = shape
     x = ops.reshape(x, (-1, height // 2, width // 2, 2, 2, channels))
@@ -398,7 +399,7 @@ def _unsqueeze(x: Any, shape: Sequence[int]) -> Any:
     return ops.reshape(x, (-1, height, width, channels))
 
 
-def _transform_by_haar(x: Any) -> Any:
+def _transform_by_haar(x: Tensor) -> Tensor:
     """Multiplies the four quarters of channels by the Haar matrix, which is symmetric."""
     upper_left, upper_right, lower_left, lower_right = ops.split(x, 4, axis=-1)
     upper_sum, upper_difference = upper_left + upper_right, upper_left - upper_right

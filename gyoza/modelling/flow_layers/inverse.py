@@ -1,6 +1,5 @@
 """A layer that inverts another one."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.arguments import given
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Inverse"]
 
@@ -81,7 +81,7 @@ class Inverse(TakesContext, FlowLayer):
         """Whether the inverted layer takes any dtype."""
         return self.layer.moves_any_dtype
 
-    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None and not self.accepts_context:
             raise ValueError(
@@ -90,7 +90,7 @@ class Inverse(TakesContext, FlowLayer):
             )
         return context
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the layer for outputs of `input_shape`; see :meth:`FlowLayer.build`."""
         if not self.layer.built:
             if input_shape is None:
@@ -117,13 +117,13 @@ class Inverse(TakesContext, FlowLayer):
                 f"shape {shape}"
             )
 
-    def _call_symbolically(self, shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def _call_symbolically(self, shape: Shape) -> tuple[int | None, ...]:
         """Calls the layer, which builds it, and returns the shape of its outputs."""
         inputs = keras.KerasTensor((None, *shape[1:]), dtype=self.compute_dtype)
         outputs, _ = self.layer(inputs, **given(context=self._describe_context()))
         return (shape[0], *outputs.shape[1:])
 
-    def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
+    def _prepare_inversion(self, outputs: Tensor, context: Tensor | None = None) -> None:
         self._prepare_context(outputs, context)
         if not self.built:
             self.build(self.compute_input_shape(tuple(outputs.shape)))
@@ -133,7 +133,7 @@ class Inverse(TakesContext, FlowLayer):
         """What `invert` demands of its argument: what the layer demands of its inputs."""
         return self.layer.input_spec
 
-    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Inverts the layer.
 
         Args:
@@ -146,7 +146,7 @@ class Inverse(TakesContext, FlowLayer):
         outputs, log_det = self.layer.invert_and_log_det(inputs, **given(context=context))
         return outputs, -log_det
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Calls the layer.
 
         Args:
@@ -158,18 +158,20 @@ class Inverse(TakesContext, FlowLayer):
         """
         return self.layer(outputs, **given(context=context))[0]
 
-    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def invert_and_log_det(
+        self, outputs: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Calls the layer; see :meth:`FlowLayer.invert_and_log_det`."""
         inputs, log_det = self.layer(outputs, **given(context=context))
         return inputs, -log_det
 
     def compute_output_shape(
-        self, input_shape: Sequence[int | None]
+        self, input_shape: Shape
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
         """Returns the shapes of the outputs and log-determinants."""
         return self.layer.compute_input_shape(input_shape), (input_shape[0],)
 
-    def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of the inputs that have outputs of `output_shape`.
 
         Args:

@@ -12,6 +12,7 @@ from gyoza.backend import forget_gradients
 from gyoza.modelling.freezing import freeze_after
 from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
+from gyoza.typing import Tensor
 
 __all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
 
@@ -109,17 +110,17 @@ def _call_fully(call: Callable[..., Any], is_checked: bool) -> Callable[..., Any
     return wrapper
 
 
-def _describe(x: Any) -> Any:
+def _describe(x: Tensor) -> Any:
     """Returns a symbolic tensor for a batch, and anything else as it is."""
     has_shape = hasattr(x, "shape")
     return keras.KerasTensor((None, *x.shape[1:]), dtype=_dtype_of(x)) if has_shape else x
 
 
-def _dtype_of(x: Any) -> str:
+def _dtype_of(x: Tensor) -> str:
     return keras.backend.standardize_dtype(x.dtype)
 
 
-def check_floating(x: Any, name: str, what: str = "The inputs") -> None:
+def check_floating(x: Tensor, name: str, what: str = "The inputs") -> None:
     """Raises a `TypeError` if `what` layer `name` is given are not floating-point numbers."""
     dtype = getattr(x, "dtype", None)
     if dtype is not None and not is_floating(dtype):
@@ -169,11 +170,11 @@ class Inversion(keras.Layer):
         """Builds nothing: the layer has its weights."""
         return  # AutoGraph cannot convert a function without a statement
 
-    def call(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, outputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Runs the method."""
         return self.method(self.layer, outputs, *args, **kwargs)
 
-    def compute_output_spec(self, outputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, outputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Describes what the method returns for symbolic tensors."""
         if self._gives_log_det:
             return keras.KerasTensor((outputs.shape[0],), dtype=self.layer.log_det_dtype)
@@ -193,7 +194,7 @@ class Inversion(keras.Layer):
         return cls(layer, getattr(method, "__wrapped__", method), **config)
 
 
-def make_dense(x: Any) -> Any:
+def make_dense(x: Tensor) -> Any:
     """Returns a symbolic tensor that is not sparse.
 
     Keras 3.15 counts products with a number as sparse, and cannot trace what is sliced of them.
@@ -201,7 +202,7 @@ def make_dense(x: Any) -> Any:
     return keras.KerasTensor(x.shape, dtype=x.dtype) if getattr(x, "sparse", False) else x
 
 
-def _read(x: Any) -> Any:
+def _read(x: Tensor) -> Any:
     """Returns the value of a variable, and anything else as it is, for Keras to convert."""
     return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") else x
 
@@ -247,7 +248,7 @@ class Invertible:
         if "build" in vars(cls):
             cls.build = freeze_after(cls.build)  # type: ignore[attr-defined]
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs `call` as every Keras layer does, on floating-point inputs and a suitable context.
 
         Args:
@@ -274,12 +275,12 @@ class Invertible:
         return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
 
     def _prepare_call(
-        self, inputs: Any, *args: Any, **kwargs: Any
+        self, inputs: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Returns the further arguments of `call`, after checking a context."""
         return args, kwargs
 
-    def _run_as_call(self, method: Callable[..., Any], x: Any, *args: Any, **kwargs: Any) -> Any:
+    def _run_as_call(self, method: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs a method through an `Inversion`, which is made once, or for a functional model."""
         if isinstance(x, keras.KerasTensor):
             return Inversion(self, method)(x, *args, **kwargs)
@@ -290,7 +291,7 @@ class Invertible:
             inversion = inversions[method] = Inversion(self, method)
         return inversion(x, *args, **kwargs)
 
-    def _check_dtype(self, x: Any) -> None:
+    def _check_dtype(self, x: Tensor) -> None:
         if not self.moves_any_dtype:
             check_floating(x, self.name)
 
@@ -301,7 +302,7 @@ class Invertible:
         """
         return results
 
-    def _as_batch(self, log_det: Any, inputs: Any) -> Any:
+    def _as_batch(self, log_det: Tensor, inputs: Tensor) -> Tensor:
         """Returns one log-determinant for each example, also if there is one for all of them."""
         shape = tuple(getattr(log_det, "shape", ()))
         if len(shape) == 1:
@@ -327,7 +328,7 @@ class Invertible:
         """
         return True
 
-    def invert(self, outputs: Any) -> Any:
+    def invert(self, outputs: Tensor) -> Tensor:
         """Maps outputs of `call` back to its inputs.
 
         Args:
@@ -343,7 +344,9 @@ class Invertible:
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `invert(outputs)`.")
 
-    def invert_and_log_det(self, outputs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def invert_and_log_det(
+        self, outputs: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Maps outputs of `call` back, and computes the log-determinants that `call` has there.
 
         Layers for which one computation gives both override it. By default they take two.
@@ -364,8 +367,8 @@ class Invertible:
         return inputs, self(inputs, *args, **kwargs)[1]
 
     def recompute(
-        self, outputs: Any, shift: Any, *args: Any, **kwargs: Any
-    ) -> tuple[Any, Any, Any]:
+        self, outputs: Tensor, shift: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Maps outputs of `call` back, and forward again, for gradients of memory-efficient models.
 
         Layers for which both ways have work in common override it. It is run as `call` is, with
@@ -385,7 +388,7 @@ class Invertible:
             inputs = ops.stop_gradient(self.invert(outputs, *args, **kwargs))
         return inputs, *self(inputs + shift, *args, **kwargs)
 
-    def _prepare_inversion(self, outputs: Any, *args: Any, **kwargs: Any) -> None:
+    def _prepare_inversion(self, outputs: Tensor, *args: Any, **kwargs: Any) -> None:
         """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""
         return  # AutoGraph cannot convert a function without a statement
 
@@ -397,7 +400,7 @@ class Invertible:
         """
         return tuple(output_shape)
 
-    def compute_output_spec(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Describes what `call` returns for symbolic `inputs`."""
         output_shape, log_det_shape = self.compute_output_shape(inputs.shape)  # type: ignore[attr-defined]
         dtype = self.compute_dtype  # type: ignore[attr-defined]
@@ -408,7 +411,7 @@ class Invertible:
             keras.KerasTensor(log_det_shape, dtype=self.log_det_dtype),
         )
 
-    def compute_jacobian_determinant(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def compute_jacobian_determinant(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Computes the logarithm of the absolute Jacobian determinant, as :meth:`log_det` does.
 
         It does not depend on a `call` that overrides one of gyoza's, which can therefore use it.
@@ -426,17 +429,8 @@ class Invertible:
             return self(x, *args, **kwargs)[1]
         return self._own_call(self, to_tensor(x), *args, **kwargs)[1]
 
-    def log_det(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Computes log-determinants, as :meth:`compute_jacobian_determinant` does.
-
-        Args:
-            x: The inputs of `call`, `[batch, ...]`.
-            *args: Further arguments of `call`.
-            **kwargs: Further arguments of `call`, such as `context`.
-
-        Returns:
-            `log |det d outputs / d inputs|` of each example, `[batch]`.
-        """
+    def log_det(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Computes log-determinants; see :meth:`compute_jacobian_determinant`."""
         return self.compute_jacobian_determinant(x, *args, **kwargs)
 
     @property

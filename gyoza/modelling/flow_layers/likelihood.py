@@ -12,6 +12,7 @@ from gyoza.backend import has_metrics
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.training import Training, average_losses, describe
+from gyoza.typing import Tensor
 
 __all__ = ["LikelihoodTraining", "not_one_array"]
 
@@ -40,12 +41,12 @@ class LikelihoodTraining(Training):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Computes the compiled loss, or without one, the mean negative log-likelihood in nats.
 
         See `keras.Model.compute_loss`.
@@ -57,7 +58,9 @@ class LikelihoodTraining(Training):
             self._computed["log_prob"] = y_pred, ops.stop_gradient(log_prob)
         return average_losses(-log_prob, sample_weight, self.losses)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`.
 
         Without a compiled loss, metrics are given the inputs and their log-densities, as those in
@@ -75,7 +78,9 @@ class LikelihoodTraining(Training):
         # What the loss of a step has computed, for its metrics. Keras would track an attribute.
         return {}
 
-    def _compute_log_prob(self, x: Any, y: Any, y_pred: Any, training: bool = False) -> Any:
+    def _compute_log_prob(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, training: bool = False
+    ) -> Any:
         """Computes log-densities from what training steps hold."""
         labels = {}
         if y is not None and y.shape[-1] != 0:
@@ -85,14 +90,14 @@ class LikelihoodTraining(Training):
         z, log_det = y_pred
         return self._add_up(z, log_det, context, training, **labels)
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _check_inputs(self, inputs: Tensor) -> None:
         if isinstance(inputs, dict):
             inputs, _ = split_context(inputs)
         if isinstance(inputs, tuple | list):
             raise not_one_array(self.name, inputs)
         self._check_rank(inputs, self._least_rank)
 
-    def _check_rank(self, x: Any, least: int) -> None:
+    def _check_rank(self, x: Tensor, least: int) -> None:
         """Raises a `ValueError` for a single instance where there should be a batch."""
         shape = getattr(x, "shape", None)
         if shape is not None and len(shape) < least:
@@ -102,13 +107,13 @@ class LikelihoodTraining(Training):
                 f"Received: an array of shape {tuple(shape)}"
             )
 
-    def _check_shapes(self, x: Any) -> None:
+    def _check_shapes(self, x: Tensor) -> None:
         x, context = split_context(x)
         for values in keras.tree.flatten(x) if self.built and context is None else ():
             if hasattr(values, "shape") and hasattr(values, "dtype"):
                 self._flow_layers_[0](describe(values))
 
-    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+    def _check_targets(self, y: Tensor, class_weight: Any = None) -> None:
         takes_labels = self.base_distribution.accepts_labels
         if takes_labels and isinstance(y, np.ndarray):
             self.base_distribution.check_labels(y)

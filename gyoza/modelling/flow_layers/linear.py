@@ -1,7 +1,7 @@
 """Invertible linear maps that are learnt, with the determinants of triangular matrices."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.modelling.functions.products import multiply
 from gyoza.modelling.functions.triangles import create_diagonal, solve_triangle
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["LULinear", "InvertibleConvolution", "TriangularAffine"]
 
@@ -117,7 +118,7 @@ class LULinear(FlowLayer):
         )
         self.bias = _add_bias(self) if self.use_bias else None
 
-    def _triangles(self) -> tuple[Any, Any]:
+    def _triangles(self) -> tuple[Tensor, Tensor]:
         """Returns the triangular matrices L and U + diag(s), in `log_det_dtype`."""
         factors = ops.cast(self.factors, self.log_det_dtype)
         signs = ops.cast(self.signs, self.log_det_dtype)
@@ -126,20 +127,20 @@ class LULinear(FlowLayer):
         return lower, upper
 
     @property
-    def matrix(self) -> Any:
+    def matrix(self) -> Tensor:
         """The matrix :math:`W`, `[dimension_count, dimension_count]`."""
         lower, upper = self._triangles()
         # The operator keeps float64, which `ops.matmul` would round to float32 on PyTorch.
         return ops.take(lower @ upper, self.permutation, axis=0)
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies vectors by the matrix; see :meth:`FlowLayer.transform`."""
         outputs = multiply(inputs, ops.cast(self.matrix, inputs.dtype))
         if self.bias is not None:
             outputs = outputs + ops.cast(self.bias, inputs.dtype)
         return outputs, _sum_diagonal(self.factors, inputs, self.log_det_dtype)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Multiplies vectors by the inverse; see :meth:`FlowLayer.inverse_transform`."""
         lower, upper = self._triangles()
         vectors = ops.cast(outputs, self.log_det_dtype)
@@ -216,7 +217,7 @@ class InvertibleConvolution(LULinear):
             # The last axis is known only when the layer is built.
             self._axes_, self.input_spec = None, None
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Selects the last axis unless `axes` are given; see :meth:`FlowLayer.build`."""
         if self._axes_ is None and input_shape is not None:
             self._axes_ = [max(len(input_shape) - 1, 1)]
@@ -276,18 +277,18 @@ class TriangularAffine(FlowLayer):
         self.bias = _add_bias(self)
 
     @property
-    def matrix(self) -> Any:
+    def matrix(self) -> Tensor:
         """The matrix :math:`L`, `[dimension_count, dimension_count]`."""
         factors = ops.cast(self.factors, self.log_det_dtype)
         return ops.tril(factors, k=-1) + create_diagonal(ops.exp(ops.diagonal(factors)))
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies vectors by the matrix; see :meth:`FlowLayer.transform`."""
         matrix, bias = (ops.cast(weight, inputs.dtype) for weight in (self.matrix, self.bias))
         outputs = inputs @ ops.transpose(matrix) + bias
         return outputs, _sum_diagonal(self.factors, inputs, self.log_det_dtype)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Multiplies vectors by the inverse; see :meth:`FlowLayer.inverse_transform`."""
         dtype = self.log_det_dtype
         vectors = ops.cast(outputs, dtype) - ops.cast(self.bias, dtype)
@@ -302,7 +303,7 @@ def _add_bias(layer: FlowLayer) -> keras.Variable:
     )
 
 
-def _sum_diagonal(factors: Any, inputs: Any, dtype: str) -> Any:
+def _sum_diagonal(factors: Any, inputs: Tensor, dtype: str) -> Tensor:
     """Returns the log-determinant, which is the same for all vectors in `inputs`."""
     log_det = ops.sum(ops.diagonal(ops.cast(factors, dtype)))
     return ops.broadcast_to(log_det, ops.shape(inputs)[:-1])

@@ -13,6 +13,7 @@ from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.principal_axes import find_axes, measure_spread
 from gyoza.modelling.functions.products import multiply
+from gyoza.typing import Tensor
 
 __all__ = ["LinearMap", "PrincipalRotation"]
 
@@ -75,7 +76,7 @@ class LinearMap(FlowLayer):
             name=name,
         )
 
-    def set_map(self, location: Any, matrix: Any) -> None:
+    def set_map(self, location: Tensor, matrix: Tensor) -> None:
         """Sets the map.
 
         The matrix is first rounded to the dtype of the weights, so that the stored inverse and
@@ -109,19 +110,21 @@ class LinearMap(FlowLayer):
             )
         self._assign(location, matrix, np.linalg.inv(matrix), log_det)
 
-    def _assign(self, location: Any, matrix: Any, inverse_matrix: Any, log_det: Any) -> None:
+    def _assign(
+        self, location: Tensor, matrix: Tensor, inverse_matrix: Tensor, log_det: Tensor
+    ) -> None:
         self.location.assign(location)
         self.matrix.assign(matrix)
         self.inverse_matrix.assign(inverse_matrix)
         self.log_abs_det.assign(log_det)
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Maps vectors; see :meth:`FlowLayer.transform`."""
         x = ops.cast(inputs, self.log_det_dtype) - ops.cast(self.location, self.log_det_dtype)
         outputs = multiply(x, ops.cast(self.matrix, self.log_det_dtype))
         return ops.cast(outputs, inputs.dtype), ops.cast(self.log_abs_det, self.log_det_dtype)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Maps vectors back; see :meth:`FlowLayer.inverse_transform`."""
         y = ops.cast(outputs, self.log_det_dtype)
         x = multiply(y, ops.cast(self.inverse_matrix, self.log_det_dtype))
@@ -189,7 +192,7 @@ class PrincipalRotation(LinearMap):
         variances = np.asarray(ops.convert_to_numpy(self.variances), "float64")
         return variances / variances.sum()
 
-    def set_map(self, location: Any, matrix: Any) -> None:
+    def set_map(self, location: Tensor, matrix: Tensor) -> None:
         """Sets the map; see :meth:`LinearMap.set_map`. The matrix should be orthogonal."""
         matrix = np.asarray(ops.convert_to_numpy(matrix), "float64")
         is_matrix = matrix.ndim == 2
@@ -222,6 +225,6 @@ class PrincipalRotation(LinearMap):
         self._assign(mean, matrix, matrix.T, 0.0)
         self.variances.assign(np.maximum(variances, 0.0))
 
-    def transform(self, inputs: Any) -> tuple[Any, None]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, None]:
         """Rotates vectors; see :meth:`FlowLayer.transform`."""
         return super().transform(inputs)[0], None

@@ -10,6 +10,7 @@ from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCouplin
 from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import LogisticMixtureTransform
+from gyoza.typing import Tensor
 
 __all__ = ["MixtureLogisticCoupling"]
 
@@ -98,6 +99,6 @@ class MixtureLogisticCoupling(AffineCoupling):
         kwargs.setdefault("transformer", transform)
         super().__init__(shape, axes, compute_coupling_parameters, mask, log_scale_bound, **kwargs)
 
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-derivatives; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
         return ElementwiseCoupling.compute_log_stretch(self, inputs, coupling_parameters)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
 from gyoza.modelling.flow_layers.recomputation import run_and_recompute
 from gyoza.modelling.training import to_arrays
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["FlowModel"]
 
@@ -151,7 +152,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         others = [self.context_encoder, self.base_distribution]
         track_last(self, [part for part in others if part is not None])
 
-    def build(self, input_shape: Sequence[int | None]) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Builds all layers.
 
         Args:
@@ -173,7 +174,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         self.base_distribution(x, **self._base_context(context))
         self._least_rank = getattr(self._flow_layers_[0].input_spec, "min_ndim", None) or 2
 
-    def __call__(self, inputs: Any, context: Any = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
         is_array = hasattr(inputs, "shape") and not hasattr(inputs, "to_numpy")  # as data frames do
         if not is_array or len(inputs.shape) < self._least_rank:
@@ -184,7 +185,9 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             kwargs["context"] = context
         return super().__call__(inputs, **kwargs)
 
-    def call(self, inputs: Any, context: Any = None, training: bool | None = None) -> Any:
+    def call(
+        self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Executes all layers.
 
         Args:
@@ -208,7 +211,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         return inputs, sum(log_dets[1:], log_dets[0])
 
     def _with_context(
-        self, context: Any, training: bool | None = None
+        self, context: Tensor, training: bool | None = None
     ) -> list[tuple[Any, dict[str, Any]]]:
         """Returns all layers, and for each the argument by which it is told of a context."""
         if context is None:
@@ -220,7 +223,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         ]
 
     def run_layers(
-        self, x: Any, context: Any = None, training: bool | None = None
+        self, x: Tensor, context: Tensor | None = None, training: bool | None = None
     ) -> Iterator[tuple[FlowLayer, Any, Any]]:
         """Executes one layer after the other.
 
@@ -237,7 +240,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             yield layer, x, log_det
 
     def compute_output_shape(
-        self, input_shape: Sequence[int | None]
+        self, input_shape: Shape
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
         """Returns the shapes of outputs and log-determinants."""
         shape = tuple(input_shape)
@@ -245,7 +248,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             shape, _ = layer.compute_output_shape(shape)
         return shape, (shape[0],)
 
-    def _prepare_context(self, inputs: Any, context: Any) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is None:
             return None
@@ -265,13 +268,13 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             layer.accepts_context for layer in self._flow_layers_
         )
 
-    def _prepare_inversion(self, outputs: Any, context: Any = None) -> None:
+    def _prepare_inversion(self, outputs: Tensor, context: Tensor | None = None) -> None:
         self._check_rank(outputs, 2)
         self._prepare_context(outputs, context)
         if not self.built:
             self.compute_input_shape(tuple(outputs.shape))
 
-    def compute_input_shape(self, output_shape: Sequence[int | None]) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of inputs that have outputs of `output_shape`, and builds layers."""
         for layer, arguments in reversed(self._with_context(self._describe_context())):
             outputs = keras.KerasTensor(output_shape, dtype=self.compute_dtype)
@@ -279,7 +282,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             output_shape = layer.compute_input_shape(output_shape)
         return tuple(output_shape)
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Inverts all layers, from the last to the first.
 
         Args:
@@ -293,7 +296,9 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             outputs = layer.invert(outputs, **arguments)
         return outputs
 
-    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def invert_and_log_det(
+        self, outputs: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Inverts all layers, and computes the log-determinants that `call` has there.
 
         Args:

@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.pairs import to_pairs
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["FactorOut"]
 
@@ -127,7 +128,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
             )
         return count
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the flow for the channels that go on."""
         super().build(input_shape)
         *positions, channel_count = self._shape_
@@ -141,12 +142,12 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         self._factored_shape = [*positions, channel_count - kept_count]
         self._flow_output_shape = list(flow_outputs.shape[1:])
 
-    def _split(self, x: Any) -> tuple[Any, Any]:
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the channels that go on and the others."""
         kept_count = self._count_kept(x.shape if self._shape_ is None else self._shape_)
         return x[..., :kept_count], x[..., kept_count:]
 
-    def _unflatten(self, outputs: Any) -> tuple[Any, Any]:
+    def _unflatten(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the channels that were factored out and the outputs of the flow."""
         size = math.prod(self._factored_shape)
         return (
@@ -154,7 +155,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
             ops.reshape(outputs[:, size:], (-1, *self._flow_output_shape)),
         )
 
-    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs the flow on part of the channels, and flattens all.
 
         Args:
@@ -171,7 +172,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         outputs = ops.concatenate([ops.cast(part, self.compute_dtype) for part in parts], axis=-1)
         return outputs, self.sum_log_det(inputs, log_det)
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps outputs of `call` back to its inputs.
 
         Args:
@@ -184,13 +185,15 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         factored, latent = self._unflatten(outputs)
         return self._join(self.flow.invert(latent, **given(context=context)), factored)
 
-    def invert_and_log_det(self, outputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def invert_and_log_det(
+        self, outputs: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See :meth:`FlowLayer.invert_and_log_det`."""
         factored, latent = self._unflatten(outputs)
         kept, log_det = self.flow.invert_and_log_det(latent, **given(context=context))
         return self._join(kept, factored), self.sum_log_det(outputs, log_det)
 
-    def _join(self, kept: Any, factored: Any) -> Any:
+    def _join(self, kept: Tensor, factored: Tensor) -> Any:
         return ops.concatenate([ops.cast(kept, factored.dtype), factored], axis=-1)
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:

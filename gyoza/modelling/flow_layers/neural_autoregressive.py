@@ -15,6 +15,7 @@ from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.tangents import tanh_and_slope
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["BlockNeuralAutoregressive"]
 
@@ -133,7 +134,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             self.biases.append(bias)
         self.gates = self._add("gates", [count], "zeros")
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Creates all weights; see :meth:`FlowLayer.build`."""
         super().build(input_shape)
         if self.context_size is not None:
@@ -162,7 +163,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         weights = [ops.cast(weight, self.log_det_dtype) for weight in self.log_diagonals]
         return [ops.exp(weight) / weight.shape[1] for weight in weights]
 
-    def _offsets(self, vectors: Any, context: Any) -> Callable[[int, Any], Any]:
+    def _offsets(self, vectors: Tensor, context: Tensor) -> Callable[[int, Any], Any]:
         """Returns a function that computes what units get from dimensions before their own.
 
         It is called with the index of a layer and with the units before that layer, `[batch, ...,
@@ -178,7 +179,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             lengths = (*ops.shape(contribution)[:-1], *biases[0].shape)
             first_offsets = first_offsets + ops.reshape(contribution, lengths)
 
-        def find(level: int, units: Any) -> Any:
+        def find(level: int, units: Tensor) -> Any:
             offsets = biases[level] if level else first_offsets
             if not kernels:
                 return offsets
@@ -189,7 +190,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
         return find
 
-    def call(self, inputs: Any, context: Any = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Transforms a batch.
 
         Args:
@@ -206,7 +207,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         outputs = from_vectors(ops.cast(outputs, inputs.dtype), self._axes_, self._shape_)
         return outputs, self.sum_log_det(inputs, ops.log(slopes))
 
-    def invert(self, outputs: Any, context: Any = None) -> Any:
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps outputs of `call` back, one dimension after the other.
 
         Args:
@@ -222,13 +223,13 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         lower, upper = self._bracket(targets, gates, diagonals[-1])
         entries = ops.arange(self.dimension_count, dtype="int32")
 
-        def find_next(entry: Any, vectors: Any) -> Any:
-            def take(values: Any, axis: int) -> Any:
+        def find_next(entry: Any, vectors: Tensor) -> Any:
+            def take(values: Tensor, axis: int) -> Tensor:
                 return ops.take(values, ops.reshape(entry, (1,)), axis=axis)
 
             offsets: list[Any] = []
 
-            def keep_offsets(level: int, units: Any) -> Any:
+            def keep_offsets(level: int, units: Tensor) -> Any:
                 all_offsets = find_offsets(level, units)
                 offsets.append(take(all_offsets, -2))
                 return all_offsets
@@ -246,7 +247,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         vectors = repeat(find_next, ops.zeros_like(targets), self.dimension_count)
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)
 
-    def _bracket(self, targets: Any, gates: Any, last_diagonal: Any) -> tuple[Any, Any]:
+    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, Any]:
         """Returns points below and above the inputs, as units are between -1 and 1."""
         limit = ops.sum(last_diagonal, axis=(1, 2)) + ops.abs(
             ops.cast(self.biases[-1][:, 0], self.log_det_dtype)
@@ -262,7 +263,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
 
 def _map(
-    x: Any, gates: Any, diagonals: Sequence[Any], find_offsets: Callable[[int, Any], Any]
+    x: Tensor, gates: Tensor, diagonals: Sequence[Any], find_offsets: Callable[[int, Any], Any]
 ) -> tuple[Any, Any]:
     """Maps dimensions by their networks.
 
@@ -292,12 +293,12 @@ def _map(
     )
 
 
-def _multiply(units: Any, blocks: Any) -> Any:
+def _multiply(units: Tensor, blocks: Any) -> Tensor:
     """Multiplies the units of each dimension by its block: `[..., dimensions, units]`."""
     return ops.squeeze(ops.expand_dims(units, -2) @ blocks, -2)
 
 
-def _miss(x: Any, target: Any, gates: Any, *parts: Any) -> tuple[Any, Any]:
+def _miss(x: Tensor, target: Any, gates: Tensor, *parts: Any) -> tuple[Any, Any]:
     """Returns by how much a dimension is mapped above its target, and with which slope."""
     offsets, diagonals = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     outputs, slopes = _map(x, gates, diagonals, lambda level, _: offsets[level])

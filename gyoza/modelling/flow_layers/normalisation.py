@@ -12,6 +12,7 @@ from gyoza.modelling.adaptation import choose_scales, is_left_alone
 from gyoza.modelling.axes import align
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.typing import Tensor
 
 __all__ = ["ActivationNormalization"]
 
@@ -69,7 +70,7 @@ class ActivationNormalization(FlowLayer):
 
         MINIMUM = 1e-30
 
-        def __call__(self, w: Any) -> Any:
+        def __call__(self, w: Tensor) -> Any:
             return ops.maximum(ops.abs(w), self.MINIMUM)
 
     def __init__(
@@ -134,12 +135,12 @@ class ActivationNormalization(FlowLayer):
         deviation = np.sqrt(squares / count)
         self._settle(mean, choose_scales(self, mean, deviation, low == high, dtype))
 
-    def _settle(self, location: Any, scale: Any) -> None:
+    def _settle(self, location: Tensor, scale: Tensor) -> None:
         """Sets the weights from what was measured."""
         self._location_.assign(location)
         self._scale_.assign(scale)
 
-    def _prepare_variables_for_computation_(self, x: Any) -> tuple[Any, Any]:
+    def _prepare_variables_for_computation_(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Reshapes the location and the scale to broadcast along `axes` of `x`.
 
         Args:
@@ -154,12 +155,12 @@ class ActivationNormalization(FlowLayer):
             align(self._scale_, self._axes_, self._shape_, rank),
         )
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`FlowLayer.call`."""
         location, scale = self._prepare_variables_for_computation_(inputs)
         return (inputs - location) / scale, self.compute_jacobian_determinant(inputs)
 
-    def compute_jacobian_determinant(self, x: Any) -> Any:
+    def compute_jacobian_determinant(self, x: Tensor) -> Tensor:
         """Returns log-determinants; see :meth:`FlowLayer.compute_jacobian_determinant`."""
         dtype = self.log_det_dtype
         batch_size, *lengths = ops.shape(x)
@@ -171,7 +172,7 @@ class ActivationNormalization(FlowLayer):
         log_det = -ops.cast(positions, dtype) * ops.sum(log_scales)
         return ops.broadcast_to(log_det, (batch_size,))
 
-    def invert(self, outputs: Any) -> Any:
+    def invert(self, outputs: Tensor) -> Tensor:
         """See :meth:`FlowLayer.invert`."""
         location, scale = self._prepare_variables_for_computation_(outputs)
         return outputs * scale + location

@@ -12,6 +12,7 @@ from gyoza.backend import is_traced
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.checks import is_integer
 from gyoza.modelling.functions.initializers import given_values
+from gyoza.typing import Tensor
 
 __all__ = [
     "Permutation",
@@ -99,11 +100,11 @@ class Permutation(FlowLayer):
         with keras.name_scope(self.name, caller=self):
             return _Indices(np.array(indices, "int32"), name)
 
-    def transform(self, inputs: Any) -> tuple[Any, None]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, None]:
         """Reorders vectors; see :meth:`FlowLayer.transform`."""
         return _reorder(inputs, self._forward_permutation_), None
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Restores the order of vectors; see :meth:`FlowLayer.inverse_transform`."""
         return _reorder(outputs, self._inverse_permutation_)
 
@@ -300,7 +301,7 @@ def _find_rotation(indices: np.ndarray) -> int | None:
     return int(indices[0]) if np.array_equal(indices, rotated) else None
 
 
-def _reorder(x: Any, indices: Any) -> Any:
+def _reorder(x: Tensor, indices: Any) -> Tensor:
     """Reorders the last axis: by slices, which are cheaper, if it is only rotated."""
     rotation = getattr(indices, "rotation", None)
     if rotation is None:

@@ -15,6 +15,7 @@ from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.tangents import tanh_and_slope
 from gyoza.modelling.functions.triangles import create_diagonal
+from gyoza.typing import Tensor
 
 __all__ = ["Planar", "Radial", "Sylvester"]
 
@@ -22,15 +23,17 @@ __all__ = ["Planar", "Radial", "Sylvester"]
 _MARGIN = 1e-3
 
 
-def _bound_strength(parameter: Any) -> Any:
+def _bound_strength(parameter: Any) -> Tensor:
     """Maps all numbers to those above -1, and 0 to 0."""
     return (1 - _MARGIN) * (ops.softplus(parameter + math.log(math.e - 1)) - 1)
 
 
-def _solve_bend(target: Any, outer: Any, inner: Any, shift: Any) -> Any:
+def _solve_bend(target: Any, outer: Tensor, inner: Tensor, shift: Tensor) -> Tensor:
     """Solves `x + outer tanh(inner x + shift) = target` for `x`, where `outer inner > -1`."""
 
-    def equation(x: Any, target: Any, outer: Any, inner: Any, shift: Any) -> tuple[Any, Any]:
+    def equation(
+        x: Tensor, target: Any, outer: Tensor, inner: Tensor, shift: Tensor
+    ) -> tuple[Any, Any]:
         bent, slope = tanh_and_slope(inner * x + shift)
         return x + outer * bent - target, 1 + outer * inner * slope
 
@@ -107,7 +110,7 @@ class Planar(FlowLayer):
         )
         self.bias = self.add_weight(shape=(), initializer="zeros", autocast=False, name="bias")
 
-    def _cast_weights(self) -> tuple[Any, Any, Any, Any]:
+    def _cast_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the normal, the direction, their product and the bias, in `log_det_dtype`."""
         normal, direction, bias = (
             ops.cast(weight, self.log_det_dtype)
@@ -118,7 +121,7 @@ class Planar(FlowLayer):
         squared = ops.where(squared > 0, squared, ops.ones_like(squared))
         return normal, direction + (strength - product) / squared * normal, strength, bias
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         normal, direction, strength, bias = self._cast_weights()
         x = ops.cast(inputs, self.log_det_dtype)
@@ -126,7 +129,7 @@ class Planar(FlowLayer):
         outputs = x + ops.expand_dims(bent, -1) * direction
         return ops.cast(outputs, inputs.dtype), log1p(strength * slope)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
         normal, direction, strength, bias = self._cast_weights()
         y = ops.cast(outputs, self.log_det_dtype)
@@ -196,7 +199,7 @@ class Radial(FlowLayer):
             for name in ("log_radius", "strength")
         )
 
-    def _cast_weights(self) -> tuple[Any, Any, Any]:
+    def _cast_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the centre, the radius and the strength m, in `log_det_dtype`."""
         centre, log_radius, strength = (
             ops.cast(weight, self.log_det_dtype)
@@ -204,7 +207,7 @@ class Radial(FlowLayer):
         )
         return centre, ops.exp(log_radius), _bound_strength(strength)
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         centre, radius, strength = self._cast_weights()
         gap = ops.cast(inputs, self.log_det_dtype) - centre
@@ -214,7 +217,7 @@ class Radial(FlowLayer):
         log_det = (self.dimension_count - 1) * log1p(strength * share)
         return ops.cast(outputs, inputs.dtype), log_det + log1p(strength * share * share)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
         centre, radius, strength = self._cast_weights()
         gap = ops.cast(outputs, self.log_det_dtype) - centre
@@ -226,7 +229,7 @@ class Radial(FlowLayer):
         return ops.cast(centre + gap / (1 + strength * share), outputs.dtype)
 
 
-def _length(vectors: Any) -> Any:
+def _length(vectors: Tensor) -> Tensor:
     """Returns the lengths of vectors, `[..., 1]`, with a finite gradient at zero."""
     squared = ops.sum(vectors * vectors, axis=-1, keepdims=True)
     is_zero = squared == 0
@@ -234,7 +237,7 @@ def _length(vectors: Any) -> Any:
     return ops.where(is_zero, ops.zeros_like(root), root)
 
 
-def _random_direction(shape: tuple[int], dtype: Any) -> Any:
+def _random_direction(shape: tuple[int], dtype: Any) -> Tensor:
     return random_directions((1, *shape), dtype)[0]
 
 
@@ -328,7 +331,7 @@ class Sylvester(FlowLayer):
             shape=(count,), initializer="zeros", autocast=False, name="bias"
         )
 
-    def _cast_weights(self) -> tuple[Any, Any, Any, Any, Any]:
+    def _cast_weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Returns the rows Qᵀ, the matrices R and S, R_ii S_ii, and b, in `log_det_dtype`."""
         normals, outer, inner, bias = (
             ops.cast(weight, self.log_det_dtype)
@@ -340,7 +343,7 @@ class Sylvester(FlowLayer):
         inner = ops.triu(inner, k=1) + create_diagonal(ops.exp(log_scale))
         return rows, outer, inner, strength, bias
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         rows, outer, inner, strength, bias = self._cast_weights()
         x = ops.cast(inputs, self.log_det_dtype)
@@ -349,7 +352,7 @@ class Sylvester(FlowLayer):
         log_det = ops.sum(log1p(strength * slope), axis=-1)
         return ops.cast(outputs, inputs.dtype), log_det
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Moves vectors back; see :meth:`FlowLayer.inverse_transform`."""
         rows, outer, inner, _, bias = self._cast_weights()
         y = ops.cast(outputs, self.log_det_dtype)
@@ -371,11 +374,11 @@ class Sylvester(FlowLayer):
         return {**super().get_config(), "column_count": self.column_count}
 
 
-def _solve_triangular_bend(target: Any, outer: Any, inner: Any, bias: Any) -> Any:
+def _solve_triangular_bend(target: Any, outer: Tensor, inner: Tensor, bias: Tensor) -> Tensor:
     """Solves `x + R tanh(S x + b) = target` for vectors x, from the last dimension to the first."""
     count = bias.shape[0]
 
-    def solve_dimension(index: Any, x: Any) -> Any:
+    def solve_dimension(index: Any, x: Tensor) -> Any:
         index = count - 1 - index
         unit = ops.one_hot(index, count, dtype=x.dtype)
         outer_row, inner_row = ops.take(outer, index, axis=0), ops.take(inner, index, axis=0)

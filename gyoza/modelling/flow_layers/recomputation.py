@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.backend import after, flatten_layers, has_seeds, make_zeros, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.invertible import Inversion
+from gyoza.typing import Tensor
 
 __all__ = ["can_be_recomputed", "run_and_forget", "run_and_recompute"]
 
@@ -29,8 +30,8 @@ def can_be_recomputed(layer: Any) -> bool:
 
 
 def run_and_recompute(
-    layers: Sequence[Any], x: Any, context: Any, training: bool | None
-) -> tuple[Any, Any]:
+    layers: Sequence[Any], x: Tensor, context: Tensor, training: bool | None
+) -> tuple[Tensor, Tensor]:
     """Executes layers one after the other, and keeps inputs of those that cannot be recomputed.
 
     Args:
@@ -54,12 +55,12 @@ def run_and_recompute(
     return x, log_det
 
 
-def _pass_on(context: Any, layer: Any) -> dict[str, Any]:
+def _pass_on(context: Tensor, layer: Any) -> dict[str, Any]:
     """Returns the argument by which a layer is told of the context."""
     return {"context": context} if context is not None and layer.accepts_context else {}
 
 
-def run_and_forget(layers: Sequence[Any], x: Any, context: Any, training: bool | None) -> Any:
+def run_and_forget(layers: Sequence[Any], x: Tensor, context: Tensor, training: bool | None) -> Any:
     r"""Executes layers one after the other, and keeps nothing but the last outputs.
 
     The backward pass goes from the last layer to the first. It gets the inputs :math:`x` of each
@@ -90,15 +91,20 @@ def run_and_forget(layers: Sequence[Any], x: Any, context: Any, training: bool |
     has_context = context is not None
 
     def call(
-        run: Callable[..., Any], layer: Any, x: Any, context: Any, values: Any, **kwargs: Any
-    ) -> Any:
+        run: Callable[..., Any],
+        layer: Any,
+        x: Tensor,
+        context: Tensor,
+        values: Tensor,
+        **kwargs: Any,
+    ) -> Tensor:
         """Runs a layer, or its `recompute`, with weights of these values."""
         mapping = [(variable, values[indices[id(variable)]]) for variable in layer.variables]
         of_context = _pass_on(context if has_context else None, layer)
         with keras.StatelessScope(state_mapping=mapping):
             return run(x, **of_context, **kwargs, training=training)
 
-    def forward(x: Any, context: Any, *values: Any) -> tuple[Any, Any]:
+    def forward(x: Tensor, context: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
         log_det: Any = 0.0
         for layer in layers:
             x, of_layer = call(layer, layer, x, context, values)
@@ -106,12 +112,12 @@ def run_and_forget(layers: Sequence[Any], x: Any, context: Any, training: bool |
         return x, log_det
 
     def recompute(
-        layer: Any, y: Any, values: Sequence[Any], trained: Sequence[int]
+        layer: Any, y: Tensor, values: Sequence[Any], trained: Sequence[int]
     ) -> Callable[..., Any]:
         """Returns a function of what the outputs of a layer are differentiated by."""
         run = Inversion(layer, type(layer).recompute)
 
-        def function(shift: Any, context: Any, *weights: Any) -> Any:
+        def function(shift: Tensor, context: Tensor, *weights: Any) -> Any:
             of_layer = {**dict(enumerate(values)), **dict(zip(trained, weights, strict=True))}
             return call(run, layer, y, context, of_layer, shift=shift)
 

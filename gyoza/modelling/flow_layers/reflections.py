@@ -11,6 +11,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.triangles import solve_triangle
+from gyoza.typing import Tensor
 
 __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 
@@ -18,7 +19,7 @@ __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 _LOCK = threading.RLock()
 
 
-def reflect(x: Any, normals: Any, reverse: bool = False) -> Any:
+def reflect(x: Tensor, normals: Tensor, reverse: bool = False) -> Tensor:
     r"""Reflects vectors at hyperplanes, one after the other, with one or two matrix products.
 
     With the normals :math:`v_1, …, v_R` as rows of :math:`V`, the product of the Householder
@@ -144,7 +145,7 @@ class Reflection(FlowLayer):
             name="reflection_normals",
         )
 
-    def _reflect_(self, x: Any) -> Any:
+    def _reflect_(self, x: Tensor) -> Tensor:
         """Applies all reflections, in reverse order if `_inverse_mode_` is set.
 
         A subclass may override it. `invert` calls it in the other mode.
@@ -157,15 +158,15 @@ class Reflection(FlowLayer):
         """
         return reflect(x, self._reflection_normals_, reverse=self._inverse_mode_)
 
-    def transform(self, inputs: Any) -> tuple[Any, None]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, None]:
         """Reflects vectors; see :meth:`FlowLayer.transform`."""
         return self._run(inputs), None
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Reflects vectors in the opposite order; see :meth:`FlowLayer.inverse_transform`."""
         return self._run(outputs, is_back=True)
 
-    def _run(self, x: Any, is_back: bool = False) -> Any:
+    def _run(self, x: Tensor, is_back: bool = False) -> Any:
         """Reflects vectors forward or back, with `_reflect_` if a subclass overrides it."""
         if type(self)._reflect_ is Reflection._reflect_:
             return reflect(x, self._reflection_normals_, reverse=self._inverse_mode_ != is_back)
@@ -256,12 +257,12 @@ class Orthogonal(Reflection):
         return {**config, "reflection_count": None} if self.has_full_count else config
 
 
-def random_directions(shape: tuple[int, int], dtype: Any) -> Any:
+def random_directions(shape: tuple[int, int], dtype: Any) -> Tensor:
     """Draws vectors of unit length as the rows of a matrix. This is a Keras initialiser."""
     return _normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype))
 
 
-def _repeat_directions(shape: tuple[int, int], dtype: Any) -> Any:
+def _repeat_directions(shape: tuple[int, int], dtype: Any) -> Tensor:
     """Draws pairs of equal directions, whose reflections cancel."""
     return ops.repeat(random_directions((shape[0] // 2, shape[1]), dtype), 2, axis=0)
 
@@ -269,6 +270,6 @@ def _repeat_directions(shape: tuple[int, int], dtype: Any) -> Any:
 _INITIALIZERS = {"random": random_directions, "identity": _repeat_directions}
 
 
-def _normalise(normals: Any) -> Any:
+def _normalise(normals: Tensor) -> Tensor:
     """Scales rows to unit length. `ops.norm` would compute float64 in float32 on some backends."""
     return normals / ops.sqrt(ops.sum(ops.square(normals), axis=-1, keepdims=True))

@@ -15,6 +15,7 @@ from gyoza.modelling.functions.checks import check_integer, check_integers
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.modelling.seeds import SeedGenerator
+from gyoza.typing import Tensor
 
 __all__ = ["Residual"]
 
@@ -26,7 +27,7 @@ _CONTINUATION = 0.8
 _GREATEST_SLOPE = 1.1
 
 
-def _lip_swish(x: Any, sharpness: Any) -> tuple[Any, Any]:
+def _lip_swish(x: Tensor, sharpness: Tensor) -> tuple[Any, Any]:
     """Computes x sigmoid(b x) / 1.1, whose slope is between -1 and 1, and the slope."""
     scaled = sharpness * x
     share = ops.sigmoid(scaled)
@@ -160,11 +161,11 @@ class Residual(FlowLayer):
         kernels = [self._contract(kernel) for kernel in kernels]
         return kernels, biases, [ops.softplus(sharpness) for sharpness in sharpnesses]
 
-    def _contract(self, kernel: Any) -> Any:
+    def _contract(self, kernel: Tensor) -> Tensor:
         bound = bound_spectral_norm(kernel)
         return kernel * ops.where(bound > self.coefficient, self.coefficient / bound, 1.0)
 
-    def transform(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
         """Adds the contraction to vectors; see :meth:`FlowLayer.transform` and :meth:`call`."""
         parameters = self._cast_weights()
         x = ops.cast(inputs, self.log_det_dtype)
@@ -174,7 +175,7 @@ class Residual(FlowLayer):
             return outputs, self._estimate_log_det(x, parameters[0], slopes)
         return outputs, _log_determinant(_compute_jacobian(parameters[0], slopes))
 
-    def _estimate_log_det(self, x: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
+    def _estimate_log_det(self, x: Tensor, kernels: Sequence[Any], slopes: Sequence[Any]) -> Tensor:
         """Estimates log-determinants: their values by one series, their gradients by another."""
         draw = draw_uniform(ops.shape(x), x.dtype, self.seed_generator)
         probe = ops.where(draw < 0.5, -ops.ones_like(x), ops.ones_like(x))
@@ -190,7 +191,7 @@ class Residual(FlowLayer):
         differentiable = ops.sum(_multiply(resolved, kernels, slopes) * probe, axis=-1)
         return value + differentiable - ops.stop_gradient(differentiable)
 
-    def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+    def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
         """Transforms a batch.
 
         Args:
@@ -203,7 +204,7 @@ class Residual(FlowLayer):
         outputs, log_det = self.transform(to_vectors(inputs, self._axes_, self._shape_), training)
         return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Finds the fixed point; see :meth:`FlowLayer.inverse_transform`."""
         parameters = self._cast_weights()
         y = ops.cast(outputs, self.log_det_dtype)
@@ -212,10 +213,10 @@ class Residual(FlowLayer):
         # Newton's method squares the error that is left.
         tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
 
-        def is_moving(x: Any, before: Any) -> Any:
+        def is_moving(x: Tensor, before: Tensor) -> Any:
             return ops.any(ops.abs(x - before) > tolerance * (1 + ops.abs(x)))
 
-        def step(x: Any, before: Any) -> tuple[Any, Any]:
+        def step(x: Tensor, before: Tensor) -> tuple[Any, Any]:
             return target - _run(x, *constants)[0], x
 
         rate = math.log(self.coefficient) * len(self.kernels)
@@ -247,7 +248,7 @@ class Residual(FlowLayer):
 
 
 def _run(
-    x: Any, kernels: Sequence[Any], biases: Sequence[Any], sharpnesses: Sequence[Any]
+    x: Tensor, kernels: Sequence[Any], biases: Sequence[Any], sharpnesses: Sequence[Any]
 ) -> tuple[Any, list[Any]]:
     """Runs the network, and returns its results and the slopes of the activations."""
     slopes = []
@@ -257,20 +258,20 @@ def _run(
     return x @ kernels[-1] + biases[-1], slopes
 
 
-def _multiply(vectors: Any, kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
+def _multiply(vectors: Tensor, kernels: Sequence[Any], slopes: Sequence[Any]) -> Tensor:
     """Multiplies row vectors by the Jacobian matrix with entries d g_j / d x_i."""
     for kernel, slope in zip(kernels[:-1], slopes, strict=True):
         vectors = (vectors @ kernel) * slope
     return vectors @ kernels[-1]
 
 
-def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Any:
+def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Tensor:
     """Returns the matrices of d y_j / d x_i, `[..., dimension_count, dimension_count]`."""
     units = ops.eye(kernels[0].shape[0], dtype=kernels[0].dtype)
     return units + _multiply(units, kernels, [ops.expand_dims(slope, -2) for slope in slopes])
 
 
-def _log_determinant(matrix: Any) -> Any:
+def _log_determinant(matrix: Tensor) -> Tensor:
     """Computes ln det(I + J) by Gaussian elimination, `[..., size, size]` to `[...]`.
 
     As J is a contraction, no pivot is small, whatever the order of rows. TensorFlow's `slogdet`
@@ -279,7 +280,7 @@ def _log_determinant(matrix: Any) -> Any:
     size = matrix.shape[-1]
     indices = ops.expand_dims(ops.arange(size), -1)
 
-    def eliminate(k: Any, rest: Any) -> Any:
+    def eliminate(k: Any, rest: Tensor) -> Any:
         k = ops.reshape(k, (1,))
         row, column = ops.take(rest, k, axis=-2), ops.take(rest, k, axis=-1)
         factors = column / ops.take(row, k, axis=-1)
@@ -291,7 +292,7 @@ def _log_determinant(matrix: Any) -> Any:
 
 def _sum_series(
     probe: Any, term_count: Any, kernels: Sequence[Any], slopes: Sequence[Any]
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     """Sums terms of the series of p ln(I + J) pᵀ and p (I + J)^-1, without bias.
 
     Terms that are not always computed are divided by the probability that they are.
@@ -300,7 +301,7 @@ def _sum_series(
     def is_left(k: Any, *_: Any) -> Any:
         return k <= term_count
 
-    def add(k: Any, power: Any, weight: Any, value: Any, resolved: Any) -> tuple[Any, ...]:
+    def add(k: Any, power: Tensor, weight: Tensor, value: Any, resolved: Tensor) -> tuple[Any, ...]:
         power = -_multiply(power, kernels, slopes)
         weight = ops.where(k > _SURE_TERMS, weight / _CONTINUATION, weight)
         value = value - weight / k * ops.sum(power * probe, axis=-1)

@@ -1,7 +1,7 @@
 """Couplings by monotonic splines."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCouplin
 from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import CircularSplineTransform, RationalQuadraticTransform
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["RationalQuadraticSplineCoupling", "CircularSplineCoupling"]
 
@@ -162,7 +163,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         kwargs.setdefault("transformer", CircularSplineTransform(*options))
         super().__init__(shape, axes, compute_coupling_parameters, mask, *options, **kwargs)
 
-    def build(self, input_shape: Sequence[int | None] | None = None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Builds the network, which is told that what it sees is periodic, too."""
         shape, axes = read_shape(input_shape, self._shape_, self._axes_)
         self._mask_.set_shape(shape, axes)
@@ -171,7 +172,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
             network.set_periods([2 * self.bound] * len(self._mask_.kept_indices))
         super().build(input_shape)
 
-    def _run_network(self, x: Any, context: Any) -> Any:
+    def _run_network(self, x: Tensor, context: Tensor) -> Any:
         if self._is_compact:
             network: Any = self._compute_coupling_parameters_
             periods = [*network.periods, *(None for _ in range(x.shape[-1]))]

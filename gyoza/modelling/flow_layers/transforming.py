@@ -7,6 +7,7 @@ import keras
 
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.transforms import Transform
+from gyoza.typing import Tensor
 
 __all__ = ["AppliesTransform", "check_transformer", "option"]
 
@@ -57,7 +58,7 @@ class AppliesTransform:
         """The number of parameters of each dimension."""
         return 1 if self.transformer is None else self.transformer.parameter_count
 
-    def _couple_(self, inputs: Any, coupling_parameters: Any) -> Any:
+    def _couple_(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Applies the transform.
 
         Args:
@@ -70,7 +71,7 @@ class AppliesTransform:
         transformer = self._transformer_for("_couple_")
         return transformer.forward(inputs, self._expand(coupling_parameters))[0]
 
-    def _decouple_(self, outputs: Any, coupling_parameters: Any) -> Any:
+    def _decouple_(self, outputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Inverts the transform.
 
         Args:
@@ -83,7 +84,7 @@ class AppliesTransform:
         transformer = self._transformer_for("_decouple_")
         return transformer.inverse(outputs, self._expand(coupling_parameters))
 
-    def compute_log_stretch(self, inputs: Any, coupling_parameters: Any) -> Any:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-derivatives, the contributions to the log-determinant.
 
         Args:
@@ -98,7 +99,9 @@ class AppliesTransform:
             return None
         return self.transformer.forward(inputs, self._expand(coupling_parameters))[1]
 
-    def _couple_and_stretch_(self, inputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
+    def _couple_and_stretch_(
+        self, inputs: Tensor, coupling_parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Applies the transform and computes the log-derivatives.
 
         Args:
@@ -115,7 +118,9 @@ class AppliesTransform:
             coupling_parameters = coupling_parameters[..., None]
         return self.transformer.forward(inputs, coupling_parameters)
 
-    def _decouple_and_stretch_(self, outputs: Any, coupling_parameters: Any) -> tuple[Any, Any]:
+    def _decouple_and_stretch_(
+        self, outputs: Tensor, coupling_parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Inverts the transform and computes the log-derivatives of `call`.
 
         Args:
@@ -132,7 +137,7 @@ class AppliesTransform:
             outputs, self._expand(coupling_parameters)
         )
 
-    def _expand(self, coupling_parameters: Any) -> Any:
+    def _expand(self, coupling_parameters: Tensor) -> Tensor:
         return coupling_parameters[..., None] if self._lacks_axis else coupling_parameters
 
     def _transformer_for(self, hook: str) -> Transform:

@@ -9,6 +9,7 @@ from keras import ops
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.transforming import check_transformer
 from gyoza.modelling.transforms import Transform
+from gyoza.typing import Tensor
 
 __all__ = ["Elementwise"]
 
@@ -82,7 +83,7 @@ class Elementwise(FlowLayer):
             name="transform_parameters",
         )
 
-    def expand_parameters(self, vectors: Any) -> Any:
+    def expand_parameters(self, vectors: Tensor) -> Tensor:
         """Returns the parameters for a batch.
 
         Args:
@@ -94,14 +95,14 @@ class Elementwise(FlowLayer):
         shape = (*ops.shape(vectors), self.transformer.parameter_count)
         return ops.broadcast_to(self.transform_parameters, shape)
 
-    def transform(self, inputs: Any) -> tuple[Any, Any]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Applies the transform; see :meth:`FlowLayer.transform`."""
         outputs, log_derivatives = self.transformer.forward(inputs, self.expand_parameters(inputs))
         if log_derivatives is None:
             return outputs, None
         return outputs, ops.sum(ops.broadcast_to(log_derivatives, ops.shape(inputs)), axis=-1)
 
-    def inverse_transform(self, outputs: Any) -> Any:
+    def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Inverts the transform; see :meth:`FlowLayer.inverse_transform`."""
         return self.transformer.inverse(outputs, self.expand_parameters(outputs))
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.training import average_losses
+from gyoza.typing import Tensor
 
 __all__ = ["VariationalModel"]
 
@@ -85,7 +86,7 @@ class VariationalModel(keras.Model):
         self.target_log_prob = target_log_prob
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         """Draws samples and computes what they contribute to the loss.
 
         Args:
@@ -107,12 +108,12 @@ class VariationalModel(keras.Model):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Tensor | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensor | None = None,
+        sample_weight: Tensor | None = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Tensor:
         """Computes the mean over the samples; see `keras.Model.compute_loss`."""
         return average_losses(y_pred, sample_weight, self.losses)
 

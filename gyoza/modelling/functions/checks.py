@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.typing import Array
+from gyoza.typing import Array, Tensor
 
 __all__ = ["is_integer", "check_integer", "check_integers", "check_finite", "check_positive"]
 
@@ -38,7 +38,7 @@ def check_integers(name: str, values: Iterable[int]) -> list[int]:
     return integers
 
 
-def check_finite(name: str, values: Any) -> Array:
+def check_finite(name: str, values: Tensor) -> Array:
     """Makes an array of numbers, or raises a `ValueError` if some are NaN or infinite."""
     array = np.asarray(values, "float64")
     if not np.all(np.isfinite(array)):
@@ -46,7 +46,7 @@ def check_finite(name: str, values: Any) -> Array:
     return array
 
 
-def check_positive(name: str, values: Any) -> Array:
+def check_positive(name: str, values: Tensor) -> Array:
     """Makes an array of numbers, or raises a `ValueError` if some are not positive and finite."""
     array = check_finite(name, values)
     if not np.all(array > 0.0):

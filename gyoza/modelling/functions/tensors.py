@@ -17,7 +17,7 @@ PLAIN_TYPES: set[type] = set()
 TRACING_ERRORS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-def to_tensor(x: Any) -> Any:
+def to_tensor(x: Tensor) -> Any:
     """Converts what is like a tensor: an array, a list, a variable, a tensor of another library.
 
     Args:
@@ -40,7 +40,7 @@ def to_tensor(x: Any) -> Any:
     return ops.copy(x) if hasattr(x, "assign") else x
 
 
-def is_number(x: Any) -> bool:
+def is_number(x: Tensor) -> bool:
     """Whether `x` is one number, of Python or as a tensor, and neither `None` nor several."""
     return x is not None and len(getattr(x, "shape", ())) == 0
 

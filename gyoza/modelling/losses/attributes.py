@@ -9,6 +9,7 @@ from keras import ops
 from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.distributions.tools import class_penalty, to_classes
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.typing import Tensor
 
 __all__ = ["AttributeLoss"]
 
@@ -69,13 +70,13 @@ class AttributeLoss(keras.losses.Loss):
         self._class_counts = np.array([size for size in sizes if size], "int32")
         self._starts = starts.astype("int32")
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
         """Computes the reduced loss; see :meth:`call`."""
         if isinstance(y_true, np.ndarray | list | tuple):
             self.code.check_labels(y_true)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss of each instance.
 
         Args:
@@ -100,7 +101,7 @@ class AttributeLoss(keras.losses.Loss):
                 )
         return self._cross_entropy(labels, z) + self._squared_distance(labels, z)
 
-    def _cross_entropy(self, labels: Any, z: Any) -> Any:
+    def _cross_entropy(self, labels: Tensor, z: Tensor) -> Tensor:
         if not self._categorical.size:
             return 0.0
         # All blocks side by side, padded to the longest, [batch, attributes, length].
@@ -117,7 +118,7 @@ class AttributeLoss(keras.losses.Loss):
         known = ops.where(classes == -1, ops.zeros_like(chosen), chosen + penalty)
         return -ops.sum(known, axis=-1)
 
-    def _squared_distance(self, labels: Any, z: Any) -> Any:
+    def _squared_distance(self, labels: Tensor, z: Tensor) -> Tensor:
         values = ops.take(labels, self._real, axis=1)
         differences = ops.take(z, self._starts[self._real], axis=1) - values
         known = ops.where(ops.isnan(values), ops.zeros_like(values), differences)

@@ -9,6 +9,7 @@ from typing import Any
 from keras import ops
 
 from gyoza.modelling.losses.likelihoods import normal_log_density, sum_per_example, to_tensors
+from gyoza.typing import Tensor
 
 __all__ = [
     "normal_kl",
@@ -19,8 +20,8 @@ __all__ = [
 
 
 def normal_kl(
-    mean: Any, log_variance: Any, prior_mean: Any = 0.0, prior_log_variance: Any = 0.0
-) -> Any:
+    mean: Tensor, log_variance: Tensor, prior_mean: Tensor = 0.0, prior_log_variance: Tensor = 0.0
+) -> Tensor:
     r"""Computes the divergence of normal posteriors from a normal prior.
 
     For posteriors :math:`\mathcal{N}(m, s^2)` and the prior :math:`\mathcal{N}(\mu, \sigma^2)`,
@@ -54,8 +55,8 @@ def normal_kl(
 
 
 def mixture_log_responsibilities(
-    z: Any, prior_mean: Any, prior_log_variance: Any, prior_logits: Any
-) -> Any:
+    z: Tensor, prior_mean: Tensor, prior_log_variance: Tensor, prior_logits: Tensor
+) -> Tensor:
     r"""Computes how likely each component of a Gaussian mixture is to have produced latent vectors.
 
     .. math::
@@ -92,13 +93,13 @@ def mixture_log_responsibilities(
 
 
 def mixture_kl(
-    mean: Any,
-    log_variance: Any,
-    prior_mean: Any,
-    prior_log_variance: Any,
-    prior_logits: Any,
-    log_responsibilities: Any = None,
-) -> Any:
+    mean: Tensor,
+    log_variance: Tensor,
+    prior_mean: Tensor,
+    prior_log_variance: Tensor,
+    prior_logits: Tensor,
+    log_responsibilities: Tensor | None = None,
+) -> Tensor:
     r"""Computes the divergence of normal posteriors from a Gaussian mixture, over its components.
 
     It is the divergence of :math:`q(z, c | x) = q(z | x) \, q(c | x)` from :math:`p(z, c)`, an
@@ -154,16 +155,16 @@ def mixture_kl(
 
 
 def additive_mixture_kl(
-    mean: Any,
-    log_variance: Any,
-    component_logits: Any,
-    activity_logits: Any,
-    prior_mean: Any,
-    prior_log_variance: Any,
-    prior_component_logits: Any,
-    prior_activity_logits: Any,
+    mean: Tensor,
+    log_variance: Tensor,
+    component_logits: Tensor,
+    activity_logits: Tensor,
+    prior_mean: Tensor,
+    prior_log_variance: Tensor,
+    prior_component_logits: Tensor,
+    prior_activity_logits: Tensor,
     activity: str = "bernoulli",
-) -> Any:
+) -> Tensor:
     r"""Computes the divergence of posteriors from a prior in which several factors add up.
 
     Each factor :math:`f` takes one of its components, :math:`c_f`, and is active or not,
@@ -246,24 +247,26 @@ def additive_mixture_kl(
     return sum(sum_per_example(kl) for kl in (latent_kl, component_kl, activity_kl))
 
 
-def _normal_kl(mean: Any, log_variance: Any, prior_mean: Any, prior_log_variance: Any) -> Any:
+def _normal_kl(
+    mean: Tensor, log_variance: Tensor, prior_mean: Tensor, prior_log_variance: Tensor
+) -> Tensor:
     """Returns the divergence in each dimension."""
     log_ratio = log_variance - prior_log_variance
     distance = ops.square(mean - prior_mean) * ops.exp(-prior_log_variance)
     return 0.5 * (ops.expm1(log_ratio) - log_ratio + distance)
 
 
-def _categorical_kl(logits: Any, prior_logits: Any) -> Any:
+def _categorical_kl(logits: Tensor, prior_logits: Tensor) -> Tensor:
     """Returns the terms of divergences of softmax distributions over the last axis."""
     log_q, log_p = ops.log_softmax(logits), ops.log_softmax(prior_logits)
     return ops.exp(log_q) * (log_q - log_p)
 
 
-def _softmax(logits: Any) -> Any:
+def _softmax(logits: Tensor) -> Tensor:
     # `ops.softmax` warns about an axis of length 1, which a factor with one component has.
     return ops.exp(ops.log_softmax(logits))
 
 
-def _two_way(logits: Any) -> Any:
+def _two_way(logits: Tensor) -> Any:
     """Returns the logits of a softmax over two classes, the second with the given logit."""
     return ops.stack([ops.zeros_like(logits), logits], axis=-1)

@@ -15,6 +15,7 @@ from gyoza.modelling.factors import (
     split_pairs,
 )
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["SupervisedFactorLoss"]
 
@@ -118,13 +119,13 @@ class SupervisedFactorLoss(keras.losses.Loss):
             factors[:, None] == self._factor_of_dimension, dtype=keras.config.floatx()
         )
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
         """Computes the reduced loss; see :meth:`call`."""
         if isinstance(y_true, np.ndarray | list | tuple):
             self.check_correlations(y_true)
         return super().__call__(y_true, y_pred, sample_weight)
 
-    def check_correlations(self, y_true: Any) -> None:
+    def check_correlations(self, y_true: Tensor) -> None:
         """Checks targets before they enter compiled code.
 
         Args:
@@ -150,7 +151,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
                 f"{np.min(values)} to {np.max(values)}"
             )
 
-    def _check_targets(self, shape: Sequence[int | None]) -> None:
+    def _check_targets(self, shape: Shape) -> None:
         if self.correlation is None:
             check_correlation_shape(shape, self.dimensions_per_factor)
         elif len(shape) not in (1, 2) or tuple(shape[1:]) not in ((), (1,)):
@@ -159,7 +160,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
                 f"factor that a pair shares. Received: y_true.shape={tuple(shape)}"
             )
 
-    def _to_correlations(self, y_true: Any) -> Any:
+    def _to_correlations(self, y_true: Tensor) -> Any:
         """Returns the correlation per pair and factor, NaN where an index is out of range."""
         if self.correlation is None:
             return y_true
@@ -169,7 +170,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
         correlations = ops.where(is_shared, correlations, ops.zeros_like(correlations))
         return ops.where(ops.any(is_shared, axis=1, keepdims=True), correlations, np.nan)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss of each pair.
 
         Args:

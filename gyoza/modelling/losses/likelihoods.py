@@ -9,6 +9,7 @@ from keras import ops
 from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.typing import Tensor
 
 __all__ = [
     "bernoulli_log_likelihood",
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 
-def bernoulli_log_likelihood(x: Any, logits: Any) -> Any:
+def bernoulli_log_likelihood(x: Tensor, logits: Tensor) -> Tensor:
     r"""Computes the log-likelihood of data between 0 and 1 under independent Bernoulli variables.
 
     .. math::
@@ -47,7 +48,7 @@ def bernoulli_log_likelihood(x: Any, logits: Any) -> Any:
     return sum_per_example(x * logits - ops.softplus(logits))
 
 
-def normal_log_likelihood(x: Any, mean: Any, log_variance: Any = 0.0) -> Any:
+def normal_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor = 0.0) -> Tensor:
     r"""Computes the log-likelihood of data under independent normal variables.
 
     .. math::
@@ -98,7 +99,7 @@ class BernoulliLoss(keras.losses.Loss):
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss of each example.
 
         Args:
@@ -148,7 +149,7 @@ class NormalLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.variance = float(check_positive("variance", variance))
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss of each example.
 
         Args:
@@ -175,11 +176,11 @@ def to_tensors(first: Any, *others: Any) -> list[Any]:
     ]
 
 
-def sum_per_example(values: Any) -> Any:
+def sum_per_example(values: Tensor) -> Tensor:
     """Sums `[batch, ...]` to `[batch]`."""
     return ops.sum(values, axis=tuple(range(1, len(values.shape))))
 
 
-def normal_log_density(x: Any, mean: Any, log_variance: Any) -> Any:
+def normal_log_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """Returns the log-densities of normal variables, one for each dimension."""
     return -0.5 * (ops.square(x - mean) * ops.exp(-log_variance) + log_variance + LOG_2_PI)

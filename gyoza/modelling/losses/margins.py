@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.typing import Tensor
 
 __all__ = ["HingeLoss", "MulticlassHingeLoss"]
 
@@ -66,7 +67,7 @@ class HingeLoss(_Margin):
     ) -> None:
         super().__init__(delta, name, reduction, dtype)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the losses.
 
         Args:
@@ -122,7 +123,7 @@ class MulticlassHingeLoss(_Margin):
     ) -> None:
         super().__init__(delta, name, reduction, dtype)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the losses.
 
         Args:

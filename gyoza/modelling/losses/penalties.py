@@ -6,11 +6,12 @@ import keras
 from keras import ops
 
 from gyoza.modelling.losses.likelihoods import to_tensors
+from gyoza.typing import Tensor
 
 __all__ = ["entanglement", "EntanglementLoss"]
 
 
-def entanglement(z: Any, covariance: bool = False) -> Any:
+def entanglement(z: Tensor, covariance: bool = False) -> Tensor:
     r"""Computes how far latent vectors are from having at most one non-zero dimension.
 
     For a vector :math:`z` of :math:`d` dimensions, it is the mean absolute product of pairs,
@@ -104,7 +105,7 @@ class EntanglementLoss(keras.losses.Loss):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.covariance = covariance
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes what each vector contributes to the loss.
 
         Args:

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.typing import Tensor
 
 __all__ = ["ClusteringAccuracy"]
 
@@ -61,7 +62,9 @@ class ClusteringAccuracy(keras.metrics.Metric):
             (self.cluster_count, self.class_count), initializer="zeros", name="counts"
         )
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Takes a batch into account.
 
         Args:

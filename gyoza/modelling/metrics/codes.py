@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gyoza.modelling.factors import check_dimensions_per_factor
+from gyoza.typing import Tensor
 
 __all__ = [
     "check_codes",
@@ -21,7 +22,7 @@ _FEW_CLASSES = 20
 """Integers with more distinct values may well be measurements."""
 
 
-def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
+def check_codes(codes: Tensor, name: str = "codes") -> np.ndarray:
     """Converts codes to a matrix of finite numbers, `[N, n]`."""
     matrix = np.asarray(codes, dtype="float64")
     if matrix.ndim != 2 or 0 in matrix.shape:
@@ -37,7 +38,7 @@ def check_codes(codes: Any, name: str = "codes") -> np.ndarray:
 
 
 def check_labels(
-    labels: Any, count: int, categorical: bool | Sequence[bool] | None, at_least: int = 1
+    labels: Tensor, count: int, categorical: bool | Sequence[bool] | None, at_least: int = 1
 ) -> list[np.ndarray]:
     """Converts labels to a list of columns.
 

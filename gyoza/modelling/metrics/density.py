@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.typing import Tensor
+
 __all__ = ["NegativeLogLikelihood", "BitsPerDimension"]
 
 
@@ -32,7 +34,9 @@ class NegativeLogLikelihood(keras.metrics.Mean):
     def __init__(self, name: str = "negative_log_likelihood", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Any:
         """Takes a batch into account.
 
         Args:
@@ -66,7 +70,9 @@ class BitsPerDimension(NegativeLogLikelihood):
     def __init__(self, name: str = "bits_per_dimension", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Any:
         """Takes a batch into account; see :meth:`NegativeLogLikelihood.update_state`.
 
         Args:

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from gyoza.modelling.losses import entanglement
+from gyoza.typing import Tensor
 
 __all__ = ["Entanglement"]
 
@@ -31,7 +32,9 @@ class Entanglement(keras.metrics.Mean):
     def __init__(self, name: str = "entanglement", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Any:
         """Takes a batch into account.
 
         Args:

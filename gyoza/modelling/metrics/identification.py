@@ -6,11 +6,14 @@ import numpy as np
 
 from gyoza.extras import import_extra
 from gyoza.modelling.metrics.codes import check_codes, to_unit_interval
+from gyoza.typing import Tensor
 
 __all__ = ["mean_correlation_coefficient"]
 
 
-def mean_correlation_coefficient(codes: Any, sources: Any, correlation: str = "pearson") -> float:
+def mean_correlation_coefficient(
+    codes: Tensor, sources: Any, correlation: str = "pearson"
+) -> float:
     r"""MCC: how well codes recover sources, up to order, sign and scale.
 
     Each source :math:`s_k` is assigned a dimension :math:`z_{\pi(k)}` of its own, such that the

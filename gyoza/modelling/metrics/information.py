@@ -1,7 +1,6 @@
 """Scores of disentanglement from the information that codes hold about labels."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,13 +14,14 @@ from gyoza.modelling.metrics.codes import (
     split_units,
     to_unit_interval,
 )
+from gyoza.typing import Tensor
 
 __all__ = ["mutual_information", "mutual_information_gap", "modularity"]
 
 
 def mutual_information(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     bins: int = 20,
@@ -76,8 +76,8 @@ def mutual_information(
 
 
 def mutual_information_gap(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     bins: int = 20,
@@ -138,8 +138,8 @@ def mutual_information_gap(
 
 
 def modularity(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     bins: int = 20,

@@ -13,13 +13,14 @@ from gyoza.modelling.metrics.codes import (
     is_categorical,
     split_units,
 )
+from gyoza.typing import Tensor
 
 __all__ = ["factor_vae_score", "SwapConsistency", "swap_consistency"]
 
 
 def factor_vae_score(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     votes: int = 800,

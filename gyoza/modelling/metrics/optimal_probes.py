@@ -1,8 +1,10 @@
 """The accuracy that no probe can exceed, from the densities of classes."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from gyoza.typing import Tensor
 
 __all__ = ["OptimalProbe", "optimal_probe_accuracy"]
 
@@ -20,7 +22,9 @@ class OptimalProbe(NamedTuple):
     """The accuracy that the densities themselves predict."""
 
 
-def optimal_probe_accuracy(log_probs: Any, labels: Any, confidence: float = 0.95) -> OptimalProbe:
+def optimal_probe_accuracy(
+    log_probs: Tensor, labels: Tensor, confidence: float = 0.95
+) -> OptimalProbe:
     r"""How well the best of all probes can tell classes apart, given their densities.
 
     No probe, linear or not, has a higher balanced accuracy than the one that answers the class with

@@ -13,6 +13,7 @@ from gyoza.modelling.factors import (
     index_factors,
     split_pairs,
 )
+from gyoza.typing import Tensor
 
 __all__ = ["PairCorrelation"]
 
@@ -83,7 +84,9 @@ class PairCorrelation(keras.metrics.Metric):
         self._has_dimensions = members.any(axis=0)
         self._means_of_blocks = members / np.maximum(members.sum(axis=0), 1)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Takes a batch of pairs into account.
 
         Args:

@@ -13,6 +13,7 @@ from gyoza.modelling.metrics.codes import (
     split_units,
     to_unit_interval,
 )
+from gyoza.typing import Tensor
 
 __all__ = [
     "leakage",
@@ -23,8 +24,8 @@ __all__ = [
 
 
 def leakage(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     probe: str = "linear",
@@ -92,8 +93,8 @@ def leakage(
 
 
 def separated_attribute_predictability(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     test_size: float = 0.3,
@@ -171,8 +172,8 @@ class DisentanglementScores(NamedTuple):
 
 
 def disentanglement_completeness_informativeness(
-    codes: Any,
-    labels: Any,
+    codes: Tensor,
+    labels: Tensor,
     dimensions_per_factor: Iterable[int] | None = None,
     *,
     estimator: str = "gradient_boosting",

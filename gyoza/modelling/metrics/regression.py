@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.typing import Tensor
+
 __all__ = ["ExplainedVariance"]
 
 
@@ -46,7 +48,9 @@ class ExplainedVariance(keras.metrics.Metric):
         # The sums of weights, targets, residuals, and their squares. Replicas add them up.
         self._sums = self.add_variable((5,), initializer="zeros", name="sums")
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Takes a batch into account.
 
         Args:

@@ -7,6 +7,7 @@ from keras import ops
 
 from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
 from gyoza.modelling.transforms.base import Transform
+from gyoza.typing import Tensor
 
 __all__ = ["AdditiveTransform", "AffineTransform", "VolumePreservingTransform", "centre"]
 
@@ -28,11 +29,11 @@ class AdditiveTransform(Transform):
 
     preserves_volume = True
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the shift; see :meth:`Transform.forward`."""
         return x + parameters[..., 0], None
 
-    def inverse(self, y: Any, parameters: Any) -> Any:
+    def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Subtracts the shift; see :meth:`Transform.inverse`."""
         return y - parameters[..., 0]
 
@@ -73,7 +74,7 @@ class AffineTransform(Transform):
         check_log_scale_bound(log_scale_bound)
         self.log_scale_bound = log_scale_bound
 
-    def compute_log_scales(self, parameters: Any) -> Any:
+    def compute_log_scales(self, parameters: Tensor) -> Tensor:
         """Computes the log-scales, in float32 at least.
 
         Args:
@@ -84,21 +85,21 @@ class AffineTransform(Transform):
         """
         return bound_log_scales(parameters[..., 0], self.log_scale_bound)
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts; see :meth:`Transform.forward`."""
         log_scales = self.compute_log_scales(parameters)
         return x * ops.cast(ops.exp(log_scales), x.dtype) + parameters[..., 1], log_scales
 
-    def inverse(self, y: Any, parameters: Any) -> Any:
+    def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Shifts and scales back; see :meth:`Transform.inverse`."""
         return self._undo(y, parameters, self.compute_log_scales(parameters))
 
-    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Shifts and scales back; see :meth:`Transform.inverse_and_log_derivative`."""
         log_scales = self.compute_log_scales(parameters)
         return self._undo(y, parameters, log_scales), log_scales
 
-    def _undo(self, y: Any, parameters: Any, log_scales: Any) -> Any:
+    def _undo(self, y: Tensor, parameters: Tensor, log_scales: Tensor) -> Tensor:
         return (y - parameters[..., 1]) * ops.cast(ops.exp(-log_scales), y.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -141,20 +142,20 @@ class VolumePreservingTransform(AffineTransform):
     preserves_volume = True
     couples_dimensions = True
 
-    def compute_log_scales(self, parameters: Any) -> Any:
+    def compute_log_scales(self, parameters: Tensor) -> Tensor:
         """Computes log-scales whose sum is zero; see :meth:`AffineTransform.compute_log_scales`."""
         return centre(super().compute_log_scales(parameters))
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts; see :meth:`Transform.forward`."""
         return super().forward(x, parameters)[0], None
 
-    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Shifts and scales back; see :meth:`Transform.inverse_and_log_derivative`."""
         return self.inverse(y, parameters), None
 
 
-def centre(log_scales: Any) -> Any:
+def centre(log_scales: Tensor) -> Tensor:
     """Subtracts the mean along the last axis."""
     # Not `ops.mean`, which computes float64 in float32 on some backends.
     return log_scales - ops.sum(log_scales, axis=-1, keepdims=True) / log_scales.shape[-1]

@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from gyoza.typing import Tensor
+
 __all__ = ["Transform"]
 
 
@@ -50,7 +52,7 @@ class Transform:
     couples_dimensions = False
     recomputable = True
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Applies the transform.
 
         Args:
@@ -64,7 +66,7 @@ class Transform:
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `forward`.")
 
-    def inverse(self, y: Any, parameters: Any) -> Any:
+    def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Inverts the transform.
 
         Args:
@@ -76,7 +78,7 @@ class Transform:
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `inverse`.")
 
-    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Inverts the transform, and computes the log-derivatives that `forward` has there.
 
         Override it where one computation gives both.

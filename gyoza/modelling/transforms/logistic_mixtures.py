@@ -13,6 +13,7 @@ from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixtur
 from gyoza.modelling.functions.scales import bound_log_scales
 from gyoza.modelling.transforms.affine import AffineTransform
 from gyoza.modelling.transforms.base import Transform
+from gyoza.typing import Tensor
 
 __all__ = ["LogisticMixtureTransform", "GaussianizationTransform"]
 
@@ -81,7 +82,7 @@ class LogisticMixtureTransform(AffineTransform):
         self.location_spread = location_spread
         self.parameter_count = 2 + 3 * self.component_count
 
-    def _read_mixture(self, parameters: Any) -> tuple[Any, Any, Any]:
+    def _read_mixture(self, parameters: Tensor) -> tuple[Any, Any, Any]:
         """Returns log-weights, locations and log-scales of components, `[..., component count]`."""
         logits, locations, raw = ops.split(parameters[..., 2:], 3, axis=-1)
         offsets = self.location_spread * np.linspace(-1.0, 1.0, self.component_count)
@@ -93,20 +94,20 @@ class LogisticMixtureTransform(AffineTransform):
             bound_log_scales(raw, self.log_scale_bound),
         )
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Bends, scales and shifts; see :meth:`Transform.forward`."""
         exact, parameters = _cast(x, parameters)
         bent, log_slopes = mixture_log_odds(exact, *self._read_mixture(parameters))
         y, log_scales = super().forward(bent, parameters)
         return ops.cast(y, x.dtype), log_slopes + log_scales
 
-    def inverse(self, y: Any, parameters: Any) -> Any:
+    def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Shifts and scales back, and finds a quantile; see :meth:`Transform.inverse`."""
         exact, parameters = _cast(y, parameters)
         bent = super().inverse(exact, parameters)
         return ops.cast(mixture_quantile(bent, *self._read_mixture(parameters)), y.dtype)
 
-    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Inverts and applies the transform; see :meth:`Transform.inverse_and_log_derivative`."""
         # The derivative is not that of an affine transform.
         return Transform.inverse_and_log_derivative(self, y, parameters)
@@ -163,7 +164,7 @@ class GaussianizationTransform(Transform):
         self.component_count = check_integer("component_count", component_count, minimum=2)
         self.parameter_count = 3 * self.component_count
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Makes numbers normal; see :meth:`Transform.forward`."""
         exact, parameters = _cast(x, parameters)
         log_odds, log_slopes = mixture_log_odds(exact, *_split_mixture(parameters))
@@ -171,7 +172,7 @@ class GaussianizationTransform(Transform):
         _, normal_slopes = normal_log_odds(y)
         return ops.cast(y, x.dtype), log_slopes - ops.log(normal_slopes)
 
-    def inverse(self, y: Any, parameters: Any) -> Any:
+    def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Gives numbers their distribution back; see :meth:`Transform.inverse`."""
         exact, parameters = _cast(y, parameters)
         log_odds, _ = normal_log_odds(exact)
@@ -182,13 +183,13 @@ class GaussianizationTransform(Transform):
         return {**super().get_config(), "component_count": self.component_count}
 
 
-def _cast(x: Any, parameters: Any) -> tuple[Any, Any]:
+def _cast(x: Tensor, parameters: Tensor) -> tuple[Any, Any]:
     """Casts numbers and parameters to float32 at least."""
     dtype = at_least_float32(x.dtype)
     return ops.cast(x, dtype), ops.cast(parameters, dtype)
 
 
-def _split_mixture(parameters: Any) -> tuple[Any, Any, Any]:
+def _split_mixture(parameters: Tensor) -> tuple[Any, Any, Any]:
     """Returns log-weights, locations and log-scales of components, `[..., component count]`."""
     logits, locations, log_scales = ops.split(parameters, 3, axis=-1)
     return ops.log_softmax(logits, axis=-1), locations, log_scales

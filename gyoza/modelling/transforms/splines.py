@@ -12,6 +12,7 @@ from gyoza.modelling.functions.splines import (
     rational_quadratic_spline,
 )
 from gyoza.modelling.transforms.base import Transform
+from gyoza.typing import Tensor
 
 __all__ = ["RationalQuadraticTransform", "CircularSplineTransform"]
 
@@ -68,7 +69,7 @@ class RationalQuadraticTransform(Transform):
         self.minimum_slope = minimum_slope
         self.parameter_count = int(3 * bin_count + self._excess)
 
-    def _map(self, x: Any, parameters: Any, inverse: bool) -> tuple[Any, Any]:
+    def _map(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Any, Any]:
         count = self.bin_count
         widths, heights, slopes = ops.split(parameters, [count, 2 * count], axis=-1)
         return self._spline(
@@ -83,15 +84,15 @@ class RationalQuadraticTransform(Transform):
             inverse=inverse,
         )
 
-    def forward(self, x: Any, parameters: Any) -> tuple[Any, Any]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the spline; see :meth:`Transform.forward`."""
         return self._map(x, parameters, inverse=False)
 
-    def inverse(self, y: Any, parameters: Any) -> Any:
+    def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Evaluates the inverse of the spline; see :meth:`Transform.inverse`."""
         return self._map(y, parameters, inverse=True)[0]
 
-    def inverse_and_log_derivative(self, y: Any, parameters: Any) -> tuple[Any, Any]:
+    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the inverse once; see :meth:`Transform.inverse_and_log_derivative`."""
         x, log_derivative = self._map(y, parameters, inverse=True)
         return x, -log_derivative
