@@ -7,8 +7,6 @@ from pathlib import Path
 # Read when Keras and TensorFlow are imported; the kernels that execute pages inherit them.
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Pages train small models, which take longer to compile than to run.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 from gyoza.version import __version__
