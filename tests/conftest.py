@@ -1,26 +1,12 @@
 """Set-up of all tests."""
 
 import os
-from importlib import metadata
 
-
-def is_installed_since(package, version):
-    """Whether a package is installed in at least this version, or not installed at all."""
-    try:
-        installed = metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return True
-    return tuple(map(int, installed.split(".")[:2])) >= version
-
+from xla_flags import XLA_FLAGS
 
 # Before anything imports JAX, which computes in float32 at most otherwise.
 os.environ.setdefault("JAX_ENABLE_X64", "true")
-# Compiling takes most of the time of tests by XLA, and running next to none.
-flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-if is_installed_since("tensorflow", (2, 21)) and is_installed_since("jaxlib", (0, 10)):
-    # By these emitters it takes half as long. Earlier versions do not know the flag, and abort.
-    flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", flags)
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
 # Tensors are too small to be shared between threads, of which each worker would start several.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
