@@ -48,10 +48,15 @@ __all__ = [
 def vjp(
     function: Callable[..., Any], primals: Sequence[Any]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-    primals = [torch.as_tensor(primal).detach().requires_grad_() for primal in primals]
+    primals = [_derive_from(torch.as_tensor(primal)) for primal in primals]
+    # Like the outputs of any function, those of this one and of `pullback` can be differentiated
+    # if that is so where they are computed.
+    is_differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         outputs = function(*primals)
     flat_outputs = keras.tree.flatten(outputs)
+    if not is_differentiable:
+        outputs = keras.tree.map_structure(torch.Tensor.detach, outputs)
 
     def pullback(cotangents: Tensor) -> tuple[Any, ...]:
         connected = [
@@ -66,10 +71,18 @@ def vjp(
             primals,
             [cotangent for _, cotangent in connected],
             retain_graph=True,
+            create_graph=torch.is_grad_enabled(),
             materialize_grads=True,
         )
 
     return outputs, pullback
+
+
+def _derive_from(x: Tensor) -> Tensor:
+    """Returns a tensor with the values of another, to compute derivatives with respect to it."""
+    if x.requires_grad and torch.is_grad_enabled():
+        return x.view_as(x)
+    return x.detach().requires_grad_()
 
 
 def with_gradient(

@@ -1,8 +1,9 @@
-"""Networks that compute the parameters of couplings."""
+"""Networks that compute the parameters of couplings, or velocities of flows in continuous time."""
 
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.conditioners.mlp import MLP
 from gyoza.modelling.conditioners.resnet import ResNet
+from gyoza.modelling.conditioners.velocity import VelocityMLP
 
-__all__ = ["Conditioner", "MLP", "MADE", "ResNet"]
+__all__ = ["Conditioner", "MLP", "MADE", "ResNet", "VelocityMLP"]

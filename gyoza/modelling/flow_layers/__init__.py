@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.batch_normalisation import BatchNormalization
 from gyoza.modelling.flow_layers.bounded import Arctanh, Logit, Sigmoid, Softplus, Tanh
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.flow_layers.continuous import ContinuousFlow
 from gyoza.modelling.flow_layers.couplings import Coupling
 from gyoza.modelling.flow_layers.dequantization import (
     UniformDequantization,
@@ -22,6 +23,7 @@ from gyoza.modelling.flow_layers.dequantization import (
 from gyoza.modelling.flow_layers.disentangling import DisentanglingFlowModel
 from gyoza.modelling.flow_layers.elementwise import Affine, Standardize, YeoJohnson
 from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
+from gyoza.modelling.flow_layers.flow_matching import FlowMatchingModel
 from gyoza.modelling.flow_layers.gaussianization import MixtureGaussianization
 from gyoza.modelling.flow_layers.images import (
     Flatten,
@@ -65,6 +67,7 @@ __all__ = [
     "FlowModel",
     "DisentanglingFlowModel",
     "VariationalModel",
+    "FlowMatchingModel",
     "Coupling",
     "ElementwiseCoupling",
     "AdditiveCoupling",
@@ -106,6 +109,7 @@ __all__ = [
     "Radial",
     "Sylvester",
     "Residual",
+    "ContinuousFlow",
     "Flatten",
     "Reshape",
     "Squeeze",

@@ -5,12 +5,14 @@ from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixtur
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
+from gyoza.modelling.functions.solvers import solve, solve_adaptively
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.modelling.functions.splines import (
     check_spline,
     circular_spline,
     rational_quadratic_spline,
 )
+from gyoza.modelling.functions.traces import compute_quadratic_forms, make_units
 
 __all__ = [
     "rational_quadratic_spline",
@@ -25,4 +27,8 @@ __all__ = [
     "check_log_scale_bound",
     "bound_spectral_norm",
     "repeat",
+    "solve",
+    "solve_adaptively",
+    "compute_quadratic_forms",
+    "make_units",
 ]

@@ -1,0 +1,108 @@
+"""Networks of points and times, for flows in continuous time."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
+from gyoza.modelling.functions.checks import check_integer
+from gyoza.typing import Shape, Tensor
+
+__all__ = ["VelocityMLP"]
+
+
+@keras.saving.register_keras_serializable(package="gyoza")
+class VelocityMLP(keras.Layer):
+    r"""Dense layers that compute the velocity of points at a time.
+
+    They are given the point, its context if there is one, and Fourier features of the time,
+    :math:`t, \cos(\pi k t), \sin(\pi k t)` for :math:`k = 1, \dots, K`. All axes of a point are
+    merged. Hidden layers after the first are added to their input if it has as many units. The last
+    layer is linear and starts at zero.
+
+    Args:
+        hidden_sizes: The number of units of each hidden layer.
+        activation: The activation of hidden layers, which should be smooth, by name or as a
+            function.
+        frequency_count: The number of frequencies, :math:`K`.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Raises:
+        ValueError: If a hidden layer has less than one unit.
+
+    Example:
+
+        >>> velocity = gyoza.modelling.conditioners.VelocityMLP([64, 64])
+        >>> x, time = np.ones([5, 3], "float32"), np.zeros([5, 1], "float32")
+        >>> velocity([x, time]).shape == (5, 3)
+        True
+
+    References:
+        - Grathwohl, W. et al. (2019). "FFJORD: Free-form continuous dynamics for scalable
+          reversible generative models." `arXiv:1810.01367 <https://arxiv.org/abs/1810.01367>`_
+        - Tancik, M. et al. (2020). "Fourier features let networks learn high frequency functions
+          in low dimensional domains." `arXiv:2006.10739 <https://arxiv.org/abs/2006.10739>`_
+    """
+
+    def __init__(
+        self,
+        hidden_sizes: Iterable[int] = (128, 128, 128),
+        activation: Any = "silu",
+        frequency_count: int = 4,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.hidden_sizes = check_hidden_sizes(hidden_sizes)
+        self.activation = keras.activations.get(activation)
+        self.frequency_count = check_integer("frequency_count", frequency_count)
+
+    def build(self, input_shape: list[Shape]) -> None:
+        """Creates the dense layers for points, times and contexts of these shapes."""
+        sizes = [math.prod(length or 1 for length in shape[1:]) for shape in input_shape]
+        self.dense_layers = [
+            keras.layers.Dense(size, activation=self.activation, dtype=self.dtype_policy)
+            for size in self.hidden_sizes
+        ]
+        self.dense_layers.append(
+            keras.layers.Dense(sizes[0], kernel_initializer="zeros", dtype=self.dtype_policy)
+        )
+        size = sum(sizes) + 2 * self.frequency_count
+        for layer in self.dense_layers:
+            layer.build((None, size))
+            size = layer.units
+
+    def call(self, inputs: list[Tensor]) -> Tensor:
+        """Computes velocities.
+
+        Args:
+            inputs: The list of points, `[batch, ...]`, their times, `[batch, 1]`, and contexts,
+                `[batch, ...]`, if there are some.
+
+        Returns:
+            The velocities, in the shape of the points.
+        """
+        x, time, *context = inputs
+        frequencies = math.pi * np.arange(1, self.frequency_count + 1)
+        angles = time * ops.convert_to_tensor(frequencies, dtype=self.compute_dtype)
+        parts = [x, *context, time, ops.cos(angles), ops.sin(angles)]
+        flat = [ops.reshape(part, (ops.shape(x)[0], -1)) for part in parts]
+        flat = [ops.cast(part, self.compute_dtype) for part in flat]
+        velocity = run_dense_layers(self.dense_layers, ops.concatenate(flat, axis=-1), True)
+        return ops.reshape(velocity, ops.shape(x))
+
+    def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
+        """Returns the shape of velocities, which is that of the points."""
+        return tuple(input_shape[0])
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
+        return {
+            **super().get_config(),
+            "hidden_sizes": list(self.hidden_sizes),
+            "activation": keras.activations.serialize(self.activation),
+            "frequency_count": self.frequency_count,
+        }

@@ -1,0 +1,119 @@
+"""Solvers of differential equations, by closed forms."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+from scipy.linalg import expm
+
+from gyoza.backend import jit
+from gyoza.modelling.functions import (
+    compute_quadratic_forms,
+    make_units,
+    solve,
+    solve_adaptively,
+)
+
+MATRIX = np.array([[-1.0, 2.0], [-3.0, 0.5]])
+START = np.array([[1.0, 2.0], [0.5, -1.0]])
+
+
+def follow(time, y):
+    """The linear equation y' = M y, by rows."""
+    return (y @ ops.convert_to_tensor(MATRIX.T.astype(keras.backend.standardize_dtype(y.dtype))),)
+
+
+def solution(duration=1.0):
+    return START @ expm(MATRIX.T * duration)
+
+
+@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+def test_errors_fall_with_the_order_of_the_solver(solver, order):
+    errors = []
+    for step_count in (16, 32):
+        start = ops.convert_to_tensor(START, dtype="float64")
+        (y,) = solve(follow, (start,), 0.0, 1.0, solver, step_count)
+        errors.append(np.abs(to_numpy(y) - solution()).max())
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
+
+
+def test_the_time_is_that_of_each_stage():
+    # Simpson's rule is exact for cubic functions of the time.
+    (y,) = solve(lambda t, y: (y * 0.0 + t**3,), (ops.zeros((1, 1)),), 1.0, 3.0, "rk4", 1)
+    assert to_numpy(y)[0, 0] == pytest.approx((3.0**4 - 1.0) / 4)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+def test_adaptive_errors_are_as_tolerated(tolerance):
+    start = ops.convert_to_tensor(START, dtype="float64")
+    (y,), step_count = solve_adaptively(follow, (start,), 0.0, 1.0, tolerance, tolerance)
+    assert np.abs(to_numpy(y) - solution()).max() < 3.0 * tolerance
+    (y,), _ = solve_adaptively(follow, (y,), 1.0, 0.0, tolerance, tolerance)
+    assert np.abs(to_numpy(y) - START).max() < 20.0 * tolerance
+    assert 3 <= int(step_count) <= 20
+
+
+def test_adaptive_results_are_those_of_scipy():
+    integrate = pytest.importorskip("scipy.integrate")
+
+    def equation(time, y):
+        return (ops.sin(5.0 * time) - y**3,)
+
+    (y,), _ = jit(lambda y: solve_adaptively(equation, (y,), 0.0, 2.0, 1e-6, 1e-6))(
+        ops.convert_to_tensor([[0.5], [2.0]])
+    )
+    expected = [
+        integrate.solve_ivp(
+            lambda t, y: np.sin(5.0 * t) - y**3, (0.0, 2.0), [start], rtol=1e-9, atol=1e-9
+        ).y[0, -1]
+        for start in (0.5, 2.0)
+    ]
+    np.testing.assert_allclose(to_numpy(y)[:, 0], expected, atol=1e-5)
+
+
+def test_rows_that_cannot_be_solved_are_nan_and_do_not_disturb_others():
+    start = np.array([[np.nan], [2.0], [0.5]], "float32")  # y = 1 / (1 / y_0 - t)
+    (y,), step_count = jit(lambda y: solve_adaptively(lambda t, y: (y * y,), (y,), 0.0, 1.0))(
+        ops.convert_to_tensor(start)
+    )
+    y = to_numpy(y)[:, 0]
+    assert np.isnan(y[:2]).all()
+    assert y[2] == pytest.approx(1.0, abs=1e-4)
+    assert int(step_count) < 200
+
+
+def test_too_few_steps_give_nan():
+    start = ops.convert_to_tensor(START.astype("float32"))
+    (y,), step_count = solve_adaptively(follow, (start,), 0.0, 1.0, 1e-6, 1e-6, max_step_count=4)
+    assert np.isnan(to_numpy(y)).all()
+    assert int(step_count) == 4
+
+
+def test_forms_are_those_of_the_jacobian_matrix():
+    x = np.random.default_rng(0).normal(size=(3, 2)).astype("float32")
+
+    def square(x):
+        return ops.stack([x[:, 0] * x[:, 1], x[:, 1] ** 2 + x[:, 0]], axis=1)
+
+    values, forms = compute_quadratic_forms(square, ops.convert_to_tensor(x), make_units(x))
+    np.testing.assert_allclose(to_numpy(values), to_numpy(square(x)), rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(forms), [x[:, 1], 2.0 * x[:, 1]], rtol=1e-5)
+    vectors = np.ones((1, 3, 2), "float32")
+    _, forms = compute_quadratic_forms(square, ops.convert_to_tensor(x), vectors)
+    expected = x[:, 1] + x[:, 0] + 1.0 + 2.0 * x[:, 1]
+    np.testing.assert_allclose(to_numpy(forms)[0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (lambda y: solve(follow, (y,), 0.0, 1.0, "rk5", 3), "one of .*'rk4'.*Received: .*'rk5'"),
+        (lambda y: solve(follow, (y,), 0.0, 1.0, "rk4", 0), "Received: step_count=0"),
+        (lambda y: solve_adaptively(follow, (y,), 0.0, 1.0, rtol=0.0), "`rtol` should be positive"),
+        (lambda y: solve_adaptively(follow, (y,), 0.0, 1.0, atol=-1.0), "`atol` should be pos"),
+    ],
+)
+def test_bad_input(run, message):
+    with pytest.raises(ValueError, match=message):
+        run(ops.convert_to_tensor(START))
