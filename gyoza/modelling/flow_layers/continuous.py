@@ -47,7 +47,8 @@ class ContinuousFlow(ConditionalFlowLayer):
         shape: See :class:`FlowLayer`.
         axes: All axes but the batch axis, in their order; see :class:`FlowLayer`.
         solver: `"euler"`, `"midpoint"` or `"rk4"`, with `step_count` steps of equal length, or
-            `"dopri5"`, whose steps suit the tolerances.
+            `"dopri5"`, whose steps suit the tolerances. On JAX, `"dopri5"` cannot be differentiated:
+            train with another one, or by :class:`FlowMatchingModel`.
         step_count: The number of steps. Not used by `"dopri5"`.
         rtol: The relative tolerance of `"dopri5"`.
         atol: The absolute tolerance of `"dopri5"`.
@@ -143,8 +144,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         Args:
             x: Points, `[batch, ...]`.
             time: The time, a scalar, or that of each point, `[batch, 1]`.
-            context: Their context, if there is one. One row can stand for several points, whose
-                number is then a multiple of that of contexts.
+            context: Their context, `[batch, ...]`, if there is one.
 
         Returns:
             The velocities, in the shape and dtype of `x`.

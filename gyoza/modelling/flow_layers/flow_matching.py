@@ -202,6 +202,11 @@ class FlowMatchingModel(Training, keras.Model):
         training: bool = True,
     ) -> Tensor:
         """Computes the mean over the instances; see `keras.Model.compute_loss`."""
+        if self.loss is not None:
+            raise ValueError(
+                f"Model '{self.name}' has a loss of its own, and should be compiled without one. "
+                f"Received: loss={self.loss}"
+            )
         return average_losses(y_pred, sample_weight, self.losses)
 
     def _check_inputs(self, inputs: Any) -> None:

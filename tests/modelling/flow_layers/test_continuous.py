@@ -169,6 +169,16 @@ def test_bad_input(make, error, message):
         make()
 
 
+def test_flow_matching_takes_neither_a_loss_nor_targets():
+    model = FlowMatchingModel(VelocityMLP([8]))
+    model.compile("sgd", loss="mse")
+    with pytest.raises(ValueError, match="compiled without one. Received: loss=mse"):
+        model.fit(normal(8, 2), verbose=0)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="given no targets `y`"):
+        model.fit(normal(8, 2), normal(8, 2), verbose=0)
+
+
 @pytest.mark.parametrize("name", _PATHS)
 def test_paths_join_points_at_the_velocity_that_they_say(name):
     source, data = map(ops.convert_to_tensor, normal(2, 5, 3))
