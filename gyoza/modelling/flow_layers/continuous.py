@@ -47,8 +47,8 @@ class ContinuousFlow(ConditionalFlowLayer):
         shape: See :class:`FlowLayer`.
         axes: All axes but the batch axis, in their order; see :class:`FlowLayer`.
         solver: `"euler"`, `"midpoint"` or `"rk4"`, with `step_count` steps of equal length, or
-            `"dopri5"`, whose steps suit the tolerances. On JAX, `"dopri5"` cannot be differentiated:
-            train with another one, or by :class:`FlowMatchingModel`.
+            `"dopri5"`, whose steps suit the tolerances. On JAX, the last one cannot be
+            differentiated: train with another, or by :class:`FlowMatchingModel`.
         step_count: The number of steps. Not used by `"dopri5"`.
         rtol: The relative tolerance of `"dopri5"`.
         atol: The absolute tolerance of `"dopri5"`.
