@@ -193,6 +193,24 @@ class FlowMatchingModel(Training, keras.Model):
         """Describes what `call` returns for symbolic `inputs`."""
         return keras.KerasTensor(inputs.shape[:1], dtype=self._continuous.log_det_dtype)
 
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        """Configures training; see `keras.Model.compile`.
+
+        Args:
+            optimizer: The optimiser.
+            loss: `None`, since the model has a loss of its own.
+            **kwargs: Other arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If there is a loss.
+        """
+        if loss is not None:
+            raise ValueError(
+                f"Model '{self.name}' has a loss of its own, and should be compiled without one. "
+                f"Received: loss={loss}"
+            )
+        super().compile(optimizer, **kwargs)
+
     def compute_loss(
         self,
         x: Tensor | None = None,
@@ -202,11 +220,6 @@ class FlowMatchingModel(Training, keras.Model):
         training: bool = True,
     ) -> Tensor:
         """Computes the mean over the instances; see `keras.Model.compute_loss`."""
-        if self.loss is not None:
-            raise ValueError(
-                f"Model '{self.name}' has a loss of its own, and should be compiled without one. "
-                f"Received: loss={self.loss}"
-            )
         return average_losses(y_pred, sample_weight, self.losses)
 
     def _check_inputs(self, inputs: Any) -> None:
