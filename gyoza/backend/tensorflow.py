@@ -75,16 +75,24 @@ def vjp(
 def with_gradient(
     forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
 ) -> Callable[..., Any]:
-    @tf.custom_gradient
     def function(x: Tensor, *others: Any) -> Any:
-        outputs = forward(x, *others)
+        kept: list[Any] = []
 
-        def gradient(*cotangents: Any, variables: Sequence[Any] = ()) -> Any:
-            gradients = backward(outputs, others, cotangents)
-            # Variables that are looked at besides the arguments do not count.
-            return (gradients, [None] * len(variables)) if variables else gradients
+        @tf.custom_gradient
+        def run(*arguments: Any) -> Any:
+            # Or TensorFlow would derive loops of `forward`, for nothing.
+            outputs = forward(*map(tf.stop_gradient, arguments))
 
-        return outputs, gradient
+            def gradient(*cotangents: Any, variables: Sequence[Any] = ()) -> Any:
+                # With what can be differentiated, so that gradients can be, too.
+                gradients = backward(kept, others, cotangents)
+                # Variables that are looked at besides the arguments do not count.
+                return (gradients, [None] * len(variables)) if variables else gradients
+
+            return outputs, gradient
+
+        kept.extend(run(x, *others))
+        return kept
 
     return function
 

@@ -1,6 +1,6 @@
 """Flows in continuous time, which follow the solution of a differential equation."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -8,16 +8,28 @@ from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.flow_layers.recomputation import can_be_recomputed
+from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
+from gyoza.modelling.functions.checks import check_integer, check_not_negative, check_positive
 from gyoza.modelling.functions.not_finite import mark_rows
-from gyoza.modelling.functions.solvers import check_solver, solve, solve_adaptively
-from gyoza.modelling.functions.traces import compute_quadratic_forms, make_units
+from gyoza.modelling.functions.solvers import State, check_solver, solve, solve_adaptively
+from gyoza.modelling.functions.traces import (
+    compute_products,
+    compute_quadratic_forms,
+    make_units,
+)
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["ContinuousFlow"]
 
 _PROBES = ("rademacher", "normal")
+
+
+def _check_time(name: str, time: float) -> None:
+    """Raises a `ValueError` unless the time is in [0, 1]."""
+    if not 0.0 <= time <= 1.0:
+        raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time}")
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -38,7 +50,14 @@ class ContinuousFlow(ConditionalFlowLayer):
 
     Up to `exact_limit` dimensions, the trace is exact: the network is differentiated along each
     dimension. Beyond, it is estimated without bias from random vectors (Hutchinson's estimator),
-    the same ones along a solution, and log-determinants are then random numbers, each time others.
+    the same ones along a solution, and log-determinants are then random numbers, each time others;
+    see :meth:`estimate_log_det`.
+
+    Gradients need little memory, however deep the network: with steps of equal length, no more is
+    kept than the points between them, and the steps are taken again. Those of `"dopri5"` solve the
+    adjoint equation, and have errors like the solution. Networks that draw random numbers or have
+    moving statistics, such as dropout, are differentiated as they are; on JAX, `"dopri5"` cannot
+    be with them, nor twice.
 
     Args:
         velocity: The network :math:`v`: a Keras layer or model of the list `[x, time]`, or `[x,
@@ -47,8 +66,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         shape: See :class:`FlowLayer`.
         axes: All axes but the batch axis, in their order; see :class:`FlowLayer`.
         solver: `"euler"`, `"midpoint"` or `"rk4"`, with `step_count` steps of equal length, or
-            `"dopri5"`, whose steps suit the tolerances. On JAX, the last one cannot be
-            differentiated: train with another, or by :class:`FlowMatchingModel`.
+            `"dopri5"`, whose steps suit the tolerances.
         step_count: The number of steps. Not used by `"dopri5"`.
         rtol: The relative tolerance of `"dopri5"`.
         atol: The absolute tolerance of `"dopri5"`.
@@ -57,6 +75,9 @@ class ContinuousFlow(ConditionalFlowLayer):
         exact_limit: The largest number of dimensions for which traces are exact.
         probe: How random vectors are distributed: `"rademacher"` (-1 or 1) or `"normal"`.
         probe_count: The number of random vectors.
+        kinetic: The weight, in the loss of training by likelihood, of the mean of
+            :math:`\int \| v \|^2 \, d t`. It makes paths straight, so that few steps suffice.
+        jacobian: Likewise of :math:`\int \| \partial v / \partial x \|_F^2 \, d t`.
         seed: Seed of random vectors.
         **kwargs: Arguments of `keras.Layer`.
 
@@ -78,6 +99,9 @@ class ContinuousFlow(ConditionalFlowLayer):
           differential equations." `arXiv:1806.07366 <https://arxiv.org/abs/1806.07366>`_
         - Grathwohl, W. et al. (2019). "FFJORD: Free-form continuous dynamics for scalable
           reversible generative models." `arXiv:1810.01367 <https://arxiv.org/abs/1810.01367>`_
+        - Finlay, C., Jacobsen, J.-H., Nurbekyan, L. & Oberman, A. M. (2020). "How to train your
+          neural ODE: the world of Jacobian and kinetic regularization." `arXiv:2002.02798
+          <https://arxiv.org/abs/2002.02798>`_
     """
 
     recomputable = False
@@ -95,6 +119,8 @@ class ContinuousFlow(ConditionalFlowLayer):
         exact_limit: int = 32,
         probe: str = "rademacher",
         probe_count: int = 1,
+        kinetic: float = 0.0,
+        jacobian: float = 0.0,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -115,6 +141,8 @@ class ContinuousFlow(ConditionalFlowLayer):
         self.exact_limit = check_integer("exact_limit", exact_limit)
         self.probe = probe
         self.probe_count = check_integer("probe_count", probe_count, minimum=1)
+        self.kinetic = float(check_not_negative("kinetic", kinetic))
+        self.jacobian = float(check_not_negative("jacobian", jacobian))
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
 
@@ -143,12 +171,17 @@ class ContinuousFlow(ConditionalFlowLayer):
 
         Args:
             x: Points, `[batch, ...]`.
-            time: The time, a scalar, or that of each point, `[batch, 1]`.
+            time: The time in [0, 1], a scalar, or that of each point, `[batch, 1]`.
             context: Their context, `[batch, ...]`, if there is one.
 
         Returns:
             The velocities, in the shape and dtype of `x`.
+
+        Raises:
+            ValueError: If the time is a number outside of [0, 1].
         """
+        if isinstance(time, int | float):
+            _check_time("time", time)
         count = ops.shape(x)[0]
         time = ops.broadcast_to(ops.cast(time, self.compute_dtype), (count, 1))
         parts = [ops.cast(x, self.compute_dtype), time]
@@ -157,37 +190,77 @@ class ContinuousFlow(ConditionalFlowLayer):
         return ops.cast(self.velocity(parts), x.dtype)
 
     def _follow(
-        self, x: Tensor, start: float, stop: float, context: Tensor | None, has_log_det: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Solves the equation, and integrates the trace on the way."""
+        self,
+        x: Tensor,
+        start: float,
+        stop: float,
+        context: Tensor | None,
+        has_log_det: bool,
+        has_penalty: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Solves the equation, and integrates the trace and the penalty on the way."""
         context = None if context is None else ops.cast(context, self.compute_dtype)
         vectors = self._choose_vectors(x) if has_log_det else None
+        combine = ops.sum if self._has_exact_trace else ops.mean
 
-        def move(time: Tensor, x: Tensor, *log_det: Tensor) -> tuple[Tensor, ...]:
+        def move(time: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             if vectors is None:
-                return (self.compute_velocity(x, time, context),)
-            copies = context
-            if context is not None:
-                lengths = (vectors.shape[0], *(1 for _ in context.shape[1:]))
-                copies = ops.tile(context, lengths)
-            velocity, forms = compute_quadratic_forms(
-                lambda x: self.compute_velocity(x, time, copies), x, vectors
+                return (self.compute_velocity(x, time, *others),)
+            velocity, products = compute_products(
+                lambda x, *others: self.compute_velocity(x, time, *others), x, vectors, others
             )
-            trace = ops.sum(forms, axis=0)
-            return velocity, trace if self._has_exact_trace else trace / self.probe_count
+            trace = combine(compute_quadratic_forms(products, vectors), axis=0)
+            if not has_penalty:
+                return velocity, trace
+            kinetic = compute_quadratic_forms(velocity[None], velocity[None])[0]
+            of_matrix = combine(compute_quadratic_forms(products, products), axis=0)
+            return velocity, trace, self.kinetic * kinetic + self.jacobian * of_matrix
 
-        state: tuple[Tensor, ...] = (ops.cast(x, self.log_det_dtype),)
-        if has_log_det:
-            state = *state, ops.zeros(ops.shape(x)[:1], self.log_det_dtype)
-        if self.solver == "dopri5":
-            state, _ = solve_adaptively(
-                move, state, start, stop, self.rtol, self.atol, self.max_step_count
-            )
-        else:
-            state = solve(move, state, start, stop, self.solver, self.step_count)
+        integrals = has_log_det + has_penalty
+        zeros = ops.zeros(ops.shape(x)[:1], self.log_det_dtype)
+        state = ops.cast(x, self.log_det_dtype), *(zeros for _ in range(integrals))
+        others = [] if context is None else [context]
+        state = self._solve(move, state, others, start, stop)
         if context is not None:
             state = tuple(mark_rows(part, context) for part in state)
-        return ops.cast(state[0], x.dtype), state[-1]
+        return ops.cast(state[0], x.dtype), *state[1:]
+
+    def _solve(
+        self,
+        move: Callable[..., State],
+        state: State,
+        others: Sequence[Tensor],
+        start: float,
+        stop: float,
+    ) -> State:
+        """Solves an equation in which the velocity is that of the network with its weights."""
+        is_adaptive = self.solver == "dopri5"
+        tolerances = self.rtol, self.atol, self.max_step_count
+        if not can_be_recomputed(self.velocity):
+
+            def field(time: Tensor, *state: Tensor) -> State:
+                return move(time, state[0], *others)
+
+            if is_adaptive:
+                return solve_adaptively(field, state, start, stop, *tolerances)[0]
+            return solve(field, state, start, stop, self.solver, self.step_count)
+        trained = self.velocity.trainable_variables
+        fixed = [
+            (variable, ops.convert_to_tensor(variable))
+            for variable in self.velocity.non_trainable_variables
+        ]
+
+        def field_of_values(time: Tensor, values: Sequence[Tensor], state: State) -> State:
+            weights = zip(trained, values[len(others) :], strict=True)
+            with keras.StatelessScope(state_mapping=[*fixed, *weights]):
+                return move(time, state[0], *values[: len(others)])
+
+        values = [*others, *map(ops.convert_to_tensor, trained)]
+        if is_adaptive:
+            return solve_with_adjoint(field_of_values, state, values, start, stop, *tolerances)
+        return solve_with_recomputation(
+            field_of_values, state, values, start, stop, self.solver, self.step_count
+        )
 
     @property
     def _has_exact_trace(self) -> bool:
@@ -204,20 +277,99 @@ class ContinuousFlow(ConditionalFlowLayer):
         draw = draw_uniform(shape, x.dtype, self.seed_generator)
         return ops.where(draw < 0.5, -ops.ones_like(draw), ops.ones_like(draw))
 
-    def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Goes from data, at the time 1, to latents; see :meth:`FlowLayer.call`."""
-        return self._follow(inputs, 1.0, 0.0, context, has_log_det=True)
+    def call(
+        self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Goes from data, at the time 1, to latents; see :meth:`FlowLayer.call`.
+
+        In training, the penalties are added to the loss.
+        """
+        has_penalty = bool(training) and self.kinetic + self.jacobian > 0.0
+        outputs, log_det, *penalty = self._follow(inputs, 1.0, 0.0, context, True, has_penalty)
+        if has_penalty:
+            self.add_loss(-ops.mean(penalty[0]))  # negative, as time runs backward
+        return outputs, log_det
 
     def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Goes from latents, at the time 0, to data; see :meth:`FlowLayer.invert`."""
-        return self._follow(outputs, 0.0, 1.0, context, has_log_det=False)[0]
+        return self._follow(outputs, 0.0, 1.0, context, False)[0]
 
     def invert_and_log_det(
         self, outputs: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See :meth:`FlowLayer.invert_and_log_det`; solves the equation once."""
-        inputs, log_det = self._follow(outputs, 0.0, 1.0, context, has_log_det=True)
+        inputs, log_det = self._follow(outputs, 0.0, 1.0, context, True)
         return inputs, -log_det
+
+    def transport(
+        self, x: Tensor, start: float = 0.0, stop: float = 1.0, context: Tensor | None = None
+    ) -> Tensor:
+        """Moves points from one time to another, as for pictures of their paths.
+
+        Args:
+            x: The points at the time `start`, `[batch, ...]`.
+            start: The time at which they are given, in [0, 1].
+            stop: The time at which they are asked for, which may be earlier.
+            context: Their context, if there is one.
+
+        Returns:
+            The points at the time `stop`, in the shape of `x`. Solvers of a fixed number of steps
+            take all of them.
+
+        Raises:
+            ValueError: If a time is outside of [0, 1], or the layer is not built.
+
+        Example:
+
+            >>> velocity = gyoza.modelling.conditioners.VelocityMLP([64])
+            >>> layer = gyoza.modelling.flow_layers.ContinuousFlow(velocity)
+            >>> z, _ = layer(np.ones([2, 3], "float32"))
+            >>> layer.transport(z, stop=0.5).shape == (2, 3)
+            True
+        """
+        _check_time("start", start)
+        _check_time("stop", stop)
+        if not self.built:
+            raise ValueError(
+                f"Layer '{self.name}' should be built before points are moved: call it once. "
+                "Received: built=False"
+            )
+        x = ops.convert_to_tensor(x, self.compute_dtype)
+        context = None if context is None else ops.convert_to_tensor(context, self.compute_dtype)
+        return self._follow(x, start, stop, context, False)[0]
+
+    def estimate_log_det(
+        self, inputs: Tensor, context: Tensor | None = None, draw_count: int = 16
+    ) -> tuple[Tensor, Tensor]:
+        """Averages log-determinants over random vectors, and tells how far off the mean may be.
+
+        Args:
+            inputs: The data, `[batch, ...]`.
+            context: Their context, if there is one.
+            draw_count: How often `call` is executed, each time with new random vectors; at least 2.
+
+        Returns:
+            The pair of mean log-determinants and of their standard errors, the standard deviation
+            over draws divided by the root of their number, `[batch]`. Errors are zero up to
+            rounding where traces are exact.
+
+        Raises:
+            ValueError: If there are less than two draws.
+
+        Example:
+
+            >>> layer = gyoza.modelling.flow_layers.ContinuousFlow(
+            ...     gyoza.modelling.conditioners.VelocityMLP([64]), exact_limit=0
+            ... )
+            >>> log_det, error = layer.estimate_log_det(np.ones([2, 3], "float32"), draw_count=4)
+            >>> keras.ops.convert_to_numpy(error)  # a new velocity is zero
+            array([0., 0.], dtype=float32)
+        """
+        check_integer("draw_count", draw_count, minimum=2)
+        of_context = {} if context is None else {"context": context}
+        draws = ops.stack([self(inputs, **of_context)[1] for _ in range(draw_count)])
+        variance = ops.var(draws, axis=0) / (draw_count - 1)
+        return ops.mean(draws, axis=0), ops.sqrt(variance)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -232,6 +384,8 @@ class ContinuousFlow(ConditionalFlowLayer):
             "exact_limit": self.exact_limit,
             "probe": self.probe,
             "probe_count": self.probe_count,
+            "kinetic": self.kinetic,
+            "jacobian": self.jacobian,
             "seed": self.seed,
         }
 

@@ -1,5 +1,6 @@
 """Pure functions of tensors, of which layers and distributions are made."""
 
+from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 from gyoza.modelling.functions.loops import repeat
@@ -12,7 +13,11 @@ from gyoza.modelling.functions.splines import (
     circular_spline,
     rational_quadratic_spline,
 )
-from gyoza.modelling.functions.traces import compute_quadratic_forms, make_units
+from gyoza.modelling.functions.traces import (
+    compute_products,
+    compute_quadratic_forms,
+    make_units,
+)
 
 __all__ = [
     "rational_quadratic_spline",
@@ -29,6 +34,9 @@ __all__ = [
     "repeat",
     "solve",
     "solve_adaptively",
+    "solve_with_recomputation",
+    "solve_with_adjoint",
+    "compute_products",
     "compute_quadratic_forms",
     "make_units",
 ]

@@ -7,7 +7,14 @@ import numpy as np
 
 from gyoza.typing import Array, Tensor
 
-__all__ = ["is_integer", "check_integer", "check_integers", "check_finite", "check_positive"]
+__all__ = [
+    "is_integer",
+    "check_integer",
+    "check_integers",
+    "check_finite",
+    "check_positive",
+    "check_not_negative",
+]
 
 
 def is_integer(value: Any) -> bool:
@@ -51,4 +58,12 @@ def check_positive(name: str, values: Tensor) -> Array:
     array = check_finite(name, values)
     if not np.all(array > 0.0):
         raise ValueError(f"`{name}` should be positive. Received: {name}={values}")
+    return array
+
+
+def check_not_negative(name: str, values: Tensor) -> Array:
+    """Makes an array of numbers, or raises a `ValueError` if some are negative or not finite."""
+    array = check_finite(name, values)
+    if not np.all(array >= 0.0):
+        raise ValueError(f"`{name}` should not be negative. Received: {name}={values}")
     return array

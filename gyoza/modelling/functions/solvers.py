@@ -10,7 +10,7 @@ from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.loops import repeat
 from gyoza.typing import Tensor
 
-__all__ = ["SOLVERS", "check_solver", "solve", "solve_adaptively"]
+__all__ = ["SOLVERS", "Field", "State", "check_solver", "make_step", "solve", "solve_adaptively"]
 
 
 class _Method(NamedTuple):
@@ -96,15 +96,22 @@ def solve(
             f"Received: solver={solver!r}"
         )
     check_integer("step_count", step_count, minimum=1)
+    advance = make_step(field, start, stop, solver, step_count)
+    return tuple(repeat(advance, state, step_count))
+
+
+def make_step(
+    field: Field, start: float, stop: float, solver: str, step_count: int
+) -> Callable[[Tensor, State], State]:
+    """Returns one of the steps that :func:`solve` takes: a function of its index and the state."""
     method = SOLVERS[solver]
-    dtype = state[0].dtype
     step = (stop - start) / step_count
 
     def advance(index: Tensor, state: State) -> State:
-        time = ops.cast(index, dtype) * step + start
+        time = ops.cast(index, state[0].dtype) * step + start
         return _step(field, method, time, state, step)[0]
 
-    return tuple(repeat(advance, state, step_count))
+    return advance
 
 
 def _step(
@@ -135,6 +142,7 @@ def solve_adaptively(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     max_step_count: int = 1000,
+    measured_count: int | None = None,
 ) -> tuple[State, Tensor]:
     r"""Solves :math:`d y / d t = f(t, y)` by steps whose length suits a tolerance.
 
@@ -152,10 +160,12 @@ def solve_adaptively(
         rtol: The relative tolerance.
         atol: The absolute tolerance.
         max_step_count: The most steps to try. If they do not suffice, results are NaN.
+        measured_count: The number of tensors, the first ones, whose errors decide on the steps.
+            Others need no batch axis. All of them if omitted.
 
     Returns:
-        The state at `stop`, and the number of steps that were tried. Reverse-mode differentiation
-        through it is not possible on JAX.
+        The state at `stop`, and the number of steps that were tried. JAX cannot differentiate it
+        in reverse mode; see :func:`solve_with_adjoint`.
 
     Raises:
         ValueError: If a tolerance is not positive.
@@ -178,6 +188,7 @@ def solve_adaptively(
     check_integer("max_step_count", max_step_count, minimum=1)
     dtype = state[0].dtype
     count = len(state)
+    measured = slice(measured_count)
 
     def scaled(progress: Tensor, *state: Tensor) -> State:
         """The derivatives by the progress, from 0 at `start` to 1 at `stop`."""
@@ -194,13 +205,14 @@ def solve_adaptively(
         step = ops.where(is_last, rest, step)
         proposal, slopes = _step(scaled, _DORMAND_PRINCE, progress, state, step, slope)
         differences = tuple(step * difference for difference in _mix(_DIFFERENCE, slopes))
-        error = _rate(differences, state, proposal, rtol, atol)
+        rows, new_rows = state[measured], proposal[measured]
+        error = _rate(differences[measured], rows, new_rows, rtol, atol)
         is_wrong = ~(error <= 1.0)  # or NaN
         # What the shortest step is too long for is given up: NaN, and not wrong.
         is_lost = is_wrong & (step <= _SHORTEST)
-        proposal = tuple(_forget_rows(y, is_lost) for y in proposal)
+        proposal = (*(_forget_rows(y, is_lost) for y in new_rows), *proposal[len(rows) :])
         error = ops.where(ops.isfinite(error), error, np.inf)
-        error = ops.where(is_lost | ~_are_finite(state), ops.zeros_like(error), error)
+        error = ops.where(is_lost | ~_are_finite(rows), ops.zeros_like(error), error)
         error = ops.max(error)
         accepted = error <= 1.0
         factor = ops.clip(0.9 * ops.maximum(error, 1e-10) ** -0.2, 0.2, 10.0)
@@ -213,7 +225,8 @@ def solve_adaptively(
         return progress, step * factor, step_count + 1, *chosen
 
     slope = scaled(ops.zeros((), dtype), *state)
-    size, speed = (_rate(values, state, state, rtol, atol) for values in (state, slope))
+    rows = state[measured]
+    size, speed = (_rate(values[measured], rows, rows, rtol, atol) for values in (state, slope))
     step = 0.01 * (size + 1e-3) / (speed + 1e-3)
     step = ops.clip(ops.min(ops.where(ops.isfinite(step), step, ops.ones_like(step))), 1e-4, 1.0)
     progress, _, step_count, *values = ops.while_loop(
@@ -236,8 +249,9 @@ def _rate(differences: State, first: State, second: State, rtol: float, atol: fl
 
 
 def _forget_rows(y: Tensor, rows: Tensor) -> Tensor:
-    """Returns `y` with NaN in some rows, or in all of them."""
-    rows = ops.reshape(rows, (-1, *(1 for _ in y.shape[1:])))
+    """Returns `y` with NaN in some rows, or, for a scalar, in all of them."""
+    if len(rows.shape):
+        rows = ops.reshape(rows, (-1, *(1 for _ in y.shape[1:])))
     return ops.where(rows, np.nan * ops.ones_like(y), y)
 
 

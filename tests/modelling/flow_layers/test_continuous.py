@@ -1,5 +1,8 @@
 """Flows in continuous time, by closed forms of linear and Gaussian ones."""
 
+import dataclasses
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -114,6 +117,114 @@ def test_signs_estimate_diagonal_traces_exactly():
     np.testing.assert_allclose(to_numpy(log_det), -np.arange(40).sum() / 40, rtol=1e-5)
 
 
+def test_standard_errors_are_those_of_the_estimate():
+    layer = ContinuousFlow(
+        LinearVelocity(MATRIX), step_count=2, exact_limit=0, probe="normal", seed=1
+    )
+    log_det, error = map(to_numpy, layer.estimate_log_det(normal(500, 3), draw_count=8))
+    assert np.mean(error**2) == pytest.approx(np.var(log_det), rel=0.25)
+    assert np.abs(log_det.mean() + np.trace(MATRIX)) < 4.0 * np.sqrt(np.mean(error**2) / 500)
+    layer = ContinuousFlow(LinearVelocity(MATRIX), step_count=2)
+    log_det, error = map(to_numpy, layer.estimate_log_det(normal(5, 3), draw_count=2))
+    np.testing.assert_allclose(log_det, -np.trace(MATRIX), rtol=1e-5)
+    np.testing.assert_allclose(error, 0.0, atol=1e-6)
+
+
+def test_points_can_be_moved_part_of_the_way():
+    layer = ContinuousFlow(LinearVelocity(MATRIX), step_count=32)
+    x = normal(4, 3)
+    layer(x)
+    halfway = layer.transport(x, stop=0.5)
+    np.testing.assert_allclose(to_numpy(halfway), x @ expm(0.5 * MATRIX.T), atol=1e-5)
+    whole = layer.transport(halfway, 0.5)
+    np.testing.assert_allclose(to_numpy(whole), to_numpy(layer.invert(x)), atol=1e-5)
+    back = layer.transport(whole, 1.0, 0.0)
+    np.testing.assert_allclose(to_numpy(back), x, atol=1e-5)
+
+
+class Scaled(VelocityMLP):
+    """A velocity of large weights, which counts for the gradient."""
+
+    def __init__(self, **kwargs):
+        super().__init__([8], "tanh", frequency_count=1, **kwargs)
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for index, weight in enumerate(self.trainable_weights):
+            weight.assign(0.5 * normal(*weight.shape, seed=index))
+
+
+def take_step(solver, monkeypatch=None, **options):
+    """Returns the weights after a step of training by likelihood, and the loss."""
+    if monkeypatch is not None:
+        path = "gyoza.modelling.flow_layers.continuous.can_be_recomputed"
+        monkeypatch.setattr(path, lambda layer: False)
+    layer = ContinuousFlow(Scaled(), solver=solver, **options)
+    flow = FlowModel([ContinuousFlow(Scaled(), step_count=2), layer])
+    flow.compile(keras.optimizers.SGD(1.0))
+    data = {"inputs": normal(6, 2), "context": normal(6, 3, seed=1)}
+    loss = flow.fit(data, batch_size=6, epochs=1, verbose=0).history["loss"][0]
+    return np.concatenate([to_numpy(weight).ravel() for weight in flow.trainable_weights]), loss
+
+
+def test_gradients_are_those_without_recomputation(monkeypatch):
+    weights, loss = take_step("rk4", step_count=4, kinetic=0.3, jacobian=0.2)
+    expected = take_step("rk4", monkeypatch, step_count=4, kinetic=0.3, jacobian=0.2)
+    assert loss == pytest.approx(expected[1], rel=1e-5)
+    np.testing.assert_allclose(weights, expected[0], atol=1e-5)
+
+
+def test_adjoint_gradients_are_those_of_many_steps(monkeypatch):
+    weights, loss = take_step("dopri5", rtol=1e-6, atol=1e-6)
+    expected = take_step("rk4", monkeypatch, step_count=32)
+    assert loss == pytest.approx(expected[1], rel=1e-4)
+    np.testing.assert_allclose(weights, expected[0], atol=1e-4)
+
+
+@dataclasses.dataclass(eq=False)
+class Box:
+    """What is kept of a tensor."""
+
+    tensor: object
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="asks PyTorch what it keeps")
+def test_what_is_kept_does_not_grow_with_the_network():
+    torch = pytest.importorskip("torch")
+    sizes = []
+    for hidden_sizes in ([8], [64] * 6):
+        layer = ContinuousFlow(VelocityMLP(hidden_sizes), step_count=4)
+        x = torch.ones(256, 2, requires_grad=True)
+        layer(x)
+        packed = weakref.WeakSet()
+
+        def pack(tensor, packed=packed):
+            box = Box(tensor)
+            packed.add(box)
+            return box
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+            log_det = layer(x)[1]
+        weights = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
+        sizes.append(sum(box.tensor.numel() for box in packed) - weights)
+        assert log_det.requires_grad
+    assert sizes[0] == sizes[1]
+
+
+def test_penalties_are_those_of_a_rotation():
+    layer = ContinuousFlow(
+        LinearVelocity([[0.0, 2.0], [-2.0, 0.0]]), step_count=32, kinetic=0.5, jacobian=0.1
+    )
+    x = normal(5, 2)
+    layer(x, training=True)
+    # Its velocity is twice the distance from the centre, which does not change.
+    expected = 0.5 * np.mean(np.sum(4.0 * x**2, axis=1)) + 0.1 * 8.0
+    (penalty,) = layer.losses
+    assert float(penalty) == pytest.approx(expected, rel=1e-4)
+    layer(x)
+    assert not layer.losses
+
+
 def test_densities_integrate_to_one():
     flow = FlowModel([ContinuousFlow(VelocityMLP([16], "tanh"), shape=[2])])
     flow.build((None, 2))
@@ -147,6 +258,22 @@ def test_a_flow_learns_by_its_likelihood():
         (lambda: ContinuousFlow(VelocityMLP(), step_count=0), ValueError, "step_count=0"),
         (lambda: ContinuousFlow(VelocityMLP(), rtol=0.0), ValueError, "`rtol` should be positive"),
         (lambda: ContinuousFlow(VelocityMLP(), probe="cauchy"), ValueError, "probe='cauchy'"),
+        (lambda: ContinuousFlow(VelocityMLP(), kinetic=-1.0), ValueError, "kinetic=-1.0"),
+        (
+            lambda: ContinuousFlow(VelocityMLP()).compute_velocity(np.ones([2, 3]), 1.5),
+            ValueError,
+            r"`time` should be in \[0, 1\]. Received: time=1.5",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), stop=-0.5),
+            ValueError,
+            r"`stop` should be in \[0, 1\]",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3])),
+            ValueError,
+            "should be built before points are moved",
+        ),
         (
             lambda: ContinuousFlow(VelocityMLP(), axes=[2])(np.ones([2, 3, 4], "float32")),
             ValueError,

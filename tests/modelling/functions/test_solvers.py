@@ -5,14 +5,17 @@ import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
-from scipy.linalg import expm
+from scipy.linalg import expm, expm_frechet
 
-from gyoza.backend import jit
+from gyoza.backend import jit, vjp
 from gyoza.modelling.functions import (
+    compute_products,
     compute_quadratic_forms,
     make_units,
     solve,
     solve_adaptively,
+    solve_with_adjoint,
+    solve_with_recomputation,
 )
 
 MATRIX = np.array([[-1.0, 2.0], [-3.0, 0.5]])
@@ -90,17 +93,79 @@ def test_too_few_steps_give_nan():
     assert int(step_count) == 4
 
 
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [(solve_with_recomputation, ("rk4", 24)), (solve_with_adjoint, (1e-6, 1e-6))],
+)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_are_those_of_matrix_exponentials(run, options, compiled):
+    weights = np.random.default_rng(0).normal(size=START.shape)
+
+    def compute(start, matrix):
+        def multiply(time, values, state):
+            return (state[0] @ ops.transpose(values[0]),)
+
+        def run_from(start, matrix):
+            return run(multiply, (start,), [matrix], 0.0, 1.0, *options)[0]
+
+        result, pull_back = vjp(run_from, [start, matrix])
+        return result, *pull_back(ops.convert_to_tensor(weights))
+
+    arguments = [ops.convert_to_tensor(array) for array in (START, MATRIX)]
+    result, of_start, of_matrix = (jit(compute, xla=True) if compiled else compute)(*arguments)
+    np.testing.assert_allclose(to_numpy(result), solution(), atol=1e-5)
+    np.testing.assert_allclose(to_numpy(of_start), weights @ expm(MATRIX), atol=1e-5)
+    # Frechet derivatives of the transposed matrix pull back.
+    _, expected = expm_frechet(MATRIX.T, weights.T @ START)
+    np.testing.assert_allclose(to_numpy(of_matrix), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [
+        (solve_with_recomputation, ("rk4", 16)),
+        pytest.param(
+            solve_with_adjoint,
+            (1e-6, 1e-6),
+            marks=pytest.mark.skipif(
+                keras.backend.backend() == "jax", reason="JAX derives loops of any length once"
+            ),
+        ),
+    ],
+)
+def test_gradients_can_be_differentiated(run, options):
+    x, rate = (ops.convert_to_tensor(np.array(value, "float32")) for value in ([[0.5]], 0.7))
+
+    def differentiate(rate):
+        def run_from(x):  # the solution of y' = r y^2 is x / (1 - r t x)
+            def square(time, values, y):
+                return (values[0] * y[0] ** 2,)
+
+            return run(square, (x,), [rate], 0.0, 1.0, *options)[0]
+
+        y, pull_back = vjp(run_from, [x])
+        return pull_back(ops.ones_like(y))[0]
+
+    first, pull_back = vjp(differentiate, [rate])
+    (second,) = pull_back(ops.ones_like(first))
+    assert to_numpy(first).item() == pytest.approx((1.0 - 0.35) ** -2, rel=1e-5)
+    assert to_numpy(second).item() == pytest.approx((1.0 - 0.35) ** -3, rel=1e-5)
+
+
 def test_forms_are_those_of_the_jacobian_matrix():
     x = np.random.default_rng(0).normal(size=(3, 2)).astype("float32")
 
     def square(x):
         return ops.stack([x[:, 0] * x[:, 1], x[:, 1] ** 2 + x[:, 0]], axis=1)
 
-    values, forms = compute_quadratic_forms(square, ops.convert_to_tensor(x), make_units(x))
+    units = make_units(ops.convert_to_tensor(x))
+    values, products = compute_products(square, ops.convert_to_tensor(x), units)
+    forms = compute_quadratic_forms(products, units)
     np.testing.assert_allclose(to_numpy(values), to_numpy(square(x)), rtol=1e-6)
     np.testing.assert_allclose(to_numpy(forms), [x[:, 1], 2.0 * x[:, 1]], rtol=1e-5)
-    vectors = np.ones((1, 3, 2), "float32")
-    _, forms = compute_quadratic_forms(square, ops.convert_to_tensor(x), vectors)
+    ones = ops.ones((1, 3, 2))
+    _, products = compute_products(square, ops.convert_to_tensor(x), ones)
+    forms = compute_quadratic_forms(products, ones)
     expected = x[:, 1] + x[:, 0] + 1.0 + 2.0 * x[:, 1]
     np.testing.assert_allclose(to_numpy(forms)[0], expected, rtol=1e-5)
 
