@@ -3,7 +3,8 @@
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.conditioners.mlp import MLP
+from gyoza.modelling.conditioners.optional_context import OptionalContext
 from gyoza.modelling.conditioners.resnet import ResNet
 from gyoza.modelling.conditioners.velocity import VelocityMLP
 
-__all__ = ["Conditioner", "MLP", "MADE", "ResNet", "VelocityMLP"]
+__all__ = ["Conditioner", "MLP", "MADE", "ResNet", "VelocityMLP", "OptionalContext"]

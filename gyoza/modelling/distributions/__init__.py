@@ -1,6 +1,7 @@
 """Distributions with densities and samples, which serve as base distributions of flows."""
 
 from gyoza.modelling.distributions.base import Distribution
+from gyoza.modelling.distributions.empirical import Empirical
 from gyoza.modelling.distributions.factorial import Factorial
 from gyoza.modelling.distributions.heavy_tailed import Logistic, StudentT
 from gyoza.modelling.distributions.labelled import LabelledNormal
@@ -23,4 +24,5 @@ __all__ = [
     "GaussianMixture",
     "LabelledNormal",
     "Factorial",
+    "Empirical",
 ]

@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.adaptation import is_left_alone
 from gyoza.modelling.batches import iterate_batches, split_context
+from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.likelihood import not_one_array
 from gyoza.modelling.pairs import to_pairs
 from gyoza.modelling.training import to_arrays
@@ -49,6 +50,7 @@ class AdaptsLayers:
         pairs = to_pairs(data) if self.adapts_to_pairs else None
         x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
         self.build_for(x, context)
+        warn_if_discrete(self, x)
         if context is not None:
             context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
         adapted = [

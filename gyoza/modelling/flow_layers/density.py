@@ -54,9 +54,11 @@ class Density:
         Returns:
             What layers and base distribution are given as a context.
         """
-        if context is None or self.context_encoder is None:
+        encoder = self.context_encoder
+        if context is None or encoder is None:
             return context
-        return mark_rows(self.context_encoder(context, training=training), context)
+        codes = encoder(context, training=training)
+        return codes if getattr(encoder, "takes_missing", False) else mark_rows(codes, context)
 
     def build_for(self, x: Tensor, context: Tensor | None = None) -> None:
         """Builds the model for data, unless it is built.
@@ -181,6 +183,10 @@ class Density:
         x, log_det = self.invert_and_log_det(z, context)
         return x, self._add_up(z, log_det, context)
 
+    def _pair(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns latents, and the data that they are mapped to."""
+        return z, self.invert(z, context)
+
     def _draw_latents(self, rows: Any, context: Tensor | None = None) -> Tensor:
         """Draws as many latents as there are rows."""
         return self.base_distribution.sample(ops.shape(rows)[0], **self._base_context(context))
@@ -191,7 +197,7 @@ class Density:
         count: int,
         seed: Any,
         context: Tensor,
-        batch_size: int,
+        batch_size: int = _BATCH_SIZE,
     ) -> Any:
         """Draws latents and inverts them."""
         if not self.built:

@@ -1,8 +1,6 @@
 """Training of continuous flows without solving their equation."""
 
-import functools
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -13,8 +11,12 @@ from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow
+from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.elementwise import Standardize
+from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_optimally
 from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.flow_layers.sampling import Sampling
+from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.training import Training, average_losses
 from gyoza.typing import Tensor
@@ -22,26 +24,22 @@ from gyoza.typing import Tensor
 __all__ = ["FlowMatchingModel"]
 
 
-def _go_straight(source: Tensor, data: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns points between source and data, and their velocities, on straight lines."""
-    return source + time * (data - source), data - source
+def _check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
+    """Raises a `ValueError` unless a value is one of the choices, or returns it."""
+    if value not in choices:
+        raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")
+    return value
 
 
-def _preserve_variance(source: Tensor, data: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns points between source and data, and their velocities, on quarters of circles."""
-    angle = ops.multiply(0.5 * math.pi, time)
-    sine, cosine = ops.sin(angle), ops.cos(angle)
-    return cosine * source + sine * data, 0.5 * math.pi * (cosine * data - sine * source)
-
-
-_PATHS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "linear": _go_straight,
-    "variance_preserving": _preserve_variance,
-}
+def _split_source(inputs: Any) -> tuple[Any, Any]:
+    """Takes inputs that may be a dictionary with a source apart."""
+    if not isinstance(inputs, dict):
+        return inputs, None
+    return {name: x for name, x in inputs.items() if name != "source"}, inputs.get("source")
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowMatchingModel(Training, keras.Model):
+class FlowMatchingModel(Sampling, Training, keras.Model):
     r"""A flow in continuous time whose velocity is regressed on that of paths to the data.
 
     A point :math:`x_0` of the base distribution and an instance :math:`x_1` of the data are joined
@@ -58,6 +56,11 @@ class FlowMatchingModel(Training, keras.Model):
     once; the equation is solved for samples and densities alone. Those are exact ones of the
     flow, as in every :class:`FlowModel`, which stands in the attribute `flow`.
 
+    Source and data can be coupled by optimal transport: of the points and instances of a batch,
+    those are joined whose distances are the shortest overall. That is another flow with the same
+    distributions at both ends, whose paths are straighter: samples need fewer steps. The plan is
+    computed in the step of training, at a cost that grows with the square of the batch size.
+
     The loss does not tell how well the flow fits, since most of it is the variance of velocities of
     paths through the same point. `log_prob` does.
 
@@ -68,15 +71,19 @@ class FlowMatchingModel(Training, keras.Model):
         base_distribution: The distribution of :math:`x_0`. A
             :class:`~gyoza.modelling.distributions.StandardNormal` if omitted.
         paths: `"linear"` or `"variance_preserving"`, the two above.
+        coupling: How points and instances are joined: `"independent"`, or `"optimal"` within each
+            batch, by :func:`~gyoza.modelling.functions.compute_transport_plan`. With a context, it
+            is optimal among instances of equal contexts, such as labels, since others must not be
+            mixed; where all contexts differ, it is the same as `"independent"`.
         context_encoder: See :class:`FlowModel`.
         solver: How the equation is solved; see :class:`ContinuousFlow`.
         step_count: The number of steps; see :class:`ContinuousFlow`.
-        seed: Seed of the times.
+        seed: Seed of times and couplings.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
         TypeError: See :class:`ContinuousFlow` and :class:`FlowModel`.
-        ValueError: If there are no such paths, or solver.
+        ValueError: If there are no such paths, coupling, or solver.
 
     Attributes:
         flow: The flow, a :class:`FlowModel` that ends with a :class:`ContinuousFlow`.
@@ -101,6 +108,10 @@ class FlowMatchingModel(Training, keras.Model):
         - Liu, X., Gong, C. & Liu, Q. (2023). "Flow straight and fast: Learning to generate and
           transfer data with rectified flow." `arXiv:2209.03003
           <https://arxiv.org/abs/2209.03003>`_
+        - Pooladian, A.-A. et al. (2023). "Multisample flow matching: Straightening flows with
+          minibatch couplings." `arXiv:2304.14772 <https://arxiv.org/abs/2304.14772>`_
+        - Tong, A. et al. (2023). "Improving and generalizing flow-based generative models with
+          minibatch optimal transport." `arXiv:2302.00482 <https://arxiv.org/abs/2302.00482>`_
         - Albergo, M. S. & Vanden-Eijnden, E. (2023). "Building normalizing flows with stochastic
           interpolants." `arXiv:2209.15571 <https://arxiv.org/abs/2209.15571>`_
     """
@@ -111,6 +122,7 @@ class FlowMatchingModel(Training, keras.Model):
         flow_layers: Iterable[FlowLayer] | None = None,
         base_distribution: Distribution | None = None,
         paths: str = "linear",
+        coupling: str = "independent",
         context_encoder: keras.Layer | None = None,
         solver: str = "rk4",
         step_count: int = 16,
@@ -118,30 +130,24 @@ class FlowMatchingModel(Training, keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if paths not in _PATHS:
-            raise ValueError(f"`paths` should be one of {list(_PATHS)}. Received: paths={paths!r}")
         policy = self.dtype_policy
         if flow_layers is None:
             flow_layers = [Standardize(dtype=policy)]
         last = ContinuousFlow(velocity, solver=solver, step_count=step_count, dtype=policy)
-        self.paths = paths
+        self.paths = _check_choice("paths", paths, PATHS)
+        self.coupling = _check_choice("coupling", coupling, COUPLINGS)
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
         self.flow = FlowModel(
             [*flow_layers, last], base_distribution, context_encoder, dtype=policy
         )
 
-    @property
-    def _continuous(self) -> Any:
-        return self.flow._flow_layers_[-1]
-
     def __call__(self, inputs: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
+        inputs, source = _split_source(inputs)
         inputs, context = split_context(inputs, context)
         self.flow.build_for(inputs, context)
-        if context is not None:
-            kwargs["context"] = context
-        return super().__call__(inputs, **kwargs)
+        return super().__call__(inputs, **given(context=context, source=source), **kwargs)
 
     def build(self, input_shape: Any) -> None:
         """Builds the flow for data without a context.
@@ -162,32 +168,58 @@ class FlowMatchingModel(Training, keras.Model):
         self.built = True
 
     def call(
-        self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None
+        self,
+        inputs: Tensor,
+        context: Tensor | None = None,
+        source: Tensor | None = None,
+        training: bool | None = None,
     ) -> Tensor:
         """Draws a point of a path to each instance, and computes what it contributes to the loss.
 
         Args:
-            inputs: The data, `[batch, ...]`.
+            inputs: The data, `[batch, ...]`, or a dictionary, as `fit` takes it.
             context: Their context, if the flow is conditional.
+            source: The latents where their paths begin, `[batch, ...]`. Drawn if omitted.
             training: Whether the model is being trained.
 
         Returns:
             The mean squared differences between velocities, `[batch]`.
+
+        Raises:
+            ValueError: If `source` does not have the shape of latents.
         """
+        if isinstance(inputs, dict):  # as in steps that JAX takes
+            inputs, source = _split_source(inputs)
         x, context = split_context(inputs, context)
         for layer in self.flow._flow_layers_[:-1]:
             x = layer(x)[0]
         data = ops.stop_gradient(ops.cast(x, self._continuous.log_det_dtype))
-        shape = ops.shape(data)
-        source = self.flow.base_distribution.sample(shape[0], **self.flow._base_context(context))
-        source = ops.stop_gradient(ops.reshape(ops.cast(source, data.dtype), shape))
-        time = draw_uniform((shape[0], 1), data.dtype, self.seed_generator)
+        codes = self.flow.encode(context, training)
+        if source is None:
+            source = self._draw_source(data, context, codes)
+        elif tuple(source.shape[1:]) != tuple(data.shape[1:]):
+            raise ValueError(
+                "`source` should hold latents, of shape (batch, "
+                f"{', '.join(map(str, data.shape[1:]))}). "
+                f"Received: source.shape={tuple(source.shape)}"
+            )
+        source = ops.stop_gradient(ops.cast(source, data.dtype))
+        count = ops.shape(data)[0]
+        time = draw_uniform((count, 1), data.dtype, self.seed_generator)
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
-        points, expected = _PATHS[self.paths](source, data, times)
-        context = self.flow.encode(context, training)
-        velocity = self._continuous.compute_velocity(points, time, context)
-        errors = ops.reshape(ops.square(velocity - expected), (shape[0], -1))
-        return ops.mean(errors, axis=-1)
+        points, expected = PATHS[self.paths](source, data, times)
+        velocity = self._continuous.compute_velocity(points, time, codes)
+        return ops.mean(ops.reshape(ops.square(velocity - expected), (count, -1)), axis=-1)
+
+    def _draw_source(self, data: Tensor, context: Tensor, codes: Tensor) -> Any:
+        """Draws a point of the base distribution for each instance, as they are coupled."""
+        distribution = self.flow.base_distribution
+        arguments = given(context=codes) if distribution.accepts_context else {}
+        source = distribution.sample(ops.shape(data)[0], **arguments)
+        source = ops.stop_gradient(ops.reshape(ops.cast(source, data.dtype), ops.shape(data)))
+        if self.coupling == "optimal":
+            source = couple_optimally(source, data, context, self.seed_generator)
+        return source
 
     def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Describes what `call` returns for symbolic `inputs`."""
@@ -211,6 +243,72 @@ class FlowMatchingModel(Training, keras.Model):
             )
         super().compile(optimizer, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as it was compiled when it was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the velocity; see `keras.Model.fit`.
+
+        Averages of the weights over the last steps often do better than the last weights. Keras has
+        them: with the optimizer `keras.optimizers.Adam(use_ema=True, ema_momentum=0.999)`, they are
+        the weights of the model when `fit` returns.
+
+        Args:
+            x: The data: an array, a data frame, `{"inputs": …, "context": …}`, or a data set that
+                yields such. A dictionary can also have a `"source"`: the latents where the paths to
+                the instances begin, as the velocity sees them and `flow.invert` takes them. Then
+                pairs are as they are given, whatever the coupling.
+            y: `None`, since there are no targets.
+            *args: Further arguments of `keras.Model.fit`.
+            **kwargs: Likewise.
+
+        Returns:
+            The `keras.callbacks.History`.
+        """
+        return super().fit(x, y, *args, **kwargs)
+
+    def reflow(
+        self,
+        sample_count: int,
+        seed: Any = None,
+        context: Any = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Trains the velocity further, on latents and the samples that the flow maps them to.
+
+        Paths of a flow do not cross, as those between independent pairs do, so that the velocity
+        has less to average over, and the paths of the new flow are straighter: few steps suffice
+        for samples. With many steps, they are no better than those that it was trained on.
+
+        Args:
+            sample_count: The number of pairs.
+            seed: See :meth:`sample`.
+            context: See :meth:`sample`.
+            steps: See :meth:`sample`.
+            solver: See :meth:`sample`.
+            guidance: See :meth:`sample`. The new flow has it without being asked for it.
+            **kwargs: Arguments of `fit`, such as `epochs`.
+
+        Returns:
+            The `keras.callbacks.History`.
+
+        References:
+            - Liu, X., Gong, C. & Liu, Q. (2023). "Flow straight and fast: Learning to generate and
+              transfer data with rectified flow." `arXiv:2209.03003
+              <https://arxiv.org/abs/2209.03003>`_
+        """
+        flow = self._solve_with(solver, steps, guidance, context)
+        context = flow._spread(context, sample_count)
+        source, x = flow._sample(flow._pair, sample_count, seed, context)
+        data = given(inputs=x, source=source, context=context)
+        return self.fit({name: ops.convert_to_numpy(part) for name, part in data.items()}, **kwargs)
+
     def compute_loss(
         self,
         x: Tensor | None = None,
@@ -222,87 +320,19 @@ class FlowMatchingModel(Training, keras.Model):
         """Computes the mean over the instances; see `keras.Model.compute_loss`."""
         return average_losses(y_pred, sample_weight, self.losses)
 
+    def _during_fit(self, arguments: dict[str, Any]) -> Any:
+        warn_if_discrete(self.flow, arguments["x"])
+        return super()._during_fit(arguments)
+
     def _check_inputs(self, inputs: Any) -> None:
-        self.flow._check_inputs(inputs)
+        self.flow._check_inputs(_split_source(inputs)[0])
 
     def _check_targets(self, y: Any, class_weight: Any = None) -> None:
         self.flow._check_targets(y, class_weight)
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Adapts what precedes the velocity to data; see :meth:`FlowModel.adapt`."""
-        self.flow.adapt(data, batch_size)
-
-    def log_prob(self, x: Any, context: Any = None, **kwargs: Any) -> Tensor:
-        """Computes the logarithm of the density of data; see :meth:`FlowModel.log_prob`."""
-        return self.flow.log_prob(x, context, **kwargs)
-
-    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps latents to data; see :meth:`FlowModel.invert`."""
-        return self.flow.invert(outputs, context)
-
-    def sample(
-        self,
-        sample_count: int,
-        seed: Any = None,
-        context: Any = None,
-        steps: int | None = None,
-        solver: str | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Draws new data.
-
-        Args:
-            sample_count: The number of instances.
-            seed: See :meth:`FlowModel.sample`.
-            context: See :meth:`FlowModel.sample`.
-            steps: The number of steps, where it is not that of the constructor.
-            solver: The solver, where it is not that of the constructor.
-            **kwargs: Other arguments of :meth:`FlowModel.sample`.
-
-        Returns:
-            The samples, `[sample_count, ...]`.
-
-        Raises:
-            ValueError: If there is no such solver, or as for :meth:`FlowModel.sample`.
-        """
-        return self._solved_by(solver, steps).sample(sample_count, seed, context, **kwargs)
-
-    def sample_and_log_prob(
-        self, sample_count: int, seed: Any = None, context: Any = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Draws new data with their log-densities; see :meth:`FlowModel.sample_and_log_prob`."""
-        return self.flow.sample_and_log_prob(sample_count, seed, context, **kwargs)
-
-    def _solved_by(self, solver: str | None, step_count: int | None) -> FlowModel:
-        """Returns the flow, or one with the same layers and another solver."""
-        if (solver is None and step_count is None) or not self.flow.built:
-            return self.flow
-        key = solver, step_count
-        if key not in self._flows:
-            last = self._continuous
-            layers = [
-                *self.flow._flow_layers_[:-1],
-                ContinuousFlow(
-                    last.velocity,
-                    solver=last.solver if solver is None else solver,
-                    step_count=last.step_count if step_count is None else step_count,
-                    dtype=self.dtype_policy,
-                ),
-            ]
-            flow = FlowModel(
-                layers,
-                self.flow.base_distribution,
-                self.flow.context_encoder,
-                dtype=self.dtype_policy,
-            )
-            flow.build_from_config(self.flow.get_build_config() or {})
-            self._flows[key] = flow
-        return self._flows[key]
-
-    @functools.cached_property
-    def _flows(self) -> dict[Any, FlowModel]:
-        # Keras would track, and save, what is assigned to an attribute.
-        return {}
+        self.flow.adapt(_split_source(data)[0], batch_size)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
@@ -314,6 +344,7 @@ class FlowMatchingModel(Training, keras.Model):
             "flow_layers": [serialize(layer) for layer in self.flow._flow_layers_[:-1]],
             "base_distribution": serialize(self.flow.base_distribution),
             "paths": self.paths,
+            "coupling": self.coupling,
             "context_encoder": serialize(self.flow.context_encoder),
             "solver": last.solver,
             "step_count": last.step_count,

@@ -11,6 +11,7 @@ from keras import ops
 from gyoza.backend import has_metrics
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
+from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.training import Training, average_losses, describe
 from gyoza.typing import Tensor
 
@@ -89,6 +90,11 @@ class LikelihoodTraining(Training):
         context = x.get("context") if isinstance(x, dict) else None
         z, log_det = y_pred
         return self._add_up(z, log_det, context, training, **labels)
+
+    def _during_fit(self, arguments: dict[str, Any]) -> Any:
+        if self.loss is None:
+            warn_if_discrete(self, arguments["x"])
+        return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Tensor) -> None:
         if isinstance(inputs, dict):

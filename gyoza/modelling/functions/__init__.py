@@ -18,6 +18,7 @@ from gyoza.modelling.functions.traces import (
     compute_quadratic_forms,
     make_units,
 )
+from gyoza.modelling.functions.transport_plans import compute_transport_plan, draw_sources
 
 __all__ = [
     "rational_quadratic_spline",
@@ -39,4 +40,6 @@ __all__ = [
     "compute_products",
     "compute_quadratic_forms",
     "make_units",
+    "compute_transport_plan",
+    "draw_sources",
 ]

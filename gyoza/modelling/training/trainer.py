@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras import ops
 
 from gyoza.backend import (
     XLA_ERRORS,
@@ -30,6 +31,17 @@ class _Choice(int):
 
 
 _CHOICE = _Choice(True)
+
+
+def _separate_averages(optimizer: Any) -> None:
+    """Gives an optimizer's averages of weights memory of their own.
+
+    Keras assigns them to the weights at the end of `fit`. On JAX, both are then the same memory,
+    which steps could not overwrite.
+    """
+    if keras.backend.backend() == "jax":
+        for variable in getattr(optimizer, "variables", ()):
+            variable.assign(ops.copy(variable))
 
 
 class Training(TakesData):
@@ -59,6 +71,7 @@ class Training(TakesData):
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         create_variables(self, *(arguments[name] for name in ("x", "y", "sample_weight")))
+        _separate_averages(getattr(self, "optimizer", None))
         outer = self._fit
         with self._keep_values():
             self._fit = fit = Fit(self, arguments)

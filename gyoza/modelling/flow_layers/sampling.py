@@ -1,0 +1,178 @@
+"""Samples of a continuous flow by any solver, and with guidance."""
+
+import functools
+from typing import Any
+
+import keras
+
+from gyoza.modelling.flow_layers.continuous import ContinuousFlow
+from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.functions.arguments import given
+from gyoza.typing import Shape, Tensor
+
+__all__ = ["Sampling"]
+
+
+class _GuidedVelocity(keras.Layer):
+    r"""The velocity :math:`v(x, t) + w (v(x, t; c) - v(x, t))` of samples with guidance :math:`w`.
+
+    Args:
+        velocity: The network :math:`v`; see :class:`ContinuousFlow`.
+        encoder: The :class:`~gyoza.modelling.conditioners.OptionalContext` that encodes contexts,
+            which tells what a missing one looks like.
+        **kwargs: Arguments of `keras.Layer`.
+
+    Attributes:
+        guidance: The variable :math:`w`, so that other values need no other compiled code.
+    """
+
+    def __init__(self, velocity: keras.Layer, encoder: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.velocity = velocity
+        self.encoder = encoder
+        self.guidance = self.add_weight(shape=(), trainable=False, name="guidance")
+
+    def build(self, input_shape: list[Shape]) -> None:
+        """Builds nothing: the velocity has its weights."""
+        return  # AutoGraph cannot convert a function without a statement
+
+    def call(self, inputs: list[Tensor]) -> Tensor:
+        """Computes the velocities of points, given their times and encoded contexts."""
+        x, time, context = inputs
+        without = self.velocity([x, time, self.encoder.leave_out(context)])
+        return without + self.guidance * (self.velocity(inputs) - without)
+
+    def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
+        """Returns the shape of velocities, which is that of the points."""
+        return tuple(input_shape[0])
+
+
+class Sampling:
+    """The part of a flow-matching model that knows densities and draws samples.
+
+    A class that derives from it is a `keras.Model`, and has a flow that ends with a
+    :class:`ContinuousFlow`.
+    """
+
+    flow: FlowModel
+    dtype_policy: Any
+
+    @property
+    def _continuous(self) -> Any:
+        return self.flow._flow_layers_[-1]
+
+    def log_prob(self, x: Any, context: Any = None, **kwargs: Any) -> Tensor:
+        """Computes the logarithm of the density of data; see :meth:`FlowModel.log_prob`."""
+        return self.flow.log_prob(x, context, **kwargs)
+
+    def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps latents to data; see :meth:`FlowModel.invert`."""
+        return self.flow.invert(outputs, context)
+
+    def sample(
+        self,
+        sample_count: int,
+        seed: Any = None,
+        context: Any = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Draws new data.
+
+        Args:
+            sample_count: The number of instances.
+            seed: See :meth:`FlowModel.sample`.
+            context: See :meth:`FlowModel.sample`.
+            steps: The number of steps, where it is not that of the constructor.
+            solver: The solver, where it is not that of the constructor.
+            guidance: How far velocities are led from those without a context to those with it: 1
+                for all the way, as without guidance, and more for samples that are more typical of
+                their context. The `context_encoder` has to be an
+                :class:`~gyoza.modelling.conditioners.OptionalContext`; see there.
+            **kwargs: Other arguments of :meth:`FlowModel.sample`.
+
+        Returns:
+            The samples, `[sample_count, ...]`.
+
+        Raises:
+            ValueError: If there is no such solver, or guidance without a context or without that
+                encoder. Or as for :meth:`FlowModel.sample`.
+        """
+        flow = self._solve_with(solver, steps, guidance, context)
+        return flow.sample(sample_count, seed, context, **kwargs)
+
+    def sample_and_log_prob(
+        self,
+        sample_count: int,
+        seed: Any = None,
+        context: Any = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        guidance: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Draws new data with their log-densities.
+
+        They are those of the flow that is guided, too, if there is guidance, and as exact as the
+        steps of the solver.
+
+        Args:
+            sample_count: See :meth:`sample`.
+            seed: See :meth:`sample`.
+            context: See :meth:`sample`.
+            steps: See :meth:`sample`.
+            solver: See :meth:`sample`.
+            guidance: See :meth:`sample`.
+            **kwargs: See :meth:`sample`.
+
+        Returns:
+            The samples, `[sample_count, ...]`, and their log-densities, `[sample_count]`.
+
+        Raises:
+            ValueError: See :meth:`sample`.
+        """
+        flow = self._solve_with(solver, steps, guidance, context)
+        return flow.sample_and_log_prob(sample_count, seed, context, **kwargs)
+
+    def _solve_with(
+        self, solver: str | None, step_count: int | None, guidance: float | None, context: Any
+    ) -> FlowModel:
+        """Returns the flow, or one with the same weights that is solved in another way."""
+        encoder = self.flow.context_encoder
+        if guidance is not None and (context is None or not hasattr(encoder, "leave_out")):
+            raise ValueError(
+                "`guidance` should be given with a `context`, to a model whose `context_encoder` "
+                f"is an `OptionalContext`. Received: guidance={guidance}, context={context}, "
+                f"context_encoder={encoder}"
+            )
+        key = solver, step_count, guidance is not None
+        if not self.flow.built or key == (None, None, False):
+            return self.flow
+        if key not in self._flows:
+            self._flows[key] = self._make_flow(*key)
+        flow = self._flows[key]
+        if guidance is not None:
+            flow._flow_layers_[-1].velocity.guidance.assign(guidance)
+        return flow
+
+    def _make_flow(self, solver: str | None, step_count: int | None, is_guided: bool) -> FlowModel:
+        """Makes a flow of the same layers, but for the last, which has the same velocity."""
+        policy, encoder = self.dtype_policy, self.flow.context_encoder
+        config = self._continuous.get_config() | given(solver=solver, step_count=step_count)
+        velocity = self._continuous.velocity
+        if is_guided:
+            velocity = _GuidedVelocity(velocity, encoder, dtype=policy)
+        layers = [
+            *self.flow._flow_layers_[:-1],
+            ContinuousFlow(**{**config, "velocity": velocity}),
+        ]
+        flow = FlowModel(layers, self.flow.base_distribution, encoder, dtype=policy)
+        flow.build_from_config(self.flow.get_build_config() or {})
+        return flow
+
+    @functools.cached_property
+    def _flows(self) -> dict[Any, FlowModel]:
+        # Keras would track, and save, what is assigned to an attribute.
+        return {}
