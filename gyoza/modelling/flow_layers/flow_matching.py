@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_uniform
@@ -17,6 +18,7 @@ from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_o
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.functions.arguments import given
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.training import Training, average_losses
 from gyoza.typing import Tensor
@@ -29,6 +31,14 @@ def _check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     if value not in choices:
         raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")
     return value
+
+
+def _scramble(seed: int) -> int:
+    """Returns another seed, or layers with the same one would draw the same numbers as the model.
+
+    An encoder would then leave contexts out at early times alone.
+    """
+    return int(np.random.SeedSequence(check_integer("seed", seed)).generate_state(1)[0])
 
 
 def _split_source(inputs: Any) -> tuple[Any, Any]:
@@ -137,7 +147,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         self.paths = _check_choice("paths", paths, PATHS)
         self.coupling = _check_choice("coupling", coupling, COUPLINGS)
         self.seed = seed
-        self.seed_generator = SeedGenerator(seed)
+        self.seed_generator = SeedGenerator(None if seed is None else _scramble(seed))
         self.flow = FlowModel(
             [*flow_layers, last], base_distribution, context_encoder, dtype=policy
         )

@@ -13,12 +13,9 @@ from scipy.linalg import expm
 from gyoza.modelling.conditioners import VelocityMLP
 from gyoza.modelling.flow_layers import (
     ContinuousFlow,
-    FlowMatchingModel,
     FlowModel,
-    Standardize,
     VariationalModel,
 )
-from gyoza.modelling.flow_layers.flow_matching import _PATHS
 
 MATRIX = np.array([[-0.5, 1.0, 0.2], [-1.0, 0.3, 0.0], [0.1, -0.4, 0.8]], "float32")
 
@@ -36,27 +33,6 @@ class LinearVelocity(keras.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape[0]
-
-
-@keras.saving.register_keras_serializable(package="gyoza_tests")
-class GaussianVelocity(keras.Layer):
-    """The velocity of straight paths from standard normal points to normal data, on average."""
-
-    def __init__(self, mean=2.0, deviation=0.5, **kwargs):
-        super().__init__(**kwargs)
-        self.mean, self.deviation = mean, deviation
-
-    def call(self, inputs):
-        x, time = inputs
-        variance = (1.0 - time) ** 2 + (self.deviation * time) ** 2
-        slope = (self.deviation**2 * time - (1.0 - time)) / variance
-        return self.mean + slope * (x - time * self.mean)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0]
-
-    def get_config(self):
-        return {**super().get_config(), "mean": self.mean, "deviation": self.deviation}
 
 
 def normal(count, *shape, seed=0):
@@ -284,98 +260,11 @@ def test_a_flow_learns_by_its_likelihood():
             ValueError,
             r"outputs of the shape of its inputs, \(None, 3\). Received: .*\(None, 4\)",
         ),
-        (
-            lambda: FlowMatchingModel(VelocityMLP(), paths="curved"),
-            ValueError,
-            r"one of \['linear', 'variance_preserving'\]. Received: paths='curved'",
-        ),
     ],
 )
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
-
-
-def test_flow_matching_takes_neither_a_loss_nor_targets():
-    model = FlowMatchingModel(VelocityMLP([8]))
-    with pytest.raises(ValueError, match="compiled without one"):
-        model.compile("sgd", loss="mse")
-    model.compile("sgd")
-    with pytest.raises(ValueError, match="given no targets `y`"):
-        model.fit(normal(8, 2), normal(8, 2), verbose=0)
-
-
-@pytest.mark.parametrize("name", _PATHS)
-def test_paths_join_points_at_the_velocity_that_they_say(name):
-    source, data = map(ops.convert_to_tensor, normal(2, 5, 3))
-    start, _ = _PATHS[name](source, data, 0.0)
-    stop, _ = _PATHS[name](source, data, 1.0)
-    np.testing.assert_allclose(to_numpy(start), to_numpy(source), atol=1e-6)
-    np.testing.assert_allclose(to_numpy(stop), to_numpy(data), atol=1e-6)
-    before, after = (to_numpy(_PATHS[name](source, data, time)[0]) for time in (0.29, 0.31))
-    velocity = to_numpy(_PATHS[name](source, data, 0.3)[1])
-    np.testing.assert_allclose((after - before) / 0.02, velocity, atol=1e-3)
-
-
-@pytest.fixture(scope="module")
-def gaussian():
-    model = FlowMatchingModel(GaussianVelocity(), flow_layers=[], step_count=32, seed=0)
-    model.compile("sgd")
-    model.build((None, 1))
-    return model
-
-
-def test_the_best_velocity_has_the_density_of_the_data(gaussian):
-    x = np.linspace(0.5, 3.5, 7, dtype="float32")[:, None]
-    expected = -0.5 * ((x[:, 0] - 2.0) / 0.5) ** 2 - np.log(0.5 * np.sqrt(2.0 * np.pi))
-    np.testing.assert_allclose(to_numpy(gaussian.log_prob(x)), expected, atol=1e-3)
-    samples = to_numpy(gaussian.sample(4000, seed=0))
-    assert samples.mean() == pytest.approx(2.0, abs=0.04)
-    assert samples.std() == pytest.approx(0.5, abs=0.03)
-    samples, log_prob = gaussian.sample_and_log_prob(5, seed=0)
-    np.testing.assert_allclose(to_numpy(log_prob), to_numpy(gaussian.log_prob(samples)), atol=1e-3)
-
-
-def test_the_loss_of_the_best_velocity_is_the_variance_that_is_left(gaussian):
-    x = 2.0 + 0.5 * normal(20_000, 1)
-    time = np.linspace(0.0, 1.0, 2001)
-    covariance = 0.25 * time - (1.0 - time)
-    variance = (1.0 - time) ** 2 + 0.25 * time**2
-    expected = np.mean(1.25 - covariance**2 / variance)
-    assert gaussian.evaluate(x, verbose=0) == pytest.approx(expected, abs=0.03)
-
-
-def test_samples_can_be_had_in_fewer_steps(gaussian):
-    z = to_numpy(gaussian.flow.base_distribution.sample(6, seed=3))
-    velocity = to_numpy(gaussian.flow._flow_layers_[-1].compute_velocity(z, 0.0))
-    samples = gaussian.sample(6, seed=3, steps=1, solver="euler")
-    np.testing.assert_allclose(to_numpy(samples), z + velocity, rtol=1e-5)
-
-
-def test_flow_matching_learns_and_is_saved(tmp_path):
-    labels = np.random.default_rng(0).integers(2, size=512)
-    context = np.eye(2, dtype="float32")[labels]
-    x = normal(512, 2) * 0.3 + np.array([[10.0, 5.0], [14.0, 5.0]])[labels]
-    data = {"inputs": x.astype("float32"), "context": context}
-    model = FlowMatchingModel(VelocityMLP([32, 32]), step_count=4, seed=0)
-    model.adapt(data)
-    model.compile(keras.optimizers.Adam(1e-2))
-    history = model.fit(data, epochs=15, batch_size=64, verbose=0)
-    assert history.history["loss"][-1] < 0.8 * history.history["loss"][0]
-    samples = to_numpy(model.sample(200, seed=0, context=np.repeat(context[:2], 100, axis=0)))
-    means = samples.reshape(2, 100, 2).mean(axis=1)
-    expected = np.array([[10.0, 5.0], [14.0, 5.0]])[labels[:2]]
-    np.testing.assert_allclose(means, expected, atol=0.4)
-    assert isinstance(model.flow._flow_layers_[0], Standardize)
-
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(
-        to_numpy(loaded.log_prob(x[:9], context[:9])),
-        to_numpy(model.log_prob(x[:9], context[:9])),
-        rtol=1e-4,
-        atol=1e-4,
-    )
 
 
 def test_a_flow_follows_a_density_given_by_a_formula():
