@@ -66,5 +66,5 @@ def warn_if_discrete(model: Any, x: Any) -> None:
         "well, by spikes that mean nothing. If they are integers, let the flow begin with a "
         "`UniformDequantization` or `VariationalDequantization`; if they were rounded, add noise "
         "in the range of rounding.",
-        stacklevel=4,
+        stacklevel=3,
     )

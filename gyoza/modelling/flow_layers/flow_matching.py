@@ -38,7 +38,8 @@ def _scramble(seed: int) -> int:
 
     An encoder would then leave contexts out at early times alone.
     """
-    return int(np.random.SeedSequence(check_integer("seed", seed)).generate_state(1)[0])
+    (state,) = np.random.SeedSequence(check_integer("seed", seed)).generate_state(1)
+    return int(state) // 2  # as Keras takes seeds up to 2³¹
 
 
 def _split_source(inputs: Any) -> tuple[Any, Any]:

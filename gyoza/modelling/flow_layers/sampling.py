@@ -1,6 +1,7 @@
 """Samples of a continuous flow by any solver, and with guidance."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -18,18 +19,19 @@ class _GuidedVelocity(keras.Layer):
 
     Args:
         velocity: The network :math:`v`; see :class:`ContinuousFlow`.
-        encoder: The :class:`~gyoza.modelling.conditioners.OptionalContext` that encodes contexts,
-            which tells what a missing one looks like.
+        leave_out: The function of encoded contexts that returns what missing ones are encoded as.
         **kwargs: Arguments of `keras.Layer`.
 
     Attributes:
         guidance: The variable :math:`w`, so that other values need no other compiled code.
     """
 
-    def __init__(self, velocity: keras.Layer, encoder: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, velocity: keras.Layer, leave_out: Callable[[Tensor], Tensor], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.velocity = velocity
-        self.encoder = encoder
+        self.leave_out = leave_out
         self.guidance = self.add_weight(shape=(), trainable=False, name="guidance")
 
     def build(self, input_shape: list[Shape]) -> None:
@@ -39,7 +41,7 @@ class _GuidedVelocity(keras.Layer):
     def call(self, inputs: list[Tensor]) -> Tensor:
         """Computes the velocities of points, given their times and encoded contexts."""
         x, time, context = inputs
-        without = self.velocity([x, time, self.encoder.leave_out(context)])
+        without = self.velocity([x, time, self.leave_out(context)])
         return without + self.guidance * (self.velocity(inputs) - without)
 
     def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
@@ -163,7 +165,7 @@ class Sampling:
         config = self._continuous.get_config() | given(solver=solver, step_count=step_count)
         velocity = self._continuous.velocity
         if is_guided:
-            velocity = _GuidedVelocity(velocity, encoder, dtype=policy)
+            velocity = _GuidedVelocity(velocity, encoder.leave_out, dtype=policy)
         layers = [
             *self.flow._flow_layers_[:-1],
             ContinuousFlow(**{**config, "velocity": velocity}),

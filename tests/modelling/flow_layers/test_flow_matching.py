@@ -435,13 +435,13 @@ def test_discrete_data_are_warned_of_once(make):
     with pytest.warns(UserWarning, match=r"in 2 dimensions, those of indices 0, 1\. A density can"):
         model.adapt(x)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         model.fit(x, verbose=0)
 
 
 def test_no_other_data_are_warned_of():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         x = np.random.default_rng(0).integers(8, size=[200, 2]).astype("float32")
         for data, layers in ((normal(200, 2), None), (x, [UniformDequantization(8)])):
             model = FlowMatchingModel(VelocityMLP([4]), layers)
