@@ -89,8 +89,8 @@ def FFJORD(
         frequency_count: The number of frequencies by which the velocity is told the time.
         solver: The solver; see :class:`~gyoza.modelling.flow_layers.ContinuousFlow`.
         step_count: The number of its steps.
-        exact_limit: The largest number of dimensions for which densities are exact rather than random,
-            and steps take a time proportional to it.
+        exact_limit: The largest number of dimensions along each of which the network is
+            differentiated. Densities are random beyond.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
 
     Returns:
