@@ -1,18 +1,21 @@
 """How well the flows fit densities of known entropy, tables and images.
 
 Run `make accuracy`, or parts of it: `python benchmarks/accuracy.py toy tables images`. Everything
-is seeded, and all numbers are for held-out data.
+is seeded, and all numbers are for held-out data. `--flows matching` measures the flows with this
+word in their name alone, and prints their rows instead of writing tables.
 
 - toy: the Kullback-Leibler divergence, in nats, of each flow from each toy density: the negative
   log-likelihood less the entropy, estimated by the mean difference of log-densities at the same
   points, which has the smaller error of the two estimates.
 - tables: log-likelihoods in nats of a spline flow, of zuko's flow with the same layers, width,
-  bins, batch size and number of steps, and of a mixture of normal distributions.
+  bins, batch size and number of steps, of flows in continuous time with as many weights, and of a
+  mixture of normal distributions.
 - images: bits per dimension of 8×8 digits with 17 grey levels, of a multi-scale flow and of
   independent pixels.
 """
 
 import argparse
+import functools
 import importlib.util
 import pathlib
 import time
@@ -24,6 +27,8 @@ import openpyxl
 import sklearn.datasets
 import sklearn.mixture
 import torch
+import torchcfm.models.models
+import torchdiffeq
 import zuko
 from keras import ops
 
@@ -40,7 +45,7 @@ DENSITIES = {
     "funnel": data.Funnel(),
     "mixture, 16-d": data.GaussianMixtureDensity(),
 }
-# The flow, its learning rate, and the number of steps.
+# The flow, its learning rate, the number of steps, and the batch size if it is another.
 FLOWS = {
     "NICE": (applications.NICE, 1e-3, 2000),
     "RealNVP": (applications.RealNVP, 1e-3, 2000),
@@ -64,6 +69,8 @@ FLOWS = {
         5e-3,
         1000,
     ),
+    "Flow matching": (applications.FlowMatching, 1e-2, 4000, 2048),
+    "FFJORD": (lambda: applications.FFJORD(exact_limit=2), 5e-3, 500),
 }
 BATCH_SIZE = 512
 
@@ -86,11 +93,19 @@ def train(model, x, steps, learning_rate, batch_size=BATCH_SIZE, **options):
     return time.perf_counter() - start
 
 
+def choose(names):
+    """Returns those names of flows that are to be measured."""
+    words = arguments.flows or [""]
+    return [name for name in names if any(word.lower() in name.lower() for word in words)]
+
+
 def write_table(part, header, rows, note):
-    """Prints a table in Markdown, and puts it into the documentation."""
+    """Prints a table in Markdown, and puts it into the documentation if it is complete."""
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"
     print(f"\n{table}", flush=True)
+    if arguments.flows:
+        return
     path = pathlib.Path(__file__).parents[1] / "docs" / "accuracy" / f"{part}.md"
     path.parent.mkdir(exist_ok=True)
     path.write_text(table, encoding="utf-8")
@@ -99,13 +114,14 @@ def write_table(part, header, rows, note):
 def run_toy(_):
     """Measures the divergence of each flow from each toy density."""
     rows, errors = [], []
-    for name, (make, learning_rate, steps) in FLOWS.items():
+    for name in choose(FLOWS):
+        make, learning_rate, steps, *batch_size = FLOWS[name]
         cells = []
         for density in DENSITIES.values():
             keras.utils.set_random_seed(0)
             model = make()
             x = density.sample(100_000, seed=0).astype("float32")
-            seconds = train(model, x, steps, learning_rate)
+            seconds = train(model, x, steps, learning_rate, *batch_size)
             test = density.sample(20_000, seed=1)
             gaps = density.log_prob(test) - to_numpy(model.log_prob(test))
             cells.append(f"{gaps.mean():.3f}")
@@ -138,6 +154,11 @@ TABLES = {"protein": (load_protein, 2000), "power plant": (load_power_plant, 100
 # zuko's defaults
 WIDTH, DEPTH, BINS = [64, 64], 3, 8
 LEARNING_RATE, CLIP = 2e-3, 5.0
+# Of flow matching: three hidden layers give the velocity as many weights as the spline flow has,
+# in torchcfm, whose velocity has fewer inputs, with this many units more.
+VELOCITY_WIDTH, MORE_UNITS, VELOCITY_RATE, VELOCITY_BATCH = 142, 18, 1e-2, 2048
+# Of training by likelihood, where a step takes far longer.
+LIKELIHOOD_STEPS = 100
 
 
 def split(x, seed):
@@ -177,34 +198,135 @@ def fit_zuko(x, validation, test, steps, seed):
     return result
 
 
+def fit_matching(x, validation, test, steps, seed):
+    keras.utils.set_random_seed(seed)
+    model = applications.FlowMatching(3 * [VELOCITY_WIDTH])
+    train(model, x, steps, VELOCITY_RATE, VELOCITY_BATCH)
+    return to_numpy(model.log_prob(test)).mean()
+
+
+def fit_ffjord(x, validation, test, steps, seed):
+    keras.utils.set_random_seed(seed)
+    model = applications.FFJORD(3 * [VELOCITY_WIDTH], exact_limit=0)
+    train(model, x[: LIKELIHOOD_STEPS * BATCH_SIZE], LIKELIHOOD_STEPS, LEARNING_RATE)
+    # Estimates of log-determinants are unbiased, and there are many instances.
+    return to_numpy(model.log_prob(test)).mean()
+
+
+def fit_zuko_cnf(x, validation, test, steps, seed):
+    torch.manual_seed(seed)
+    flow = zuko.flows.CNF(x.shape[1], freqs=4, exact=False, hidden_features=3 * [VELOCITY_WIDTH])
+    optimizer = torch.optim.Adam(flow.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, LIKELIHOOD_STEPS)
+    x, test = torch.from_numpy(x), torch.from_numpy(test)
+    batches = [batch for _ in range(10) for batch in torch.randperm(len(x)).split(BATCH_SIZE)]
+    for batch in batches[:LIKELIHOOD_STEPS]:
+        optimizer.zero_grad()
+        (-flow().log_prob(x[batch]).mean()).backward()
+        torch.nn.utils.clip_grad_norm_(flow.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        return float(flow().log_prob(test).mean())
+
+
+def fit_torchcfm(x, validation, test, steps, seed, whiten=False):
+    torch.manual_seed(seed)
+    dimension_count, log_det_whitening = x.shape[1], 0.0
+    if whiten:  # as gyoza does by `adapt`
+        variances, axes = np.linalg.eigh(np.cov(x.T))
+        mean, matrix = x.mean(axis=0), (axes / np.sqrt(variances)).astype("float32")
+        x, test = (x - mean) @ matrix, (test - mean) @ matrix
+        log_det_whitening = -0.5 * np.log(variances).sum()
+    width = VELOCITY_WIDTH + MORE_UNITS
+    network = torchcfm.models.models.MLP(dimension_count, w=width, time_varying=True)
+    matcher = torchcfm.ConditionalFlowMatcher()
+    optimizer = torch.optim.Adam(network.parameters(), lr=VELOCITY_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    x, test = torch.from_numpy(x), torch.from_numpy(test)
+    for step in range(steps):
+        if step % -(-len(x) // VELOCITY_BATCH) == 0:
+            batches = iter(torch.randperm(len(x)).split(VELOCITY_BATCH))
+        data = x[next(batches)]
+        time, points, expected = matcher.sample_location_and_conditional_flow(
+            torch.randn_like(data), data
+        )
+        optimizer.zero_grad()
+        velocity = network(torch.cat([points, time[:, None]], dim=-1))
+        torch.mean((velocity - expected) ** 2).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+
+    def move(time, state):
+        """Returns the velocity and, as in its examples, the trace, by automatic differentiation."""
+        with torch.enable_grad():
+            points = state[0].detach().requires_grad_()
+            velocity = network(torch.cat([points, time.expand(len(points), 1)], dim=-1))
+            trace = sum(
+                torch.autograd.grad(velocity[:, i].sum(), points, retain_graph=True)[0][:, i]
+                for i in range(dimension_count)
+            )
+        return velocity.detach(), trace
+
+    with torch.no_grad():
+        start = test, torch.zeros(len(test))
+        times = torch.tensor([1.0, 0.0])
+        z, log_det = torchdiffeq.odeint(
+            move, start, times, method="rk4", options={"step_size": 1.0 / 16}
+        )
+        normal = torch.distributions.Normal(0.0, 1.0)
+        log_prob = normal.log_prob(z[-1]).sum(dim=-1) + log_det[-1]
+        return float(log_prob.mean()) + log_det_whitening
+
+
 def fit_mixture(x, validation, test, steps, seed):
     mixture = sklearn.mixture.GaussianMixture(30, random_state=seed).fit(x)
     return mixture.score(test)
 
 
+FITS = {
+    "gyoza, neural spline flow": fit_gyoza,
+    "zuko, neural spline flow": fit_zuko,
+    "gyoza, flow matching": fit_matching,
+    "torchcfm, flow matching": fit_torchcfm,
+    "mixture of 30 normal distributions": fit_mixture,
+}
+# Those that take long, or only explain others.
+PROTEIN_FITS = {
+    "torchcfm, flow matching of white data": functools.partial(fit_torchcfm, whiten=True),
+    "gyoza, FFJORD by likelihood": fit_ffjord,
+    "zuko, CNF by likelihood": fit_zuko_cnf,
+}
+
+
 def run_tables(seeds):
-    """Compares spline flows on tables."""
+    """Compares flows on tables."""
     rows = []
     for table, (load, steps) in TABLES.items():
         x = load()
-        for name, fit in (
-            ("gyoza, neural spline flow", fit_gyoza),
-            ("zuko, neural spline flow", fit_zuko),
-            ("mixture of 30 normal distributions", fit_mixture),
-        ):
-            values = [fit(*split(x, seed), steps, seed) for seed in range(seeds)]
+        fits = {**FITS, **PROTEIN_FITS} if table == "protein" else FITS
+        for name in choose(fits):
+            values, start = [], time.perf_counter()
+            for seed in range(seeds):
+                values.append(fits[name](*split(x, seed), steps, seed))
+            seconds = (time.perf_counter() - start) / seeds
             mean = f"{np.mean(values):.3f} ± {np.std(values) / max(1, seeds - 1) ** 0.5:.3f}"
-            rows.append([table, name, *(f"{value:.3f}" for value in values), mean])
+            cells = *(f"{value:.3f}" for value in values), mean, f"{seconds:.0f} s"
+            rows.append([table, name, *cells])
             print(*rows[-1], flush=True)
     seeds = [f"seed {seed}" for seed in range(seeds)]
+    steps = " and ".join(str(steps) for _, steps in TABLES.values())
     note = (
         "Mean log-likelihoods in nats, with the standard error of the mean over seeds, which "
-        "change the split as well. Both flows are autoregressive, with "
-        f"{DEPTH} layers of {BINS} bins and networks of {WIDTH} units, and are trained for "
-        f"{' and '.join(str(steps) for _, steps in TABLES.values())} steps of {BATCH_SIZE} "
-        "instances; the weights that are best on validation data are kept."
+        "change the split as well, and the time of training and testing for a seed. Spline flows "
+        f"are autoregressive, with {DEPTH} layers of {BINS} bins and networks of {WIDTH} units, "
+        f"and are trained for {steps} steps of {BATCH_SIZE} instances; the weights that are best "
+        f"on validation data are kept. Flow matching takes {steps} steps of {VELOCITY_BATCH} "
+        "instances, with a velocity of three hidden layers that has as many weights as the spline "
+        f"flow of proteins. Likelihood takes {LIKELIHOOD_STEPS} steps of {BATCH_SIZE} instances."
     )
-    write_table("tables", ["table", "density", *seeds, "mean"], rows, note)
+    write_table("tables", ["table", "density", *seeds, "mean", "time"], rows, note)
 
 
 def run_images(_):
@@ -251,6 +373,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"some of {list(PARTS)}")
     parser.add_argument("--seeds", type=int, default=3, help="runs for each table")
+    parser.add_argument("--flows", nargs="*", help="words in the names of flows to measure alone")
     arguments = parser.parse_args()
     for part in arguments.parts:
         PARTS[part](arguments.seeds)

@@ -30,6 +30,8 @@ FLOWS = {
     ),
     "GaussianizationFlow": (lambda: applications.GaussianizationFlow(2, 4), [3]),
     "ResidualFlow": (lambda: applications.ResidualFlow(2, [8]), [3]),
+    "FlowMatching": (lambda: applications.FlowMatching([8]), [3]),
+    "FFJORD": (lambda: applications.FFJORD([8]), [3]),
     "InterpretationNetwork": (lambda: applications.InterpretationNetwork(1, [8]), [3]),
     "InterpretationNetwork, kept": (
         lambda: applications.InterpretationNetwork(1, [8], kept_count=2),
@@ -37,12 +39,17 @@ FLOWS = {
     ),
 }
 # JAX compiles each of them for long: some stand for all there.
-TRAINED = ["Glow", "NeuralSplineFlow", "GaussianizationFlow", "InterpretationNetwork"]
+TRAINED = ["Glow", "NeuralSplineFlow", "GaussianizationFlow", "FFJORD", "InterpretationNetwork"]
 if keras.backend.backend() != "jax":
     TRAINED = list(FLOWS)
 # TensorFlow takes longer to compile what is run here than to run it.
 RUN_EAGERLY = keras.backend.backend() == "tensorflow"
 WITHOUT_CONTEXT = {"GaussianizationFlow", "ResidualFlow"}
+
+
+def get_flow(model):
+    """Returns the flow of a model that is trained otherwise than by likelihood."""
+    return getattr(model, "flow", model)
 
 
 def draw(shape, count=96):
@@ -80,19 +87,19 @@ def flow(request):
 
 
 def test_it_is_a_density_that_training_improves(flow):
-    assert isinstance(flow.model, flow_layers.FlowModel)
+    assert isinstance(get_flow(flow.model), flow_layers.FlowModel)
     assert np.all(np.isfinite(flow.initial_log_prob))
     assert flow.log_prob.mean() > flow.initial_log_prob.mean()
 
 
 def test_samples_come_with_their_density_and_their_latent(flow):
     samples, log_prob = flow.model.sample_and_log_prob(32, seed=1)
-    z = to_numpy(flow.model.base_distribution.sample(32, seed=1))
+    z = to_numpy(get_flow(flow.model).base_distribution.sample(32, seed=1))
     assert samples.shape == (32, *flow.x.shape[1:])
     np.testing.assert_allclose(
         to_numpy(log_prob), to_numpy(flow.model.log_prob(samples)), atol=1e-3, rtol=1e-4
     )
-    np.testing.assert_allclose(to_numpy(flow.model(samples)[0]), z, atol=1e-3)
+    np.testing.assert_allclose(to_numpy(get_flow(flow.model)(samples)[0]), z, atol=1e-3)
 
 
 def test_it_is_saved_with_all_that_it_has_learnt(flow, tmp_path):
@@ -105,7 +112,7 @@ def test_it_is_saved_with_all_that_it_has_learnt(flow, tmp_path):
 def test_it_takes_a_context_if_its_layers_do(name):
     make, shape = FLOWS[name]
     model = make()
-    assert model.accepts_context == (name not in WITHOUT_CONTEXT)
+    assert get_flow(model).accepts_context == (name not in WITHOUT_CONTEXT)
     if name in WITHOUT_CONTEXT:
         with pytest.raises(ValueError, match="take a context"):
             model.log_prob(draw(shape, 2), context=np.zeros([2, 1], "float32"))
@@ -113,11 +120,21 @@ def test_it_takes_a_context_if_its_layers_do(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["RealNVP", "Glow", "MAF", "IAF", "NeuralSplineFlow", "NeuralSplineFlow, autoregressive"],
+    [
+        "RealNVP",
+        "Glow",
+        "MAF",
+        "IAF",
+        "NeuralSplineFlow",
+        "NeuralSplineFlow, autoregressive",
+        "FlowMatching",
+        "FFJORD",
+    ],
 )
 def test_a_context_counts_in_both_directions(name):
+    keras.utils.set_random_seed(0)
     make, shape = FLOWS[name]
-    model, x = make(), draw(shape, 8)
+    model, x = get_flow(make()), draw(shape, 8)
     context = np.linspace(-1.0, 1.0, 8, dtype="float32")[:, None]
     model.adapt({"inputs": x, "context": context})
     random = np.random.default_rng(0)
@@ -138,8 +155,9 @@ def test_a_context_counts_in_both_directions(name):
 def test_arguments_of_the_model_are_passed_on(name):
     base_distribution = distributions.StudentT()
     model = getattr(applications, name)(base_distribution=base_distribution, name="mine")
-    assert isinstance(model, flow_layers.FlowModel)
     assert model.name == "mine"
+    model = get_flow(model)
+    assert isinstance(model, flow_layers.FlowModel)
     assert model.base_distribution is base_distribution
 
 
@@ -159,6 +177,8 @@ def walk(layer):
         ("NeuralSplineFlow", {"layer_count": 1, "hidden_sizes": [2], "residual": True}, [3]),
         ("GaussianizationFlow", {"layer_count": 2, "component_count": 2}, [3]),
         ("ResidualFlow", {"layer_count": 1, "hidden_sizes": [2]}, [3]),
+        ("FlowMatching", {"hidden_sizes": [2]}, [3]),
+        ("FFJORD", {"hidden_sizes": [2]}, [3]),
         ("InterpretationNetwork", {"block_count": 1, "hidden_sizes": [2]}, [3]),
     ],
 )
@@ -166,7 +186,7 @@ def test_dtype_reaches_all_layers_networks_and_the_base_distribution(name, optio
     model = getattr(applications, name)(**options, dtype=policy)
     model.build((None, *shape))
     layers = list(walk(model))
-    assert model.base_distribution in layers
+    assert get_flow(model).base_distribution in layers
     expected = keras.dtype_policies.get(policy).name
     assert {layer.dtype_policy.name for layer in layers} == {expected}
     assert keras.config.dtype_policy().name == "float32"
@@ -194,7 +214,7 @@ def test_data_stay_as_exact_as_the_model():
         *(
             (name, {"layer_count": 0})
             for name in applications.__all__
-            if name not in ("Glow", "InterpretationNetwork")
+            if name not in ("Glow", "FlowMatching", "FFJORD", "InterpretationNetwork")
         ),
         ("MAF", {"layer_count": 1.5}),
         ("Glow", {"scale_count": 0}),
@@ -208,6 +228,11 @@ def test_data_stay_as_exact_as_the_model():
         ("NeuralSplineFlow", {"bound": 0.0}),
         ("GaussianizationFlow", {"component_count": 1}),
         ("ResidualFlow", {"hidden_sizes": []}),
+        ("FlowMatching", {"hidden_sizes": [8, 0]}),
+        ("FlowMatching", {"frequency_count": -1}),
+        ("FlowMatching", {"paths": "curved"}),
+        ("FFJORD", {"solver": "heun"}),
+        ("FFJORD", {"step_count": 0}),
         ("InterpretationNetwork", {"block_count": 0}),
         ("InterpretationNetwork", {"kept_count": 0}),
         ("InterpretationNetwork", {"mixing": "none"}),
@@ -280,6 +305,19 @@ def test_densities_of_maf_and_samples_of_iaf_take_one_pass(monkeypatch):
         calls.clear()
         run(x)
         assert calls == [None, None]
+
+
+def test_flows_in_continuous_time_see_white_data():
+    """The first layers leave no correlation, and the velocity starts at zero."""
+    x = draw([3], 500)
+    for model in (applications.FlowMatching([8]), applications.FFJORD([8], step_count=1)):
+        model.adapt(x)
+        z = to_numpy(get_flow(model)(x)[0])
+        np.testing.assert_allclose(np.cov(z.T, bias=True), np.eye(3), atol=1e-3)
+        normal = stats.multivariate_normal(x.mean(axis=0), np.cov(x.T, bias=True))
+        np.testing.assert_allclose(
+            to_numpy(model.log_prob(x)), normal.logpdf(x.astype("float64")), atol=1e-3, rtol=1e-3
+        )
 
 
 @pytest.mark.parametrize("flow", ["GaussianizationFlow"], indirect=True)

@@ -8,6 +8,7 @@ default base distribution.
 """
 
 from gyoza.applications.autoregressive import IAF, MAF
+from gyoza.applications.continuous import FFJORD, FlowMatching
 from gyoza.applications.couplings import NICE, Glow, RealNVP
 from gyoza.applications.gaussianization import GaussianizationFlow
 from gyoza.applications.interpretation_network import InterpretationNetwork
@@ -23,5 +24,7 @@ __all__ = [
     "NeuralSplineFlow",
     "GaussianizationFlow",
     "ResidualFlow",
+    "FlowMatching",
+    "FFJORD",
     "InterpretationNetwork",
 ]

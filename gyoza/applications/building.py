@@ -8,21 +8,21 @@ import keras
 
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners import MADE
-from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer, FlowModel
+from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer
 
 __all__ = ["in_dtype", "check_count", "alternate", "make_autoregressive", "ORDERS"]
 
 # Of autoregressive layers, one after the other.
 ORDERS = "natural", "reversed"
 
-_Make = TypeVar("_Make", bound=Callable[..., FlowModel])
+_Make = TypeVar("_Make", bound=Callable[..., keras.Model])
 
 
 def in_dtype(make: _Make) -> _Make:
     """Lets `dtype` be the policy of all that a function makes, by Keras' default policy."""
 
     @functools.wraps(make)
-    def make_in_dtype(*args: Any, dtype: Any = None, **kwargs: Any) -> FlowModel:
+    def make_in_dtype(*args: Any, dtype: Any = None, **kwargs: Any) -> keras.Model:
         default = keras.config.dtype_policy()
         keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
         try:
