@@ -97,6 +97,13 @@ class DisentanglingFlowModel(FlowModel):
             _check_pair([first, second])
             super().build(first)
 
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Returns the shape of one batch that the model was built for."""
+        config = super().get_build_config()
+        if not config or isinstance(config["input_shape"][0], int | None):
+            return config
+        return {**config, "input_shape": config["input_shape"][0]}
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "call" in vars(cls):

@@ -10,12 +10,15 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.linalg import expm
 
+from gyoza.interpretation import Interpreter
 from gyoza.modelling.conditioners import VelocityMLP
 from gyoza.modelling.flow_layers import (
     ContinuousFlow,
+    DisentanglingFlowModel,
     FlowModel,
     VariationalModel,
 )
+from gyoza.modelling.losses import SupervisedFactorLoss
 
 MATRIX = np.array([[-0.5, 1.0, 0.2], [-1.0, 0.3, 0.0], [0.1, -0.4, 0.8]], "float32")
 
@@ -199,6 +202,31 @@ def test_penalties_are_those_of_a_rotation():
     assert float(penalty) == pytest.approx(expected, rel=1e-4)
     layer(x)
     assert not layer.losses
+
+
+def test_factors_of_an_interpreter_can_be_those_of_a_continuous_flow():
+    flow = DisentanglingFlowModel([ContinuousFlow(Scaled(), step_count=16)])
+    flow.compile(keras.optimizers.Adam(1e-2), loss=SupervisedFactorLoss([1, 2]))
+    a, b = normal(64, 3), normal(64, 3, seed=1)
+    history = flow.fit([a, b], np.tile([[0.0, 1.0]], [64, 1]), epochs=2, verbose=0)
+    assert history.history["loss"][1] < history.history["loss"][0]
+    sizes = {"residual": 1, "factor": 2}
+    identity = keras.Sequential([keras.Input([3]), keras.layers.Identity()])
+    interpreter = Interpreter(identity, flow, identity, sizes)
+    swapped = to_numpy(interpreter.swap(a, b, "factor"))
+    z_a, z_b, z = (to_numpy(flow(x)[0]) for x in (a, b, swapped))
+    np.testing.assert_allclose(z, np.concatenate([z_a[:, :1], z_b[:, 1:]], axis=1), atol=1e-4)
+
+
+def test_memory_efficient_models_train_alike():
+    weights = []
+    for memory_efficient in (False, True):
+        layers = [ContinuousFlow(Scaled(), step_count=2), Standardize()]
+        flow = FlowModel(layers, memory_efficient=memory_efficient)
+        flow.compile(keras.optimizers.SGD(0.1))
+        flow.fit(normal(8, 2), batch_size=8, verbose=0)
+        weights.append(np.concatenate([to_numpy(w).ravel() for w in flow.trainable_weights]))
+    np.testing.assert_allclose(*weights, atol=1e-6)
 
 
 def test_densities_integrate_to_one():
