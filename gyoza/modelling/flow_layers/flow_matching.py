@@ -80,7 +80,9 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         flow_layers: Layers from data to what the velocity sees. A :class:`Standardize` if omitted,
             which `adapt` sets. They are not trained.
         base_distribution: The distribution of :math:`x_0`. A
-            :class:`~gyoza.modelling.distributions.StandardNormal` if omitted.
+            :class:`~gyoza.modelling.distributions.StandardNormal` if omitted. It only has to be
+            sampled, as an :class:`~gyoza.modelling.distributions.Empirical` can be, and is not
+            trained.
         paths: `"linear"` or `"variance_preserving"`, the two above.
         coupling: How points and instances are joined: `"independent"`, or `"optimal"` within each
             batch, by :func:`~gyoza.modelling.functions.compute_transport_plan`. With a context, it

@@ -31,9 +31,10 @@ def compute_transport_plan(
         \sum_{i j} \pi_{i j} c_{i j} + \epsilon \, \bar{c} \sum_{i j} \pi_{i j} \ln \pi_{i j},
         \qquad c_{i j} = \| x_i - y_j \|^2,
 
-    where :math:`\bar{c}` is the mean cost. Sinkhorn's iteration computes it: rows and columns of
-    :math:`\exp(-c_{i j} / \epsilon \bar{c})` are scaled in turn until both have their sums. It
-    begins with a large :math:`\epsilon`, for which it converges soon.
+    where :math:`\bar{c}` is the mean cost. Both means are subtracted first: the best plan does not
+    depend on them. Sinkhorn's iteration scales rows and columns of :math:`\exp(-c_{i j} / \epsilon
+    \bar{c})` in turn until both have their sums. It begins with a large :math:`\epsilon`, for which
+    it converges soon.
 
     Args:
         source: The points :math:`x`, `[n, ...]`.
@@ -62,7 +63,7 @@ def compute_transport_plan(
         - Cuturi, M. (2013). "Sinkhorn distances: Lightspeed computation of optimal transport."
           `arXiv:1306.0895 <https://arxiv.org/abs/1306.0895>`_
     """
-    x, y = (ops.reshape(points, (ops.shape(points)[0], -1)) for points in (source, target))
+    x, y = map(_centre, (source, target))
     squares = ops.sum(ops.square(x), axis=-1)[:, None] + ops.sum(ops.square(y), axis=-1)
     cost = squares - 2.0 * ops.matmul(x, ops.transpose(y))
     # A point that is not finite is as far from all others, and makes no other pair NaN.
@@ -83,6 +84,13 @@ def compute_transport_plan(
     columns = repeat(advance, ops.zeros_like(cost[0]), iteration_count)
     log_plan = (scale_rows(columns, entropy) - cost + columns) / entropy
     return log_plan - ops.logsumexp(log_plan, axis=0)
+
+
+def _centre(points: Tensor) -> Tensor:
+    """Returns vectors with a mean of 0, on which the best plan does not depend."""
+    vectors = ops.reshape(points, (ops.shape(points)[0], -1))
+    finite = ops.where(ops.isfinite(vectors), vectors, ops.zeros_like(vectors))
+    return vectors - ops.mean(finite, axis=0)
 
 
 def draw_sources(log_plan: Tensor, seed: Any) -> Tensor:
