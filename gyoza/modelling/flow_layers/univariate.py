@@ -58,6 +58,8 @@ class Elementwise(FlowLayer):
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
 
+    preserves_volume = True  # unless a transform or a subclass does not
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -67,7 +69,7 @@ class Elementwise(FlowLayer):
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.transformer: Any = check_transformer(transformer)
-        self.preserves_volume = self.transformer.preserves_volume
+        self.preserves_volume = self.preserves_volume and self.transformer.preserves_volume
         self._create_weights_once()
 
     @property

@@ -172,6 +172,20 @@ def test_any_transform_can_be_applied_with_weights(name, check_contract):
     assert layer.preserves_volume == transform.preserves_volume
 
 
+class DoublesAfterwards(Elementwise):
+    def transform(self, inputs):
+        outputs, _ = super().transform(inputs)
+        return 2.0 * outputs, ops.full(ops.shape(inputs)[:-1], self.dimension_count * np.log(2.0))
+
+
+def test_a_subclass_that_overrides_transform_says_itself_whether_it_preserves_volume():
+    layer = DoublesAfterwards(transformer=transforms.AdditiveTransform())
+    assert not layer.preserves_volume
+    x = np.ones([2, 3], "float32")
+    for log_det in (layer(x)[1], layer.log_det(x), layer.compute_jacobian_determinant(x)):
+        np.testing.assert_allclose(to_numpy(log_det), 3.0 * np.log(2.0), rtol=1e-6)
+
+
 def test_weights_of_a_transform_are_those_of_its_dimensions():
     layer = Elementwise(axes=[2], transformer=transforms.AffineTransform(None), shape=[2])
     layer.transform_parameters.assign([[np.log(2.0), 1.0], [0.0, -1.0]])
