@@ -5,7 +5,7 @@ import math
 
 from keras import ops
 
-from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.typing import Tensor
 
 __all__ = ["rational_quadratic_spline", "circular_spline", "check_spline"]
@@ -55,6 +55,7 @@ def rational_quadratic_spline(
         computed, with respect to `x`, in float32 at least.
 
     Raises:
+        TypeError: If `x` are not floating-point numbers.
         ValueError: If parameters do not have the lengths above, or options are out of range; see
             :func:`check_spline`.
 
@@ -78,6 +79,7 @@ def rational_quadratic_spline(
     bin_count = widths.shape[-1]
     _check_counts(heights, slopes, bin_count, bin_count - 1)
     check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
+    check_float_dtype(x.dtype)
     dtype = at_least_float32(x.dtype)
     exact, widths, heights, slopes = (ops.cast(v, dtype) for v in (x, widths, heights, slopes))
 
@@ -150,6 +152,7 @@ def circular_spline(
     bin_count = widths.shape[-1]
     _check_counts(heights, slopes, bin_count, bin_count)
     check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
+    check_float_dtype(x.dtype)
     dtype = at_least_float32(x.dtype)
     exact, widths, heights, slopes = (ops.cast(v, dtype) for v in (x, widths, heights, slopes))
 

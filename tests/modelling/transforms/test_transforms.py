@@ -1,11 +1,14 @@
 """Transforms: inverses and log-derivatives, and that layers take any of them."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+import gyoza
 from gyoza.backend import jit, vjp
 from gyoza.modelling import transforms
 from gyoza.modelling.conditioners import MADE, MLP
@@ -114,6 +117,28 @@ def test_parameters_of_zero_make_the_identity(name):
     np.testing.assert_allclose(to_numpy(y), to_numpy(x), rtol=1e-5)
     if log_derivative is not None:
         np.testing.assert_allclose(to_numpy(log_derivative), 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "user"])
+def test_integers_are_refused_instead_of_truncated(name):
+    transform = CASES[name]
+    x = ops.convert_to_tensor([1, 2], "int32")
+    parameters = ops.ones((2, transform.parameter_count))
+    for run in (transform.forward, transform.inverse, transform.inverse_and_log_derivative):
+        with pytest.raises(TypeError, match="floating-point numbers. Received: dtype=int32"):
+            run(x, parameters)
+
+
+@pytest.mark.parametrize("name", transforms.__all__)
+def test_examples_run_on_every_backend(name):
+    (test,) = doctest.DocTestFinder(recurse=False).find(
+        getattr(transforms, name), name, globs={"gyoza": gyoza, "keras": keras, "np": np}
+    )
+    assert test.examples
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    report = []
+    runner.run(test, out=report.append)
+    assert not report, "".join(report)
 
 
 def test_a_new_transform_is_used_in_couplings(check_contract):
