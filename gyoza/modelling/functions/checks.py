@@ -1,6 +1,7 @@
 """Checks of arguments: numbers that should be integers, finite, or positive."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from gyoza.typing import Array, Tensor
 
 __all__ = [
+    "is_between",
     "is_integer",
     "check_integer",
     "check_integers",
@@ -15,6 +17,11 @@ __all__ = [
     "check_positive",
     "check_not_negative",
 ]
+
+
+def is_between(lower: float, value: Any, upper: float) -> bool:
+    """Returns whether a value is one real number between two others, and equal to neither."""
+    return isinstance(value, Real) and lower < value < upper
 
 
 def is_integer(value: Any) -> bool:

@@ -1,12 +1,13 @@
 """Transforms by the distribution function of a mixture of logistic distributions."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
@@ -75,10 +76,10 @@ class LogisticMixtureTransform(AffineTransform):
     ) -> None:
         super().__init__(log_scale_bound)
         self.component_count = check_integer("component_count", component_count, minimum=1)
-        if not location_spread > 0.0:
+        if not is_between(0.0, location_spread, math.inf):
             raise ValueError(
-                "`location_spread` should be positive, since equal components would stay equal. "
-                f"Received: location_spread={location_spread}"
+                "`location_spread` should be a positive, finite number, since equal components "
+                f"would stay equal. Received: location_spread={location_spread!r}"
             )
         self.location_spread = location_spread
         self.parameter_count = 2 + 3 * self.component_count
