@@ -12,6 +12,7 @@ from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
+from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.transforms import AffineTransform, RationalQuadraticTransform, Transform
@@ -179,8 +180,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        conditioner = keras.saving.deserialize_keras_object(config["conditioner"])
-        return super().from_config({**config, "conditioner": conditioner})
+        return super().from_config(make_parts(config, "conditioner"))
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -237,8 +237,10 @@ class MaskedAffine(MaskedAutoregressive):
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("transformer", AffineTransform(log_scale_bound))
-        super().__init__(shape, axes, conditioner, **kwargs)
+        super().__init__(shape, axes, conditioner, AffineTransform(log_scale_bound), **kwargs)
+
+    def _set_transformer(self, transformer: Any) -> None:
+        super()._set_transformer(transformer)
         if not is_own(type(self)):
             # A user's subclass may compute log-scales in another way, which do not need the inputs.
             self.transformer.compute_log_scales = functools.partial(self.compute_log_stretch, None)
@@ -316,5 +318,5 @@ class MaskedRationalQuadraticSpline(MaskedAutoregressive):
         **kwargs: Any,
     ) -> None:
         options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
-        kwargs.setdefault("transformer", RationalQuadraticTransform(*options))
-        super().__init__(shape, axes, conditioner, **kwargs)
+        transformer = RationalQuadraticTransform(*options)
+        super().__init__(shape, axes, conditioner, transformer, **kwargs)

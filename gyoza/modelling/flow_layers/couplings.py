@@ -11,6 +11,7 @@ from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.masks import HeavisideMask, Mask
@@ -366,10 +367,7 @@ class Coupling(ConditionalFlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        for name in ("compute_coupling_parameters", "mask"):
-            config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        return cls(**make_parts(config, "compute_coupling_parameters", "conditioner", "mask"))
 
 
 def fits(received: Shape, expected: Shape) -> bool:

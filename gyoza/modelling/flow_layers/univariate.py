@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.transforming import check_transformer
+from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.transforms import Transform
 from gyoza.typing import Tensor
 
@@ -123,7 +124,4 @@ class Elementwise(FlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        if "transformer" in config:
-            config["transformer"] = keras.saving.deserialize_keras_object(config["transformer"])
-        return cls(**config)
+        return cls(**make_parts(config, "transformer"))

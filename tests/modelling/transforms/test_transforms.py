@@ -15,10 +15,13 @@ from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
     AdditiveCoupling,
     AffineCoupling,
+    CircularSplineCoupling,
     Elementwise,
     ElementwiseCoupling,
     MaskedAffine,
     MaskedAutoregressive,
+    MaskedRationalQuadraticSpline,
+    MixtureGaussianization,
     MixtureLogisticCoupling,
     VolumePreservingCoupling,
 )
@@ -244,6 +247,72 @@ def test_configurations_hold_options_or_a_transform():
     assert given["transformer"]["config"] == {"bound": 0.3}
 
 
+@pytest.mark.parametrize(
+    "cls",
+    [
+        AdditiveCoupling,
+        AffineCoupling,
+        CircularSplineCoupling,
+        MixtureLogisticCoupling,
+        VolumePreservingCoupling,
+        MaskedAffine,
+        MaskedRationalQuadraticSpline,
+        MixtureGaussianization,
+    ],
+)
+def test_layers_with_a_transform_of_their_own_take_no_other(cls):
+    # It would not be part of their configuration.
+    conditioner = {"conditioner": MLP()} if issubclass(cls, ElementwiseCoupling) else {}
+    assert cls(**conditioner).transformer is not None
+    with pytest.raises(TypeError, match="'transformer'"):
+        cls(**conditioner, transformer=SinhArcsinh())
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class FixedTransform(MaskedAutoregressive):
+    """A layer as `docs/writing_a_layer.md` shows it."""
+
+    def __init__(self, bound=3.0, **kwargs):
+        super().__init__(transformer=SinhArcsinh(bound), **kwargs)
+        self.bound = bound
+
+    def get_config(self):
+        config = super().get_config()
+        del config["transformer"]
+        return {**config, "bound": self.bound}
+
+
+def test_a_subclass_can_fix_its_transform():
+    copy = keras.layers.deserialize(keras.layers.serialize(FixedTransform(0.4, name="fixed")))
+    assert (copy.name, copy.bound, copy.transformer.bound) == ("fixed", 0.4, 0.4)
+
+
+def test_configurations_may_hold_objects_and_lack_what_has_a_default():
+    transform, made, mlp = SinhArcsinh(), MADE([8]), MLP([4])
+    layer = MaskedAutoregressive.from_config({"transformer": transform, "conditioner": made})
+    assert layer.transformer is transform
+    assert layer.conditioner is made
+    assert isinstance(MaskedAffine.from_config({"log_scale_bound": 0.7}).conditioner, MADE)
+    assert Elementwise.from_config({"transformer": transform}).transformer is transform
+    layer = ElementwiseCoupling.from_config({"transformer": transform, "conditioner": mlp})
+    assert layer.transformer is transform
+    assert layer.conditioner is mlp
+    with pytest.raises(TypeError, match="`transformer` should be a `Transform`"):
+        Elementwise.from_config({"shape": [3]})
+
+
+class OverridesAll(MaskedAutoregressive):
+    def call(self, inputs, context=None):
+        return inputs, ops.zeros(ops.shape(inputs)[:1])
+
+    def invert(self, outputs, context=None):
+        return outputs
+
+
+def test_a_layer_that_overrides_call_needs_no_transform():
+    assert OverridesAll().transformer is None
+
+
 class DoubledLogScales(AffineCoupling):
     def compute_log_scales(self, coupling_parameters):
         return 2.0 * super().compute_log_scales(coupling_parameters)
@@ -286,6 +355,33 @@ def test_options_of_layers_are_those_of_their_transforms():
     assert layer.log_scale_bound == 0.3
     layer.log_scale_bound = 0.5
     assert layer.get_config()["log_scale_bound"] == layer.transformer.log_scale_bound == 0.5
+    with pytest.raises(ValueError, match="`log_scale_bound`.*Received: log_scale_bound=-1"):
+        layer.log_scale_bound = -1
+    assert layer.log_scale_bound == 0.5
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (MaskedRationalQuadraticSpline(bin_count=4), "bin_count"),
+        (MixtureLogisticCoupling(conditioner=MLP(), component_count=4), "component_count"),
+    ],
+)
+def test_the_number_of_parameters_of_a_layer_stays(layer, name):
+    count = layer.parameter_count
+    with pytest.raises(ValueError, match=f"`{name}` should be given to the con.*{name}=5"):
+        setattr(layer, name, 5)
+    setattr(layer, name, 4)
+    assert (layer.parameter_count, getattr(layer, name)) == (count, 4)
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, np.nan, "1", None])
+def test_bad_scales(value):
+    with pytest.raises(ValueError, match="`location_spread`.*Received: location_spread="):
+        transforms.LogisticMixtureTransform(location_spread=value)
+    if value is not None:
+        with pytest.raises(ValueError, match="`log_scale_bound`.*Received: log_scale_bound="):
+            transforms.AffineTransform(value)
 
 
 @pytest.mark.parametrize(
@@ -312,9 +408,14 @@ def test_options_of_layers_are_those_of_their_transforms():
             "not as both. Received: conditioner=",
         ),
         (
-            lambda: ElementwiseCoupling(conditioner=MLP())(np.ones([2, 4], "float32")),
+            lambda: ElementwiseCoupling(conditioner=MLP()),
             NotImplementedError,
             "should implement `_couple_`, or be given a `transformer`",
+        ),
+        (
+            MaskedAutoregressive,
+            NotImplementedError,
+            "MaskedAutoregressive should implement `_couple_`, or be given a `transformer`",
         ),
         (lambda: Transform().forward(1.0, 1.0), NotImplementedError, "implement `forward`"),
         (lambda: Transform().inverse(1.0, 1.0), NotImplementedError, "implement `inverse`"),
