@@ -258,6 +258,11 @@ class Density:
                     raise
                 with self._leave_xla(error):
                     return self._run_compiled(function, tensors, batch_size, prepare)
+            except ValueError as error:
+                failure = error
+            if prepare is None:
+                function(*tensors)  # raises the same error, about batches that are not padded
+            raise failure
 
     def _run_compiled(
         self,
