@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
 from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.transforms import AffineTransform, RationalQuadraticTransform, Transform
@@ -63,6 +64,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         TypeError: If `conditioner` is not a `MADE`, or `transformer` is not a `Transform`.
         ValueError: If `conditioner` does not suit the number of dimensions, or `transformer`
             depends on the parameters of several dimensions.
+        NotImplementedError: If there is neither a `transformer` nor a method of a subclass.
 
     Attributes:
         conditioner: The network :math:`p`.
@@ -98,11 +100,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             )
         if conditioner is None:
             conditioner = MADE(dtype=self.dtype_policy)
-        if not isinstance(conditioner, MADE):
-            raise TypeError(
-                f"`conditioner` should be a `MADE`. Received: conditioner={conditioner} (of type "
-                f"{type(conditioner)})"
-            )
+        check_instance("conditioner", conditioner, MADE, "a `MADE`")
         self.conditioner = conditioner
 
     def build(self, input_shape: Shape | None = None) -> None:
@@ -113,9 +111,9 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             context_shape = None if self.context_size is None else (None, self.context_size)
             self.conditioner.build((None, self.dimension_count), context_shape)
 
-    def _compute_parameters(self, vectors: Tensor, context: Tensor, entry: Any = None) -> Tensor:
-        """Runs the network, which may have another dtype policy, and casts what it returns."""
-        parameters = self.conditioner(vectors, context=context, entry=entry)
+    def _compute_parameters(self, vectors: Tensor, context: Tensor, which: Any = None) -> Tensor:
+        """Runs the network, for one dimension or for all, and casts what it returns."""
+        parameters = self.conditioner(vectors, context=context, entry=which)
         if context is not None:
             parameters = mark_rows(parameters, context)
         return ops.cast(parameters, self.compute_dtype)
@@ -148,13 +146,13 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         """
         vectors = to_vectors(outputs, self._axes_, self._shape_)
         order = ops.convert_to_tensor(self.conditioner.order, dtype="int32")
-        entries = ops.arange(self.dimension_count, dtype="int32")
+        dimensions = ops.arange(self.dimension_count, dtype="int32")
 
         def find_next(index: Any, inputs: Tensor) -> Any:
-            entry = ops.take(order, index)
-            parameters = self._compute_parameters(inputs, context, entry)
-            output = ops.take(vectors, ops.reshape(entry, (1,)), axis=-1)
-            return ops.where(entries == entry, self._decouple_(output, parameters), inputs)
+            which = ops.take(order, index)
+            parameters = self._compute_parameters(inputs, context, which)
+            output = ops.take(vectors, ops.reshape(which, (1,)), axis=-1)
+            return ops.where(dimensions == which, self._decouple_(output, parameters), inputs)
 
         inputs = ops.zeros_like(vectors)
         if self.dimension_count == 1:

@@ -12,6 +12,7 @@ from keras import ops
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.masks import HeavisideMask, Mask
@@ -140,10 +141,7 @@ class Coupling(ConditionalFlowLayer):
             )
         if mask is None:
             mask = HeavisideMask()
-        if not isinstance(mask, Mask):
-            raise TypeError(
-                f"`mask` should be a `Mask`. Received: mask={mask} (of type {type(mask)})"
-            )
+        check_instance("mask", mask, Mask, "a `Mask`")
         super().__init__(
             shape=mask._shape_ if shape is None else shape,
             axes=mask._axes_ if axes is None else axes,

@@ -65,6 +65,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     Raises:
         TypeError: If `transformer` is not a `Transform`, or as for :class:`Coupling`.
         ValueError: If the network returns parameters of the wrong shape.
+        NotImplementedError: If there is neither a `transformer` nor a method of a subclass.
 
     Attributes:
         transformer: The transform, or `None` where a subclass has methods of its own.

@@ -7,6 +7,7 @@ import keras
 
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.transforms import Transform
 from gyoza.typing import Tensor
 
@@ -38,6 +39,7 @@ class AppliesTransform:
     _replaced: frozenset[str] = frozenset()
     _volume_hooks: tuple[str, ...] = ("compute_log_stretch", "_couple_and_stretch_")
     preserves_volume: Any
+    call: Any
     _own_call: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -176,11 +178,7 @@ class AppliesTransform:
 
 def check_transformer(transformer: Any) -> Transform:
     """Raises a `TypeError` for what is not a transform, and returns what is."""
-    if not isinstance(transformer, Transform):
-        raise TypeError(
-            f"`transformer` should be a `Transform`. Received: transformer={transformer} (of "
-            f"type {type(transformer)})"
-        )
+    check_instance("transformer", transformer, Transform, "a `Transform`")
     return transformer
 
 

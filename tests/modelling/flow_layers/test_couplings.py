@@ -292,7 +292,9 @@ def test_parameters_may_broadcast(answer):
 def test_parameters_that_broadcast_have_all_axes(cls, answer, message):
     layer = cls([4], [1], answer, HeavisideMask([1], [4]))
     x = np.random.default_rng(0).normal(size=(4, 4, 3)).astype("float32")
-    with pytest.raises(ValueError, match=f"should return a tensor of shape .*Received: a.*{message}"):
+    with pytest.raises(
+        ValueError, match=f"should return a tensor of shape .*Received: a.*{message}"
+    ):
         layer(x)
 
 

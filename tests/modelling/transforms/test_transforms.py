@@ -128,7 +128,7 @@ def test_integers_are_refused_instead_of_truncated(name):
     x = ops.convert_to_tensor([1, 2], "int32")
     parameters = ops.ones((2, transform.parameter_count))
     for run in (transform.forward, transform.inverse, transform.inverse_and_log_derivative):
-        with pytest.raises(TypeError, match="floating-point numbers. Received: dtype=int32"):
+        with pytest.raises(TypeError, match=r"floating-point numbers. Received: dtype=int32"):
             run(x, parameters)
 
 
@@ -355,7 +355,7 @@ def test_options_of_layers_are_those_of_their_transforms():
     assert layer.log_scale_bound == 0.3
     layer.log_scale_bound = 0.5
     assert layer.get_config()["log_scale_bound"] == layer.transformer.log_scale_bound == 0.5
-    with pytest.raises(ValueError, match="`log_scale_bound`.*Received: log_scale_bound=-1"):
+    with pytest.raises(ValueError, match=r"`log_scale_bound`.*Received: log_scale_bound=-1"):
         layer.log_scale_bound = -1
     assert layer.log_scale_bound == 0.5
 
@@ -377,10 +377,10 @@ def test_the_number_of_parameters_of_a_layer_stays(layer, name):
 
 @pytest.mark.parametrize("value", [0.0, np.inf, np.nan, "1", None])
 def test_bad_scales(value):
-    with pytest.raises(ValueError, match="`location_spread`.*Received: location_spread="):
+    with pytest.raises(ValueError, match=r"`location_spread`.*Received: location_spread="):
         transforms.LogisticMixtureTransform(location_spread=value)
     if value is not None:
-        with pytest.raises(ValueError, match="`log_scale_bound`.*Received: log_scale_bound="):
+        with pytest.raises(ValueError, match=r"`log_scale_bound`.*Received: log_scale_bound="):
             transforms.AffineTransform(value)
 
 
