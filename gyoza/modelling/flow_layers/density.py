@@ -261,7 +261,8 @@ class Density:
             except ValueError as error:
                 failure = error
             if prepare is None:
-                function(*tensors)  # raises the same error, about batches that are not padded
+                # This raises the same error, about a batch that is not padded.
+                function(*(tensor[:batch_size] for tensor in tensors))
             raise failure
 
     def _run_compiled(

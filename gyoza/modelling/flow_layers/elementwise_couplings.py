@@ -247,7 +247,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
 
 
 def _are_shared(received: Shape, expected: Shape) -> bool:
-    """Returns whether shapes differ at most in axes of length 1, of which the first is none."""
+    """Returns whether a shape is as expected but for axes of length 1, other than the first."""
     # With fewer axes, one of instances could be taken for one of dimensions.
     return len(received) == len(expected) and all(
         fits([length], [demanded]) or (length == 1 and axis > 0)

@@ -199,6 +199,6 @@ def option(name: str) -> Any:
                 f"`{name}` should be given to the constructor of the layer, as the number of its "
                 f"parameters depends on it. Received: {name}={value!r}"
             )
-        setattr(transformer, name, value)
+        setattr(transformer, name, getattr(checked, name))
 
     return property(read, change)

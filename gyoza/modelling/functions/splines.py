@@ -189,9 +189,8 @@ def check_spline(
 
     Raises:
         ValueError: If `bin_count` is not an integer of at least 2, `bound` is not positive and
-            finite, `bin_count` bins of
-            minimum size would fill the interval, or `minimum_slope` is not between 0 and 1, or the
-            minima are not positive.
+            finite, `bin_count` bins of minimum size would fill the interval, `minimum_slope` is not
+            between 0 and 1, or the minima are not positive.
     """
     check_integer("bin_count", bin_count, minimum=2)
     if not is_between(0.0, bound, math.inf):
