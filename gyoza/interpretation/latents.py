@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.functions.checks import check_instance
 
 __all__ = [
     "check_parts",
@@ -36,16 +37,9 @@ def check_parts(flow: FlowModel, **others: keras.Layer) -> None:
         TypeError: If the flow is not a `FlowModel`, or another part is not a Keras layer.
         ValueError: If one of them is not built.
     """
-    if not isinstance(flow, FlowModel):
-        raise TypeError(
-            f"`flow` should be a `FlowModel`. Received: flow={flow} (of type {type(flow)})"
-        )
+    check_instance("flow", flow, FlowModel, "a `FlowModel`")
     for name, part in {"flow": flow, **others}.items():
-        if not isinstance(part, keras.Layer):
-            raise TypeError(
-                f"`{name}` should be a Keras model or layer. "
-                f"Received: {name}={part} (of type {type(part)})"
-            )
+        check_instance(name, part, keras.Layer, "a Keras model or layer")
         if not part.built:
             raise ValueError(
                 f"`{name}` should be built: call it on data first. Received: {name}={part}"

@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.backend import Use, list_uses
 from gyoza.modelling.axes import is_integer
+from gyoza.modelling.functions.checks import check_instance
 
 __all__ = ["split_network"]
 
@@ -60,11 +61,7 @@ def split_network(
         >>> bool(np.allclose(tail.predict(head(x), verbose=0), network.predict(x, verbose=0)))
         True
     """
-    if not isinstance(network, keras.Model):
-        raise TypeError(
-            "`network` should be a `keras.Model`. "
-            f"Received: network={network} (of type {type(network)})"
-        )
+    check_instance("network", network, keras.Model, "a `keras.Model`")
     inputs, outputs = _to_graph(network)
     path = _to_path(network, layer)
     head, tail = _split(inputs, outputs, path, network.name)

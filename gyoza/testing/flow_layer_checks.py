@@ -11,7 +11,9 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowLayer, FlowModel
+from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed
+from gyoza.modelling.functions.checks import check_instance, check_integers
 from gyoza.testing.copies import copy_layer, make_symbolic, move_weights, to_lists
 from gyoza.testing.fresh_process import load_and_run
 from gyoza.testing.functions import (
@@ -84,6 +86,8 @@ def check_flow_layer(
         ...     ActivationNormalization(), input_shape=[3], fresh_process=False
         ... )
     """
+    check_instance("layer", layer, Invertible, "a `FlowLayer` or a `FlowModel`")
+    input_shape = check_integers("input_shape", input_shape)
     random = np.random.default_rng(seed)
     if inputs is None:
         inputs = random.normal(size=(4, *input_shape))

@@ -138,3 +138,16 @@ def test_class_defined_in_a_function_is_refused():
 
     with pytest.raises(AssertionError, match="at the top of a module"):
         check_flow_layer(Local(), [3], policies=(), fresh_process=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "input_shape", "message"),
+    [
+        (Scaling(), np.ones([2, 4]), "`input_shape` should be a list of integers"),
+        (Scaling(), 4, r"list of integers\. Received: input_shape=4"),
+        (None, [4], r"`layer` should be a `FlowLayer` or a `FlowModel`\. Received: layer=None"),
+    ],
+)
+def test_bad_arguments(layer, input_shape, message):
+    with pytest.raises(TypeError, match=message):
+        check_flow_layer(layer, input_shape)

@@ -12,7 +12,7 @@ from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible
-from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.checks import check_instance, check_integer, check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.losses import (
     bernoulli_log_likelihood,
@@ -128,10 +128,10 @@ class VariationalAutoencoder(TakesData):
     ) -> None:
         super().__init__(**kwargs)
         prior = StandardNormal() if prior is None else prior
-        _check("encoder", encoder, keras.Layer, "a Keras layer or model")
-        _check("decoder", decoder, keras.Layer, "a Keras layer or model")
-        _check("prior", prior, Distribution | Density, "a `Distribution` or a `FlowModel`")
-        _check("posterior_flow", posterior_flow, Invertible | None, "a flow layer or model")
+        check_instance("encoder", encoder, keras.Layer, "a Keras layer or model")
+        check_instance("decoder", decoder, keras.Layer, "a Keras layer or model")
+        check_instance("prior", prior, Distribution | Density, "a `Distribution` or a `FlowModel`")
+        check_instance("posterior_flow", posterior_flow, Invertible | None, "a flow layer or model")
         if likelihood not in ("bernoulli", "normal"):
             raise ValueError(
                 '`likelihood` should be "bernoulli" or "normal". '
@@ -362,10 +362,3 @@ class VariationalAutoencoder(TakesData):
             keras.saving.deserialize_keras_object, custom_objects=custom_objects
         )
         return cls(**{**config, **{name: deserialize(config[name]) for name in _PARTS}})
-
-
-def _check(name: str, value: Any, types: Any, description: str) -> None:
-    if not isinstance(value, types):
-        raise TypeError(
-            f"`{name}` should be {description}. Received: {name}={value} (of type {type(value)})"
-        )

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.typing import Tensor
 
@@ -41,11 +42,8 @@ class Conditional:
         """Sets the context network, or `None`, in the constructor."""
         self.context_size: int | None = None
         self._has_network = False
-        if network is not None and not isinstance(network, keras.Layer):
-            raise TypeError(
-                "`context_network` should be a Keras layer or model. "
-                f"Received: context_network={network} (of type {type(network)})"
-            )
+        if network is not None:
+            check_instance("context_network", network, keras.Layer, "a Keras layer or model")
         for method in ("compute_log_prob", "draw") if network is not None else ():
             if "changes" not in inspect.signature(getattr(self, method)).parameters:
                 raise ValueError(

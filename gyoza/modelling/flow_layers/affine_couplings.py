@@ -64,8 +64,8 @@ class AdditiveCoupling(ElementwiseCoupling):
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("transformer", AdditiveTransform())
-        super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
+        transformer = AdditiveTransform()
+        super().__init__(shape, axes, compute_coupling_parameters, mask, transformer, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -118,6 +118,7 @@ class AffineCoupling(ElementwiseCoupling):
     preserves_volume = False
     _is_configured_by_options = True
     log_scale_bound = option("log_scale_bound")
+    _make_transformer: type[AffineTransform] = AffineTransform
 
     def __init__(
         self,
@@ -128,8 +129,11 @@ class AffineCoupling(ElementwiseCoupling):
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("transformer", AffineTransform(log_scale_bound))
-        super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
+        transformer = self._make_transformer(log_scale_bound)
+        super().__init__(shape, axes, compute_coupling_parameters, mask, transformer, **kwargs)
+
+    def _set_transformer(self, transformer: Any) -> None:
+        super()._set_transformer(transformer)
         if not is_own(type(self)):
             # A user's subclass may compute log-scales in another way.
             self.transformer.compute_log_scales = self.compute_log_scales
@@ -193,18 +197,7 @@ class VolumePreservingCoupling(AffineCoupling):
     """
 
     preserves_volume = True
-
-    def __init__(
-        self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
-        mask: Mask | None = None,
-        log_scale_bound: float | None = 2.0,
-        **kwargs: Any,
-    ) -> None:
-        kwargs.setdefault("transformer", VolumePreservingTransform(log_scale_bound))
-        super().__init__(shape, axes, compute_coupling_parameters, mask, log_scale_bound, **kwargs)
+    _make_transformer = VolumePreservingTransform
 
     def compute_log_scales(self, coupling_parameters: Tensor) -> Tensor:
         """Computes log-scales whose sum is zero; see :meth:`AffineCoupling.compute_log_scales`."""

@@ -12,6 +12,8 @@ from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
+from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.transforms import AffineTransform, RationalQuadraticTransform, Transform
@@ -62,6 +64,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         TypeError: If `conditioner` is not a `MADE`, or `transformer` is not a `Transform`.
         ValueError: If `conditioner` does not suit the number of dimensions, or `transformer`
             depends on the parameters of several dimensions.
+        NotImplementedError: If there is neither a `transformer` nor a method of a subclass.
 
     Attributes:
         conditioner: The network :math:`p`.
@@ -97,11 +100,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             )
         if conditioner is None:
             conditioner = MADE(dtype=self.dtype_policy)
-        if not isinstance(conditioner, MADE):
-            raise TypeError(
-                f"`conditioner` should be a `MADE`. Received: conditioner={conditioner} (of type "
-                f"{type(conditioner)})"
-            )
+        check_instance("conditioner", conditioner, MADE, "a `MADE`")
         self.conditioner = conditioner
 
     def build(self, input_shape: Shape | None = None) -> None:
@@ -112,9 +111,9 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             context_shape = None if self.context_size is None else (None, self.context_size)
             self.conditioner.build((None, self.dimension_count), context_shape)
 
-    def _compute_parameters(self, vectors: Tensor, context: Tensor, entry: Any = None) -> Tensor:
-        """Runs the network, which may have another dtype policy, and casts what it returns."""
-        parameters = self.conditioner(vectors, context=context, entry=entry)
+    def _compute_parameters(self, vectors: Tensor, context: Tensor, which: Any = None) -> Tensor:
+        """Runs the network, for one dimension or for all, and casts what it returns."""
+        parameters = self.conditioner(vectors, context=context, entry=which)
         if context is not None:
             parameters = mark_rows(parameters, context)
         return ops.cast(parameters, self.compute_dtype)
@@ -147,13 +146,13 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         """
         vectors = to_vectors(outputs, self._axes_, self._shape_)
         order = ops.convert_to_tensor(self.conditioner.order, dtype="int32")
-        entries = ops.arange(self.dimension_count, dtype="int32")
+        dimensions = ops.arange(self.dimension_count, dtype="int32")
 
         def find_next(index: Any, inputs: Tensor) -> Any:
-            entry = ops.take(order, index)
-            parameters = self._compute_parameters(inputs, context, entry)
-            output = ops.take(vectors, ops.reshape(entry, (1,)), axis=-1)
-            return ops.where(entries == entry, self._decouple_(output, parameters), inputs)
+            which = ops.take(order, index)
+            parameters = self._compute_parameters(inputs, context, which)
+            output = ops.take(vectors, ops.reshape(which, (1,)), axis=-1)
+            return ops.where(dimensions == which, self._decouple_(output, parameters), inputs)
 
         inputs = ops.zeros_like(vectors)
         if self.dimension_count == 1:
@@ -179,8 +178,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        conditioner = keras.saving.deserialize_keras_object(config["conditioner"])
-        return super().from_config({**config, "conditioner": conditioner})
+        return super().from_config(make_parts(config, "conditioner"))
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -237,8 +235,10 @@ class MaskedAffine(MaskedAutoregressive):
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("transformer", AffineTransform(log_scale_bound))
-        super().__init__(shape, axes, conditioner, **kwargs)
+        super().__init__(shape, axes, conditioner, AffineTransform(log_scale_bound), **kwargs)
+
+    def _set_transformer(self, transformer: Any) -> None:
+        super()._set_transformer(transformer)
         if not is_own(type(self)):
             # A user's subclass may compute log-scales in another way, which do not need the inputs.
             self.transformer.compute_log_scales = functools.partial(self.compute_log_stretch, None)
@@ -316,5 +316,5 @@ class MaskedRationalQuadraticSpline(MaskedAutoregressive):
         **kwargs: Any,
     ) -> None:
         options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
-        kwargs.setdefault("transformer", RationalQuadraticTransform(*options))
-        super().__init__(shape, axes, conditioner, **kwargs)
+        transformer = RationalQuadraticTransform(*options)
+        super().__init__(shape, axes, conditioner, transformer, **kwargs)

@@ -11,6 +11,8 @@ from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.masks import HeavisideMask, Mask
@@ -139,10 +141,7 @@ class Coupling(ConditionalFlowLayer):
             )
         if mask is None:
             mask = HeavisideMask()
-        if not isinstance(mask, Mask):
-            raise TypeError(
-                f"`mask` should be a `Mask`. Received: mask={mask} (of type {type(mask)})"
-            )
+        check_instance("mask", mask, Mask, "a `Mask`")
         super().__init__(
             shape=mask._shape_ if shape is None else shape,
             axes=mask._axes_ if axes is None else axes,
@@ -366,10 +365,7 @@ class Coupling(ConditionalFlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        for name in ("compute_coupling_parameters", "mask"):
-            config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        return cls(**make_parts(config, "compute_coupling_parameters", "conditioner", "mask"))
 
 
 def fits(received: Shape, expected: Shape) -> bool:

@@ -264,6 +264,12 @@ class Density:
                     raise
                 with self._leave_xla(error):
                     return self._run_compiled(function, tensors, batch_size, prepare)
+            except ValueError as error:
+                failure = error
+            if prepare is None:
+                # This raises the same error, about a batch that is not padded.
+                function(*(tensor[:batch_size] for tensor in tensors))
+            raise failure
 
     def _run_compiled(
         self,

@@ -54,8 +54,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         compute_coupling_parameters: See :class:`Coupling`. A network that answers in full shape
-            returns a tensor of the shape of the inputs, with the further axis if there is one, or
-            one that broadcasts to it.
+            returns a tensor of the shape of the inputs, with the further axis if there is one. All
+            axes but the first can have length 1 instead. One number holds for all.
         mask: See :class:`Coupling`.
         transformer: What is done to each dimension, a
             :class:`~gyoza.modelling.transforms.Transform`. Subclasses that implement the methods
@@ -65,6 +65,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     Raises:
         TypeError: If `transformer` is not a `Transform`, or as for :class:`Coupling`.
         ValueError: If the network returns parameters of the wrong shape.
+        NotImplementedError: If there is neither a `transformer` nor a method of a subclass.
 
     Attributes:
         transformer: The transform, or `None` where a subclass has methods of its own.
@@ -184,7 +185,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         return kept, changed, parameters if count == 1 else ops.swapaxes(parameters, -1, -2)
 
     def _group(self, parameters: Tensor) -> Tensor:
-        """Gives the parameters of each dimension an axis of their own."""
+        """Returns parameters with an axis for those of one dimension."""
         count = self._parameter_count
         shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
         return ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
@@ -198,10 +199,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
             raise _wrong_parameters(parameters, expected)
         if fits(received, expected):
             return parameters
-        if not is_number(parameters):
-            shared = [length == 1 and axis > 0 for axis, length in enumerate(received)]
-            if not fits(received, [1 if s else e for s, e in zip(shared, expected, strict=False)]):
-                raise _wrong_parameters(parameters, expected)
+        if not is_number(parameters) and not _are_shared(received, expected):
+            raise _wrong_parameters(parameters, expected)
         return ops.broadcast_to(parameters, (*ops.shape(x), *per_dimension))
 
     def call(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -247,10 +246,19 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         return inputs, self._mask_.join(kept, coupled), log_det
 
 
+def _are_shared(received: Shape, expected: Shape) -> bool:
+    """Returns whether a shape is as expected but for axes of length 1, other than the first."""
+    # With fewer axes, one of instances could be taken for one of dimensions.
+    return len(received) == len(expected) and all(
+        fits([length], [demanded]) or (length == 1 and axis > 0)
+        for axis, (length, demanded) in enumerate(zip(received, expected, strict=True))
+    )
+
+
 def _wrong_parameters(parameters: Tensor, expected: Shape) -> ValueError:
     received = getattr(parameters, "shape", None)
     return ValueError(
         "`compute_coupling_parameters` should return a tensor of shape "
-        f"{tuple(expected)} here, or one that broadcasts to it. Received: "
+        f"{tuple(expected)} here, where axes but the first can have length 1. Received: "
         + (f"{parameters}" if received is None else f"a tensor of shape {tuple(received)}")
     )

@@ -8,6 +8,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.conditional import TakesContext
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.arguments import given
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Inverse"]
@@ -57,12 +58,8 @@ class Inverse(TakesContext, FlowLayer):
     """
 
     def __init__(self, layer: Any, **kwargs: Any) -> None:
-        if not isinstance(layer, Invertible):
-            raise TypeError(
-                "`layer` should be a `FlowLayer` or a `FlowModel`. "
-                f"Received: layer={layer} (of type {type(layer)})"
-            )
-        kwargs.setdefault("dtype", layer.dtype_policy)  # type: ignore[attr-defined]
+        check_instance("layer", layer, Invertible, "a `FlowLayer` or a `FlowModel`")
+        kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(**kwargs)
         self.layer: Any = layer
 

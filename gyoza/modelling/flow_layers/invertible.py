@@ -282,13 +282,16 @@ class Invertible:
 
     def _run_as_call(self, method: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs a method through an `Inversion`, which is made once, or for a functional model."""
+        name = f"{self.name}_{method.__name__}"  # which errors show
         if isinstance(x, keras.KerasTensor):
-            return Inversion(self, method)(x, *args, **kwargs)
+            number = keras.backend.get_uid(name)  # names differ within a functional model
+            name = name if number == 1 else f"{name}_{number}"
+            return Inversion(self, method, name=name)(x, *args, **kwargs)
         # Neither tracked nor saved by Keras, because of the underscores.
         inversions = vars(self).setdefault("__inversions", {})
         inversion = inversions.get(method)
         if inversion is None or not inversion.suits(self):
-            inversion = inversions[method] = Inversion(self, method)
+            inversion = inversions[method] = Inversion(self, method, name=name)
         return inversion(x, *args, **kwargs)
 
     def _check_dtype(self, x: Tensor) -> None:

@@ -101,6 +101,8 @@ class LikelihoodTraining(Training):
             inputs, _ = split_context(inputs)
         if isinstance(inputs, tuple | list):
             raise not_one_array(self.name, inputs)
+        if inputs is None:
+            raise ValueError(f"The inputs of '{self.name}' should be given. Received: None")
         self._check_rank(inputs, self._least_rank)
 
     def _check_rank(self, x: Tensor, least: int) -> None:

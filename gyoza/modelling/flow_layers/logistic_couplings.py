@@ -95,9 +95,10 @@ class MixtureLogisticCoupling(AffineCoupling):
         location_spread: float = 0.3,
         **kwargs: Any,
     ) -> None:
-        transform = LogisticMixtureTransform(component_count, log_scale_bound, location_spread)
-        kwargs.setdefault("transformer", transform)
-        super().__init__(shape, axes, compute_coupling_parameters, mask, log_scale_bound, **kwargs)
+        transformer = LogisticMixtureTransform(component_count, log_scale_bound, location_spread)
+        ElementwiseCoupling.__init__(
+            self, shape, axes, compute_coupling_parameters, mask, transformer, **kwargs
+        )
 
     def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-derivatives; see :meth:`ElementwiseCoupling.compute_log_stretch`."""

@@ -18,6 +18,7 @@ from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
 from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
 from gyoza.modelling.flow_layers.recomputation import run_and_recompute
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.training import to_arrays
 from gyoza.typing import Shape, Tensor
 
@@ -109,19 +110,13 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         self.memory_efficient = memory_efficient
         if base_distribution is None:
             base_distribution = StandardNormal(dtype=self.dtype_policy)
-        if not isinstance(base_distribution, Distribution):
-            raise TypeError(
-                "`base_distribution` should be a `Distribution`. "
-                f"Received: base_distribution={base_distribution} (of type "
-                f"{type(base_distribution)})"
-            )
-        if context_encoder is not None and not isinstance(context_encoder, keras.Layer):
-            raise TypeError(
-                "`context_encoder` should be a Keras layer or model. "
-                f"Received: context_encoder={context_encoder} (of type {type(context_encoder)})"
-            )
+        check_instance("base_distribution", base_distribution, Distribution, "a `Distribution`")
+        if context_encoder is not None:
+            what = "a Keras layer or model"
+            check_instance("context_encoder", context_encoder, keras.Layer, what)
         self.base_distribution = base_distribution
         self.context_encoder = context_encoder
+        check_instance("flow_layers", flow_layers, Iterable, "a list of flow layers")
         self._flow_layers_: list[FlowLayer] = []
         for layer in flow_layers:
             self.add(layer)
@@ -136,11 +131,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             TypeError: If it is not a flow layer.
             ValueError: If the model is built already.
         """
-        if not isinstance(flow_layer, Invertible):
-            raise TypeError(
-                "`flow_layer` should be a `FlowLayer` or a `FlowModel`. "
-                f"Received: flow_layer={flow_layer} (of type {type(flow_layer)})"
-            )
+        check_instance("flow_layer", flow_layer, Invertible, "a `FlowLayer` or a `FlowModel`")
         if flow_layer is self:
             raise ValueError(f"A model should not be a layer of itself. Received: {flow_layer}")
         if self.built:
@@ -299,14 +290,9 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
     def invert_and_log_det(
         self, outputs: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Inverts all layers, and computes the log-determinants that `call` has there.
+        """Inverts all layers, and sums their log-determinants.
 
-        Args:
-            outputs: Outputs of `call`, `[batch, ...]`.
-            context: The context that `call` was given.
-
-        Returns:
-            The pair of inputs and log-determinants of `call`, `[batch]`.
+        See :meth:`FlowLayer.invert_and_log_det` and :meth:`invert`.
         """
         log_det: Any = 0.0
         for layer, arguments in reversed(self._with_context(context)):

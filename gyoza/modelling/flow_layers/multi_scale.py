@@ -12,7 +12,7 @@ from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.images import Flatten
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.arguments import given
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_instance, check_integer
 from gyoza.modelling.pairs import to_pairs
 from gyoza.typing import Shape, Tensor
 
@@ -92,11 +92,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         shape: Iterable[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(flow, Invertible):
-            raise TypeError(
-                "`flow` should be a `FlowLayer` or a `FlowModel`. "
-                f"Received: flow={flow} (of type {type(flow)})"
-            )
+        check_instance("flow", flow, Invertible, "a `FlowLayer` or a `FlowModel`")
         if kept_count is not None:
             kept_count = check_integer("kept_count", kept_count, minimum=1)
         self.kept_count = kept_count

@@ -221,11 +221,11 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         gates = ops.cast(self.gates, self.log_det_dtype)
         diagonals, find_offsets = self._diagonals(), self._offsets(targets, context)
         lower, upper = self._bracket(targets, gates, diagonals[-1])
-        entries = ops.arange(self.dimension_count, dtype="int32")
+        dimensions = ops.arange(self.dimension_count, dtype="int32")
 
-        def find_next(entry: Any, vectors: Tensor) -> Any:
+        def find_next(which: Any, vectors: Tensor) -> Any:
             def take(values: Tensor, axis: int) -> Tensor:
-                return ops.take(values, ops.reshape(entry, (1,)), axis=axis)
+                return ops.take(values, ops.reshape(which, (1,)), axis=axis)
 
             offsets: list[Any] = []
 
@@ -242,7 +242,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
                 *(take(diagonal, 0) for diagonal in diagonals),
             ]
             root = find_root(_miss, take(lower, -1), take(upper, -1), parameters)
-            return ops.where(entries == entry, root, vectors)
+            return ops.where(dimensions == which, root, vectors)
 
         vectors = repeat(find_next, ops.zeros_like(targets), self.dimension_count)
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)

@@ -78,6 +78,7 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
     minimum_bin_width = option("minimum_bin_width")
     minimum_bin_height = option("minimum_bin_height")
     minimum_slope = option("minimum_slope")
+    _make_transformer: type[RationalQuadraticTransform] = RationalQuadraticTransform
 
     def __init__(
         self,
@@ -93,8 +94,8 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
         **kwargs: Any,
     ) -> None:
         options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
-        kwargs.setdefault("transformer", RationalQuadraticTransform(*options))
-        super().__init__(shape, axes, compute_coupling_parameters, mask, **kwargs)
+        transformer = self._make_transformer(*options)
+        super().__init__(shape, axes, compute_coupling_parameters, mask, transformer, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -146,6 +147,8 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
           `arXiv:2002.02428 <https://arxiv.org/abs/2002.02428>`_
     """
 
+    _make_transformer = CircularSplineTransform
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -160,7 +163,6 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         **kwargs: Any,
     ) -> None:
         options = bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope
-        kwargs.setdefault("transformer", CircularSplineTransform(*options))
         super().__init__(shape, axes, compute_coupling_parameters, mask, *options, **kwargs)
 
     def build(self, input_shape: Shape | None = None) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 
 from gyoza.modelling.flow_layers.invertible import is_own
+from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.transforms import Transform
 from gyoza.typing import Tensor
 
@@ -37,6 +39,8 @@ class AppliesTransform:
     _replaced: frozenset[str] = frozenset()
     _volume_hooks: tuple[str, ...] = ("compute_log_stretch", "_couple_and_stretch_")
     preserves_volume: Any
+    call: Any
+    _own_call: Any
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -48,6 +52,8 @@ class AppliesTransform:
     def _set_transformer(self, transformer: Transform | None) -> None:
         """Checks and keeps the transform that a constructor was given."""
         if transformer is None:
+            if not self._replaced and type(self).call is self._own_call:
+                self._transformer_for("_couple_")  # raises an error
             return
         self.transformer = check_transformer(transformer)
         if not self._is_configured_by_options:
@@ -167,29 +173,32 @@ class AppliesTransform:
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        if isinstance(config.get("transformer"), dict):
-            config["transformer"] = keras.saving.deserialize_keras_object(config["transformer"])
-        return super().from_config(config)  # type: ignore[misc]
+        return super().from_config(make_parts(config, "transformer"))  # type: ignore[misc]
 
 
 def check_transformer(transformer: Any) -> Transform:
     """Raises a `TypeError` for what is not a transform, and returns what is."""
-    if not isinstance(transformer, Transform):
-        raise TypeError(
-            f"`transformer` should be a `Transform`. Received: transformer={transformer} (of "
-            f"type {type(transformer)})"
-        )
+    check_instance("transformer", transformer, Transform, "a `Transform`")
     return transformer
 
 
 def option(name: str) -> Any:
-    """Returns a property of layers that reads and sets an option of their transform."""
+    """Returns a property of layers that reads an option of their transform, or checks and sets it.
+
+    An option on which the number of parameters depends can only be given to the constructor.
+    """
 
     def read(self: Any) -> Any:
         return getattr(self.transformer, name)
 
     def change(self: Any, value: Any) -> None:
-        setattr(self.transformer, name, value)
+        transformer = self.transformer
+        checked = transformer.from_config({**transformer.get_config(), name: value})
+        if checked.parameter_count != transformer.parameter_count:
+            raise ValueError(
+                f"`{name}` should be given to the constructor of the layer, as the number of its "
+                f"parameters depends on it. Received: {name}={value!r}"
+            )
+        setattr(transformer, name, getattr(checked, name))
 
     return property(read, change)

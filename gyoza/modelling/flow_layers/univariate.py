@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.transforming import check_transformer
+from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.transforms import Transform
 from gyoza.typing import Tensor
 
@@ -58,6 +59,8 @@ class Elementwise(FlowLayer):
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
 
+    preserves_volume = True  # unless a transform or a subclass does not
+
     def __init__(
         self,
         shape: Iterable[int] | None = None,
@@ -67,7 +70,7 @@ class Elementwise(FlowLayer):
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.transformer: Any = check_transformer(transformer)
-        self.preserves_volume = self.transformer.preserves_volume
+        self.preserves_volume = self.preserves_volume and self.transformer.preserves_volume
         self._create_weights_once()
 
     @property
@@ -121,7 +124,4 @@ class Elementwise(FlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        if "transformer" in config:
-            config["transformer"] = keras.saving.deserialize_keras_object(config["transformer"])
-        return cls(**config)
+        return cls(**make_parts(config, "transformer"))

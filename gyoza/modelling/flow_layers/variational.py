@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.training import average_losses
 from gyoza.typing import Tensor
 
@@ -67,10 +68,7 @@ class VariationalModel(keras.Model):
         self, flow: FlowModel, target_log_prob: Callable[[Any], Any], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if not isinstance(flow, FlowModel):
-            raise TypeError(
-                f"`flow` should be a `FlowModel`. Received: flow={flow} (of type {type(flow)})"
-            )
+        check_instance("flow", flow, FlowModel, "a `FlowModel`")
         if not callable(target_log_prob):
             raise TypeError(
                 "`target_log_prob` should be a function. "

@@ -1,6 +1,7 @@
-"""Checks of arguments: numbers that should be integers, finite, or positive."""
+"""Checks of arguments: their types, and numbers that should be integers, finite, or positive."""
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from gyoza.typing import Array, Tensor
 
 __all__ = [
+    "check_instance",
+    "is_between",
     "is_integer",
     "check_integer",
     "check_integers",
@@ -15,6 +18,19 @@ __all__ = [
     "check_positive",
     "check_not_negative",
 ]
+
+
+def check_instance(name: str, value: Any, cls: Any, what: str) -> None:
+    """Raises a `TypeError` if `value` is not an instance of `cls`, which `what` describes."""
+    if not isinstance(value, cls):
+        raise TypeError(
+            f"`{name}` should be {what}. Received: {name}={value} (of type {type(value)})"
+        )
+
+
+def is_between(lower: float, value: Any, upper: float) -> bool:
+    """Returns whether a value is one real number between two others, and equal to neither."""
+    return isinstance(value, Real) and lower < float(value) < upper
 
 
 def is_integer(value: Any) -> bool:

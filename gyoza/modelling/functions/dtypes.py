@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["at_least_float32", "is_floating", "keep_float64"]
+__all__ = ["at_least_float32", "check_float_dtype", "is_floating", "keep_float64"]
 
 _LOCK = threading.Lock()
 # What Keras' floatx was for each thread that has set it.
@@ -29,6 +29,19 @@ def at_least_float32(dtype: Any) -> str:
 def is_floating(dtype: Any) -> bool:
     """Returns whether a dtype, of Keras or the backend, is one of floating-point numbers."""
     return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype)))
+
+
+@functools.cache
+def check_float_dtype(dtype: Any) -> None:
+    """Raises a `TypeError` if a dtype is not one of floating-point numbers.
+
+    Where results are cast to the dtype of inputs, they would be truncated to integers.
+    """
+    if not is_floating(dtype):
+        raise TypeError(
+            "Numbers to be transformed should be floating-point numbers. "
+            f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
+        )
 
 
 @contextlib.contextmanager

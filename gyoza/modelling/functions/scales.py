@@ -1,7 +1,10 @@
 """Logarithms of scales that are bounded, so that layers do not explode."""
 
+import math
+
 from keras import ops
 
+from gyoza.modelling.functions.checks import is_between
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.typing import Tensor
 
@@ -32,9 +35,9 @@ def bound_log_scales(raw: Tensor, bound: float | None) -> Tensor:
 
 
 def check_log_scale_bound(bound: float | None) -> None:
-    """Raises a `ValueError` unless `bound` is a positive number or `None`."""
-    if bound is not None and not bound > 0.0:
+    """Raises a `ValueError` unless `bound` is a positive, finite number or `None`."""
+    if bound is not None and not is_between(0.0, bound, math.inf):
         raise ValueError(
-            "`log_scale_bound` should be a positive number, or None. "
-            f"Received: log_scale_bound={bound}"
+            "`log_scale_bound` should be a positive, finite number, or None. "
+            f"Received: log_scale_bound={bound!r}"
         )

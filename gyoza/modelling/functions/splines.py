@@ -5,7 +5,8 @@ import math
 
 from keras import ops
 
-from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.checks import check_integer, is_between
+from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.typing import Tensor
 
 __all__ = ["rational_quadratic_spline", "circular_spline", "check_spline"]
@@ -55,6 +56,7 @@ def rational_quadratic_spline(
         computed, with respect to `x`, in float32 at least.
 
     Raises:
+        TypeError: If `x` are not floating-point numbers.
         ValueError: If parameters do not have the lengths above, or options are out of range; see
             :func:`check_spline`.
 
@@ -78,6 +80,7 @@ def rational_quadratic_spline(
     bin_count = widths.shape[-1]
     _check_counts(heights, slopes, bin_count, bin_count - 1)
     check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
+    check_float_dtype(x.dtype)
     dtype = at_least_float32(x.dtype)
     exact, widths, heights, slopes = (ops.cast(v, dtype) for v in (x, widths, heights, slopes))
 
@@ -150,6 +153,7 @@ def circular_spline(
     bin_count = widths.shape[-1]
     _check_counts(heights, slopes, bin_count, bin_count)
     check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
+    check_float_dtype(x.dtype)
     dtype = at_least_float32(x.dtype)
     exact, widths, heights, slopes = (ops.cast(v, dtype) for v in (x, widths, heights, slopes))
 
@@ -184,29 +188,26 @@ def check_spline(
         minimum_slope: The least slope at a knot.
 
     Raises:
-        ValueError: If there are fewer than 2 bins, `bound` is not positive, `bin_count` bins of
-            minimum size would fill the interval, or `minimum_slope` is not between 0 and 1, or the
-            minima are not positive.
+        ValueError: If `bin_count` is not an integer of at least 2, `bound` is not positive and
+            finite, `bin_count` bins of minimum size would fill the interval, `minimum_slope` is not
+            between 0 and 1, or the minima are not positive.
     """
-    if bin_count != int(bin_count) or bin_count < 2:
-        raise ValueError(
-            f"`bin_count` should be an integer of at least 2. Received: bin_count={bin_count}"
-        )
-    if not 0.0 < bound < math.inf:
-        raise ValueError(f"`bound` should be a positive number. Received: bound={bound}")
+    check_integer("bin_count", bin_count, minimum=2)
+    if not is_between(0.0, bound, math.inf):
+        raise ValueError(f"`bound` should be a positive, finite number. Received: bound={bound!r}")
     for name, minimum in (
         ("minimum_bin_width", minimum_bin_width),
         ("minimum_bin_height", minimum_bin_height),
     ):
-        if not 0.0 < minimum * bin_count < 1.0:
+        if not is_between(0.0, minimum, 1.0 / bin_count):
             raise ValueError(
                 f"`{name}` should be between 0 and 1 / bin_count. "
-                f"Received: {name}={minimum}, bin_count={bin_count}"
+                f"Received: {name}={minimum!r}, bin_count={bin_count}"
             )
-    if not 0.0 < minimum_slope < 1.0:
+    if not is_between(0.0, minimum_slope, 1.0):
         raise ValueError(
             "`minimum_slope` should be between 0 and 1, the slope that a new spline has. "
-            f"Received: minimum_slope={minimum_slope}"
+            f"Received: minimum_slope={minimum_slope!r}"
         )
 
 

@@ -30,6 +30,8 @@ def to_tensor(x: Tensor) -> Any:
     """
     if type(x) in PLAIN_TYPES or isinstance(x, keras.KerasTensor | tuple | dict):
         return x
+    if x is None:
+        raise ValueError("What is to be mapped should be a tensor. Received: None")
     is_tensor = ops.is_tensor(x)
     if is_tensor and not hasattr(x, "assign"):
         PLAIN_TYPES.add(type(x))

@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.distributions.tools import class_penalty, to_classes
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.typing import Tensor
 
@@ -58,10 +59,7 @@ class AttributeLoss(keras.losses.Loss):
         dtype: Any = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        if not isinstance(code, AttributeCode):
-            raise TypeError(
-                f"`code` should be an `AttributeCode`. Received: code={code} (of type {type(code)})"
-            )
+        check_instance("code", code, AttributeCode, "an `AttributeCode`")
         self.code = code
         sizes = list(code.attributes.values())
         starts = np.cumsum(code.dimensions_per_factor)[:-1]

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.functions.dtypes import check_float_dtype
 from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
 from gyoza.modelling.transforms.base import Transform
 from gyoza.typing import Tensor
@@ -19,8 +20,10 @@ class AdditiveTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.AdditiveTransform()
-        >>> transform.forward(np.array([1.0, 2.0]), np.array([[0.5], [-0.5]]))
-        (array([1.5, 1.5]), None)
+        >>> x, parameters = keras.ops.array([1.0, 2.0]), keras.ops.array([[0.5], [-0.5]])
+        >>> y, log_derivative = transform.forward(x, parameters)
+        >>> keras.ops.convert_to_numpy(y)
+        array([1.5, 1.5], dtype=float32)
 
     References:
         - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
@@ -31,10 +34,12 @@ class AdditiveTransform(Transform):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the shift; see :meth:`Transform.forward`."""
+        check_float_dtype(x.dtype)
         return x + parameters[..., 0], None
 
     def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Subtracts the shift; see :meth:`Transform.inverse`."""
+        check_float_dtype(y.dtype)
         return y - parameters[..., 0]
 
 
@@ -56,12 +61,13 @@ class AffineTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.AffineTransform(log_scale_bound=None)
-        >>> x, parameters = np.array([1.0, 2.0]), np.array([[0.0, 1.0], [np.log(3.0), 0.0]])
+        >>> x = keras.ops.array([1.0, 2.0])
+        >>> parameters = keras.ops.array([[0.0, 1.0], [np.log(3.0), 0.0]], "float32")
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(y).round(4)
-        array([2., 6.])
+        array([2., 6.], dtype=float32)
         >>> keras.ops.convert_to_numpy(transform.inverse(y, parameters)).round(4)
-        array([1., 2.])
+        array([1., 2.], dtype=float32)
 
     References:
         - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
@@ -87,6 +93,7 @@ class AffineTransform(Transform):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts; see :meth:`Transform.forward`."""
+        check_float_dtype(x.dtype)
         log_scales = self.compute_log_scales(parameters)
         return x * ops.cast(ops.exp(log_scales), x.dtype) + parameters[..., 1], log_scales
 
@@ -100,6 +107,7 @@ class AffineTransform(Transform):
         return self._undo(y, parameters, log_scales), log_scales
 
     def _undo(self, y: Tensor, parameters: Tensor, log_scales: Tensor) -> Tensor:
+        check_float_dtype(y.dtype)
         return (y - parameters[..., 1]) * ops.cast(ops.exp(-log_scales), y.dtype)
 
     def get_config(self) -> dict[str, Any]:
@@ -128,10 +136,10 @@ class VolumePreservingTransform(AffineTransform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.VolumePreservingTransform(log_scale_bound=None)
-        >>> parameters = np.array([[np.log(4.0), 0.0], [0.0, 0.0]])
-        >>> y, log_derivative = transform.forward(np.array([1.0, 1.0]), parameters)
+        >>> parameters = keras.ops.array([[np.log(4.0), 0.0], [0.0, 0.0]], "float32")
+        >>> y, log_derivative = transform.forward(keras.ops.array([1.0, 1.0]), parameters)
         >>> keras.ops.convert_to_numpy(y).round(4)
-        array([2. , 0.5])
+        array([2. , 0.5], dtype=float32)
 
     References:
         - Sorrenson, P., Rother, C. & Köthe, U. (2020). "Disentanglement by nonlinear ICA with

@@ -56,13 +56,17 @@ class Transform:
         """Applies the transform.
 
         Args:
-            x: Numbers, `[..., dimensions]`.
+            x: Tensor of floating-point numbers, `[..., dimensions]`. NumPy arrays are converted by
+                `keras.ops.convert_to_tensor`, or by layers.
             parameters: Their parameters, `[..., dimensions, parameter_count]`.
 
         Returns:
             The pair of results, in the shape and dtype of `x`, and logarithms of the absolute
             derivatives: in that shape, one number that holds for all, or `None` if volume is
             preserved.
+
+        Raises:
+            TypeError: If `x` are not floating-point numbers, as gyoza's transforms do.
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `forward`.")
 

@@ -1,13 +1,14 @@
 """Transforms by the distribution function of a mixture of logistic distributions."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.functions.checks import check_integer
-from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.checks import check_integer, is_between
+from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 from gyoza.modelling.functions.scales import bound_log_scales
@@ -53,10 +54,11 @@ class LogisticMixtureTransform(AffineTransform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.LogisticMixtureTransform(component_count=2)
-        >>> x, parameters = np.array([1.0, 2.0]), np.zeros([2, transform.parameter_count])
+        >>> x = keras.ops.array([1.0, 2.0])
+        >>> parameters = keras.ops.zeros([2, transform.parameter_count])
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(transform.inverse(y, parameters)).round(4)
-        array([1., 2.])
+        array([1., 2.], dtype=float32)
 
     References:
         - Ho, J., Chen, X., Srinivas, A., Duan, Y. & Abbeel, P. (2019). "Flow++: Improving
@@ -74,10 +76,10 @@ class LogisticMixtureTransform(AffineTransform):
     ) -> None:
         super().__init__(log_scale_bound)
         self.component_count = check_integer("component_count", component_count, minimum=1)
-        if not location_spread > 0.0:
+        if not is_between(0.0, location_spread, math.inf):
             raise ValueError(
-                "`location_spread` should be positive, since equal components would stay equal. "
-                f"Received: location_spread={location_spread}"
+                "`location_spread` should be a positive, finite number, since equal components "
+                f"would stay equal. Received: location_spread={location_spread!r}"
             )
         self.location_spread = location_spread
         self.parameter_count = 2 + 3 * self.component_count
@@ -148,10 +150,10 @@ class GaussianizationTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.GaussianizationTransform(component_count=2)
-        >>> parameters = np.array([[0.0, 0.0, -1.0, 1.0, -0.5, -0.5]])
-        >>> y, log_derivative = transform.forward(np.array([0.0]), parameters)
+        >>> x, parameters = keras.ops.array([0.0]), [[0.0, 0.0, -1.0, 1.0, -0.5, -0.5]]
+        >>> y, log_derivative = transform.forward(x, keras.ops.array(parameters))
         >>> keras.ops.convert_to_numpy(y).round(4) + 0.0
-        array([0.])
+        array([0.], dtype=float32)
 
     References:
         - Meng, C., Song, Y., Song, J. & Ermon, S. (2020). "Gaussianization flows."
@@ -173,7 +175,7 @@ class GaussianizationTransform(Transform):
         return ops.cast(y, x.dtype), log_slopes - ops.log(normal_slopes)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
-        """Gives numbers their distribution back; see :meth:`Transform.inverse`."""
+        """Returns numbers to their distribution; see :meth:`Transform.inverse`."""
         exact, parameters = _cast(y, parameters)
         log_odds, _ = normal_log_odds(exact)
         return ops.cast(mixture_quantile(log_odds, *_split_mixture(parameters)), y.dtype)
@@ -185,6 +187,7 @@ class GaussianizationTransform(Transform):
 
 def _cast(x: Tensor, parameters: Tensor) -> tuple[Any, Any]:
     """Casts numbers and parameters to float32 at least."""
+    check_float_dtype(x.dtype)
     dtype = at_least_float32(x.dtype)
     return ops.cast(x, dtype), ops.cast(parameters, dtype)
 

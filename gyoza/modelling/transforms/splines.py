@@ -39,10 +39,11 @@ class RationalQuadraticTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.RationalQuadraticTransform(bin_count=4)
-        >>> x, parameters = np.array([0.5, 7.0]), np.zeros([2, transform.parameter_count])
+        >>> x = keras.ops.array([0.5, 7.0])
+        >>> parameters = keras.ops.zeros([2, transform.parameter_count])
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(y)
-        array([0.5, 7. ])
+        array([0.5, 7. ], dtype=float32)
 
     References:
         - Durkan, C., Bekasov, A., Murray, I. & Papamakarios, G. (2019). "Neural spline flows."
@@ -62,12 +63,12 @@ class RationalQuadraticTransform(Transform):
         minimum_slope: float = 1e-3,
     ) -> None:
         check_spline(bin_count, bound, minimum_bin_width, minimum_bin_height, minimum_slope)
-        self.bin_count = bin_count
+        self.bin_count = int(bin_count)
         self.bound = bound
         self.minimum_bin_width = minimum_bin_width
         self.minimum_bin_height = minimum_bin_height
         self.minimum_slope = minimum_slope
-        self.parameter_count = int(3 * bin_count + self._excess)
+        self.parameter_count = 3 * self.bin_count + self._excess
 
     def _map(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Any, Any]:
         count = self.bin_count
@@ -129,8 +130,8 @@ class CircularSplineTransform(RationalQuadraticTransform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.CircularSplineTransform(bin_count=4)
-        >>> parameters = np.ones([2, transform.parameter_count])
-        >>> y, _ = transform.forward(np.array([1.0, 1.0 + 2.0 * np.pi]), parameters)
+        >>> x = keras.ops.array([1.0, 1.0 + 2.0 * np.pi], "float32")
+        >>> y, _ = transform.forward(x, keras.ops.ones([2, transform.parameter_count]))
         >>> y = keras.ops.convert_to_numpy(y)
         >>> round(float(y[1] - y[0]) / np.pi, 4)
         2.0

@@ -179,7 +179,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="parameters per dimension"):
         MaskedAffine(conditioner=MADE([8], parameter_count=3))(normal(2, 3))
     with pytest.raises(NotImplementedError, match="should implement `_couple_`"):
-        MaskedAutoregressive()(normal(2, 3))
+        MaskedAutoregressive()
 
 
 @pytest.mark.parametrize(

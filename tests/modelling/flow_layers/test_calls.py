@@ -95,3 +95,32 @@ def test_both_names_of_the_log_determinant_give_what_call_does(x):
     assert np.all(expected != 0.0)
     for compute in (layer.log_det, layer.compute_jacobian_determinant):
         np.testing.assert_allclose(ops.convert_to_numpy(compute(x)), expected, rtol=1e-6)
+
+
+def test_errors_name_the_layer_and_the_method(x):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([8]), name="first")
+    layer(x)
+    for method, name in (
+        ("invert", "first_invert"),
+        ("invert_and_log_det", "first_invert_and_log_det"),
+        ("log_det", "first_compute_jacobian_determinant"),
+    ):
+        for _ in range(2):
+            with pytest.raises(ValueError, match=f"layer '{name}'.*shape \\(5, 3\\)"):
+                getattr(layer, method)(np.ones([5, 3], "float32"))
+
+
+def test_a_functional_model_goes_through_an_inverse_twice(x, tmp_path):
+    layer = AffineCoupling(compute_coupling_parameters=MLP([8]), name="twice")
+    layer(x)
+    for weight in layer.trainable_weights:
+        weight.assign(0.3 * np.random.default_rng(1).normal(size=weight.shape))
+    outputs = keras.Input([4])
+    model = keras.Model(outputs, layer.invert(layer.invert(outputs)))
+    names = [inner.name for inner in model.layers[1:]]
+    assert names == ["twice_invert", "twice_invert_2"]
+    model.save(tmp_path / "model.keras")
+    expected = ops.convert_to_numpy(layer.invert(layer.invert(x)))
+    assert np.abs(expected - ops.convert_to_numpy(x)).max() > 0.1
+    for copy in (model, keras.models.load_model(tmp_path / "model.keras")):
+        np.testing.assert_allclose(ops.convert_to_numpy(copy(x)), expected, rtol=1e-5, atol=1e-6)

@@ -280,6 +280,24 @@ def test_parameters_may_broadcast(answer):
     )
 
 
+@pytest.mark.parametrize(
+    ("cls", "answer", "message"),
+    [
+        (AdditiveCoupling, lambda x: x[:, :1, 0], r"shape \(4, 1\)"),
+        (AdditiveCoupling, lambda x: x[0], r"shape \(4, 3\)"),
+        (AffineCoupling, lambda x: x, r"shape \(4, 4, 3\)"),
+        (AffineCoupling, lambda x: x[..., :1, :1], r"shape \(4, 1, 1\)"),
+    ],
+)
+def test_parameters_that_broadcast_have_all_axes(cls, answer, message):
+    layer = cls([4], [1], answer, HeavisideMask([1], [4]))
+    x = np.random.default_rng(0).normal(size=(4, 4, 3)).astype("float32")
+    with pytest.raises(
+        ValueError, match=f"should return a tensor of shape .*Received: a.*{message}"
+    ):
+        layer(x)
+
+
 class OnNumbers(keras.Model):
     """A network that needs numbers, and has weights."""
 

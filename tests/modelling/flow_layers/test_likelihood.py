@@ -13,6 +13,7 @@ from gyoza.modelling.distributions import DiagonalNormal, Distribution
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
+    AffineCoupling,
     DisentanglingFlowModel,
     FlowLayer,
     FlowModel,
@@ -233,3 +234,38 @@ def test_log_densities_are_differentiable_by_inputs(x):
     (gradient,) = pullback(ops.ones_like(log_prob))
     expected = -(x[:5] - x.mean(axis=0)) / x.var(axis=0)
     np.testing.assert_allclose(to_numpy(gradient), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("contexts", [(), (np.ones([5, 2], "float32"),)])
+def test_errors_of_log_prob_name_the_shape_that_was_given(contexts):
+    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))])
+    model(np.ones([5, 4], "float32"), *contexts)
+    with pytest.raises(ValueError, match=r"shape \(5, 3\)"):
+        model.log_prob(np.ones([5, 3], "float32"), *contexts)
+
+
+@pytest.mark.parametrize(
+    ("run", "error", "message"),
+    [
+        (lambda model: model.fit(), ValueError, "inputs of 'flow' should be given. Received: None"),
+        (lambda model: model.evaluate(None), ValueError, "should be given. Received: None"),
+        (lambda model: model.predict(None), ValueError, "should be given. Received: None"),
+        (lambda model: model.log_prob(None), ValueError, "should be given. Received: None"),
+        (lambda model: model(None), ValueError, "should be given. Received: None"),
+        (lambda model: model.invert(None), ValueError, "should be a tensor. Received: None"),
+        (lambda model: model.log_det(None), ValueError, "should be given. Received: None"),
+        (lambda model: model._flow_layers_[0](None), ValueError, "should be tensors. Got 'None'"),
+        (lambda _: FlowModel(None), TypeError, "`flow_layers` should be a list .*flow_layers=None"),
+        (
+            lambda model: FlowModel(model),
+            TypeError,
+            "`flow_layers` should be a list of flow layers",
+        ),
+    ],
+)
+def test_missing_data_and_layers(run, error, message):
+    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))], name="flow")
+    model.compile("sgd")
+    model(np.ones([5, 4], "float32"))
+    with pytest.raises(error, match=message):
+        run(model)

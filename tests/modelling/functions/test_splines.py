@@ -303,6 +303,11 @@ def test_circular_spline_maps_the_circle_to_itself():
     [
         ({"bin_count": 1}, "`bin_count`.*Received: bin_count=1"),
         ({"bin_count": 2.5}, "`bin_count`.*Received: bin_count=2.5"),
+        ({"bin_count": 4.0}, "`bin_count`.*Received: bin_count=4.0"),
+        ({"bin_count": "4"}, "`bin_count`.*Received: bin_count='4'"),
+        ({"bin_count": None}, "`bin_count`.*Received: bin_count=None"),
+        ({"bound": "5"}, "`bound`.*Received: bound='5'"),
+        ({"minimum_slope": None}, "`minimum_slope`.*Received: minimum_slope=None"),
         ({"bound": 0.0}, "`bound`.*Received: bound=0.0"),
         ({"bound": np.inf}, "`bound`.*Received: bound=inf"),
         ({"minimum_bin_width": 0.125}, "`minimum_bin_width`.*bin_count=8"),

@@ -1,21 +1,27 @@
 """Transforms: inverses and log-derivatives, and that layers take any of them."""
 
+import doctest
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+import gyoza
 from gyoza.backend import jit, vjp
 from gyoza.modelling import transforms
 from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
     AdditiveCoupling,
     AffineCoupling,
+    CircularSplineCoupling,
     Elementwise,
     ElementwiseCoupling,
     MaskedAffine,
     MaskedAutoregressive,
+    MaskedRationalQuadraticSpline,
+    MixtureGaussianization,
     MixtureLogisticCoupling,
     VolumePreservingCoupling,
 )
@@ -116,6 +122,28 @@ def test_parameters_of_zero_make_the_identity(name):
         np.testing.assert_allclose(to_numpy(log_derivative), 0.0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in CASES if name != "user"])
+def test_integers_are_refused_instead_of_truncated(name):
+    transform = CASES[name]
+    x = ops.convert_to_tensor([1, 2], "int32")
+    parameters = ops.ones((2, transform.parameter_count))
+    for run in (transform.forward, transform.inverse, transform.inverse_and_log_derivative):
+        with pytest.raises(TypeError, match=r"floating-point numbers. Received: dtype=int32"):
+            run(x, parameters)
+
+
+@pytest.mark.parametrize("name", transforms.__all__)
+def test_examples_run_on_every_backend(name):
+    (test,) = doctest.DocTestFinder(recurse=False).find(
+        getattr(transforms, name), name, globs={"gyoza": gyoza, "keras": keras, "np": np}
+    )
+    assert test.examples
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    report = []
+    runner.run(test, out=report.append)
+    assert not report, "".join(report)
+
+
 def test_a_new_transform_is_used_in_couplings(check_contract):
     layer = ElementwiseCoupling(conditioner=MLP([8], "tanh"), transformer=SinhArcsinh(0.5))
     check_contract(layer, [5])
@@ -172,6 +200,20 @@ def test_any_transform_can_be_applied_with_weights(name, check_contract):
     assert layer.preserves_volume == transform.preserves_volume
 
 
+class DoublesAfterwards(Elementwise):
+    def transform(self, inputs):
+        outputs, _ = super().transform(inputs)
+        return 2.0 * outputs, ops.full(ops.shape(inputs)[:-1], self.dimension_count * np.log(2.0))
+
+
+def test_a_subclass_that_overrides_transform_says_itself_whether_it_preserves_volume():
+    layer = DoublesAfterwards(transformer=transforms.AdditiveTransform())
+    assert not layer.preserves_volume
+    x = np.ones([2, 3], "float32")
+    for log_det in (layer(x)[1], layer.log_det(x), layer.compute_jacobian_determinant(x)):
+        np.testing.assert_allclose(to_numpy(log_det), 3.0 * np.log(2.0), rtol=1e-6)
+
+
 def test_weights_of_a_transform_are_those_of_its_dimensions():
     layer = Elementwise(axes=[2], transformer=transforms.AffineTransform(None), shape=[2])
     layer.transform_parameters.assign([[np.log(2.0), 1.0], [0.0, -1.0]])
@@ -203,6 +245,72 @@ def test_configurations_hold_options_or_a_transform():
     assert "transformer" not in MaskedAffine().get_config()
     given = ElementwiseCoupling(conditioner=MLP(), transformer=SinhArcsinh(0.3)).get_config()
     assert given["transformer"]["config"] == {"bound": 0.3}
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        AdditiveCoupling,
+        AffineCoupling,
+        CircularSplineCoupling,
+        MixtureLogisticCoupling,
+        VolumePreservingCoupling,
+        MaskedAffine,
+        MaskedRationalQuadraticSpline,
+        MixtureGaussianization,
+    ],
+)
+def test_layers_with_a_transform_of_their_own_take_no_other(cls):
+    # It would not be part of their configuration.
+    conditioner = {"conditioner": MLP()} if issubclass(cls, ElementwiseCoupling) else {}
+    assert cls(**conditioner).transformer is not None
+    with pytest.raises(TypeError, match="'transformer'"):
+        cls(**conditioner, transformer=SinhArcsinh())
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class FixedTransform(MaskedAutoregressive):
+    """A layer as `docs/writing_a_layer.md` shows it."""
+
+    def __init__(self, bound=3.0, **kwargs):
+        super().__init__(transformer=SinhArcsinh(bound), **kwargs)
+        self.bound = bound
+
+    def get_config(self):
+        config = super().get_config()
+        del config["transformer"]
+        return {**config, "bound": self.bound}
+
+
+def test_a_subclass_can_fix_its_transform():
+    copy = keras.layers.deserialize(keras.layers.serialize(FixedTransform(0.4, name="fixed")))
+    assert (copy.name, copy.bound, copy.transformer.bound) == ("fixed", 0.4, 0.4)
+
+
+def test_configurations_may_hold_objects_and_lack_what_has_a_default():
+    transform, made, mlp = SinhArcsinh(), MADE([8]), MLP([4])
+    layer = MaskedAutoregressive.from_config({"transformer": transform, "conditioner": made})
+    assert layer.transformer is transform
+    assert layer.conditioner is made
+    assert isinstance(MaskedAffine.from_config({"log_scale_bound": 0.7}).conditioner, MADE)
+    assert Elementwise.from_config({"transformer": transform}).transformer is transform
+    layer = ElementwiseCoupling.from_config({"transformer": transform, "conditioner": mlp})
+    assert layer.transformer is transform
+    assert layer.conditioner is mlp
+    with pytest.raises(TypeError, match="`transformer` should be a `Transform`"):
+        Elementwise.from_config({"shape": [3]})
+
+
+class OverridesAll(MaskedAutoregressive):
+    def call(self, inputs, context=None):
+        return inputs, ops.zeros(ops.shape(inputs)[:1])
+
+    def invert(self, outputs, context=None):
+        return outputs
+
+
+def test_a_layer_that_overrides_call_needs_no_transform():
+    assert OverridesAll().transformer is None
 
 
 class DoubledLogScales(AffineCoupling):
@@ -247,6 +355,33 @@ def test_options_of_layers_are_those_of_their_transforms():
     assert layer.log_scale_bound == 0.3
     layer.log_scale_bound = 0.5
     assert layer.get_config()["log_scale_bound"] == layer.transformer.log_scale_bound == 0.5
+    with pytest.raises(ValueError, match=r"`log_scale_bound`.*Received: log_scale_bound=-1"):
+        layer.log_scale_bound = -1
+    assert layer.log_scale_bound == 0.5
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (MaskedRationalQuadraticSpline(bin_count=4), "bin_count"),
+        (MixtureLogisticCoupling(conditioner=MLP(), component_count=4), "component_count"),
+    ],
+)
+def test_the_number_of_parameters_of_a_layer_stays(layer, name):
+    count = layer.parameter_count
+    with pytest.raises(ValueError, match=f"`{name}` should be given to the con.*{name}=5"):
+        setattr(layer, name, 5)
+    setattr(layer, name, 4)
+    assert (layer.parameter_count, getattr(layer, name)) == (count, 4)
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, np.nan, "1", None])
+def test_bad_scales(value):
+    with pytest.raises(ValueError, match=r"`location_spread`.*Received: location_spread="):
+        transforms.LogisticMixtureTransform(location_spread=value)
+    if value is not None:
+        with pytest.raises(ValueError, match=r"`log_scale_bound`.*Received: log_scale_bound="):
+            transforms.AffineTransform(value)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +408,14 @@ def test_options_of_layers_are_those_of_their_transforms():
             "not as both. Received: conditioner=",
         ),
         (
-            lambda: ElementwiseCoupling(conditioner=MLP())(np.ones([2, 4], "float32")),
+            lambda: ElementwiseCoupling(conditioner=MLP()),
             NotImplementedError,
             "should implement `_couple_`, or be given a `transformer`",
+        ),
+        (
+            MaskedAutoregressive,
+            NotImplementedError,
+            "MaskedAutoregressive should implement `_couple_`, or be given a `transformer`",
         ),
         (lambda: Transform().forward(1.0, 1.0), NotImplementedError, "implement `forward`"),
         (lambda: Transform().inverse(1.0, 1.0), NotImplementedError, "implement `inverse`"),
