@@ -12,7 +12,7 @@ from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layer
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["VelocityMLP"]
+__all__ = ["VelocityMLP", "count_features", "merge_features"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -62,15 +62,15 @@ class VelocityMLP(keras.Layer):
 
     def build(self, input_shape: list[Shape]) -> None:
         """Creates the dense layers for points, times and contexts of these shapes."""
-        sizes = [math.prod(length or 1 for length in shape[1:]) for shape in input_shape]
+        output_size = count_features(input_shape[:1], 0)
         self.dense_layers = [
             keras.layers.Dense(size, activation=self.activation, dtype=self.dtype_policy)
             for size in self.hidden_sizes
         ]
         self.dense_layers.append(
-            keras.layers.Dense(sizes[0], kernel_initializer="zeros", dtype=self.dtype_policy)
+            keras.layers.Dense(output_size, kernel_initializer="zeros", dtype=self.dtype_policy)
         )
-        size = sum(sizes) + 2 * self.frequency_count
+        size = count_features(input_shape, self.frequency_count)
         for layer in self.dense_layers:
             layer.build((None, size))
             size = layer.units
@@ -86,12 +86,8 @@ class VelocityMLP(keras.Layer):
             The velocities, in the shape of the points.
         """
         x, time, *context = inputs
-        frequencies = math.pi * np.arange(1, self.frequency_count + 1)
-        angles = time * ops.convert_to_tensor(frequencies, dtype=self.compute_dtype)
-        parts = [x, *context, time, ops.cos(angles), ops.sin(angles)]
-        flat = [ops.reshape(part, (ops.shape(x)[0], -1)) for part in parts]
-        flat = [ops.cast(part, self.compute_dtype) for part in flat]
-        velocity = run_dense_layers(self.dense_layers, ops.concatenate(flat, axis=-1), True)
+        features = merge_features([x, *context], time, self.frequency_count, self.compute_dtype)
+        velocity = run_dense_layers(self.dense_layers, features, True)
         return ops.reshape(velocity, ops.shape(x))
 
     def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
@@ -106,3 +102,18 @@ class VelocityMLP(keras.Layer):
             "activation": keras.activations.serialize(self.activation),
             "frequency_count": self.frequency_count,
         }
+
+
+def merge_features(parts: list[Tensor], time: Tensor, frequency_count: int, dtype: str) -> Tensor:
+    """Merges tensors and the Fourier features of their times, `[batch, 1]`, into vectors."""
+    frequencies = math.pi * np.arange(1, frequency_count + 1)
+    angles = time * ops.convert_to_tensor(frequencies, dtype=dtype)
+    parts = [*parts, time, ops.cos(angles), ops.sin(angles)]
+    flat = [ops.cast(ops.reshape(part, (ops.shape(time)[0], -1)), dtype) for part in parts]
+    return ops.concatenate(flat, axis=-1)
+
+
+def count_features(shapes: Iterable[Shape], frequency_count: int) -> int:
+    """Returns how many numbers `merge_features` makes of tensors, and times, of these shapes."""
+    sizes = [math.prod(length or 1 for length in shape[1:]) for shape in shapes]
+    return sum(sizes) + 2 * frequency_count
