@@ -191,7 +191,8 @@ def make_velocity_weights(cell: Cell) -> list[np.ndarray]:
     random = np.random.default_rng(0)
     sizes = [cell.size + 1 + 2 * len(FREQUENCIES), *cell.hidden, cell.size]
     weights = []
+    # So large that Dormand and Prince need as many steps as after training on 8×8 digits.
     for before, after in itertools.pairwise(sizes):
-        weights.append(random.normal(0.0, 1.5 / np.sqrt(before), (before, after)))
+        weights.append(random.normal(0.0, 1.2 / np.sqrt(before), (before, after)))
         weights.append(random.normal(0.0, 0.5, after))
     return [weight.astype("float32") for weight in weights]
