@@ -1,12 +1,23 @@
 """The work that is timed: what each cell of the benchmark asks of a library."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["CELLS", "SMALL_BATCH", "Cell", "Seconds", "Work", "make_batches"]
+__all__ = [
+    "CELLS",
+    "FREQUENCIES",
+    "SMALL_BATCH",
+    "TOLERANCE",
+    "Cell",
+    "Seconds",
+    "Work",
+    "make_batches",
+    "make_velocity_weights",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +27,11 @@ class Cell:
     Attributes:
         name: What the cell is called, such as `"W2"`.
         kind: The kind of flow: `"additive"`, `"affine"`, `"spline"`, `"reflections"`, `"maf"`,
-            `"glow"` or `"pairs"`.
+            `"glow"`, `"pairs"`, `"continuous"` or `"adaptive"`.
         title: What it is, for people.
         shape: The shape of one instance.
-        depth: The number of blocks; of reflections for `"reflections"`.
+        depth: The number of blocks; of reflections for `"reflections"`, and of steps of the solver
+            for `"continuous"`.
         hidden: Units of the hidden layers of each conditioner.
         batch: The batch size.
         measures_memory: Whether memory is what counts, so that few steps are taken.
@@ -41,6 +53,10 @@ class Cell:
 
 
 SMALL_BATCH = "W6-16-small"
+# The velocities of flows in continuous time are given cos(k t) and sin(k t) for these k, beside t.
+FREQUENCIES = np.pi * np.arange(1, 5, dtype="float32")
+# The relative and the absolute one of adaptive solvers.
+TOLERANCE = 1e-5
 _AFFINE = "8 affine couplings, 64 dimensions, MLP (128, 128)"
 _DEEP = "affine couplings, 256 dimensions, MLP (512, 512), batch 4096"
 _ALL = [
@@ -99,6 +115,23 @@ _ALL = [
     ),
     Cell("W9-32", "affine", f"{_AFFINE}, batch 32", (64,), 8, batch=32),
     Cell("W9-16384", "affine", f"{_AFFINE}, batch 16384", (64,), 8, batch=16384),
+    Cell(
+        "W10",
+        "continuous",
+        "flow in continuous time, trained by flow matching and solved by 16 steps of RK4, 64 "
+        "dimensions, MLP (256, 256, 256)",
+        (64,),
+        16,
+        (256, 256, 256),
+    ),
+    Cell(
+        "W11",
+        "adaptive",
+        "the same with given weights, solved by Dormand–Prince with tolerances of 1e-5",
+        (64,),
+        1,
+        (256, 256, 256),
+    ),
 ]
 CELLS = {cell.name: cell for cell in _ALL}
 
@@ -112,10 +145,12 @@ class Work:
     """A cell, as a library does it. Each function returns when its results are there.
 
     Attributes:
-        train: Takes a number of training steps: likelihood (but for pairs), Adam, one batch a step.
-            For reflections, it runs forward and backward that many times. Where it prepares data
+        train: Takes a number of training steps: likelihood (but for pairs and `"continuous"`),
+            Adam, one batch a step. For reflections, it runs forward and backward that many times,
+            and for `"adaptive"`, it draws that many batches of samples. Where it prepares data
             before that, it returns the seconds that the steps took.
-        log_prob: Computes log-densities of a batch. For reflections, it runs forward.
+        log_prob: Computes log-densities of a batch. For reflections, it runs forward. In continuous
+            time, traces are estimated by one random vector.
         sample: Draws a batch of samples. For reflections, it runs the inverse.
         weight_count: The number of trained numbers.
         count_memory: See `speed.memory.get_counter`.
@@ -140,3 +175,24 @@ def make_batches(cell: Cell, count: int = 8) -> np.ndarray:
     """
     shape = (count, cell.batch, *cell.shape)
     return np.random.default_rng(0).standard_normal(shape, dtype="float32")
+
+
+def make_velocity_weights(cell: Cell) -> list[np.ndarray]:
+    """Makes weights of the velocity of an `"adaptive"` cell, which every library is given.
+
+    Args:
+        cell: The cell.
+
+    Returns:
+        The kernel, `[inputs, outputs]`, and the bias of each dense layer, one after the other, for
+        the list of points, time, and its cosines and sines as inputs. All hidden layers but the
+        first are added to their inputs.
+    """
+    random = np.random.default_rng(0)
+    sizes = [cell.size + 1 + 2 * len(FREQUENCIES), *cell.hidden, cell.size]
+    weights = []
+    # So large that Dormand and Prince need as many steps as after training on 8×8 digits.
+    for before, after in itertools.pairwise(sizes):
+        weights.append(random.normal(0.0, 1.2 / np.sqrt(before), (before, after)))
+        weights.append(random.normal(0.0, 0.5, after))
+    return [weight.astype("float32") for weight in weights]

@@ -16,6 +16,7 @@ _OF_REFLECTIONS = {
     "log_prob_s": "forward",
     "sample_s": "inverse",
 }
+_OF_SOLVERS = {"train_s": "`sample`", "log_prob_s": "`log_prob`"}
 
 
 def write_report(results: dict, folder: pathlib.Path) -> None:
@@ -110,7 +111,7 @@ def _summarise(figures: dict[str, dict[str, list[dict]]]) -> str:
 
 
 def _name_measures(cell: Cell) -> dict[str, str]:
-    return _OF_REFLECTIONS if cell.kind == "reflections" else _MEASURES
+    return {"reflections": _OF_REFLECTIONS, "adaptive": _OF_SOLVERS}.get(cell.kind, _MEASURES)
 
 
 def _tabulate(cell: Cell, rows: dict[str, list[dict]]) -> str:

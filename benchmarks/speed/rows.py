@@ -23,6 +23,8 @@ ENVIRONMENTS = {
     "distrax": (_JAX, "distrax==0.1.9", "optax"),
     "tfp": (_TENSORFLOW, "tf-keras==2.21.0", "tensorflow-probability==0.25.0"),
     "bayesflow": (_JAX, "bayesflow==2.0.12", "optax"),
+    "torchcfm": (_TORCH, "torchcfm==1.0.7"),
+    "diffrax": (_JAX, "diffrax==0.7.2", "optax"),
     "earlier": ("gyoza==0.2.2", _TENSORFLOW, "tf-keras==2.21.0"),
 }
 
@@ -96,7 +98,14 @@ ROWS = [
         )
         for name, backend in _BACKENDS.items()
     ),
-    Row("zuko", "zuko", "zuko_flows", ("affine", "spline", "maf"), "eager", is_quick=True),
+    Row(
+        "zuko",
+        "zuko",
+        "zuko_flows",
+        ("affine", "spline", "maf", "continuous", "adaptive"),
+        "eager",
+        is_quick=True,
+    ),
     Row("zuko, compiled", "zuko", "zuko_flows", ("maf",), "compiled"),
     Row("nflows", "nflows", "nflows_flows", _TORCH_KINDS, "eager"),
     Row("normflows", "normflows", "normflows_flows", _TORCH_KINDS[:5], "eager"),
@@ -129,10 +138,12 @@ ROWS = [
         "jitted",
         {"KERAS_BACKEND": "jax"},
     ),
+    Row("torchcfm", "torchcfm", "torchcfm_flows", ("continuous", "adaptive"), "eager"),
+    Row("diffrax", "diffrax", "diffrax_flows", ("adaptive",), "batch"),
     # Its affine couplings count log-scales of all entries, so that densities are wrong.
     Row("gyoza 0.2", "earlier", "earlier_gyoza", ("additive",), "compiled", _LEGACY),
     Row("gyoza 0.2", "earlier", "earlier_gyoza", ("pairs",), "eager", _LEGACY),
     Row("loop in TensorFlow", "tfp", "loops_tensorflow", ("reflections",)),
-    Row("loop in JAX", "flowjax", "loops_jax", ("reflections",)),
+    Row("loop in JAX", "flowjax", "loops_jax", ("reflections", "continuous")),
     Row("loop in PyTorch", "zuko", "loops_torch", ("reflections",), "torch"),
 ]

@@ -10,7 +10,7 @@ from keras import ops
 from gyoza import backend
 from gyoza.data import CategoricalPairs
 from gyoza.modelling import conditioners, flow_layers, losses
-from speed.cells import Cell, Seconds, Work, make_batches
+from speed.cells import TOLERANCE, Cell, Seconds, Work, make_batches, make_velocity_weights
 from speed.keras_clock import time_steps
 from speed.memory import get_counter
 
@@ -25,10 +25,16 @@ def make(cell: Cell, variant: str) -> Work | None:
     random.seed(0)  # for Keras' weights; its own function would import TensorFlow on any backend
     if cell.kind == "reflections":
         return _make_reflections(cell)
-    layers = _LAYERS[cell.kind](cell)
-    if cell.kind == "pairs":
-        return _make_pairs(cell, layers)
-    model = flow_layers.FlowModel(layers, memory_efficient=variant == "memory-efficient")
+    if cell.kind == "adaptive":
+        return _make_adaptive(cell)
+    if cell.kind == "continuous":
+        velocity = conditioners.VelocityMLP(cell.hidden)
+        model = flow_layers.FlowMatchingModel(velocity, solver="rk4", step_count=cell.depth)
+    else:
+        layers = _LAYERS[cell.kind](cell)
+        if cell.kind == "pairs":
+            return _make_pairs(cell, layers)
+        model = flow_layers.FlowModel(layers, memory_efficient=variant == "memory-efficient")
     model.compile("adam")
     batches = make_batches(cell)
     x = batches.reshape(-1, *cell.shape)
@@ -183,6 +189,26 @@ def _make_reflections(cell: Cell) -> Work:
         cell.depth * cell.size,
         get_counter(_BACKEND),
     )
+
+
+def _make_adaptive(cell: Cell) -> Work:
+    velocity = conditioners.VelocityMLP(cell.hidden)
+    layer = flow_layers.ContinuousFlow(velocity, solver="dopri5", rtol=TOLERANCE, atol=TOLERANCE)
+    model = flow_layers.FlowModel([layer])
+    model.build((None, *cell.shape))
+    velocity.set_weights(make_velocity_weights(cell))
+    batch = ops.convert_to_tensor(make_batches(cell)[0])
+
+    def sample(count: int) -> None:
+        with backend.forget_gradients():
+            for _ in range(count):
+                _wait(model.sample(cell.batch))
+
+    def log_prob() -> None:
+        with backend.forget_gradients():
+            _wait(model.log_prob(batch))
+
+    return Work(sample, log_prob, weight_count=model.count_params())
 
 
 def _wait(x) -> None:

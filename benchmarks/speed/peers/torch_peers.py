@@ -3,17 +3,21 @@
 import itertools
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speed.cells import Cell, Work, make_batches
+from speed.cells import FREQUENCIES, Cell, Work, make_batches
 from speed.memory import get_counter
 
 __all__ = [
     "DEVICE",
     "Conditioner",
     "ConvConditioner",
+    "Velocity",
     "get_shape",
+    "load_batches",
+    "make_adaptive",
     "make_reflections",
     "make_work",
 ]
@@ -62,38 +66,45 @@ def get_shape(cell: Cell) -> tuple[int, ...]:
 def make_work(
     cell: Cell,
     flow: nn.Module,
-    log_prob: Callable[[Tensor], Tensor],
+    log_prob: Callable[[Tensor], Tensor] | None,
     sample: Callable[[], Tensor],
     is_compiled: bool = False,
+    loss: Callable[[Tensor], Tensor] | None = None,
 ) -> Work:
     """Makes the work of a flow.
 
     Args:
         cell: The cell.
         flow: The flow, on the device.
-        log_prob: Computes log-densities of a batch with the flow.
+        log_prob: Computes log-densities of a batch with the flow, if it can.
         sample: Draws a batch of samples from the flow.
         is_compiled: Whether `torch.compile` is used.
+        loss: Computes the loss of a batch. The mean negative log-likelihood if omitted.
     """
-    batches = _load_batches(cell)
-    with torch.no_grad():
-        log_prob(batches[0])  # lets activation normalizations take their first values
-    if is_compiled:
-        log_prob, sample = torch.compile(log_prob), torch.compile(sample)
+    batches = load_batches(cell)
+    if loss is None:
+        with torch.no_grad():
+            log_prob(batches[0])  # lets activation normalizations take their first values
+        if is_compiled:
+            log_prob, sample = torch.compile(log_prob), torch.compile(sample)
+        compute_log_prob = log_prob
+
+        def loss(batch: Tensor) -> Tensor:
+            return -compute_log_prob(batch).mean()
+
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3, fused=True)
 
     def train(steps: int) -> None:
         flow.train()
         for index in range(steps):
             optimizer.zero_grad()
-            loss = -log_prob(batches[index % len(batches)]).mean()
-            loss.backward()
+            loss(batches[index % len(batches)]).backward()
             optimizer.step()
         _wait()
 
     return Work(
         train,
-        _evaluate(flow, lambda: log_prob(batches[0])),
+        None if log_prob is None else _evaluate(flow, lambda: log_prob(batches[0])),
         _evaluate(flow, sample),
         _count_weights(flow),
         get_counter("torch"),
@@ -114,7 +125,7 @@ def make_reflections(
         transform: Maps a batch with the layer.
         invert: Maps a batch with the inverse of the layer.
     """
-    *batches, cotangent = _load_batches(cell)
+    *batches, cotangent = load_batches(cell)
     weights = [weight for weight in layer.parameters() if weight.requires_grad]
 
     def train(steps: int) -> None:
@@ -133,7 +144,56 @@ def make_reflections(
     )
 
 
-def _load_batches(cell: Cell) -> tuple[Tensor, ...]:
+class Velocity(nn.Module):
+    """A velocity whose inputs are points, `[batch, size]`, the time, and its cosines and sines.
+
+    Hidden layers but the first are added to their inputs.
+    """
+
+    def __init__(self, cell: Cell, weights: Sequence[np.ndarray] = ()):
+        super().__init__()
+        self.register_buffer("frequencies", torch.from_numpy(FREQUENCIES))
+        sizes = [cell.size + 1 + 2 * len(FREQUENCIES), *cell.hidden, cell.size]
+        layers = [nn.Linear(before, after) for before, after in itertools.pairwise(sizes)]
+        self.first, *others, self.last = layers
+        self.others = nn.ModuleList(others)
+        with torch.no_grad():
+            for layer, kernel, bias in zip(layers, weights[::2], weights[1::2], strict=False):
+                layer.weight.copy_(torch.from_numpy(kernel.T))
+                layer.bias.copy_(torch.from_numpy(bias))
+
+    def forward(self, time: Tensor, x: Tensor) -> Tensor:
+        """Computes velocities at a time, a scalar or `[batch, 1]`."""
+        time = time.expand(len(x), 1)
+        angles = time * self.frequencies
+        x = nn.functional.silu(self.first(torch.cat([x, time, angles.cos(), angles.sin()], dim=-1)))
+        for layer in self.others:
+            x = x + nn.functional.silu(layer(x))
+        return self.last(x)
+
+
+def make_adaptive(
+    velocity: Velocity, log_prob: Callable[[], Tensor], sample: Callable[[], Tensor]
+) -> Work:
+    """Makes the work of a solver.
+
+    Args:
+        velocity: The velocity, on the device.
+        log_prob: Computes log-densities of a batch.
+        sample: Draws a batch of samples.
+    """
+    draw = _evaluate(velocity, sample)
+
+    def draw_batches(count: int) -> None:
+        for _ in range(count):
+            draw()
+
+    velocity.requires_grad_(False)
+    return Work(draw_batches, _evaluate(velocity, log_prob))
+
+
+def load_batches(cell: Cell) -> tuple[Tensor, ...]:
+    """Returns the batches of a cell on the device, channels first."""
     batches = torch.from_numpy(make_batches(cell)).movedim(-1, 2)
     return batches.contiguous().to(DEVICE).unbind()
 

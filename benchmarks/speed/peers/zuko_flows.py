@@ -2,11 +2,13 @@
 
 from functools import partial
 
+import torch
 import zuko
-from zuko.transforms import MonotonicRQSTransform
+from torch import Tensor, nn
+from zuko.transforms import FreeFormJacobianTransform, MonotonicRQSTransform
 
-from speed.cells import Cell, Work
-from speed.peers.torch_peers import DEVICE, make_work
+from speed.cells import FREQUENCIES, TOLERANCE, Cell, Work, make_velocity_weights
+from speed.peers.torch_peers import DEVICE, Velocity, load_batches, make_adaptive, make_work
 
 __all__ = ["PACKAGES", "make"]
 
@@ -15,6 +17,10 @@ PACKAGES = ["zuko", "torch"]
 
 def make(cell: Cell, variant: str) -> Work | None:
     """Makes the work of a cell; variants are `"eager"` and `"compiled"`."""
+    if cell.kind == "continuous":
+        return _make_continuous(cell)
+    if cell.kind == "adaptive":
+        return _make_adaptive(cell)
     is_compiled = variant == "compiled"
     if cell.kind not in (_COMPILABLE if is_compiled else _MAKERS):
         return None
@@ -28,6 +34,46 @@ def make(cell: Cell, variant: str) -> Work | None:
         lambda: flow().sample((cell.batch,)),
         is_compiled,
     )
+
+
+def _make_continuous(cell: Cell) -> Work:
+    """Makes the work of its flow in continuous time, which it would train by likelihood."""
+    flow = zuko.flows.CNF(
+        features=cell.size,
+        freqs=len(FREQUENCIES),
+        hidden_features=cell.hidden,
+        activation=nn.SiLU,
+        exact=False,
+    ).to(DEVICE)
+
+    def loss(data: Tensor) -> Tensor:
+        source, time = torch.randn_like(data), torch.rand(len(data), 1, device=DEVICE)
+        velocity = flow.transform.f(time[:, 0], data + time * (source - data))
+        return (velocity - (source - data)).square().mean()
+
+    return make_work(
+        cell,
+        flow,
+        lambda batch: flow().log_prob(batch),
+        lambda: flow().sample((cell.batch,)),
+        loss=loss,
+    )
+
+
+def _make_adaptive(cell: Cell) -> Work:
+    velocity = Velocity(cell, make_velocity_weights(cell)).to(DEVICE)
+    transform = FreeFormJacobianTransform(
+        velocity, 1.0, 0.0, rtol=TOLERANCE, atol=TOLERANCE, exact=False
+    )
+    zeros = torch.zeros(cell.size, device=DEVICE)
+    base = zuko.distributions.DiagNormal(zeros, torch.ones_like(zeros))
+    batch = load_batches(cell)[0]
+
+    def log_prob() -> Tensor:
+        z, log_det = transform.call_and_ladj(batch)
+        return base.log_prob(z) + log_det
+
+    return make_adaptive(velocity, log_prob, lambda: transform.inv(base.sample((cell.batch,))))
 
 
 _BINS = 8
