@@ -16,6 +16,7 @@ from gyoza.modelling.flow_layers import (
     ContinuousFlow,
     DisentanglingFlowModel,
     FlowModel,
+    Standardize,
     VariationalModel,
 )
 from gyoza.modelling.losses import SupervisedFactorLoss
