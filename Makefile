@@ -108,9 +108,9 @@ $(VENV)/.torch: | $(VENV)/.created
 $(VENV)/.gyoza-torch $(VENV)/.gyoza-all: | $(VENV)/.torch
 
 $(VENV)/.gyoza-all: pyproject.toml | $(VENV)/.created
-	@echo "Installing gyoza[docs,jax,lint,test,torch] into $(VENV) (the first time this takes minutes)"
-	@$(INSTALL) --editable ".[docs,jax,lint,test,torch]"
-	@touch $(addprefix $(VENV)/.gyoza-,docs jax lint test torch) $@
+	@echo "Installing gyoza[docs,jax,lint,solvers,test,torch] into $(VENV) (the first time this takes minutes)"
+	@$(INSTALL) --editable ".[docs,jax,lint,solvers,test,torch]"
+	@touch $(addprefix $(VENV)/.gyoza-,docs jax lint solvers test torch) $@
 
 $(VENV)/.gyoza-%: pyproject.toml | $(VENV)/.created
 	@echo "Installing gyoza[$*] into $(VENV) (the first time this takes minutes)"
