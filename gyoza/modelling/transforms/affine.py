@@ -20,7 +20,8 @@ class AdditiveTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.AdditiveTransform()
-        >>> x, parameters = keras.ops.array([1.0, 2.0]), keras.ops.array([[0.5], [-0.5]])
+        >>> x = keras.ops.array([1.0, 2.0], "float32")
+        >>> parameters = keras.ops.array([[0.5], [-0.5]], "float32")
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(y)
         array([1.5, 1.5], dtype=float32)
@@ -61,7 +62,7 @@ class AffineTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.AffineTransform(log_scale_bound=None)
-        >>> x = keras.ops.array([1.0, 2.0])
+        >>> x = keras.ops.array([1.0, 2.0], "float32")
         >>> parameters = keras.ops.array([[0.0, 1.0], [np.log(3.0), 0.0]], "float32")
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(y).round(4)
@@ -137,7 +138,7 @@ class VolumePreservingTransform(AffineTransform):
 
         >>> transform = gyoza.modelling.transforms.VolumePreservingTransform(log_scale_bound=None)
         >>> parameters = keras.ops.array([[np.log(4.0), 0.0], [0.0, 0.0]], "float32")
-        >>> y, log_derivative = transform.forward(keras.ops.array([1.0, 1.0]), parameters)
+        >>> y, log_derivative = transform.forward(keras.ops.ones([2]), parameters)
         >>> keras.ops.convert_to_numpy(y).round(4)
         array([2. , 0.5], dtype=float32)
 

@@ -54,7 +54,7 @@ class LogisticMixtureTransform(AffineTransform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.LogisticMixtureTransform(component_count=2)
-        >>> x = keras.ops.array([1.0, 2.0])
+        >>> x = keras.ops.array([1.0, 2.0], "float32")
         >>> parameters = keras.ops.zeros([2, transform.parameter_count])
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(transform.inverse(y, parameters)).round(4)
@@ -150,8 +150,8 @@ class GaussianizationTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.GaussianizationTransform(component_count=2)
-        >>> x, parameters = keras.ops.array([0.0]), [[0.0, 0.0, -1.0, 1.0, -0.5, -0.5]]
-        >>> y, log_derivative = transform.forward(x, keras.ops.array(parameters))
+        >>> parameters = keras.ops.array([[0.0, 0.0, -1.0, 1.0, -0.5, -0.5]], "float32")
+        >>> y, log_derivative = transform.forward(keras.ops.zeros([1]), parameters)
         >>> keras.ops.convert_to_numpy(y).round(4) + 0.0
         array([0.], dtype=float32)
 

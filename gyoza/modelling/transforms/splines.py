@@ -39,7 +39,7 @@ class RationalQuadraticTransform(Transform):
     Example:
 
         >>> transform = gyoza.modelling.transforms.RationalQuadraticTransform(bin_count=4)
-        >>> x = keras.ops.array([0.5, 7.0])
+        >>> x = keras.ops.array([0.5, 7.0], "float32")
         >>> parameters = keras.ops.zeros([2, transform.parameter_count])
         >>> y, log_derivative = transform.forward(x, parameters)
         >>> keras.ops.convert_to_numpy(y)
