@@ -19,8 +19,8 @@ def compute_transport_plan(
     source: Tensor,
     target: Tensor,
     is_allowed: Tensor | None = None,
-    entropy: float = 0.01,
-    iteration_count: int = 30,
+    entropy: float = 0.002,
+    iteration_count: int = 50,
 ) -> Tensor:
     r"""Computes which part of each source each target gets if transport is to cost the least.
 
