@@ -70,7 +70,6 @@ FLOWS = {
         1000,
     ),
     "Flow matching": (applications.FlowMatching, 1e-2, 4000, 2048),
-    "FFJORD": (lambda: applications.FFJORD(exact_limit=2), 5e-3, 500),
 }
 BATCH_SIZE = 512
 

@@ -22,6 +22,7 @@ def FlowMatching(
     hidden_sizes: Iterable[int] = (128, 128, 128),
     activation: Any = "silu",
     frequency_count: int = 4,
+    point_frequency_count: int = 4,
     flow_layers: Iterable[FlowLayer] | None = None,
     **kwargs: Any,
 ) -> FlowMatchingModel:
@@ -35,6 +36,8 @@ def FlowMatching(
         hidden_sizes: The numbers of units of the hidden layers of the velocity.
         activation: Their activation, which should be smooth, by name or as a function.
         frequency_count: The number of frequencies by which the velocity is told the time.
+        point_frequency_count: The number of frequencies by which it is told the point; see
+            :class:`~gyoza.modelling.conditioners.VelocityMLP`.
         flow_layers: Layers from data to what the velocity sees. If omitted, `adapt` sets them so
             that this is uncorrelated, with a variance of one: directions in which data hardly vary
             are hard to learn otherwise.
@@ -60,7 +63,7 @@ def FlowMatching(
         - Lipman, Y., Chen, R. T. Q., Ben-Hamu, H., Nickel, M. & Le, M. (2023). "Flow matching for
           generative modeling." `arXiv:2210.02747 <https://arxiv.org/abs/2210.02747>`_
     """
-    velocity = VelocityMLP(hidden_sizes, activation, frequency_count)
+    velocity = VelocityMLP(hidden_sizes, activation, frequency_count, point_frequency_count)
     layers = _whiten() if flow_layers is None else flow_layers
     return FlowMatchingModel(velocity, layers, **kwargs)
 

@@ -20,15 +20,20 @@ class VelocityMLP(keras.Layer):
     r"""Dense layers that compute the velocity of points at a time.
 
     They are given the point, its context if there is one, and Fourier features of the time,
-    :math:`t, \cos(\pi k t), \sin(\pi k t)` for :math:`k = 1, \dots, K`. All axes of a point are
-    merged. Hidden layers after the first are added to their input if it has as many units. The last
-    layer is linear and starts at zero.
+    :math:`t, \cos(\pi k t), \sin(\pi k t)` for :math:`k = 1, \dots, K`. Those of each dimension of
+    the point, :math:`\cos(2^{j - 2} \pi x_i), \sin(2^{j - 2} \pi x_i)` for
+    :math:`j = 0, \dots, J - 1`, are an option: with them, edges and fine structure of a density
+    are learnt in far fewer steps, if points have a size of about one.
+
+    All axes of a point are merged. Hidden layers after the first are added to their input if it has
+    as many units. The last layer is linear and starts at zero.
 
     Args:
         hidden_sizes: The number of units of each hidden layer.
         activation: The activation of hidden layers, which should be smooth, by name or as a
             function.
-        frequency_count: The number of frequencies, :math:`K`.
+        frequency_count: The number of frequencies of the time, :math:`K`.
+        point_frequency_count: The number of frequencies of each dimension of points, :math:`J`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -53,12 +58,14 @@ class VelocityMLP(keras.Layer):
         hidden_sizes: Iterable[int] = (128, 128, 128),
         activation: Any = "silu",
         frequency_count: int = 4,
+        point_frequency_count: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.hidden_sizes = check_hidden_sizes(hidden_sizes)
         self.activation = keras.activations.get(activation)
         self.frequency_count = check_integer("frequency_count", frequency_count)
+        self.point_frequency_count = check_integer("point_frequency_count", point_frequency_count)
 
     def build(self, input_shape: list[Shape]) -> None:
         """Creates the dense layers for points, times and contexts of these shapes."""
@@ -71,6 +78,7 @@ class VelocityMLP(keras.Layer):
             keras.layers.Dense(output_size, kernel_initializer="zeros", dtype=self.dtype_policy)
         )
         size = count_features(input_shape, self.frequency_count)
+        size += 2 * self.point_frequency_count * output_size
         for layer in self.dense_layers:
             layer.build((None, size))
             size = layer.units
@@ -86,7 +94,13 @@ class VelocityMLP(keras.Layer):
             The velocities, in the shape of the points.
         """
         x, time, *context = inputs
-        features = merge_features([x, *context], time, self.frequency_count, self.compute_dtype)
+        parts = [x, *context]
+        if self.point_frequency_count:
+            frequencies = 0.25 * math.pi * 2.0 ** np.arange(self.point_frequency_count)
+            frequencies = ops.convert_to_tensor(frequencies, dtype=self.compute_dtype)
+            angles = ops.expand_dims(ops.cast(x, self.compute_dtype), axis=-1) * frequencies
+            parts += [ops.cos(angles), ops.sin(angles)]
+        features = merge_features(parts, time, self.frequency_count, self.compute_dtype)
         velocity = run_dense_layers(self.dense_layers, features, True)
         return ops.reshape(velocity, ops.shape(x))
 
@@ -101,6 +115,7 @@ class VelocityMLP(keras.Layer):
             "hidden_sizes": list(self.hidden_sizes),
             "activation": keras.activations.serialize(self.activation),
             "frequency_count": self.frequency_count,
+            "point_frequency_count": self.point_frequency_count,
         }
 
 
