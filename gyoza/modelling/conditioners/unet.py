@@ -45,8 +45,9 @@ class VelocityUNet(keras.Layer):
         block_count: The number of blocks between two changes of the resolution.
         activation: The activation :math:`\sigma`, which should be smooth, by name or as a function.
         frequency_count: The number of frequencies of the time.
-        dropout: The fraction of numbers that are dropped before :math:`W_2` in training, for
-            :class:`~gyoza.modelling.flow_layers.FlowMatchingModel`.
+        dropout: The fraction of numbers that are dropped before :math:`W_2` in training. It suits
+            :class:`~gyoza.modelling.flow_layers.FlowMatchingModel` alone: in training by
+            likelihood, the velocity should stay the same while its equation is solved.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
@@ -190,8 +191,8 @@ def _make_convolution(channels: Any, filters: Any, size: int, dtype: Any, **opti
 
 def _normalise(x: Tensor) -> Tensor:
     """Standardises the channels of each pixel, in at least float32."""
-    # Layers of Keras have wrong second derivatives on TensorFlow, where `tf.nn.moments` stops the
-    # gradient of the mean in the variance.
+    # Layers of Keras have wrong second derivatives on TensorFlow, whose moments hide from the
+    # variance that the mean depends on `x`.
     dtype = keras.backend.result_type(x.dtype, "float32")
     centred = ops.cast(x, dtype)
     centred = centred - ops.mean(centred, axis=-1, keepdims=True)
