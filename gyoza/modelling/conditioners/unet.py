@@ -45,9 +45,8 @@ class VelocityUNet(keras.Layer):
         block_count: The number of blocks between two changes of the resolution.
         activation: The activation :math:`\sigma`, which should be smooth, by name or as a function.
         frequency_count: The number of frequencies of the time.
-        dropout: The fraction of numbers that are dropped before :math:`W_2` in training. It suits
-            :class:`~gyoza.modelling.flow_layers.FlowMatchingModel` alone: in training by
-            likelihood, the velocity should stay the same while its equation is solved.
+        dropout: The fraction of numbers that are dropped before :math:`W_2` in training by
+            :class:`~gyoza.modelling.flow_layers.FlowMatchingModel`.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:

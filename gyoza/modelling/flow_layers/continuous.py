@@ -8,11 +8,10 @@ from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.flow_layers.recomputation import can_be_recomputed
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
 from gyoza.modelling.functions.checks import check_integer, check_not_negative, check_positive
 from gyoza.modelling.functions.not_finite import mark_rows
-from gyoza.modelling.functions.solvers import State, check_solver, solve, solve_adaptively
+from gyoza.modelling.functions.solvers import State, check_solver
 from gyoza.modelling.functions.traces import (
     compute_products,
     compute_quadratic_forms,
@@ -55,9 +54,11 @@ class ContinuousFlow(ConditionalFlowLayer):
 
     Gradients need little memory, however deep the network: with steps of equal length, no more is
     kept than the points between them, and the steps are taken again. Those of `"dopri5"` solve the
-    adjoint equation, and have errors like the solution. Networks that draw random numbers or have
-    moving statistics, such as dropout, are differentiated as they are; on JAX, `"dopri5"` cannot
-    be with them, nor twice.
+    adjoint equation, and have errors like the solution; JAX cannot differentiate them again.
+
+    The velocity is the same function throughout a solution: dropout, for example, acts where
+    :class:`FlowMatchingModel` trains it, and nowhere else. Training by likelihood needs its second
+    derivatives, which `keras.layers.LayerNormalization` does not have right on TensorFlow.
 
     Args:
         velocity: The network :math:`v`: a Keras layer or model of the list `[x, time]`, or `[x,
@@ -166,13 +167,21 @@ class ContinuousFlow(ConditionalFlowLayer):
                 f"Received: outputs of shape {received}"
             )
 
-    def compute_velocity(self, x: Tensor, time: Tensor, context: Tensor | None = None) -> Tensor:
+    def compute_velocity(
+        self,
+        x: Tensor,
+        time: Tensor,
+        context: Tensor | None = None,
+        training: bool | None = False,
+    ) -> Tensor:
         """Computes the velocity.
 
         Args:
             x: Points, `[batch, ...]`.
             time: The time in [0, 1], a scalar, or that of each point, `[batch, 1]`.
             context: Their context, `[batch, ...]`, if there is one.
+            training: Whether the network is being trained, as by flow matching. Not so while the
+                equation is solved, in which it has to be the same function at all times.
 
         Returns:
             The velocities, in the shape and dtype of `x`.
@@ -187,7 +196,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         parts = [ops.cast(x, self.compute_dtype), time]
         if context is not None:
             parts.append(ops.cast(context, self.compute_dtype))
-        return ops.cast(self.velocity(parts), x.dtype)
+        return ops.cast(self.velocity(parts, training=training), x.dtype)
 
     def _follow(
         self,
@@ -234,32 +243,23 @@ class ContinuousFlow(ConditionalFlowLayer):
         stop: float,
     ) -> State:
         """Solves an equation in which the velocity is that of the network with its weights."""
-        is_adaptive = self.solver == "dopri5"
-        tolerances = self.rtol, self.atol, self.max_step_count
-        if not can_be_recomputed(self.velocity):
-
-            def field(time: Tensor, *state: Tensor) -> State:
-                return move(time, state[0], *others)
-
-            if is_adaptive:
-                return solve_adaptively(field, state, start, stop, *tolerances)[0]
-            return solve(field, state, start, stop, self.solver, self.step_count)
         trained = self.velocity.trainable_variables
         fixed = [
             (variable, ops.convert_to_tensor(variable))
             for variable in self.velocity.non_trainable_variables
         ]
 
-        def field_of_values(time: Tensor, values: Sequence[Tensor], state: State) -> State:
+        def field(time: Tensor, values: Sequence[Tensor], state: State) -> State:
             weights = zip(trained, values[len(others) :], strict=True)
             with keras.StatelessScope(state_mapping=[*fixed, *weights]):
                 return move(time, state[0], *values[: len(others)])
 
         values = [*others, *map(ops.convert_to_tensor, trained)]
-        if is_adaptive:
-            return solve_with_adjoint(field_of_values, state, values, start, stop, *tolerances)
+        if self.solver == "dopri5":
+            tolerances = self.rtol, self.atol, self.max_step_count
+            return solve_with_adjoint(field, state, values, start, stop, *tolerances)
         return solve_with_recomputation(
-            field_of_values, state, values, start, stop, self.solver, self.step_count
+            field, state, values, start, stop, self.solver, self.step_count
         )
 
     @property

@@ -221,7 +221,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         time = draw_uniform((count, 1), data.dtype, self.seed_generator)
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
         points, expected = PATHS[self.paths](source, data, times)
-        velocity = self._continuous.compute_velocity(points, time, codes)
+        velocity = self._continuous.compute_velocity(points, time, codes, training)
         return ops.mean(ops.reshape(ops.square(velocity - expected), (count, -1)), axis=-1)
 
     def _draw_source(self, data: Tensor, context: Tensor, codes: Tensor) -> Any:

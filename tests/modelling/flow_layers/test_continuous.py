@@ -19,6 +19,7 @@ from gyoza.modelling.flow_layers import (
     Standardize,
     VariationalModel,
 )
+from gyoza.modelling.functions import solve
 from gyoza.modelling.losses import SupervisedFactorLoss
 
 MATRIX = np.array([[-0.5, 1.0, 0.2], [-1.0, 0.3, 0.0], [0.1, -0.4, 0.8]], "float32")
@@ -134,11 +135,16 @@ class Scaled(VelocityMLP):
             weight.assign(0.5 * normal(*weight.shape, seed=index))
 
 
+def solve_as_it_is(field, state, values, *arguments):
+    """Solves an equation so that it is differentiated without recomputation."""
+    return solve(lambda time, *state: field(time, values, state), state, *arguments)
+
+
 def take_step(solver, monkeypatch=None, **options):
     """Returns the weights after a step of training by likelihood, and the loss."""
     if monkeypatch is not None:
-        path = "gyoza.modelling.flow_layers.continuous.can_be_recomputed"
-        monkeypatch.setattr(path, lambda layer: False)
+        path = "gyoza.modelling.flow_layers.continuous.solve_with_recomputation"
+        monkeypatch.setattr(path, solve_as_it_is)
     layer = ContinuousFlow(Scaled(), solver=solver, **options)
     flow = FlowModel([ContinuousFlow(Scaled(), step_count=2), layer])
     flow.compile(keras.optimizers.SGD(1.0))
@@ -217,6 +223,36 @@ def test_factors_of_an_interpreter_can_be_those_of_a_continuous_flow():
     swapped = to_numpy(interpreter.swap(a, b, "factor"))
     z_a, z_b, z = (to_numpy(flow(x)[0]) for x in (a, b, swapped))
     np.testing.assert_allclose(z, np.concatenate([z_a[:, :1], z_b[:, 1:]], axis=1), atol=1e-4)
+
+
+class WithDropout(keras.Layer):
+    """A velocity of which a half is dropped in training."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.dropout = keras.layers.Dense(2), keras.layers.Dropout(0.5)
+
+    def call(self, inputs):
+        return self.dropout(self.dense(inputs[0]))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+
+def test_dropout_acts_in_flow_matching_alone():
+    layer = ContinuousFlow(WithDropout(), step_count=2)
+    x = normal(5, 2)
+    outputs, log_det = layer(x, training=True)
+    expected = layer(x, training=False)
+    np.testing.assert_array_equal(to_numpy(outputs), to_numpy(expected[0]))
+    np.testing.assert_array_equal(to_numpy(log_det), to_numpy(expected[1]))
+    dropped = to_numpy(layer.compute_velocity(x, 0.5, training=True))
+    kept = to_numpy(layer.compute_velocity(x, 0.5))
+    assert (dropped == 0.0).any()
+    assert not (kept == 0.0).any()
+    flow = FlowModel([layer])
+    flow.compile("sgd")
+    flow.fit(x, verbose=0)
 
 
 def test_memory_efficient_models_train_alike():
