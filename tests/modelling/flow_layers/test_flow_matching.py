@@ -223,8 +223,8 @@ def trained():
         keras.utils.set_random_seed(0)
         model = FlowMatchingModel(VelocityMLP([64, 64]), coupling=coupling, seed=0)
         model.adapt(corners(2048))
-        model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, 600)))
-        model.fit(corners(2048), batch_size=128, epochs=38, verbose=0)
+        model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-2, 384)))
+        model.fit(corners(2048), batch_size=64, epochs=12, verbose=0)
         models[coupling] = model
     return models
 
@@ -258,7 +258,7 @@ def test_data_move_to_data(tmp_path):
         seed=0,
     )
     model.compile(keras.optimizers.Adam(1e-2))
-    model.fit(data, batch_size=128, epochs=60, verbose=0)
+    model.fit(data, batch_size=64, epochs=30, verbose=0)
     noise = measure_distance(corners(500, seed=2), corners(500, seed=1))
     moved = to_numpy(model.invert(normal(500, 2, seed=4) - 1.0))
     assert measure_distance(moved, corners(500, seed=1)) < noise + 0.05
