@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import draw_uniform
+from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.dtypes import is_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.seeds import SeedGenerator
@@ -76,11 +77,8 @@ class OptionalContext(keras.Layer):
     ) -> None:
         # Integers stay integers, and contexts have the precision that they are given in.
         super().__init__(autocast=False, **kwargs)
-        if encoder is not None and not isinstance(encoder, keras.Layer):
-            raise TypeError(
-                "`encoder` should be a Keras layer or model. "
-                f"Received: encoder={encoder} (of type {type(encoder)})"
-            )
+        if encoder is not None:
+            check_instance("encoder", encoder, keras.Layer, "a Keras layer or model")
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"`rate` should be from 0 to 1. Received: rate={rate}")
         self.encoder = encoder

@@ -85,7 +85,7 @@ class Empirical(Distribution):
         )
 
     def compute_log_prob(self, x: Tensor) -> Tensor:
-        """Raises a `ValueError`, as there is no density."""
+        """Raises a `ValueError`, since a data set does not have a density."""
         raise ValueError(
             f"Distribution '{self.name}' has samples, and no density: `log_prob` should be asked "
             "of another one, and a model with this base distribution be a `FlowMatchingModel`, "

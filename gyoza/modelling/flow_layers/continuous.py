@@ -9,7 +9,12 @@ from keras import ops
 from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
-from gyoza.modelling.functions.checks import check_integer, check_not_negative, check_positive
+from gyoza.modelling.functions.checks import (
+    check_instance,
+    check_integer,
+    check_not_negative,
+    check_positive,
+)
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.solvers import State, check_solver
 from gyoza.modelling.functions.traces import (
@@ -126,11 +131,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
-        if not isinstance(velocity, keras.Layer):
-            raise TypeError(
-                "`velocity` should be a Keras layer or model. "
-                f"Received: velocity={velocity} (of type {type(velocity)})"
-            )
+        check_instance("velocity", velocity, keras.Layer, "a Keras layer or model")
         if probe not in _PROBES:
             raise ValueError(f"`probe` should be one of {_PROBES}. Received: probe={probe!r}")
         self.velocity = velocity

@@ -242,7 +242,7 @@ def _guess_step(
     """Returns the length of the first step, from the slopes now and a short step later.
 
     By Hairer, E., Nørsett, S. P. & Wanner, G. (1993). "Solving ordinary differential equations I",
-    II.4, for each row, of which the shortest counts.
+    II.4: the shortest one of all rows.
     """
     rows = state[measured]
     size, speed = (_rate(values[measured], rows, rows, rtol, atol) for values in (state, slope))

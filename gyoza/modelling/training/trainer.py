@@ -34,7 +34,7 @@ _CHOICE = _Choice(True)
 
 
 def _separate_averages(optimizer: Any) -> None:
-    """Gives an optimizer's averages of weights memory of their own.
+    """Copies an optimizer's averages of weights, so that they do not share memory with these.
 
     Keras assigns them to the weights at the end of `fit`. On JAX, both are then the same memory,
     which steps could not overwrite.
