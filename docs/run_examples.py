@@ -9,8 +9,8 @@ without importing their modules.
 
 import ast
 import doctest
-import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,32 +55,39 @@ def get_examples(node: ast.AST) -> list[doctest.Example]:
     return examples
 
 
-def run_page(page: doctest.DocTest) -> None:
-    """Runs the examples of a page, reports what went wrong, and exits with 1 if something did."""
+def run_page(page: doctest.DocTest) -> int:
+    """Runs the examples of a page, reports what went wrong, and returns the number of failures."""
     keras.utils.set_random_seed(0)
     page.globs.update(__name__="__main__", gyoza=gyoza, keras=keras, np=np)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []
     runner.run(page, out=report.append)
     print("".join(report), end="", flush=True)
-    os._exit(min(runner.failures, 1))  # without what the parent does at its end
+    return runner.failures
 
 
-def run_in_fork(page: doctest.DocTest) -> int | None:
-    """Runs a page in a process of its own, and returns how that ended: 0 if all is well."""
-    process = multiprocessing.get_context("fork").Process(target=run_page, args=[page])
-    process.start()
-    process.join(TIMEOUT)
-    process.kill()  # nothing, if it has ended
-    process.join()
-    return process.exitcode
+def run_in_fork(page: doctest.DocTest) -> int:
+    """Runs a page in a process of its own, and returns how that ended: 0 if all is well.
+
+    `multiprocessing` is not meant for this: when one of its processes starts, it looks after all
+    others, and a thread that waits for one of them may not learn how that ended.
+    """
+    process_id = os.fork()
+    if process_id == 0:
+        failed = True
+        try:
+            signal.alarm(TIMEOUT)
+            failed = run_page(page) > 0
+        finally:
+            os._exit(failed)  # without what the parent does at its end
+    return os.waitstatus_to_exitcode(os.waitpid(process_id, 0)[1])
 
 
 if __name__ == "__main__":
     pages = [page for page in find_pages() if "".join(sys.argv[1:]) in page.name]
     with ThreadPoolExecutor(WORKERS) as pool:
         codes = list(pool.map(run_in_fork, pages))
-    failed = [page.name for page, code in zip(pages, codes, strict=True) if code != 0]
+    failed = {page.name: code for page, code in zip(pages, codes, strict=True) if code != 0}
     example_count = sum(len(page.examples) for page in pages)
     print(f"{example_count} examples on {len(pages)} pages. Pages that failed: {failed or 'none'}")
     sys.exit(bool(failed))
