@@ -28,8 +28,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo install test $(BACKENDS:%=test-%) test-lowest lint format docs accuracy bench \
-	bench-quick clean coverage distclean
+.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest lint format docs accuracy \
+	bench bench-quick clean coverage distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -50,6 +50,10 @@ test-jax: $(VENV)/.gyoza-test $(VENV)/.gyoza-jax  ## Run it on JAX
 test-torch: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## Run it on PyTorch
 $(BACKENDS:%=test-%): test-%:
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-long: $(VENV)/.gyoza-test $(VENV)/.gyoza-jax $(VENV)/.gyoza-torch  ## Run what test leaves out
+	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend \
+		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long $(ARGS) || exit 1; done
 
 test-lowest:  ## Run it on TensorFlow and the lowest versions that pyproject.toml allows
 	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.created
