@@ -25,7 +25,7 @@ def bend(count, seed):
 
 @pytest.fixture(scope="module")
 def fitted():
-    x, labels = bend(1200, seed=0)
+    x, labels = bend(800, seed=0)
     return fit_interpreter(
         (identity(5), identity(5)),
         x,
@@ -36,7 +36,7 @@ def fitted():
         hidden_sizes=[32],
         block_count=2,
         learning_rate=1e-2,
-        step_count=200,
+        step_count=120,
         batch_size=128,
     )
 

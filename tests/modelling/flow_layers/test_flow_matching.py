@@ -339,7 +339,9 @@ def make_encoder(rate=0.2):
     return OptionalContext(encoder, rate, seed=0)
 
 
-@pytest.mark.parametrize("coupling", ["independent", "optimal"])
+@pytest.mark.parametrize(
+    "coupling", ["optimal", pytest.param("independent", marks=pytest.mark.long)]
+)
 def test_classes_and_their_absence_are_learned_and_saved(coupling, tmp_path):
     data = make_labelled_data(512)
     model = FlowMatchingModel(

@@ -23,4 +23,5 @@ def test_two_devices_train_as_one_does_and_draw_different_samples():
     first, second = map(np.asarray, results.pop("samples"))
     assert np.all(first != second)
     assert len(results) == 5
-    assert max(results.values()) < 1e-5, results
+    # Memory-efficient models compute activations anew, with other rounding errors.
+    assert max(results.values()) < 1e-4, results
