@@ -1,4 +1,4 @@
-"""Training on several devices by `tf.distribute`."""
+"""Training on several devices, by `tf.distribute` and by `keras.distribution`."""
 
 import json
 import subprocess
@@ -9,17 +9,27 @@ import keras
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="`tf.distribute` is TensorFlow's"
-)
+BACKEND = keras.backend.backend()
 
 
-def test_two_devices_train_as_one_does_and_draw_different_samples():
-    # Devices must be made before anything else, so it is another process that trains on two.
-    script = Path(__file__).parent / "replicas.py"
+def run(name):
+    """Runs a script in a process of its own, since devices must be made before anything else."""
+    script = Path(__file__).parent / name
     run = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    results = json.loads(run.stdout.splitlines()[-1])
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras distributes on JAX alone")
+def test_batches_and_weights_can_be_split_between_devices():
+    results = run("devices.py")
+    assert len(results) == 4
+    assert max(results.values()) < 1e-5, results
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="`tf.distribute` is TensorFlow's")
+def test_two_devices_train_as_one_does_and_draw_different_samples():
+    results = run("replicas.py")
     first, second = map(np.asarray, results.pop("samples"))
     assert np.all(first != second)
     assert len(results) == 5
