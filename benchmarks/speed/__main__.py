@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few cells and peers, in five minutes")
     parser.add_argument("--cells", nargs="+", help=f"some of {', '.join(CELLS)}")
     parser.add_argument("--rows", nargs="+", help="names, or how they begin")
+    parser.add_argument(
+        "--here", action="store_true", help="install nothing: measure what this Python has"
+    )
     parser.add_argument("--minutes", type=float, default=36.0, help="no round starts after these")
     parser.add_argument(
         "--output",
@@ -45,11 +48,15 @@ def main() -> None:
     rows = [row for row in ROWS if row.is_quick or not arguments.quick]
     if arguments.rows:
         rows = [row for row in ROWS if row.name.startswith(tuple(arguments.rows))]
-    names = arguments.cells or (_QUICK_CELLS if arguments.quick else list(CELLS))
+    usual = [name for name, cell in CELLS.items() if not cell.is_large]
+    names = arguments.cells or (_QUICK_CELLS if arguments.quick else usual)
     unknown = set(names) - set(CELLS)
     if unknown or not rows:
         parser.error(f"there are no such cells or rows: {sorted(unknown) or arguments.rows}")
-    pythons = _make_environments({row.environment for row in rows})
+    environments = {row.environment for row in rows}
+    pythons = dict.fromkeys(environments, pathlib.Path(sys.executable))
+    if not arguments.here:
+        pythons = _make_environments(environments)
     options = ["--seconds", "0.05", "--repeats", "3"] if arguments.quick else []
     results = {"machine": _describe_machine(), "figures": []}
     longest = 0.0
@@ -102,7 +109,10 @@ def _make_environment(name: str) -> pathlib.Path:
 def _measure(row: Row, cell: str, python: pathlib.Path, options: list[str]) -> dict | None:
     """Measures one row of one cell in a process of its own."""
     command = [python, "-m", "speed.worker", row.peer, row.variant, cell, *options]
-    variables = {"PYTHONPATH": str(_BENCHMARKS), "TF_CPP_MIN_LOG_LEVEL": "3", **row.variables}
+    paths = [str(_BENCHMARKS)]
+    if python == pathlib.Path(sys.executable):
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
+    variables = {"PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3", **row.variables}
     variables["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # first steps compile, as a user's do
     variables["SPEED_STARTED"] = str(time.time())
     try:

@@ -35,6 +35,8 @@ class Cell:
         hidden: Units of the hidden layers of each conditioner.
         batch: The batch size.
         measures_memory: Whether memory is what counts, so that few steps are taken.
+        is_large: Whether a step is so large that an accelerator is busy with matrix products, whose
+            rate counts. These cells are measured only where they are asked for.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Cell:
     hidden: tuple[int, ...] = (128, 128)
     batch: int = 512
     measures_memory: bool = False
+    is_large: bool = False
 
     @property
     def size(self) -> int:
@@ -58,6 +61,9 @@ FREQUENCIES = np.pi * np.arange(1, 5, dtype="float32")
 # The relative and the absolute one of adaptive solvers.
 TOLERANCE = 1e-5
 _AFFINE = "8 affine couplings, 64 dimensions, MLP (128, 128)"
+_GLOW = (
+    "squeeze, 4 × (ActNorm, 1×1 convolution, affine coupling with 64 channels), 16×16×3, batch {}"
+)
 _DEEP = "affine couplings, 256 dimensions, MLP (512, 512), batch 4096"
 _ALL = [
     Cell(
@@ -103,8 +109,7 @@ _ALL = [
     Cell(
         "W7",
         "glow",
-        "squeeze, 4 × (ActNorm, 1×1 convolution, affine coupling with 64 channels), 16×16×3, "
-        "batch 64",
+        _GLOW.format(64),
         (16, 16, 3),
         4,
         (64, 64),
@@ -115,6 +120,8 @@ _ALL = [
     ),
     Cell("W9-32", "affine", f"{_AFFINE}, batch 32", (64,), 8, batch=32),
     Cell("W9-16384", "affine", f"{_AFFINE}, batch 16384", (64,), 8, batch=16384),
+    Cell("W2-large", "affine", f"{_AFFINE}, batch 131072", (64,), 8, batch=131072, is_large=True),
+    Cell("W7-large", "glow", _GLOW.format(4096), (16, 16, 3), 4, (64, 64), 4096, is_large=True),
     Cell(
         "W10",
         "continuous",
@@ -154,6 +161,9 @@ class Work:
         sample: Draws a batch of samples. For reflections, it runs the inverse.
         weight_count: The number of trained numbers.
         count_memory: See `speed.memory.get_counter`.
+        product_count: The number of products of two numbers, within products of matrices, in the
+            forward pass of a batch. Of a training step, there are three times as many.
+        measure_rate: Returns how many operations in a second products of large matrices take.
     """
 
     train: Callable[[int], Any]
@@ -161,6 +171,8 @@ class Work:
     sample: Callable[[], None] | None = None
     weight_count: int = 0
     count_memory: Callable[[], tuple[int, int]] | None = None
+    product_count: int = 0
+    measure_rate: Callable[[], float] | None = None
 
 
 def make_batches(cell: Cell, count: int = 8) -> np.ndarray:

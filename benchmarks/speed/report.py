@@ -121,9 +121,10 @@ def _tabulate(cell: Cell, rows: dict[str, list[dict]]) -> str:
         for measure, title in _name_measures(cell).items()
         if any(_all(entries, measure) for entries in rows.values())
     }
+    rate = " | share of the rate of matrix products" if cell.is_large else ""
     lines = [
-        "| library | " + " | ".join(measures.values()) + " | first step, s | memory, MiB |",
-        "|---|" + "--:|" * (len(measures) + 2),
+        f"| library | {' | '.join(measures.values())}{rate} | first step, s | memory, MiB |",
+        "|---|" + "--:|" * (len(measures) + 2 + cell.is_large),
     ]
     order = sorted(rows, key=lambda row: _median(rows[row], "train_s") or 0.0)
     for row in order:
@@ -132,6 +133,8 @@ def _tabulate(cell: Cell, rows: dict[str, list[dict]]) -> str:
             median = _median(rows[row], measure)
             ratio = "" if median is None else f"{median / _fastest(rows, measure):.2f}× "
             cells.append("" if median is None else ratio + _format_spread(rows[row], measure))
+        if cell.is_large:
+            cells.append(_format_rate(rows[row]))
         first, peak = (_median(rows[row], key) or 0.0 for key in ("first_step_s", "peak_mib"))
         lines.append(f"| {row} | " + " | ".join(cells) + f" | {first:.1f} | {peak:.0f} |")
     return "\n".join(lines)
@@ -211,6 +214,15 @@ def _plot_memory(figures: dict[str, dict[str, list[dict]]], path: pathlib.Path) 
 
 def _format_time(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+
+
+def _format_rate(entries: list[dict]) -> str:
+    """Returns how many operations of matrix products a step takes in a second, of how many."""
+    rate, flop = _median(entries, "matrix_rate"), _median(entries, "step_flop")
+    if rate is None or flop is None:
+        return ""
+    reached = flop / (_median(entries, "train_s") or float("inf"))
+    return f"{100 * reached / rate:.0f}% ({1e-12 * reached:.3g} of {1e-12 * rate:.3g} TFLOP/s)"
 
 
 def _format_spread(entries: list[dict], measure: str) -> str:

@@ -62,6 +62,8 @@ class Row:
         runs = self.is_deep if cell.measures_memory else self.is_shallow
         if cell.name.startswith("W9"):
             runs = self.is_fast
+        if cell.is_large:
+            runs = self.is_fast or self.variant == "mixed"
         return runs and cell.kind in self.kinds
 
 
@@ -94,6 +96,18 @@ ROWS = [
             "memory-efficient",
             {"KERAS_BACKEND": backend},
             is_deep=True,
+            is_shallow=False,
+        )
+        for name, backend in _BACKENDS.items()
+    ),
+    *(
+        Row(
+            f"gyoza on {name}, mixed precision",
+            "gyoza",
+            "gyoza_flows",
+            ("affine", "glow"),
+            "mixed",
+            {"KERAS_BACKEND": backend},
             is_shallow=False,
         )
         for name, backend in _BACKENDS.items()

@@ -45,8 +45,18 @@ def main() -> None:
     figures["peak_mib"] = read_process_memory("VmHWM") / 2**20
     if cell.measures_memory:  # in the end, since profilers take memory, too
         figures["step_mib"] = measure_step(functools.partial(work.train, 1), work.count_memory)
-    figures["versions"] = {name: importlib.metadata.version(name) for name in peer.PACKAGES}
+    if cell.is_large and work.measure_rate is not None:
+        # A product is a multiplication and an addition, and a step takes three such passes.
+        figures |= {"step_flop": 6 * work.product_count, "matrix_rate": work.measure_rate()}
+    figures["versions"] = {name: _get_version(name) for name in peer.PACKAGES}
     print(json.dumps(figures))
+
+
+def _get_version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # a package that was not installed, but found
+        return importlib.import_module(name).__version__
 
 
 def _repeat(function: Callable[[], None]) -> Callable[[int], None]:

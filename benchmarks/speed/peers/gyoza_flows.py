@@ -2,6 +2,7 @@
 
 import functools
 import random
+import time
 
 import keras
 import numpy as np
@@ -21,7 +22,9 @@ PACKAGES = ["gyoza", "keras", _BACKEND]
 
 
 def make(cell: Cell, variant: str) -> Work | None:
-    """Makes the work of a cell; variants are `"default"` and `"memory-efficient"`."""
+    """Makes the work of a cell; variants are `"default"`, `"memory-efficient"` and `"mixed"`."""
+    if variant == "mixed":
+        keras.config.set_dtype_policy("mixed_bfloat16")
     random.seed(0)  # for Keras' weights; its own function would import TensorFlow on any backend
     if cell.kind == "reflections":
         return _make_reflections(cell)
@@ -63,7 +66,36 @@ def make(cell: Cell, variant: str) -> Work | None:
         sample,
         sum(int(np.prod(weight.shape)) for weight in model.trainable_variables),
         get_counter(_BACKEND),
+        cell.batch * _count_products(model, cell),
+        _measure_matrix_rate,
     )
+
+
+def _count_products(model: keras.Model, cell: Cell) -> int:
+    """Returns how often the weights of matrices and convolutions are used for an instance."""
+    sizes = (int(np.prod(w.shape)) for w in model.trainable_variables if len(w.shape) > 1)
+    position_count = cell.size // (4 * cell.shape[-1]) if cell.kind == "glow" else 1  # squeezed
+    return position_count * sum(sizes)
+
+
+def _measure_matrix_rate(size: int = 4096) -> float:
+    """Returns how many operations in a second products of two matrices take, at the best."""
+    values = ops.convert_to_tensor(np.random.default_rng(0).normal(size=[size, size]))
+    matrix = ops.cast(values, keras.config.dtype_policy().compute_dtype)
+    multiply = backend.jit(lambda x: ops.matmul(x, matrix) / size, xla=True)
+
+    def measure(count: int) -> float:
+        x = multiply(matrix)
+        _wait(x)
+        start = time.perf_counter()
+        for _ in range(count):
+            x = multiply(x)
+        _wait(x)
+        return (time.perf_counter() - start) / count
+
+    measure(1)  # compiles it
+    count = max(1, min(100, int(0.1 / measure(1))))
+    return 2.0 * size**3 / min(measure(count) for _ in range(3))
 
 
 def _additive(cell: Cell) -> list:
