@@ -14,12 +14,17 @@ __all__ = [
     "check_labels",
     "is_categorical",
     "find_bins",
+    "find_ranks",
+    "announce_difference",
     "split_units",
     "to_unit_interval",
 ]
 
 _FEW_CLASSES = 20
 """Integers with more distinct values may well be measurements."""
+
+_MARKED_DIFFERENCE = 0.2
+"""Scores by values and by ranks that differ by more are announced."""
 
 
 def check_codes(codes: Tensor, name: str = "codes") -> np.ndarray:
@@ -125,18 +130,29 @@ def is_categorical(label: np.ndarray) -> bool:
     return label.dtype.kind == "i"
 
 
-def find_bins(column: np.ndarray, bins: int, robust: bool = True) -> np.ndarray:
-    """Replaces real numbers by the indices of bins of equal width between their extremes.
+def find_bins(
+    column: np.ndarray, bins: int, robust: bool = True, ranks: bool = False
+) -> np.ndarray:
+    """Replaces real numbers by the indices of bins.
+
+    Bins have equal width between the extremes. By ranks, they hold equally many numbers instead, or
+    one distinct value each if there are not more of these than bins.
 
     Args:
         column: The numbers, `[N]`.
         bins: The number of bins.
         robust: Whether to put outliers into the outermost bins. Outliers are further from the
             central 99 % of the numbers than these are wide.
+        ranks: Whether to divide ranks, in which there are no outliers, rather than numbers.
 
     Returns:
         The indices, `[N]`.
     """
+    if ranks:
+        values, indices = np.unique(column, return_inverse=True)
+        if len(values) <= bins:
+            return indices.reshape(-1)
+        return np.floor(find_ranks(column) * bins).astype("int64")
     inside = column
     if robust:
         low, high = np.quantile(column, [0.005, 0.995])
@@ -144,6 +160,32 @@ def find_bins(column: np.ndarray, bins: int, robust: bool = True) -> np.ndarray:
         if width > 0:
             inside = column[(column >= low - width) & (column <= high + width)]
     return np.digitize(column, np.histogram_bin_edges(inside, bins)[1:-1])
+
+
+def find_ranks(column: np.ndarray) -> np.ndarray:
+    """Returns the share of numbers below each number, of which equal ones count half, `[N]`."""
+    _, indices, counts = np.unique(column, return_inverse=True, return_counts=True)
+    return ((np.cumsum(counts) - counts / 2) / len(column))[indices.reshape(-1)]
+
+
+def announce_difference(
+    name: str, score: float, by_ranks: float, remedy: str = "ranks=True"
+) -> None:
+    """Warns if a score as published is markedly different from that by ranks.
+
+    Args:
+        name: The name of the score.
+        score: The score as published.
+        by_ranks: That by ranks.
+        remedy: The arguments that yield the latter.
+    """
+    if abs(score - by_ranks) > _MARKED_DIFFERENCE:
+        warnings.warn(
+            f"`{name}` is {score:.2f} as published, and {by_ranks:.2f} with `{remedy}`, which "
+            "depends neither on outliers nor on the scale of codes. Pass this, or `ranks=False` "
+            "for the former.",
+            stacklevel=3,
+        )
 
 
 def split_units(

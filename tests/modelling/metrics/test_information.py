@@ -1,5 +1,6 @@
 """Information of codes about labels against hand-made cases and another library."""
 
+import functools
 import warnings
 
 import numpy as np
@@ -71,6 +72,7 @@ def test_whole_numbers_and_names_are_classes_unless_told_otherwise():
 )
 @pytest.mark.parametrize("score", [mutual_information, modularity])
 def test_whole_numbers_that_may_be_measurements_are_announced(labels, score):
+    score = functools.partial(score, ranks=False)
     codes = np.asarray(labels, "float64")[:, None]
     names = ["b", *["a"] * (len(codes) - 1)]
     columns = np.stack([np.array(names, object), np.array(labels, object)], axis=1)
@@ -91,7 +93,8 @@ def test_outliers_do_not_hide_what_others_know():
     spoilt[7, 0] = 1e6
     for codes, truth in ((spoilt, labels), (labels, spoilt)):
         assert mutual_information_gap(codes, truth) == pytest.approx(clean, abs=0.01)
-        assert mutual_information_gap(codes, truth, robust=False) < 0.6 * clean
+        fooled = mutual_information_gap(codes, truth, robust=False, ranks=False)
+        assert fooled < 0.6 * clean
         assert modularity(codes, truth) == pytest.approx(modularity(labels, labels), abs=0.01)
 
 
@@ -132,7 +135,7 @@ def test_modularity_of_constructed_codes():
     # An entry that holds all labels knows ln 4 of the first and ln 3 of the second.
     both = LABELS @ [[3], [1]]
     expected = 1 - (np.log(3) / np.log(4)) ** 2
-    assert modularity(both, LABELS) == pytest.approx(expected)
+    assert modularity(both, LABELS, ranks=False) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("score", [mutual_information_gap, modularity])
@@ -163,6 +166,86 @@ def test_values_are_those_of_another_library():
     np.testing.assert_allclose(mutual_information(codes, labels), information, atol=1e-6)
     assert mutual_information_gap(codes, labels) == pytest.approx(0.63632074)
     assert modularity(codes, labels) == pytest.approx(0.98188582)
+
+
+def make_codes(count=1000):
+    """Returns the codes of three labels, one dimension each with little noise, and the labels."""
+    random = np.random.default_rng(0)
+    labels = random.integers(4, size=[count, 3])
+    return labels + 0.05 * random.normal(size=[count, 3]), labels
+
+
+@pytest.mark.parametrize("score", [mutual_information, mutual_information_gap, modularity])
+def test_bins_of_ranks_see_the_order_of_values_only(score):
+    codes, labels = make_codes()
+    expected = score(codes, labels, ranks=True)
+    np.testing.assert_allclose(expected, score(codes, labels), atol=0.2)
+    for transform in (lambda x: np.exp(5 * x), np.cbrt, np.arctan, lambda x: np.sinh(x - 2)):
+        np.testing.assert_array_equal(score(transform(codes), labels, ranks=True), expected)
+    # Real labels, too. Ranks of the opposite order are the same from above.
+    real = score(codes, codes[:, :3], ranks=True)
+    np.testing.assert_array_equal(score(codes, np.exp(5 * codes[:, :3]), ranks=True), real)
+    np.testing.assert_allclose(score(-codes, codes[:, :3], ranks=True), real, atol=1e-12)
+
+
+@pytest.mark.parametrize("score", [mutual_information, mutual_information_gap, modularity])
+def test_an_outlier_moves_one_instance_by_rank(score):
+    """It and one neighbour of each of 20 bins change their places, of a thousand instances."""
+    codes, labels = make_codes()
+    expected = score(codes, labels, ranks=True)
+    for value in (1e6, -1e6):
+        spoilt = codes.copy()
+        spoilt[3, 0] = value
+        np.testing.assert_allclose(score(spoilt, labels, ranks=True), expected, atol=21 / 1000)
+
+
+def test_ranks_have_bins_of_equal_mass():
+    values = np.random.default_rng(0).lognormal(sigma=3.0, size=1000)
+    itself = mutual_information(values[:, None], values, ranks=True)[0, 0]
+    assert itself == pytest.approx(np.log(20))
+    assert mutual_information(values[:, None], values, bins=8, ranks=True)[0, 0] == pytest.approx(
+        np.log(8)
+    )
+    # Few values keep a bin each, however rare some are.
+    rare = np.repeat([0.0, 1.0, 50.0], [970, 10, 20])
+    labels = np.repeat(["a", "b", "c"], [970, 10, 20])
+    entropy = -sum(p * np.log(p) for p in (0.97, 0.01, 0.02))
+    assert mutual_information(rare[:, None], labels, ranks=True)[0, 0] == pytest.approx(entropy)
+
+
+def test_noise_does_not_count_if_information_should_be_significant():
+    codes, labels = make_codes()
+    noise = np.random.default_rng(1).normal(size=[1000, 12])
+    both = np.concatenate([codes, noise], axis=1)
+    assert modularity(codes, labels, ranks=True) > 0.99
+    for ranks in (True, False):
+        assert modularity(both, labels, ranks=ranks) < 0.6
+        assert modularity(both, labels, ranks=ranks, significance=0.01) > 0.99
+    assert modularity(noise, labels, ranks=True, significance=0.01) == 0.0
+    # What dimensions do know of two labels still counts against them.
+    mixed = np.concatenate([labels[:, :1] + labels[:, 1:2], labels[:, :1] - labels[:, 1:2]], axis=1)
+    assert modularity(mixed, labels[:, :2], significance=0.01) < 0.05
+
+
+def test_a_marked_difference_between_values_and_ranks_is_announced():
+    codes, labels = make_codes()
+    bent = np.exp(5 * codes)
+    noisy = np.concatenate([codes, np.random.default_rng(1).normal(size=[1000, 12])], axis=1)
+    for score, misleading in ((mutual_information_gap, bent), (modularity, noisy)):
+        with pytest.warns(UserWarning, match=rf"`{score.__name__}` is 0\.\d\d as pub") as caught:
+            published = score(misleading, labels)
+        assert [warning.filename for warning in caught] == [__file__]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert score(misleading, labels, ranks=False) == published
+            assert score(misleading, labels, ranks=True) != published
+            score(codes, labels)
+
+
+@pytest.mark.parametrize("level", [0, 1.0, "0.1"])
+def test_bad_significance(level):
+    with pytest.raises(ValueError, match=r"`significance` should be between 0 and 1\. Received"):
+        modularity(LABELS, LABELS, significance=level)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What changes and what stays when one factor is fixed or replaced."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_rotated_codes_have_factors_in_blocks_only():
     rotated = (pairs.reshape(-1, 2, 2) @ rotation).reshape(-1, 4)
     assert factor_vae_score(rotated, LABELS[:, :2], [2, 0, 2]) == 1.0
     mixed = LABELS[:, :2] @ rotation
-    assert factor_vae_score(mixed, LABELS[:, :2]) < 0.75
+    assert factor_vae_score(mixed, LABELS[:, :2], ranks=False) < 0.75
 
 
 def test_real_numbers_are_alike_within_a_bin():
@@ -42,6 +44,26 @@ def test_value_is_that_of_another_library():
     assert factor_vae_score(codes, labels, votes=3000, batch_size=16) == pytest.approx(
         0.8207, abs=0.03
     )
+
+
+def test_ranks_are_spoilt_neither_by_outliers_nor_by_transforms():
+    codes = LABELS + 0.1 * NOISE
+    spoilt = codes.copy()
+    spoilt[7, 0] = 1e6
+    assert factor_vae_score(codes, LABELS, ranks=True) == 1.0
+    assert factor_vae_score(spoilt, LABELS, ranks=True) == 1.0
+    assert factor_vae_score(NOISE, np.exp(5 * NOISE), ranks=True) == 1.0
+    mixed = codes @ [[1.0, 0.7, 0.5], [-0.6, 1.0, 0.5], [0.5, -0.5, 1.0]]
+    expected = factor_vae_score(mixed, LABELS, ranks=True)
+    assert 0.5 < expected < 0.99
+    assert factor_vae_score(np.exp(mixed), LABELS, ranks=True) == expected
+    with pytest.warns(UserWarning, match=r"`factor_vae_score` is 0\.\d\d as published") as caught:
+        published = factor_vae_score(spoilt, LABELS)
+    assert [warning.filename for warning in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert factor_vae_score(spoilt, LABELS, ranks=False) == published < 0.5
+        factor_vae_score(codes, LABELS)
 
 
 @pytest.mark.parametrize(
