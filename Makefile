@@ -15,6 +15,7 @@ TORCH_FLAGS ?=
 
 VENV := .venv
 LOWEST := .venv-lowest
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Python compiles modules when they are first imported. To compile all takes longer than to install.
@@ -28,8 +29,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest lint format docs accuracy \
-	bench bench-quick clean coverage distclean
+.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-peers lint format \
+	docs accuracy bench bench-quick clean coverage distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -59,6 +60,10 @@ test-lowest:  ## Run it on TensorFlow and the lowest versions that pyproject.tom
 	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.created
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(LOWEST)/versions.txt
 	PIP_CONSTRAINT=$(LOWEST)/versions.txt $(MAKE) VENV=$(LOWEST) test-tensorflow
+
+test-peers:  ## Compare layers with those of zuko, nflows and normflows, by the same weights
+	$(MAKE) VENV=$(PEERS) $(PEERS)/.gyoza-peers
+	KERAS_BACKEND=tensorflow $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 
 coverage: $(VENV)/.gyoza-coverage  ## Run it on TensorFlow and show which lines it leaves out
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
@@ -94,7 +99,7 @@ clean:  ## Remove what was built, all but .venv
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv and other environments, too
-	rm -rf $(VENV) $(LOWEST) benchmarks/.environments
+	rm -rf $(VENV) $(LOWEST) $(PEERS) benchmarks/.environments
 
 $(VENV)/.created:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
@@ -109,7 +114,7 @@ $(VENV)/.torch: | $(VENV)/.created
 	@$(INSTALL) $(TORCH_FLAGS) "$(TORCH)"
 	@touch $@
 
-$(VENV)/.gyoza-torch $(VENV)/.gyoza-all: | $(VENV)/.torch
+$(addprefix $(VENV)/.gyoza-,torch peers all): | $(VENV)/.torch
 
 $(VENV)/.gyoza-all: pyproject.toml | $(VENV)/.created
 	@echo "Installing gyoza[docs,jax,lint,solvers,test,torch] into $(VENV) (the first time this takes minutes)"

@@ -168,6 +168,41 @@ def test_values_are_those_of_another_library():
     assert modularity(codes, labels) == pytest.approx(0.98188582)
 
 
+def count_bins(column, ranks):
+    """Returns the indices of 20 bins of equal width or mass, by counting edges below."""
+    if ranks:
+        return np.argsort(np.argsort(column)) * 20 // len(column)
+    edges = np.linspace(column.min(), column.max(), 21)[1:-1]
+    return (column[:, None] >= edges).sum(axis=1)
+
+
+@pytest.mark.parametrize("ranks", [False, True])
+def test_scores_are_those_of_the_papers_formulas(ranks):
+    """Written from equation 6 of Chen et al., and section 4.1 of Ridgeway and Mozer."""
+    random = np.random.default_rng(0)
+    labels = random.normal(size=[2000, 3])
+    codes = labels @ random.normal(size=[3, 4]) + 0.3 * random.normal(size=[2000, 4])
+    information = np.zeros([4, 3])
+    entropies = np.zeros(3)
+    for k, label in enumerate(labels.T):
+        v = count_bins(label, ranks)
+        for i, code in enumerate(codes.T):
+            joint, _, _ = np.histogram2d(count_bins(code, ranks), v, bins=20)
+            p = joint / joint.sum()
+            q = p.sum(axis=1, keepdims=True) * p.sum(axis=0)
+            information[i, k] = np.sum(p[p > 0] * np.log(p[p > 0] / q[p > 0]))
+        p = np.unique(v, return_counts=True)[1] / 2000
+        entropies[k] = -np.sum(p * np.log(p))
+    gaps = [np.sort(column)[-1] - np.sort(column)[-2] for column in information.T]
+    templates = np.eye(3)[information.argmax(axis=1)] * information.max(axis=1, keepdims=True)
+    deviations = ((information - templates) ** 2).sum(axis=1) / (information.max(axis=1) ** 2 * 2)
+    options = {"ranks": ranks, "robust": False}
+    np.testing.assert_allclose(mutual_information(codes, labels, **options), information)
+    gap = mutual_information_gap(codes, labels, **options)
+    assert gap == pytest.approx(np.mean(gaps / entropies))
+    assert modularity(codes, labels, **options) == pytest.approx(np.mean(1 - deviations))
+
+
 def make_codes(count=1000):
     """Returns the codes of three labels, one dimension each with little noise, and the labels."""
     random = np.random.default_rng(0)
