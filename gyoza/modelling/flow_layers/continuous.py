@@ -1,6 +1,7 @@
 """Flows in continuous time, which follow the solution of a differential equation."""
 
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import keras
@@ -30,10 +31,10 @@ __all__ = ["ContinuousFlow"]
 _PROBES = ("rademacher", "normal")
 
 
-def _check_time(name: str, time: float) -> None:
+def _check_time(name: str, time: Any) -> None:
     """Raises a `ValueError` unless the time is in [0, 1]."""
-    if not 0.0 <= time <= 1.0:
-        raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time}")
+    if not isinstance(time, Real) or not 0.0 <= float(time) <= 1.0:
+        raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time!r}")
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -190,7 +191,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         Raises:
             ValueError: If the time is a number outside of [0, 1].
         """
-        if isinstance(time, int | float):
+        if isinstance(time, Real):
             _check_time("time", time)
         count = ops.shape(x)[0]
         time = ops.broadcast_to(ops.cast(time, self.compute_dtype), (count, 1))
@@ -318,7 +319,8 @@ class ContinuousFlow(ConditionalFlowLayer):
             take all of them.
 
         Raises:
-            ValueError: If a time is outside of [0, 1], or the layer is not built.
+            ValueError: If a time is outside of [0, 1], points or contexts do not have the shape
+                that the layer was built for, or it is not built.
 
         Example:
 
@@ -336,6 +338,12 @@ class ContinuousFlow(ConditionalFlowLayer):
                 "Received: built=False"
             )
         x = ops.convert_to_tensor(x, self.compute_dtype)
+        if len(x.shape) < 2 or tuple(x.shape[1:]) != tuple(self._shape_):
+            raise ValueError(
+                f"`x` should have shape (batch, {', '.join(map(str, self._shape_))}). "
+                f"Received: x.shape={tuple(x.shape)}"
+            )
+        context = self._prepare_context(x, context)
         context = None if context is None else ops.convert_to_tensor(context, self.compute_dtype)
         return self._follow(x, start, stop, context, False)[0]
 

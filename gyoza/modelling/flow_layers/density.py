@@ -221,7 +221,7 @@ class Density:
         expected: Any = getattr(self, "context_shape", None)
         if expected is not None and len(context.shape) == len(expected):
             context = context[None]
-        if context.shape[0] == 1 and count != 1:
+        if tuple(context.shape[:1]) == (1,) and count != 1:
             context = ops.broadcast_to(context, (count, *context.shape[1:]))
         return context
 

@@ -15,6 +15,7 @@ from gyoza.modelling.flow_layers.continuous import ContinuousFlow
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.elementwise import Standardize
 from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_optimally
+from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.functions.arguments import given
@@ -160,6 +161,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         inputs, source = _split_source(inputs)
         inputs, context = split_context(inputs, context)
         self.flow.build_for(inputs, context)
+        self.flow._prepare_context(inputs, context)
         return super().__call__(inputs, **given(context=context, source=source), **kwargs)
 
     def build(self, input_shape: Any) -> None:
@@ -316,9 +318,9 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
               transfer data with rectified flow." `arXiv:2209.03003
               <https://arxiv.org/abs/2209.03003>`_
         """
-        flow = self._solve_with(solver, steps, guidance, context)
-        context = flow._spread(context, sample_count)
-        source, x = flow._sample(flow._pair, sample_count, seed, context)
+        with self._solve_with(solver, steps, guidance, context) as flow:
+            context = flow._spread(context, sample_count)
+            source, x = flow._sample(flow._pair, sample_count, seed, context)
         data = given(inputs=x, source=source, context=context)
         return self.fit({name: ops.convert_to_numpy(part) for name, part in data.items()}, **kwargs)
 
@@ -331,6 +333,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         training: bool = True,
     ) -> Tensor:
         """Computes the mean over the instances; see `keras.Model.compute_loss`."""
+        self._check_targets(y)
         return average_losses(y_pred, sample_weight, self.losses)
 
     def _during_fit(self, arguments: dict[str, Any]) -> Any:
@@ -338,10 +341,14 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Any) -> None:
-        self.flow._check_inputs(_split_source(inputs)[0])
+        inputs, source = _split_source(inputs)
+        self.flow._check_inputs(inputs)
+        if source is not None:
+            check_rows(inputs["inputs"], "source", source)
 
     def _check_targets(self, y: Any, class_weight: Any = None) -> None:
-        self.flow._check_targets(y, class_weight)
+        # Also where the base distribution takes labels, which paths do not.
+        refuse_targets(self.name, y, class_weight)
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:
         """Adapts what precedes the velocity to data; see :meth:`FlowModel.adapt`."""

@@ -15,7 +15,7 @@ from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.training import Training, average_losses, describe
 from gyoza.typing import Tensor
 
-__all__ = ["LikelihoodTraining", "not_one_array"]
+__all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "refuse_targets"]
 
 
 def not_one_array(name: str, inputs: Sequence[Any]) -> ValueError:
@@ -25,6 +25,31 @@ def not_one_array(name: str, inputs: Sequence[Any]) -> ValueError:
         f'`{{"inputs": …, "context": …}}`. Received: a {type(inputs).__name__} of '
         f"{len(inputs)} elements"
     )
+
+
+def check_rows(inputs: Tensor, name: str, values: Tensor) -> None:
+    """Raises a `ValueError` unless an array has as many rows as the inputs."""
+    shapes = tuple(np.shape(inputs)), tuple(np.shape(values))
+    if shapes[0][:1] != shapes[1][:1]:
+        raise ValueError(
+            f"`{name}` should have one row for each instance of `inputs`. "
+            f"Received: {name}.shape={shapes[1]}, inputs.shape={shapes[0]}"
+        )
+
+
+def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
+    """Raises a `ValueError` if model `name` is given targets or weights of their classes."""
+    if y is not None and y.shape[-1] != 0:
+        raise ValueError(
+            f"Model '{name}' is trained on its inputs alone, and should be given "
+            'no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
+            f'"context": x}}`. Received: y of shape {tuple(y.shape)}'
+        )
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` should be given only where there are labels; pass a "
+            f"`sample_weight` instead. Received: class_weight={class_weight}"
+        )
 
 
 class LikelihoodTraining(Training):
@@ -97,13 +122,14 @@ class LikelihoodTraining(Training):
         return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Tensor) -> None:
-        if isinstance(inputs, dict):
-            inputs, _ = split_context(inputs)
+        inputs, context = split_context(inputs)
         if isinstance(inputs, tuple | list):
             raise not_one_array(self.name, inputs)
         if inputs is None:
             raise ValueError(f"The inputs of '{self.name}' should be given. Received: None")
         self._check_rank(inputs, self._least_rank)
+        if context is not None:
+            check_rows(inputs, "context", context)
 
     def _check_rank(self, x: Tensor, least: int) -> None:
         """Raises a `ValueError` for a single instance where there should be a batch."""
@@ -127,14 +153,4 @@ class LikelihoodTraining(Training):
             self.base_distribution.check_labels(y)
         if takes_labels or self.loss is not None:
             return
-        if y is not None and y.shape[-1] != 0:
-            raise ValueError(
-                f"Model '{self.name}' is trained by the likelihood of its inputs alone, and should "
-                'be given no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
-                f'"context": x}}`. Received: y of shape {tuple(y.shape)}'
-            )
-        if class_weight is not None:
-            raise ValueError(
-                "`class_weight` should be given only where there are labels; pass a "
-                f"`sample_weight` instead. Received: class_weight={class_weight}"
-            )
+        refuse_targets(self.name, y, class_weight)

@@ -1,7 +1,10 @@
 """Samples of a continuous flow by any solver, and with guidance."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -9,9 +12,14 @@ import keras
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions.arguments import given
+from gyoza.modelling.functions.checks import check_integer, is_between
+from gyoza.modelling.functions.solvers import check_solver
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Sampling"]
+
+# Held while samples are drawn with a guidance, so that other threads do not change it.
+_LOCK = threading.RLock()
 
 
 class _GuidedVelocity(keras.Layer):
@@ -99,11 +107,12 @@ class Sampling:
             The samples, `[sample_count, ...]`.
 
         Raises:
-            ValueError: If there is no such solver, or guidance without a context or without that
-                encoder. Or as for :meth:`FlowModel.sample`.
+            ValueError: If there is no such solver, `steps` is not a positive integer, guidance is
+                not finite, or given without a context or without that encoder. Or as for
+                :meth:`FlowModel.sample`.
         """
-        flow = self._solve_with(solver, steps, guidance, context)
-        return flow.sample(sample_count, seed, context, **kwargs)
+        with self._solve_with(solver, steps, guidance, context) as flow:
+            return flow.sample(sample_count, seed, context, **kwargs)
 
     def sample_and_log_prob(
         self,
@@ -135,13 +144,18 @@ class Sampling:
         Raises:
             ValueError: See :meth:`sample`.
         """
-        flow = self._solve_with(solver, steps, guidance, context)
-        return flow.sample_and_log_prob(sample_count, seed, context, **kwargs)
+        with self._solve_with(solver, steps, guidance, context) as flow:
+            return flow.sample_and_log_prob(sample_count, seed, context, **kwargs)
 
+    @contextlib.contextmanager
     def _solve_with(
-        self, solver: str | None, step_count: int | None, guidance: float | None, context: Any
-    ) -> FlowModel:
-        """Returns the flow, or one with the same weights that is solved in another way."""
+        self, solver: str | None, steps: int | None, guidance: float | None, context: Any
+    ) -> Iterator[FlowModel]:
+        """Yields the flow, or one with the same weights that is solved in another way."""
+        if steps is not None:
+            steps = check_integer("steps", steps, minimum=1)
+        if solver is not None:
+            check_solver(solver)
         encoder = self.flow.context_encoder
         if guidance is not None and (context is None or not hasattr(encoder, "leave_out")):
             raise ValueError(
@@ -149,15 +163,23 @@ class Sampling:
                 f"is an `OptionalContext`. Received: guidance={guidance}, context={context}, "
                 f"context_encoder={encoder}"
             )
-        key = solver, step_count, guidance is not None
+        if guidance is not None and not is_between(-math.inf, guidance, math.inf):
+            raise ValueError(
+                f"`guidance` should be a finite number. Received: guidance={guidance!r}"
+            )
+        key = solver, steps, guidance is not None
         if not self.flow.built or key == (None, None, False):
-            return self.flow
-        if key not in self._flows:
-            self._flows[key] = self._make_flow(*key)
-        flow = self._flows[key]
-        if guidance is not None:
-            flow._flow_layers_[-1].velocity.guidance.assign(guidance)
-        return flow
+            yield self.flow
+            return
+        with _LOCK:
+            if key not in self._flows:
+                self._flows[key] = self._make_flow(*key)
+            flow = self._flows[key]
+            if guidance is not None:
+                flow._flow_layers_[-1].velocity.guidance.assign(guidance)
+                yield flow
+                return
+        yield flow
 
     def _make_flow(self, solver: str | None, step_count: int | None, is_guided: bool) -> FlowModel:
         """Makes a flow of the same layers, but for the last, which has the same velocity."""

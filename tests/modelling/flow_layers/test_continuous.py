@@ -121,6 +121,11 @@ def test_points_can_be_moved_part_of_the_way():
     np.testing.assert_allclose(to_numpy(whole), to_numpy(layer.invert(x)), atol=1e-5)
     back = layer.transport(whole, 1.0, 0.0)
     np.testing.assert_allclose(to_numpy(back), x, atol=1e-5)
+    for points in (x[0], x[:, :2]):
+        with pytest.raises(ValueError, match=r"`x` should have shape \(batch, 3\)"):
+            layer.transport(points)
+    with pytest.raises(ValueError, match="built without a context"):
+        layer.transport(x, context=normal(4, 2))
 
 
 class Scaled(VelocityMLP):
@@ -309,6 +314,11 @@ def test_a_flow_learns_by_its_likelihood():
             lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), stop=-0.5),
             ValueError,
             r"`stop` should be in \[0, 1\]",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), start="now"),
+            ValueError,
+            r"`start` should be in \[0, 1\]. Received: start='now'",
         ),
         (
             lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3])),

@@ -1,5 +1,7 @@
 """Flow matching, by closed forms of Gaussian flows, and by what training has to reach."""
 
+import functools
+import threading
 import warnings
 
 import keras
@@ -9,7 +11,7 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import OptionalContext, VelocityMLP
-from gyoza.modelling.distributions import DiagonalNormal, Empirical
+from gyoza.modelling.distributions import DiagonalNormal, Empirical, GaussianMixture
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     FlowMatchingModel,
@@ -119,6 +121,34 @@ def test_flow_matching_takes_neither_a_loss_nor_targets():
         model.fit(normal(8, 2), normal(8, 2), verbose=0)
     with pytest.raises(ValueError, match=r"latents, of shape \(batch, 2\)"):
         model.fit({"inputs": normal(8, 2), "source": normal(8, 3)}, verbose=0)
+    for name in ("source", "context"):
+        with pytest.raises(ValueError, match=rf"`{name}` should have one row for each .*\(5, 2\)"):
+            model.fit({"inputs": normal(8, 2), name: normal(5, 2)}, verbose=0)
+
+
+def test_targets_are_refused_whatever_they_come_in():
+    """As batches, and where the base distribution takes labels, which paths cannot."""
+    model = FlowMatchingModel(VelocityMLP([8]), base_distribution=GaussianMixture(2))
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="given no targets `y`"):
+        model.fit(normal(8, 2), np.arange(8) % 2, verbose=0)
+    batches = ((normal(4, 2), normal(4, 2)) for _ in range(2))
+    with pytest.raises(ValueError, match="given no targets `y`"):
+        model.fit(batches, verbose=0)
+
+
+def test_training_needs_the_context_that_the_flow_was_built_for():
+    model = FlowMatchingModel(VelocityMLP([8]))
+    model.compile("sgd")
+    model.flow.build_for(normal(2, 3), normal(2, 2))
+    for data in (normal(8, 3), {"inputs": normal(8, 3), "context": normal(8, 1)}):
+        with pytest.raises(ValueError, match="`context`"):
+            model.fit(data, verbose=0)
+    other = FlowMatchingModel(VelocityMLP([8]))
+    other.compile("sgd")
+    other.flow.build_for(normal(2, 3))
+    with pytest.raises(ValueError, match="built without a context"):
+        other.fit({"inputs": normal(8, 3), "context": normal(8, 1)}, verbose=0)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -326,6 +356,41 @@ def test_guidance_needs_a_context_that_can_be_left_out(guided, gaussian):
         guided.sample(3, guidance=2.0)
     with pytest.raises(ValueError, match=r"is an `OptionalContext`\. Received: guidance=2"):
         gaussian.sample(3, context=[1.0], guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "`steps` should be an integer of at least 1. Received: steps=0"),
+        ({"steps": 4.0}, "`steps` should be an integer of at least 1. Received: steps=4.0"),
+        ({"solver": ["rk4"]}, "`solver` should be one of"),
+        ({"guidance": np.nan}, "`guidance` should be a finite number. Received: guidance=nan"),
+        ({"guidance": "strong"}, "`guidance` should be a finite number"),
+    ],
+)
+def test_bad_ways_of_sampling(options, message, guided):
+    guided.sample(2, context=[2.0], steps=4)  # 4.0 is equal to what was asked for before
+    with pytest.raises(ValueError, match=message):
+        guided.sample(2, context=[2.0], **options)
+
+
+def test_threads_do_not_change_the_guidance_of_others(guided):
+    draw = functools.partial(guided.sample, 4, seed=5, context=[2.0], steps=1, solver="euler")
+    wrong = []
+
+    def run(guidance):
+        for _ in range(20):
+            samples = to_numpy(draw(guidance=guidance))
+            if not np.allclose(samples, 2.0 * guidance, atol=1e-5):
+                wrong.append(guidance)
+
+    draw(guidance=1.0)
+    threads = [threading.Thread(target=run, args=(guidance,)) for guidance in (1.0, 3.0)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def make_labelled_data(count):
