@@ -57,3 +57,14 @@ def test_a_velocity_is_made_again_from_its_configuration(options):
 def test_a_number_of_frequencies_is_not_negative():
     with pytest.raises(ValueError, match=r"`point_frequency_count` should be .* Received: "):
         VelocityMLP([8], point_frequency_count=-1)
+
+
+def test_an_empty_batch_has_empty_velocities():
+    parts = [np.zeros([0, 3, 2], "float32"), np.zeros([0, 1], "float32")]
+    assert VelocityMLP([8], point_frequency_count=2)(parts).shape == (0, 3, 2)
+
+
+def test_points_need_their_times():
+    for inputs in (np.zeros([4, 3], "float32"), [np.zeros([4, 3], "float32")]):
+        with pytest.raises(ValueError, match=r"should be given the list \[x, time\]"):
+            VelocityMLP([8])(inputs)

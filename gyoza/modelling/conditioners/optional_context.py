@@ -9,6 +9,7 @@ from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.dtypes import is_floating
 from gyoza.modelling.functions.not_finite import mark_rows
+from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
 
@@ -103,7 +104,7 @@ class OptionalContext(keras.Layer):
         context = ops.convert_to_tensor(inputs)
         unknown = ops.isnan(context) if is_floating(context.dtype) else context < 0
         context = ops.where(unknown, ops.zeros_like(context), context)
-        is_missing = ops.any(ops.reshape(unknown, (ops.shape(context)[0], -1)), axis=-1)
+        is_missing = ops.any(to_rows(unknown), axis=-1)
         codes = context if self.encoder is None else self.encoder(context, training=training)
         codes = mark_rows(ops.cast(codes, self.compute_dtype), context)
         if training and self.rate > 0.0:

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from gyoza.modelling.conditioners.convolutions import Convolution
-from gyoza.modelling.conditioners.velocity import count_features, merge_features
-from gyoza.modelling.functions.checks import check_integer, check_integers
+from gyoza.modelling.conditioners.velocity import check_parts, count_features, merge_features
+from gyoza.modelling.functions.checks import check_integer, check_integers, is_between
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["VelocityUNet"]
@@ -86,12 +86,13 @@ class VelocityUNet(keras.Layer):
         self.block_count = check_integer("block_count", block_count, minimum=1)
         self.activation = keras.activations.get(activation)
         self.frequency_count = check_integer("frequency_count", frequency_count)
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"`dropout` should be in [0, 1). Received: dropout={dropout}")
+        if dropout != 0.0 and not is_between(0.0, dropout, 1.0):
+            raise ValueError(f"`dropout` should be in [0, 1). Received: dropout={dropout!r}")
         self.dropout = float(dropout)
 
     def build(self, input_shape: list[Shape]) -> None:
         """Creates the layers for images, times and contexts of these shapes."""
+        check_parts(self.name, input_shape)
         images, *others = input_shape
         if len(images) != 4 or None in images[1:]:
             raise ValueError(

@@ -10,9 +10,10 @@ from keras import ops
 
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.tensors import to_rows
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["VelocityMLP", "count_features", "merge_features"]
+__all__ = ["VelocityMLP", "check_parts", "count_features", "merge_features"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -37,7 +38,7 @@ class VelocityMLP(keras.Layer):
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:
-        ValueError: If a hidden layer has less than one unit.
+        ValueError: If a hidden layer has less than one unit, or the inputs are not a list.
 
     Example:
 
@@ -69,6 +70,7 @@ class VelocityMLP(keras.Layer):
 
     def build(self, input_shape: list[Shape]) -> None:
         """Creates the dense layers for points, times and contexts of these shapes."""
+        check_parts(self.name, input_shape)
         output_size = count_features(input_shape[:1], 0)
         self.dense_layers = [
             keras.layers.Dense(size, activation=self.activation, dtype=self.dtype_policy)
@@ -119,13 +121,21 @@ class VelocityMLP(keras.Layer):
         }
 
 
+def check_parts(name: str, shapes: Any) -> None:
+    """Raises a `ValueError` unless `shapes` are those of points, times, and maybe of contexts."""
+    if len(shapes) not in (2, 3) or not all(isinstance(shape, tuple | list) for shape in shapes):
+        raise ValueError(
+            f"Layer '{name}' should be given the list [x, time], or [x, time, context]. "
+            f"Received: inputs of shape {shapes}"
+        )
+
+
 def merge_features(parts: list[Tensor], time: Tensor, frequency_count: int, dtype: str) -> Tensor:
     """Merges tensors and the Fourier features of their times, `[batch, 1]`, into vectors."""
     frequencies = math.pi * np.arange(1, frequency_count + 1)
     angles = time * ops.convert_to_tensor(frequencies, dtype=dtype)
     parts = [*parts, time, ops.cos(angles), ops.sin(angles)]
-    flat = [ops.cast(ops.reshape(part, (ops.shape(time)[0], -1)), dtype) for part in parts]
-    return ops.concatenate(flat, axis=-1)
+    return ops.concatenate([ops.cast(to_rows(part), dtype) for part in parts], axis=-1)
 
 
 def count_features(shapes: Iterable[Shape], frequency_count: int) -> int:

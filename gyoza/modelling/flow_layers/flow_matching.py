@@ -20,6 +20,7 @@ from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.training import Training, average_losses
 from gyoza.typing import Tensor
@@ -224,7 +225,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
         points, expected = PATHS[self.paths](source, data, times)
         velocity = self._continuous.compute_velocity(points, time, codes, training)
-        return ops.mean(ops.reshape(ops.square(velocity - expected), (count, -1)), axis=-1)
+        return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
 
     def _draw_source(self, data: Tensor, context: Tensor, codes: Tensor) -> Any:
         """Draws a point of the base distribution for each instance, as they are coupled."""
@@ -246,16 +247,24 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         Args:
             optimizer: The optimiser.
             loss: `None`, since the model has a loss of its own.
-            **kwargs: Other arguments of `keras.Model.compile`.
+            **kwargs: Other arguments of `keras.Model.compile`, but no metrics, which would be given
+                losses in place of predictions or densities.
 
         Raises:
-            ValueError: If there is a loss.
+            ValueError: If there is a loss, or a metric.
         """
         if loss is not None:
             raise ValueError(
                 f"Model '{self.name}' has a loss of its own, and should be compiled without one. "
                 f"Received: loss={loss}"
             )
+        for name in ("metrics", "weighted_metrics"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"Model '{self.name}' should be compiled without metrics, as its steps compute "
+                    "no densities. To have those of densities, compile `model.flow` with them, and "
+                    f"call its `evaluate`. Received: {name}={kwargs[name]}"
+                )
         super().compile(optimizer, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

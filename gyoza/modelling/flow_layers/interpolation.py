@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.functions.transport_plans import compute_transport_plan, draw_sources
 from gyoza.typing import Tensor
 
@@ -48,7 +49,7 @@ def couple_optimally(source: Tensor, data: Tensor, context: Tensor, seed: Any) -
     is_allowed = None
     if context is not None:
         count = ops.shape(context)[0]
-        rows = ops.reshape(context, (count, -1))
+        rows = to_rows(context)
         is_equal = ops.all(ops.equal(rows[:, None], rows[None]), axis=-1)
         is_allowed = ops.logical_or(is_equal, ops.eye(count, dtype="bool"))  # NaN is not equal
     plan = compute_transport_plan(source, data, is_allowed)

@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.loops import repeat
+from gyoza.modelling.functions.tensors import to_rows
 from gyoza.typing import Tensor
 
 __all__ = ["SOLVERS", "Field", "State", "check_solver", "make_step", "solve", "solve_adaptively"]
@@ -213,7 +214,7 @@ def solve_adaptively(
         proposal = (*(_forget_rows(y, is_lost) for y in new_rows), *proposal[len(rows) :])
         error = ops.where(ops.isfinite(error), error, np.inf)
         error = ops.where(is_lost | ~_are_finite(rows), ops.zeros_like(error), error)
-        error = ops.max(error)
+        error = ops.max(error, initial=0.0)  # as of an empty batch
         accepted = error <= 1.0
         factor = ops.clip(0.9 * ops.maximum(error, 1e-10) ** -0.2, 0.2, 10.0)
         new_progress = ops.where(is_last, ops.ones_like(progress), progress + step)
@@ -248,13 +249,13 @@ def _guess_step(
     size, speed = (_rate(values[measured], rows, rows, rtol, atol) for values in (state, slope))
     short = 0.01 * (size + 1e-3) / (speed + 1e-3)
     short = ops.clip(
-        ops.min(ops.where(ops.isfinite(short), short, ops.ones_like(short))), 1e-4, 1.0
+        ops.min(ops.where(ops.isfinite(short), short, ops.ones_like(short)), initial=1.0), 1e-4, 1.0
     )
     later = field(short, *_add(state, (1.0,), [slope], short))
     changes = tuple((new - old) / short for new, old in zip(later, slope, strict=True))
     change = _rate(changes[measured], rows, rows, rtol, atol)
     scale = ops.maximum(speed, change)
-    scale = ops.max(ops.where(ops.isfinite(scale), scale, ops.zeros_like(scale)))
+    scale = ops.max(ops.where(ops.isfinite(scale), scale, ops.zeros_like(scale)), initial=0.0)
     return ops.minimum(ops.minimum(100.0 * short, 1.0), (0.01 / ops.maximum(scale, 1e-10)) ** 0.2)
 
 
@@ -263,7 +264,7 @@ def _rate(differences: State, first: State, second: State, rtol: float, atol: fl
     parts = []
     for difference, y_1, y_2 in zip(differences, first, second, strict=True):
         error = difference / (atol + rtol * ops.maximum(ops.abs(y_1), ops.abs(y_2)))
-        parts.append(ops.reshape(error, (ops.shape(error)[0], -1)))
+        parts.append(to_rows(error))
     return ops.sqrt(ops.mean(ops.square(ops.concatenate(parts, axis=-1)), axis=-1))
 
 
@@ -276,5 +277,5 @@ def _forget_rows(y: Tensor, rows: Tensor) -> Tensor:
 
 def _are_finite(state: State) -> Tensor:
     """Returns which rows are finite."""
-    parts = [ops.reshape(ops.isfinite(y), (ops.shape(y)[0], -1)) for y in state]
+    parts = [to_rows(ops.isfinite(y)) for y in state]
     return ops.all(ops.concatenate(parts, axis=-1), axis=-1)

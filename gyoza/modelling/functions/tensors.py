@@ -1,5 +1,6 @@
 """What counts as a tensor: arrays, variables and tensors of other libraries are made into one."""
 
+import math
 from typing import Any
 
 import keras
@@ -7,7 +8,7 @@ from keras import ops
 
 from gyoza.typing import Tensor
 
-__all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill"]
+__all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill", "to_rows"]
 
 # Types of tensors of the backend, as far as they have been met. To look a type up costs next to
 # nothing, to ask the backend a few calls.
@@ -66,3 +67,10 @@ def fill(value: Any, inputs: Tensor, dtype: str) -> Tensor:
     if value is None:
         return ops.zeros(ops.shape(inputs)[:1], dtype=dtype)
     return ops.broadcast_to(ops.cast(value, dtype), ops.shape(inputs)[:1])
+
+
+def to_rows(x: Tensor) -> Any:
+    """Merges all axes but the first, `[batch, ...]` to `[batch, size]`."""
+    lengths = x.shape[1:]
+    # JAX cannot tell what -1 stands for in an empty batch.
+    return ops.reshape(x, (ops.shape(x)[0], -1 if None in lengths else math.prod(lengths)))

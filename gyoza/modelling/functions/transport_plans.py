@@ -7,6 +7,7 @@ from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.loops import repeat
+from gyoza.modelling.functions.tensors import to_rows
 from gyoza.typing import Tensor
 
 __all__ = ["compute_transport_plan", "draw_sources"]
@@ -88,7 +89,7 @@ def compute_transport_plan(
 
 def _centre(points: Tensor) -> Tensor:
     """Returns vectors with a mean of 0, on which the best plan does not depend."""
-    vectors = ops.reshape(points, (ops.shape(points)[0], -1))
+    vectors = to_rows(points)
     finite = ops.where(ops.isfinite(vectors), vectors, ops.zeros_like(vectors))
     return vectors - ops.mean(finite, axis=0)
 

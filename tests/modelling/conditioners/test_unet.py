@@ -182,6 +182,8 @@ def test_it_learns_by_flow_matching_where_an_image_is_bright():
         (lambda: VelocityUNet(widths=[4, 0]), r"Received: widths=\[4, 0\]"),
         (lambda: VelocityUNet(block_count=0), "block_count=0"),
         (lambda: VelocityUNet(dropout=1.0), "dropout=1.0"),
+        (lambda: VelocityUNet(dropout="half"), "dropout='half'"),
+        (lambda: VelocityUNet()(np.ones([2, 8, 8, 1])), r"the list \[x, time\]"),
         (
             lambda: VelocityUNet()([np.ones([2, 8, 8], "float32"), np.ones([2, 1], "float32")]),
             r"given images, .* Received: images of shape \(2, 8, 8\)",

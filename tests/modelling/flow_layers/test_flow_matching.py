@@ -22,6 +22,7 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.flow_layers.discrete import find_discrete
 from gyoza.modelling.flow_layers.interpolation import PATHS, couple_optimally
+from gyoza.modelling.metrics import NegativeLogLikelihood
 
 
 def compute_slope(time, deviation):
@@ -116,6 +117,9 @@ def test_flow_matching_takes_neither_a_loss_nor_targets():
     model = FlowMatchingModel(VelocityMLP([8]))
     with pytest.raises(ValueError, match="compiled without one"):
         model.compile("sgd", loss="mse")
+    for name in ("metrics", "weighted_metrics"):
+        with pytest.raises(ValueError, match=rf"compiled without metrics.*Received: {name}="):
+            model.compile("sgd", **{name: [NegativeLogLikelihood()]})
     model.compile("sgd")
     with pytest.raises(ValueError, match="given no targets `y`"):
         model.fit(normal(8, 2), normal(8, 2), verbose=0)
@@ -442,6 +446,7 @@ def test_contexts_are_left_out_in_training_alone():
     context = 1.0 + normal(4000, 2) ** 2
     marks = to_numpy(encoder(context))[:, -1]
     np.testing.assert_array_equal(marks, 0.0)
+    assert encoder(context[:0]).shape == (0, 3)
     codes = to_numpy(encoder(context, training=True))
     assert codes[:, -1].mean() == pytest.approx(0.3, abs=0.03)
     kept = codes[:, -1] == 0.0

@@ -86,6 +86,15 @@ def test_rows_that_cannot_be_solved_are_nan_and_do_not_disturb_others():
     assert int(step_count) < 200
 
 
+def test_an_empty_batch_is_solved_at_once():
+    state = ops.zeros([0, 3, 2]), ops.zeros([0])
+    solution, step_count = solve_adaptively(
+        lambda t, y, _: (-y, ops.sum(y, axis=(1, 2))), state, 0.0, 1.0
+    )
+    assert [tuple(part.shape) for part in solution] == [(0, 3, 2), (0,)]
+    assert int(step_count) < 10
+
+
 def test_too_few_steps_give_nan():
     start = ops.convert_to_tensor(START.astype("float32"))
     (y,), step_count = solve_adaptively(follow, (start,), 0.0, 1.0, 1e-6, 1e-6, max_step_count=4)
