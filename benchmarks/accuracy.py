@@ -164,7 +164,7 @@ LEARNING_RATE, CLIP = 2e-3, 5.0
 # in torchcfm, whose velocity has fewer inputs, with this many units more.
 VELOCITY_WIDTH, MORE_UNITS, VELOCITY_RATE, VELOCITY_BATCH = 142, 18, 1e-2, 2048
 # Of training by likelihood, where a step takes far longer.
-LIKELIHOOD_STEPS = 100
+LIKELIHOOD_STEPS = 500
 
 
 def split(x, seed):
