@@ -45,6 +45,9 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "get_random_states",
+    "set_random_states",
+    "shuffles_alike",
     "flatten_layers",
     "track_last",
     "has_seeds",
@@ -247,3 +250,25 @@ def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
     On JAX, Keras takes the values out of the variables meanwhile.
     """
     return _in_use.keep_values(variables)
+
+
+def get_random_states() -> dict[str, Any]:
+    """Returns the states of all generators of random numbers that no layer has.
+
+    These are the global ones of Python, NumPy, Keras and PyTorch, by which `fit` shuffles.
+    """
+    return _in_use.get_random_states()
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Sets all generators to what `get_random_states` returned."""
+    _in_use.set_random_states(states)
+
+
+def shuffles_alike() -> bool:
+    """Returns whether Keras' shuffles of arrays depend on nothing but `set_random_states`.
+
+    On TensorFlow, its data set for arrays draws a new order each time, which nothing sets, or, if
+    TensorFlow's global seed is set, the same order in every epoch.
+    """
+    return _in_use.shuffles_alike()

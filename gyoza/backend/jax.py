@@ -20,10 +20,13 @@ from gyoza.backend.shared import (
     draw_uniform,
     find_unsupported,
     forget_gradients,
+    get_random_states,
     is_distributed,
     make_zeros,
     mark_replica,
     pad_batches,
+    set_random_states,
+    shuffles_alike,
     to_data_set,
 )
 from gyoza.typing import Tensor
@@ -48,6 +51,9 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "get_random_states",
+    "set_random_states",
+    "shuffles_alike",
 ]
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Use",
     "list_uses",
     "draw_seed_state",
+    "find_shared_seeds",
     "make_array_adapter",
     "is_in_stateless_scope",
     "is_top_level",
@@ -52,6 +53,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_keras_history": _ALL,
     "_inbound_nodes": _ALL,
     "draw_seed": ("tensorflow",),
+    "get_global_attribute": _ALL,
     "ArrayDataAdapter": ("tensorflow",),
     "in_stateless_scope": ("jax",),
     "trace_state_clean": ("jax",),
@@ -309,6 +311,18 @@ def draw_seed_state(seed: Any) -> Any:
     return module.draw_seed(seed) if _has(module, "draw_seed") else None
 
 
+def find_shared_seeds() -> Any:
+    """Returns the generator of seeds that Keras draws without a seed from, if there is one yet.
+
+    Without a name for it, `None`: numbers that are drawn without a seed between steps, as by a
+    callback, are then others after training has been resumed.
+    """
+    module = _import("keras.src.backend.common.global_state")
+    if not _has(module, "get_global_attribute"):
+        return None
+    return module.get_global_attribute("global_seed_generator")
+
+
 @functools.cache
 def _derive_adapter(base: Any) -> Any:
     class Arrays(base):
@@ -329,13 +343,15 @@ def make_array_adapter(*arrays: Any, **options: Any) -> Any:
     Without it, `None`: Keras makes a data set, which takes longer for small models.
 
     Args:
-        *arrays: Inputs, targets and weights of instances.
+        *arrays: Inputs, targets and weights of instances. The result has them as `arrays`.
         **options: Arguments of `fit` on how to divide them into batches.
     """
     module = _import("keras.src.trainers.data_adapters.array_data_adapter")
     if not _has(module, "ArrayDataAdapter"):
         return None
-    return _derive_adapter(module.ArrayDataAdapter)(*arrays, **options)
+    adapter = _derive_adapter(module.ArrayDataAdapter)(*arrays, **options)
+    adapter.arrays = arrays
+    return adapter
 
 
 def is_in_stateless_scope() -> bool:

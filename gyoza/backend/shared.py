@@ -5,12 +5,14 @@ See `gyoza.backend` for what each of these functions is for.
 
 import contextlib
 import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from gyoza.backend import private
 from gyoza.typing import Tensor
 
 __all__ = [
@@ -28,6 +30,9 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "get_random_states",
+    "set_random_states",
+    "shuffles_alike",
 ]
 
 XLA_ERRORS: tuple[type[Exception], ...] = ()
@@ -105,3 +110,28 @@ def forget_gradients() -> contextlib.AbstractContextManager:
 
 def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
+
+
+def get_random_states() -> dict[str, Any]:
+    seeds = private.find_shared_seeds()
+    return {
+        "python": random.getstate(),
+        # The global generator is the one that Keras shuffles arrays by.
+        "numpy": np.random.get_state(legacy=False),  # noqa: NPY002
+        "keras": None if seeds is None else keras.ops.convert_to_numpy(seeds.state),
+    }
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    if states["keras"] is not None:
+        if private.find_shared_seeds() is None:
+            keras.random.uniform(())  # which creates them, and the next lines undo the rest
+        seeds = private.find_shared_seeds()
+        if seeds is not None:
+            seeds.state.assign(states["keras"])
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+
+
+def shuffles_alike() -> bool:
+    return True

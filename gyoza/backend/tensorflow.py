@@ -16,9 +16,11 @@ from gyoza.backend.shared import (
     chain,
     draw_steps,
     forget_gradients,
+    get_random_states,
     jit_step,
     keep_values,
     pad_batches,
+    set_random_states,
 )
 from gyoza.typing import Tensor
 
@@ -42,6 +44,9 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "get_random_states",
+    "set_random_states",
+    "shuffles_alike",
 ]
 
 XLA_ERRORS = (
@@ -319,3 +324,9 @@ def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments
     given["validation_batch_size"] = given.get("validation_batch_size") or batch_size
     return {"x": adapter, **given}
+
+
+def shuffles_alike() -> bool:
+    orders = tf.data.Dataset.range(1).map(lambda _: tf.random.shuffle(tf.range(64)))
+    first, second = (next(iter(orders)).numpy() for _ in range(2))
+    return bool(np.array_equal(first, second))

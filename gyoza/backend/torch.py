@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import torch
 
+from gyoza.backend import shared
 from gyoza.backend.shared import (
     XLA_ERRORS,
     chain,
@@ -18,6 +19,7 @@ from gyoza.backend.shared import (
     keep_values,
     make_zeros,
     mark_replica,
+    shuffles_alike,
     to_data_set,
 )
 from gyoza.typing import Tensor
@@ -42,6 +44,9 @@ __all__ = [
     "draw_normal",
     "forget_gradients",
     "keep_values",
+    "get_random_states",
+    "set_random_states",
+    "shuffles_alike",
 ]
 
 
@@ -138,3 +143,17 @@ def jit_steps(
 
 def forget_gradients() -> contextlib.AbstractContextManager:
     return torch.no_grad()
+
+
+def get_random_states() -> dict[str, Any]:
+    states = {**shared.get_random_states(), "torch": torch.get_rng_state().numpy()}
+    if torch.cuda.is_available():
+        states["cuda"] = [state.numpy() for state in torch.cuda.get_rng_state_all()]
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    shared.set_random_states(states)
+    torch.set_rng_state(torch.tensor(states["torch"]))
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all([torch.tensor(state) for state in states["cuda"]])

@@ -13,12 +13,13 @@ from gyoza.interpretation.latents import check_parts, check_sizes, get_flow_shap
 from gyoza.modelling.factors import index_factors
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.losses import SupervisedFactorLoss
+from gyoza.modelling.training import PreparesCallbacks
 
 __all__ = ["SwapTraining", "SwapPairs"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class SwapTraining(keras.Model):
+class SwapTraining(PreparesCallbacks, keras.Model):
     r"""Trains a flow through the frozen tail of a network, by its answers after a swap of factors.
 
     The flow :math:`T` maps hidden representations :math:`a` and :math:`b` to factors. One of them,

@@ -88,6 +88,42 @@ class PairSource(keras.utils.PyDataset):
         # A single assignment, so that a worker thread never sees half of a new epoch.
         self._epoch_state = (int(epoch), first, second, rows)
 
+    def get_state(self) -> dict[str, int]:
+        """Returns all that the pairs of this epoch, and of those to come, depend on but the data.
+
+        Returns:
+            `"seed"`, which may have been drawn, `"epoch"` and `"instance_count"`: integers, of
+            which one can make JSON.
+        """
+        return {"seed": self.seed, "epoch": self.epoch, "instance_count": len(self._x)}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Goes to where a source of the same data was, which may have had another seed.
+
+        `gyoza.callbacks.ResumableTraining` calls it.
+
+        Args:
+            state: What `get_state` returned.
+
+        Raises:
+            ValueError: If it is the state of something else, or of another number of instances.
+        """
+        names = self.get_state().keys()
+        if not isinstance(state, dict) or state.keys() != names:
+            raise ValueError(
+                f"`state` should be a dictionary with {', '.join(map(repr, names))}. "
+                f"Received: state={state}"
+            )
+        if state["instance_count"] != len(self._x):
+            raise ValueError(
+                f"`state` should be that of a source with as many instances, {len(self._x)}. "
+                f"Received: state={state}"
+            )
+        seed = check_integer("seed", state["seed"], minimum=0)
+        check_integer("epoch", state["epoch"], minimum=0)
+        self.seed = seed
+        self.set_epoch(state["epoch"])
+
     @property
     def epoch(self) -> int:
         """The epoch whose pairs this source currently holds, starting at 0."""

@@ -6,8 +6,15 @@
 - `trainer`: how steps are compiled, and what happens where that is not possible.
 """
 
-from gyoza.modelling.training.data import TakesData, average_losses, to_arrays
+from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
 from gyoza.modelling.training.fit import describe
 from gyoza.modelling.training.trainer import Training
 
-__all__ = ["TakesData", "Training", "average_losses", "describe", "to_arrays"]
+__all__ = [
+    "PreparesCallbacks",
+    "TakesData",
+    "Training",
+    "average_losses",
+    "describe",
+    "to_arrays",
+]

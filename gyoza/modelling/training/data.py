@@ -12,7 +12,7 @@ from keras import ops
 
 from gyoza.modelling.training.files import WritesFiles
 
-__all__ = ["to_arrays", "average_losses", "TakesData"]
+__all__ = ["to_arrays", "average_losses", "PreparesCallbacks", "TakesData"]
 
 
 def to_arrays(data: Any) -> Any:
@@ -116,6 +116,29 @@ def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[A
 _SIGNATURES = {name: inspect.signature(getattr(keras.Model, name)) for name in ("fit", "evaluate")}
 
 
+def _prepare_callbacks(model: keras.Model, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Lets callbacks with a method `prepare_fit` see and change the arguments of `fit`.
+
+    Keras tells callbacks neither of the data nor of each other.
+    """
+    given = arguments.get("callbacks")
+    given = given.callbacks if isinstance(given, keras.callbacks.CallbackList) else given
+    for callback in keras.tree.flatten(given or []):
+        if hasattr(callback, "prepare_fit"):
+            arguments = callback.prepare_fit(model, arguments)
+    return arguments
+
+
+class PreparesCallbacks:
+    """What a Keras model is derived from, before `keras.Model`, to prepare callbacks for `fit`."""
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains the model; see `keras.Model.fit`."""
+        arguments = _SIGNATURES["fit"].bind(self, *args, **kwargs).arguments
+        del arguments["self"]
+        return super().fit(**_prepare_callbacks(self, arguments))  # type: ignore[misc]
+
+
 class TakesData(WritesFiles):
     """A Keras model that checks data, and gives them to Keras in a form that it takes.
 
@@ -141,7 +164,7 @@ class TakesData(WritesFiles):
         arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
         _check_not_empty(arguments["x"])
         with self._during_fit(arguments) as arguments:
-            return super().fit(**arguments)
+            return super().fit(**_prepare_callbacks(self, arguments))
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""

@@ -1,4 +1,4 @@
-"""Callbacks for training."""
+"""A callback that finds out where a training stopped being finite."""
 
 import warnings
 from typing import Any

@@ -1,0 +1,161 @@
+"""Trainings that are killed and run again, each in a process of its own.
+
+`python tests/resuming_cases.py CASE FOLDER KILLS SEED` trains a model without interruption, and
+then once more with `ResumableTraining`, killing it at random moments and starting it again until it
+ends. It prints how often it was killed, and whether the weights and the history are equal.
+
+All processes are forks of one that has imported everything and computed nothing.
+"""
+
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+import traceback
+
+from xla_flags import XLA_FLAGS
+
+os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+
+import keras
+import numpy as np
+
+from gyoza.callbacks import ResumableTraining
+from gyoza.data import CategoricalPairs, ContinuousPairs
+from gyoza.modelling import conditioners, flow_layers, losses
+
+CASES = {
+    "arrays": {},
+    "arrays in order": {"shuffle": False},
+    "within epochs": {"save_freq": 3},
+    "categorical pairs": {"data": "categorical"},
+    "continuous pairs": {"data": "continuous", "save_freq": 5},
+    "dequantisation": {"data": "integers"},
+    "memory efficient": {"memory_efficient": True, "steps_per_execution": 3},
+}
+
+
+class Mark(keras.callbacks.Callback):
+    """Leaves a mark when the first epoch is over, from when on training is killed."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.path.touch()
+
+
+def make_layers(has_noise):
+    layers = [flow_layers.UniformDequantization(32)] if has_noise else []
+    for _ in range(2):
+        network = conditioners.MLP([16])
+        layers += [
+            flow_layers.ActivationNormalization(),
+            flow_layers.AffineCoupling(compute_coupling_parameters=network),
+            flow_layers.ShufflePermutation(),
+        ]
+    return layers
+
+
+def train(folder, epochs, *, data="arrays", shuffle=True, save_freq="epoch", kill=True, **options):
+    """Trains a model, as a script of a user does, and writes weights and history."""
+    steps = options.pop("steps_per_execution", 1)
+    keras.utils.set_random_seed(1)
+    generator = np.random.default_rng(0)
+    labels = generator.integers(3, size=(200, 2))
+    x = (labels @ generator.normal(size=(2, 4)) + generator.normal(size=(200, 4))).astype("float32")
+    layers = make_layers(has_noise=data == "integers")
+    arguments = {"x": x, "batch_size": 32, "shuffle": shuffle, "validation_data": x[:50]}
+    loss, model_type = None, flow_layers.FlowModel
+    if data == "integers":
+        arguments["x"] = np.clip(np.round(4.0 * x) + 16.0, 0, 31).astype("int32")
+        arguments["validation_data"] = arguments["x"][:50]
+    elif data != "arrays":
+        if data == "categorical":
+            make = lambda seed: CategoricalPairs(x, labels, batch_size=32, seed=seed)
+        else:
+            factors = generator.normal(size=(200, 2))
+            make = lambda seed: ContinuousPairs(x, factors, [0.9, 0.5], batch_size=32, seed=seed)
+        arguments = {"x": make(None), "validation_data": make(2)}
+        loss, model_type = losses.SupervisedFactorLoss([2, 1, 1]), flow_layers.DisentanglingFlowModel
+    model = model_type(layers, **options)
+    model.compile(keras.optimizers.Adam(0.01), loss=loss, steps_per_execution=steps)
+    stopping = keras.callbacks.EarlyStopping(patience=epochs // 2, restore_best_weights=True)
+    plateau = keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.9)
+    callbacks = [stopping, plateau, Mark(folder / "mark")]
+    resumable = ResumableTraining(folder / "backup", save_freq)
+    if kill:
+        callbacks.insert(0, resumable)
+    history = model.fit(epochs=epochs, callbacks=callbacks, verbose=0, **arguments)
+    logs = {name: np.array(values) for name, values in history.history.items()}
+    weights = {f"weight {k}": value for k, value in enumerate(model.get_weights())}
+    weights |= {
+        f"state {k}": keras.ops.convert_to_numpy(variable.value)
+        for k, variable in enumerate([*model.variables, *model.optimizer.variables])
+    }
+    np.savez(folder / "result.npz", **logs, **weights)
+
+
+def start(folder, case, epochs, **options):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mark").unlink(missing_ok=True)
+    process = os.fork()
+    if process == 0:
+        code = 1
+        try:
+            train(folder, epochs, **CASES[case], **options)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        os._exit(code)
+    return process
+
+
+def wait(process, seconds=None, mark=None):
+    """Waits until a process ends, or is marked and then some time more; returns its exit status."""
+    end = None
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status
+        if end is None and mark is not None and mark.exists():
+            end = time.monotonic() + seconds
+        if end is not None and time.monotonic() > end:
+            return None
+        time.sleep(0.0005)
+
+
+def run(case, folder, kill_count, seed, epochs):
+    """Returns how often training was killed, and what was not equal in the end."""
+    folder = pathlib.Path(folder)
+    generator = random.Random(seed)
+    process = start(folder / "reference", case, epochs, kill=False)
+    assert wait(process, 0.0, folder / "reference" / "mark") is None
+    begin = time.monotonic()
+    assert wait(process) == 0
+    duration = time.monotonic() - begin
+    killed = 0
+    while True:
+        process = start(folder / "killed", case, epochs)
+        seconds = generator.uniform(0.0, 1.2 * duration / max(1, kill_count))
+        mark = folder / "killed" / "mark" if killed < kill_count else None
+        status = wait(process, seconds, mark)
+        if status is not None:
+            assert status == 0, status
+            break
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        killed += 1
+    results = [np.load(folder / name / "result.npz") for name in ("reference", "killed")]
+    assert set(results[0]) == set(results[1])
+    wrong = [name for name in results[0] if not np.array_equal(*(r[name] for r in results))]
+    assert not (folder / "killed" / "backup").exists()
+    return killed, wrong, duration
+
+
+if __name__ == "__main__":
+    case, folder, kill_count, seed, epochs = sys.argv[1:]
+    print(*run(case, folder, int(kill_count), int(seed), int(epochs)), sep=" | ")
