@@ -30,10 +30,12 @@ CASES = {
     "arrays": {},
     "arrays in order": {"shuffle": False},
     "within epochs": {"save_freq": 3},
+    "within epochs, several steps": {"save_freq": 5, "steps_per_execution": 3},
     "categorical pairs": {"data": "categorical"},
     "continuous pairs": {"data": "continuous", "save_freq": 5},
-    "dequantisation": {"data": "integers"},
+    "dequantisation": {"has_noise": True},
     "memory efficient": {"memory_efficient": True, "steps_per_execution": 3},
+    "all": {"data": "categorical", "has_noise": True, "memory_efficient": True, "block_count": 1},
 }
 
 
@@ -48,9 +50,9 @@ class Mark(keras.callbacks.Callback):
         self.path.touch()
 
 
-def make_layers(has_noise):
+def make_layers(has_noise, block_count):
     layers = [flow_layers.UniformDequantization(32)] if has_noise else []
-    for _ in range(2):
+    for _ in range(block_count):
         network = conditioners.MLP([16])
         layers += [
             flow_layers.ActivationNormalization(),
@@ -60,35 +62,48 @@ def make_layers(has_noise):
     return layers
 
 
-def train(folder, epochs, *, data="arrays", shuffle=True, save_freq="epoch", kill=True, **options):
+def train(
+    folder,
+    epochs,
+    *,
+    data="arrays",
+    has_noise=False,
+    block_count=2,
+    shuffle=True,
+    steps_per_execution=1,
+    save_freq="epoch",
+    can_resume=True,
+    **options,
+):
     """Trains a model, as a script of a user does, and writes weights and history."""
-    steps = options.pop("steps_per_execution", 1)
     keras.utils.set_random_seed(1)
     generator = np.random.default_rng(0)
     labels = generator.integers(3, size=(200, 2))
-    x = (labels @ generator.normal(size=(2, 4)) + generator.normal(size=(200, 4))).astype("float32")
-    layers = make_layers(has_noise=data == "integers")
+    factors = generator.normal(size=(200, 2))
+    x = labels @ generator.normal(size=(2, 4)) + generator.normal(size=(200, 4))
+    if has_noise:
+        x = np.clip(np.round(4 * x) + 16, 0, 31)
+    x = x.astype("float32")
     arguments = {"x": x, "batch_size": 32, "shuffle": shuffle, "validation_data": x[:50]}
     loss, model_type = None, flow_layers.FlowModel
-    if data == "integers":
-        arguments["x"] = np.clip(np.round(4.0 * x) + 16.0, 0, 31).astype("int32")
-        arguments["validation_data"] = arguments["x"][:50]
-    elif data != "arrays":
-        if data == "categorical":
-            make = lambda seed: CategoricalPairs(x, labels, batch_size=32, seed=seed)
-        else:
-            factors = generator.normal(size=(200, 2))
-            make = lambda seed: ContinuousPairs(x, factors, [0.9, 0.5], batch_size=32, seed=seed)
-        arguments = {"x": make(None), "validation_data": make(2)}
-        loss, model_type = losses.SupervisedFactorLoss([2, 1, 1]), flow_layers.DisentanglingFlowModel
-    model = model_type(layers, **options)
-    model.compile(keras.optimizers.Adam(0.01), loss=loss, steps_per_execution=steps)
+    if data != "arrays":
+        arguments = {
+            name: CategoricalPairs(x, labels, batch_size=32, seed=seed)
+            if data == "categorical"
+            else ContinuousPairs(x, factors, [0.9, 0.5], batch_size=32, seed=seed)
+            for name, seed in (("x", None), ("validation_data", 2))
+        }
+        loss, model_type = (
+            losses.SupervisedFactorLoss([2, 1, 1]),
+            flow_layers.DisentanglingFlowModel,
+        )
+    model = model_type(make_layers(has_noise, block_count), **options)
+    model.compile(keras.optimizers.Adam(0.01), loss=loss, steps_per_execution=steps_per_execution)
     stopping = keras.callbacks.EarlyStopping(patience=epochs // 2, restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.9)
     callbacks = [stopping, plateau, Mark(folder / "mark")]
-    resumable = ResumableTraining(folder / "backup", save_freq)
-    if kill:
-        callbacks.insert(0, resumable)
+    if can_resume:
+        callbacks.insert(0, ResumableTraining(folder / "backup", save_freq))
     history = model.fit(epochs=epochs, callbacks=callbacks, verbose=0, **arguments)
     logs = {name: np.array(values) for name, values in history.history.items()}
     weights = {f"weight {k}": value for k, value in enumerate(model.get_weights())}
@@ -132,7 +147,7 @@ def run(case, folder, kill_count, seed, epochs):
     """Returns how often training was killed, and what was not equal in the end."""
     folder = pathlib.Path(folder)
     generator = random.Random(seed)
-    process = start(folder / "reference", case, epochs, kill=False)
+    process = start(folder / "reference", case, epochs, can_resume=False)
     assert wait(process, 0.0, folder / "reference" / "mark") is None
     begin = time.monotonic()
     assert wait(process) == 0

@@ -93,7 +93,7 @@ def _encode(value: Any, arrays: list[np.ndarray]) -> Any:
         arrays.append(np.asarray(value))
         kind = "array" if isinstance(value, np.ndarray) else "scalar"
         # Only names say which type of another package, such as bfloat16, it is.
-        dtype = value.dtype.str if value.dtype.isbuiltin == 1 else value.dtype.name
+        dtype = value.dtype.name if value.dtype.isbuiltin == 2 else value.dtype.str
         return {kind: len(arrays) - 1, "dtype": dtype, "shape": value.shape}
     if isinstance(value, list):
         return [_encode(part, arrays) for part in value]

@@ -594,3 +594,32 @@ def test_bad_epoch(epoch):
     source, _ = _categorical()
     with pytest.raises(ValueError, match=f"of at least 0. Received: epoch={epoch}"):
         source.set_epoch(epoch)
+
+
+@either
+def test_a_source_with_the_state_of_another_goes_on_as_that_does(make):
+    source, other = make(seed=None)[0], make(seed=7)[0]
+    source.set_epoch(4)
+    other.set_state(json.loads(json.dumps(source.get_state())))
+    for _ in range(2):
+        for given, expected in zip(_epoch(other), _epoch(source), strict=True):
+            np.testing.assert_array_equal(given, expected)
+        source.on_epoch_end()
+        other.on_epoch_end()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"instance_count": 241}, "as many instances, 240. Received: .*241"),
+        ({"epoch": -1}, "of at least 0. Received: epoch=-1"),
+        ({"seed": 0.5}, "of at least 0. Received: seed=0.5"),
+        ({"batch": 2}, "'seed', 'epoch', 'instance_count'. Received: "),
+    ],
+)
+def test_bad_states(change, message):
+    source, _ = _categorical()
+    state = source.get_state()
+    with pytest.raises(ValueError, match=message):
+        source.set_state(state | change)
+    assert source.get_state() == state

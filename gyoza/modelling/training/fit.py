@@ -31,6 +31,7 @@ class Fit:
         runs_loop: Whether these are one compiled loop of gyoza's, not steps of Keras.
         has_begun: Whether Keras has divided its batches between executions, and asks from then on
             for the sake of validation.
+        has_run: Whether the loop has been asked for steps.
     """
 
     def __init__(self, model: Any, arguments: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ class Fit:
         if self.step_count == 1 and is_compiled and model.built:
             self.step_count = _count_steps(model, arguments)
         self.runs_loop = is_compiled and self.step_count > 1
-        self.has_begun = False
+        self.has_begun = self.has_run = False
         if self.step_count > 1:
             arguments = {**arguments, "callbacks": _make_callbacks(arguments)}
         if not is_distributed(model) and (self.step_count == 1 or is_compiled):
@@ -51,6 +52,11 @@ class Fit:
     def _count_taken(self) -> int:
         return int(self.model.optimizer.iterations) if self.runs_loop else 0
 
+    def take_steps(self, loop: Any, *arguments: Any) -> Any:
+        """Calls the compiled loop of steps."""
+        self.has_run = True
+        return loop(self.step_count, *arguments)
+
     def check_progress(self) -> None:
         """Raises an error if compiled code has not counted a step.
 
@@ -58,7 +64,7 @@ class Fit:
         """
         model = self.model
         has_train_step = type(model).train_step is not keras.Model.train_step
-        if not self.runs_loop or not model.history.epoch or has_train_step:
+        if not self.has_run or has_train_step:
             return
         if model.trainable_variables and self._count_taken() == self._steps_before:
             raise RuntimeError(

@@ -114,7 +114,7 @@ class Training(TakesData):
         if fit is not None and fit.runs_loop:
             if "several" not in made:
                 made["several"] = jit_steps(self.train_step, self._leave_xla)
-            self.train_function = functools.partial(made["several"], fit.step_count)
+            self.train_function = functools.partial(fit.take_steps, made["several"])
         elif "one" in made:
             self.train_function = made["one"]
         else:

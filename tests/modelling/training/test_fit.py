@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from gyoza.callbacks import ResumableTraining
 from gyoza.data import ContinuousPairs
 from gyoza.modelling import conditioners, flow_layers, losses
 
@@ -122,6 +123,7 @@ def test_callbacks_that_do_not_look_at_batches_leave_steps_at_once(tmp_path):
     for callback, count in (
         (keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"), 1),
         (keras.callbacks.LambdaCallback(on_epoch_end=print), 1),
+        (ResumableTraining(tmp_path / "backup"), 1),
         (keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_, **__: None), 8),
         (keras.callbacks.ModelCheckpoint(tmp_path / "model.keras", save_freq=3), 8),
     ):
