@@ -13,16 +13,16 @@ import tensorflow as tf
 from keras import ops
 
 from gyoza.callbacks import ResumableTraining, backups
+from gyoza.callbacks.data_order import check_order
 from gyoza.data import CategoricalPairs
 from gyoza.interpretation import SwapTraining
-from gyoza.modelling import flow_layers, losses
+from gyoza.modelling import flow_layers
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel
 
 BACKEND = keras.backend.backend()
 CASES = pathlib.Path(__file__).parent / "resuming_cases.py"
 X = np.random.default_rng(0).normal(2.0, size=(40, 4)).astype("float32")
-LABELS = np.random.default_rng(1).integers(2, size=(40, 2))
 
 
 class InterruptionError(Exception):
@@ -53,29 +53,18 @@ class Interrupt(keras.callbacks.Callback):
         keras.random.uniform(())
 
 
-def make_model(loss=None, layers=None, optimizer="sgd", model_type=FlowModel):
-    model = model_type(layers or [ActivationNormalization()])
+def make_model(layers=None, optimizer="sgd"):
+    model = FlowModel(layers or [ActivationNormalization()])
     optimizer = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": 0.1}})
-    model.compile(optimizer, loss=loss, run_eagerly=True)
+    model.compile(optimizer, run_eagerly=True)
     return model
-
-
-def make_pairs(seed=None):
-    return CategoricalPairs(X, LABELS, batch_size=8, seed=seed)
-
-
-def train_pairs(**arguments):
-    arguments = {"x": make_pairs(), "validation_data": make_pairs(3)} | arguments
-    loss = losses.SupervisedFactorLoss([2, 1, 1])
-    model = make_model(loss, model_type=flow_layers.DisentanglingFlowModel)
-    return model, model.fit(epochs=4, verbose=0, **arguments)
 
 
 def train_arrays(**arguments):
     layers = [flow_layers.UniformDequantization(8), ActivationNormalization()]
     model = make_model(layers=layers, optimizer="adam")
     arguments = {"x": np.clip(np.round(X), 0.0, 7.0), "batch_size": 8} | arguments
-    return model, model.fit(epochs=4, verbose=0, **arguments)
+    return model, model.fit(epochs=3, verbose=0, **arguments)
 
 
 def make_stream(is_infinite):
@@ -90,12 +79,11 @@ def train_stream(is_infinite, **arguments):
     if is_infinite:
         arguments["steps_per_epoch"] = 4
     model = make_model()
-    return model, model.fit(epochs=4, verbose=0, **arguments)
+    return model, model.fit(epochs=3, verbose=0, **arguments)
 
 
 TRAININGS = {
     "arrays": train_arrays,
-    "pairs": train_pairs,
     "tf.data": lambda **arguments: train_stream(False, **arguments),
     "tf.data without end": lambda **arguments: train_stream(True, **arguments),
 }
@@ -131,7 +119,6 @@ def assert_equal(resumed, expected):
     [
         ("arrays", "epoch"),
         ("arrays", 3),
-        ("pairs", 3),
         ("tf.data", 3),
         ("tf.data without end", "epoch"),
         ("tf.data without end", 3),
@@ -143,7 +130,7 @@ def test_an_interruption_makes_no_difference(kind, save_freq, tmp_path):
     if kind == "tf.data without end":  # of which a look at the first batch changes the others
         callbacks.append(ResumableTraining(tmp_path))
     expected = TRAININGS[kind](callbacks=callbacks)
-    resumed = interrupt(TRAININGS[kind], tmp_path, 9, save_freq)
+    resumed = interrupt(TRAININGS[kind], tmp_path, 8, save_freq)
     assert_equal(resumed, expected)
     assert not tmp_path.exists()
 
@@ -151,16 +138,15 @@ def test_an_interruption_makes_no_difference(kind, save_freq, tmp_path):
 def test_other_callbacks_go_on_where_they_were(tmp_path):
     def make_callbacks():
         return [
-            keras.callbacks.EarlyStopping("loss", min_delta=9.0, patience=2),
+            keras.callbacks.EarlyStopping("loss", min_delta=9.0, patience=1),
             keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=9.0),
         ]
 
     keras.utils.set_random_seed(1)
     expected = train_arrays(callbacks=[*make_callbacks(), Interrupt()])
-    assert len(expected[1].epoch) == 3
-    rates = expected[1].history["learning_rate"]
-    assert rates[0] > rates[-1]
-    assert_equal(interrupt(train_arrays, tmp_path, 12, callbacks=make_callbacks), expected)
+    assert len(expected[1].epoch) == 2
+    assert float(expected[0].optimizer.learning_rate) < 0.1
+    assert_equal(interrupt(train_arrays, tmp_path, 8, callbacks=make_callbacks), expected)
 
 
 def test_training_that_has_ended_is_not_gone_on_with(tmp_path):
@@ -192,9 +178,9 @@ def test_callbacks_of_users_are_kept_by_their_attributes(tmp_path):
         callbacks.append(OwnState())
         return callbacks[-1:]
 
-    interrupt(train_arrays, tmp_path, 12, callbacks=make_callbacks)
-    np.testing.assert_array_equal(callbacks[-1].counts, [4.0, 0.0])
-    assert callbacks[-1].label == ("epoch", 3, {3: np.float32(0.5)})
+    interrupt(train_arrays, tmp_path, 8, callbacks=make_callbacks)
+    np.testing.assert_array_equal(callbacks[-1].counts, [3.0, 0.0])
+    assert callbacks[-1].label == ("epoch", 2, {3: np.float32(0.5)})
 
 
 def fail_to_write(monkeypatch, code):
@@ -207,14 +193,14 @@ def fail_to_write(monkeypatch, code):
 def test_a_full_disk_leaves_the_last_backup_and_goes_on_training(tmp_path, monkeypatch):
     class FillDisk(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            if epoch == 2:
+            if epoch == 1:
                 fail_to_write(monkeypatch, errno.ENOSPC)
 
     keras.utils.set_random_seed(1)
     with pytest.warns(RuntimeWarning, match="left as it is: .*No space left"):
         train_arrays(callbacks=[ResumableTraining(tmp_path, delete_checkpoint=False), FillDisk()])
     assert [path.name for path in tmp_path.iterdir()] == ["training.npz"]
-    assert backups.read_backup(tmp_path / "training.npz")["epoch"] == 2
+    assert backups.read_backup(tmp_path / "training.npz")["epoch"] == 1
     monkeypatch.undo()
     keras.utils.set_random_seed(1)
     expected = train_arrays()
@@ -318,10 +304,10 @@ def test_orders_of_tensorflow_need_a_seed(tmp_path):
     train_arrays(callbacks=[ResumableTraining(tmp_path)])
 
 
-def test_several_workers_warn(tmp_path):
-    source = CategoricalPairs(X, LABELS, batch_size=8, workers=2)
+def test_several_workers_warn():
+    source = CategoricalPairs(X, np.arange(40) % 2, workers=2)
     with pytest.warns(UserWarning, match="Received: workers=2"):
-        train_pairs(x=source, callbacks=[ResumableTraining(tmp_path)])
+        check_order({"x": source})
 
 
 def test_bad_arguments(tmp_path):
@@ -375,12 +361,12 @@ def test_other_models_of_gyoza_can_be_resumed(kind, tmp_path):
         model.built or model(X)
         loss = {"loss": "mse"} if kind == "swaps" else {}
         model.compile("adam", run_eagerly=True, **loss)
-        options = {"batch_size": 8, "epochs": 3, "verbose": 0, "callbacks": callbacks}
+        options = {"batch_size": 8, "epochs": 2, "verbose": 0, "callbacks": callbacks}
         return model, model.fit(**arguments, **options)
 
     keras.utils.set_random_seed(1)
     expected = train([Interrupt()])
-    assert_equal(interrupt(train, tmp_path, 9, save_freq=2), expected)
+    assert_equal(interrupt(train, tmp_path, 8, save_freq=2), expected)
 
 
 def kill(case, folder, kill_count, epoch_count):
@@ -395,7 +381,9 @@ def kill(case, folder, kill_count, epoch_count):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="the same, one operation after the other")
 def test_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
-    assert kill("all", tmp_path, 5, 25) == ["5", "[]"]
+    # Each process compiles anew, so that these are five on both backends.
+    case, kill_count = ("short pairs", 2) if BACKEND == "tensorflow" else ("short noise", 3)
+    assert kill(case, tmp_path, kill_count, 10) == [str(kill_count), "[]"]
 
 
 @pytest.mark.long
