@@ -26,7 +26,7 @@ def write_backup(path: pathlib.Path, state: Any) -> None:
     """
     text, arrays = _pack(state)
     temporary = path.with_name(f"{path.name}.tmp")
-    named = {f"array_{k}": _to_bytes(array) for k, array in enumerate(arrays)}
+    named: dict[str, Any] = {f"array_{k}": _to_bytes(array) for k, array in enumerate(arrays)}
     named[_TEXT] = np.frombuffer(text.encode(), "uint8")
     try:
         with temporary.open("wb") as file:
@@ -79,7 +79,7 @@ def is_plain(value: Any) -> bool:
 def to_fingerprint(value: Any) -> tuple[str, list[int]]:
     """Returns what differs, but for a chance of 2^-32, if two parts of states do."""
     text, arrays = _pack(value)
-    return text, [zlib.crc32(np.ascontiguousarray(_to_bytes(array))) for array in arrays]
+    return text, [zlib.crc32(_to_bytes(array).data) for array in arrays]
 
 
 def _pack(state: Any) -> tuple[str, list[np.ndarray]]:

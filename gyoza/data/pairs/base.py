@@ -109,7 +109,7 @@ class PairSource(keras.utils.PyDataset):
             ValueError: If it is the state of something else, or of another number of instances.
         """
         names = self.get_state().keys()
-        if not isinstance(state, dict) or state.keys() != names:
+        if state.keys() != names:
             raise ValueError(
                 f"`state` should be a dictionary with {', '.join(map(repr, names))}. "
                 f"Received: state={state}"
