@@ -221,6 +221,16 @@ def test_states_are_written_as_they_are(tmp_path):
     np.testing.assert_array_equal(received[3][0], state[3][0])
 
 
+def test_what_a_kill_leaves_is_removed_with_the_backup(tmp_path):
+    path = tmp_path / "backup" / "state"
+    path.parent.mkdir()
+    backups.write_backup(path, {"epoch": 1})
+    path.with_name("state.tmp").write_bytes(b"half")
+    assert backups.read_backup(path) == {"epoch": 1}
+    backups.remove_backup(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"x"])
 def test_a_damaged_file_raises(damage, tmp_path):
     path = tmp_path / "training.npz"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["write_backup", "read_backup", "is_plain", "to_fingerprint"]
+__all__ = ["write_backup", "read_backup", "remove_backup", "is_plain", "to_fingerprint"]
 
 _TEXT = "state"
 
@@ -25,7 +25,7 @@ def write_backup(path: pathlib.Path, state: Any) -> None:
         OSError: If the file cannot be written. What was there before is unharmed.
     """
     text, arrays = _pack(state)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = _get_temporary(path)
     named: dict[str, Any] = {f"array_{k}": _to_bytes(array) for k, array in enumerate(arrays)}
     named[_TEXT] = np.frombuffer(text.encode(), "uint8")
     try:
@@ -65,6 +65,14 @@ def read_backup(path: pathlib.Path) -> Any:
         ) from error
 
 
+def remove_backup(path: pathlib.Path) -> None:
+    """Removes the file, and its folder if there is nothing else in it."""
+    path.unlink(missing_ok=True)
+    _get_temporary(path).unlink(missing_ok=True)  # of a process that was killed
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
 def is_plain(value: Any) -> bool:
     """Returns whether a value can be part of a state."""
     if isinstance(value, list | tuple):
@@ -80,6 +88,10 @@ def to_fingerprint(value: Any) -> tuple[str, list[int]]:
     """Returns what differs, but for a chance of 2^-32, if two parts of states do."""
     text, arrays = _pack(value)
     return text, [zlib.crc32(_to_bytes(array).data) for array in arrays]
+
+
+def _get_temporary(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.tmp")
 
 
 def _pack(state: Any) -> tuple[str, list[np.ndarray]]:

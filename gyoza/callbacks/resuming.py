@@ -1,6 +1,5 @@
 """A callback with which training that was interrupted ends as if it had not been."""
 
-import contextlib
 import itertools
 import pathlib
 import warnings
@@ -9,7 +8,7 @@ from typing import Any
 import keras
 
 from gyoza.backend import get_random_states, set_random_states
-from gyoza.callbacks.backups import is_plain, read_backup, write_backup
+from gyoza.callbacks.backups import is_plain, read_backup, remove_backup, write_backup
 from gyoza.callbacks.data_order import check_order, describe_data, list_sources, skip_epochs
 from gyoza.callbacks.states import (
     CallbackStates,
@@ -243,9 +242,7 @@ class ResumableTraining(keras.callbacks.Callback):
             self._restore_history()
         self._data = None
         if self.delete_checkpoint:
-            self._path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # where there are other files
-                self.backup_dir.rmdir()
+            remove_backup(self._path)
 
     def _collect(self, epoch: int, execution: int = 0, logs: Any = None) -> dict[str, Any]:
         """Returns the state of training.
