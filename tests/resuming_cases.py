@@ -41,14 +41,15 @@ CASES = {
 
 
 class Mark(keras.callbacks.Callback):
-    """Leaves a mark when the first epoch is over, from when on training is killed."""
+    """Lets a file grow by a byte with each epoch, so that it can be known when to kill."""
 
     def __init__(self, path):
         super().__init__()
         self.path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        self.path.touch()
+        with self.path.open("ab") as file:
+            file.write(b".")
 
 
 def make_layers(has_noise, block_count):
@@ -124,7 +125,7 @@ def train(
 
 def start(folder, case, epochs, **options):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "mark").unlink(missing_ok=True)
+    (folder / "mark").write_bytes(b"")
     process = os.fork()
     if process == 0:
         code = 1
@@ -137,16 +138,21 @@ def start(folder, case, epochs, **options):
     return process
 
 
-def wait(process, seconds=None, mark=None):
-    """Waits until a process ends, or is marked and then some time more; returns its exit status."""
-    end = None
+def wait(process, mark=None, epochs=0, fraction=0.0):
+    """Waits until a process ends, or has trained for some epochs and a fraction of one.
+
+    Returns:
+        The exit status of the process, or `None` if it has not ended.
+    """
+    times = [time.monotonic()]
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             return status
-        if end is None and mark is not None and mark.exists():
-            end = time.monotonic() + seconds
-        if end is not None and time.monotonic() > end:
+        if mark is not None and mark.stat().st_size >= len(times):
+            times.append(time.monotonic())
+        if len(times) > epochs > 0:
+            time.sleep(fraction * (times[-1] - times[-2]))
             return None
         time.sleep(0.0005)
 
@@ -155,28 +161,21 @@ def run(case, folder, kill_count, seed, epochs):
     """Returns how often training was killed, and what was not equal in the end."""
     folder = pathlib.Path(folder)
     generator = random.Random(seed)
-    process = start(folder / "reference", case, epochs, can_resume=False)
-    assert wait(process, 0.0, folder / "reference" / "mark") is None
-    begin = time.monotonic()
-    assert wait(process) == 0
-    duration = time.monotonic() - begin
-    killed = 0
-    while True:
+    assert wait(start(folder / "reference", case, epochs, can_resume=False)) == 0
+    # The first epoch takes longest, and is not what to kill others by.
+    most = max(2, (folder / "reference" / "mark").stat().st_size // (2 * kill_count))
+    moments = [(generator.randint(2, most), generator.random()) for _ in range(kill_count)]
+    for moment in moments:
         process = start(folder / "killed", case, epochs)
-        seconds = generator.uniform(0.0, 1.2 * duration / max(1, kill_count))
-        mark = folder / "killed" / "mark" if killed < kill_count else None
-        status = wait(process, seconds, mark)
-        if status is not None:
-            assert status == 0, status
-            break
+        assert wait(process, folder / "killed" / "mark", *moment) is None
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
-        killed += 1
+    assert wait(start(folder / "killed", case, epochs)) == 0
     results = [np.load(folder / name / "result.npz") for name in ("reference", "killed")]
     assert set(results[0]) == set(results[1])
     wrong = [name for name in results[0] if not np.array_equal(*(r[name] for r in results))]
     assert not (folder / "killed" / "backup").exists()
-    return killed, wrong, duration
+    return kill_count, wrong
 
 
 if __name__ == "__main__":
