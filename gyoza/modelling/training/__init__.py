@@ -7,7 +7,16 @@
 """
 
 from gyoza.modelling.training.data import TakesData, average_losses, to_arrays
+from gyoza.modelling.training.files import SavesFiles, write_atomically
 from gyoza.modelling.training.fit import describe
 from gyoza.modelling.training.trainer import Training
 
-__all__ = ["TakesData", "Training", "average_losses", "describe", "to_arrays"]
+__all__ = [
+    "SavesFiles",
+    "TakesData",
+    "Training",
+    "average_losses",
+    "describe",
+    "to_arrays",
+    "write_atomically",
+]
