@@ -143,20 +143,36 @@ class WritesFiles(KerasHooks, SavesFiles):
     context_shape: tuple[int | None, ...] | None = None
     context_dtype: str | None = None
 
-    def export(self, filepath: Any, *args: Any, input_signature: Any = None, **kwargs: Any) -> Any:
+    def _describe_inputs(self) -> tuple[Any, Any]:
+        """Returns descriptions of inputs and their context, `None` for what is not known."""
+        shape = (self.get_build_config() or {}).get("input_shape") or ()
+        if not shape or not isinstance(shape[-1], int | None):
+            return None, None
+        shape = (None, *shape[1:])
+        inputs = keras.InputSpec(shape=shape, dtype=self.input_dtype, name="inputs")
+        if self.context_shape is None:
+            return inputs, None
+        shape, dtype = (None, *self.context_shape), self.context_dtype
+        return inputs, keras.InputSpec(shape=shape, dtype=dtype, name="context")
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",  # noqa: A002 - Keras's name
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """Writes `call` to a file for inference; see `keras.Model.export`.
 
-        A conditional model is exported as a function of `{"inputs": …, "context": …}`. To export
-        `log_prob`, `invert` or `sample`, use `keras.export.ExportArchive`.
+        A conditional model is exported as a function of `{"inputs": …, "context": …}`.
         """
-        shape = (self.get_build_config() or {}).get("input_shape") or ()
-        if input_signature is None and shape and isinstance(shape[-1], int | None):
-            inputs: Any = keras.InputSpec(shape=(None, *shape[1:]), dtype=self.input_dtype)
-            if self.context_shape is not None:
-                shape, dtype = (None, *self.context_shape), self.context_dtype
-                inputs = {"inputs": inputs, "context": keras.InputSpec(shape=shape, dtype=dtype)}
+        inputs, context = self._describe_inputs()
+        if input_signature is None and inputs is not None:
+            if context is not None:
+                inputs = {"inputs": inputs, "context": context}
             input_signature = [inputs]
-        return super().export(filepath, *args, input_signature=input_signature, **kwargs)
+        return super().export(filepath, format, verbose, input_signature=input_signature, **kwargs)
 
     def _takes_inputs_alone(self) -> bool:
         return self.context_shape is None
