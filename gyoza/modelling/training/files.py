@@ -95,6 +95,9 @@ class SavesFiles(keras.Model):
                 "loaded. `save_weights` writes weights alone to '.weights.h5'. "
                 f"Received: filepath={filepath}"
             )
+        optimizer = getattr(self, "optimizer", None)
+        if self.built and optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)  # or Keras would miss its state while loading
         is_zipped = zipped is not False and str(filepath).endswith(".keras")
         if not is_zipped or not _is_local_file(filepath, overwrite):
             return super().save(filepath, overwrite, zipped, **kwargs)
