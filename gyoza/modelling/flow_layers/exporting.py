@@ -171,7 +171,9 @@ class ExportsEndpoints(WritesFiles):
         - `invert(outputs)`: inputs,
         - `sample(sample_count, seed)`: samples. The same seed returns the same ones; as
           :meth:`sample` does with it, where the base distribution draws once. On JAX, files have no
-          such endpoint, since the number of rows cannot be an argument.
+          such endpoint, since the number of rows cannot be an argument, and TensorFlow cannot run
+          theirs of layers that solve linear systems, such as the inverse of
+          :class:`~gyoza.modelling.flow_layers.LULinear`: write those on TensorFlow.
 
         All are of any batch size. Those of a conditional flow have another argument, `context`, one
         row per instance (for `sample`, or one for all), but `serve` and `call`, which take
@@ -254,6 +256,9 @@ class ExportsEndpoints(WritesFiles):
         self, filepath: Any, endpoints: dict[str, Any], is_verbose: bool, **kwargs: Any
     ) -> None:
         """Writes a SavedModel of all endpoints that the backend has."""
+        is_jax = keras.backend.backend() == "jax"
+        if is_jax:  # derivatives of some layers cannot be written
+            kwargs["jax2tf_kwargs"] = {"with_gradient": False, **kwargs.get("jax2tf_kwargs", {})}
         archive = keras.export.ExportArchive()
         archive.track(self)
         _, (inputs, *contexts) = endpoints.pop("call")
@@ -262,7 +267,7 @@ class ExportsEndpoints(WritesFiles):
         serve = archive.add_endpoint("serve", self.__call__, [inputs], **kwargs)
         serve.get_concrete_function()
         archive.add_endpoint("call", serve)
-        if keras.backend.backend() == "jax":
+        if is_jax:
             endpoints.pop("sample")
         for name, (run, described) in endpoints.items():
             archive.add_endpoint(name, run, described, **kwargs)

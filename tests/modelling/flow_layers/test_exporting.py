@@ -161,6 +161,11 @@ FLOWS = [
 ]
 
 
+# TensorFlow has no LAPACK for what JAX has written.
+if BACKEND == "jax":
+    FLOWS = [name for name in FLOWS if name not in ("NeuralSplineFlow", "ResidualFlow", "Glow")]
+
+
 @pytest.mark.long
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras writes no SavedModel there")
 @pytest.mark.parametrize("name", FLOWS)
