@@ -171,9 +171,9 @@ class ExportsEndpoints(WritesFiles):
         - `invert(outputs)`: inputs,
         - `sample(sample_count, seed)`: samples. The same seed returns the same ones; as
           :meth:`sample` does with it, where the base distribution draws once. On JAX, files have no
-          such endpoint, since the number of rows cannot be an argument, and TensorFlow cannot run
-          theirs of layers that solve linear systems, such as the inverse of
-          :class:`~gyoza.modelling.flow_layers.LULinear`: write those on TensorFlow.
+          such endpoint, since the number of rows cannot be an argument, and there are none of
+          layers that solve linear systems, such as :class:`~gyoza.modelling.flow_layers.LULinear`
+          and :class:`~gyoza.modelling.flow_layers.Reflection`: write those on TensorFlow.
 
         All are of any batch size. Those of a conditional flow have another argument, `context`, one
         row per instance (for `sample`, or one for all), but `serve` and `call`, which take
@@ -269,6 +269,15 @@ class ExportsEndpoints(WritesFiles):
         archive.add_endpoint("call", serve)
         if is_jax:
             endpoints.pop("sample")
+        written = {"call": serve}
         for name, (run, described) in endpoints.items():
-            archive.add_endpoint(name, run, described, **kwargs)
+            written[name] = archive.add_endpoint(name, run, described, **kwargs)
+        for name, function in written.items() if is_jax else ():
+            graph = function.get_concrete_function().graph.as_graph_def()
+            if b"lapack_" in graph.SerializeToString():
+                raise ValueError(
+                    f"TensorFlow could not run '{name}' as JAX writes it: a layer solves linear "
+                    "systems. Save the model as '.keras', and load and export it with "
+                    f"KERAS_BACKEND=tensorflow. Received: model={self.name}"
+                )
         archive.write_out(filepath, verbose=is_verbose)
