@@ -1,6 +1,8 @@
 """What importing the package brings along, and what it leaves out."""
 
+import ast
 import importlib
+import pathlib
 import pkgutil
 import re
 import subprocess
@@ -59,3 +61,19 @@ def test_every_module_says_what_is_public():
             public = importlib.import_module(module.name).__all__
             assert len(set(public)) == len(public)
             assert all(hasattr(sys.modules[module.name], name) for name in public)
+
+
+def test_no_module_runs_text_or_data_as_code_or_asks_the_network():
+    modules = {"pickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}
+    modules |= {"socket", "urllib", "http", "ftplib", "requests", "ssl"}
+    functions = {"eval", "exec", "compile", "__import__"}
+    for path in pathlib.Path(gyoza.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else names
+                assert not {name.split(".")[0] for name in names} & modules, path
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in functions, path
+            if isinstance(node, ast.keyword):
+                assert node.arg not in ("allow_pickle", "safe_mode"), path

@@ -15,11 +15,13 @@ import keras
 
 from gyoza.backend.private import (
     KerasHooks,
+    Saveable,
     Use,
     build_for_training,
     flatten_layers,
     has_metrics,
     has_seeds,
+    list_seeds,
     list_uses,
     track_last,
 )
@@ -51,6 +53,8 @@ __all__ = [
     "flatten_layers",
     "track_last",
     "has_seeds",
+    "list_seeds",
+    "Saveable",
     "build_for_training",
     "has_metrics",
     "KerasHooks",

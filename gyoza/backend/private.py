@@ -21,6 +21,8 @@ __all__ = [
     "read_values",
     "write_value",
     "has_seeds",
+    "list_seeds",
+    "Saveable",
     "build_for_training",
     "has_metrics",
     "KerasHooks",
@@ -41,6 +43,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_flatten_layers": _ALL,
     "_layers": _ALL,
     "_seed_generators": _ALL,
+    "KerasSaveable": _ALL,
     "_trainable_variables": ("jax",),
     "_non_trainable_variables": ("jax",),
     "_value": ("jax",),
@@ -157,14 +160,42 @@ def write_value(variable: Any, value: Any) -> None:
         variable.assign(value)
 
 
-def has_seeds(layer: Any) -> bool:
-    """Returns whether a layer itself, not one within it, may draw random numbers.
+def list_seeds(layer: Any) -> list[Any]:
+    """Returns the seed generators of a layer itself, not of those within it.
 
-    Without Keras' list of seed generators, they are looked for in attributes.
+    Without Keras' list of them, they are looked for in attributes.
     """
     if _has(layer, "_seed_generators"):
-        return bool(layer._seed_generators)
-    return any(isinstance(value, keras.random.SeedGenerator) for value in _list_values(layer))
+        return list(layer._seed_generators)
+    found = [x for x in _list_values(layer) if isinstance(x, keras.random.SeedGenerator)]
+    return list({id(generator): generator for generator in found}.values())
+
+
+def has_seeds(layer: Any) -> bool:
+    """Returns whether a layer itself, not one within it, may draw random numbers."""
+    return bool(list_seeds(layer))
+
+
+def _find_saveable() -> Any:
+    module = _import("keras.src.saving.keras_saveable")
+    return module.KerasSaveable if _has(module, "KerasSaveable") else object
+
+
+_Saveable: Any = _find_saveable()
+
+
+class Saveable(_Saveable):
+    """What Keras saves and loads where it is the attribute of a layer, without being a layer.
+
+    It has methods `save_own_variables` and `load_own_variables`. Without Keras' class, files do not
+    have its state.
+    """
+
+    def _obj_type(self) -> str:
+        return "Layer"  # whose attributes Keras does not look into
+
+    # That of Keras would write a file.
+    __reduce__ = object.__reduce__
 
 
 def build_for_training(model: Any, batch: tuple[Any, Any, Any]) -> None:

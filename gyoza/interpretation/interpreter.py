@@ -23,12 +23,13 @@ from gyoza.interpretation.latents import (
 from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.training import SavesFiles
 
 __all__ = ["Interpreter"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Interpreter(Edits, keras.Model):
+class Interpreter(Edits, SavesFiles):
     r"""Reads and edits the factors of a hidden representation of a network.
 
     The network is :math:`g \circ h`: its head :math:`h` computes the hidden representation, and its

@@ -1,22 +1,37 @@
 """Seeds of random numbers."""
 
 import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
-from gyoza.backend import mark_replica
+from gyoza.backend import Saveable, flatten_layers, list_seeds, mark_replica
 
-__all__ = ["SeedGenerator"]
+__all__ = ["SeedGenerator", "OtherSeeds"]
 
 _LOCK = threading.Lock()
 
 
-class SeedGenerator(keras.random.SeedGenerator):
+def _load_state(generator: keras.random.SeedGenerator, store: Any, name: str) -> None:
+    """Gives a generator a state that has been saved, on whatever backend, if there is one."""
+    if name not in store.keys():  # noqa: SIM118 - it has no other way to ask
+        return  # as in files that are older
+    state = np.asarray(store[name]).astype("int64")
+    dtype = keras.backend.standardize_dtype(generator.state.dtype)
+    # Other backends hold the same 32 bits as other numbers.
+    generator.state.assign(state if dtype == "int64" else state.astype("uint32").astype(dtype))
+
+
+class SeedGenerator(Saveable, keras.random.SeedGenerator):
     """A `keras.random.SeedGenerator` whose seeds differ between threads and replicas.
 
     With Keras's own generator, two threads that ask at the same time can get the same seed, and the
-    replicas of a `tf.distribute` strategy do.
+    replicas of a `tf.distribute` strategy do. Also, Keras does not save the states of its own: a
+    model that is loaded would go on with other random numbers.
 
     Args:
         seed: Integer to start from, or `None` to start from a random one.
@@ -28,3 +43,45 @@ class SeedGenerator(keras.random.SeedGenerator):
         with _LOCK:
             seed = super().next(ordered)
         return mark_replica(seed)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the state; see `keras.Layer.save_own_variables`."""
+        store["state"] = self.state
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the state if there is one; see `keras.Layer.load_own_variables`."""
+        _load_state(self, store, "state")
+
+
+class OtherSeeds(Saveable):
+    """Saves and loads the states of those generators of a model that are not gyoza's.
+
+    Keras' own layers have such, `keras.layers.Dropout` for one.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        # Keras would look for what to load in an attribute, and find the model within itself.
+        self.get_model = weakref.ref(model)
+
+    def _list(self) -> Iterator[tuple[str, Any]]:
+        """Yields generators with names that they have again when the model is loaded."""
+        counts: Counter[str] = Counter()
+        layers: Iterable[Any] = flatten_layers(self.get_model())
+        for layer in layers:
+            for generator in list_seeds(layer):
+                if not isinstance(generator, SeedGenerator):
+                    yield f"{layer.name}_{counts[layer.name]}", generator
+                    counts[layer.name] += 1
+
+    def save_own_variables(self, store: Any) -> None:
+        """Saves the states; see `keras.Layer.save_own_variables`."""
+        for name, generator in self._list():
+            store[name] = generator.state
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads those states that there are; see `keras.Layer.load_own_variables`."""
+        for name, generator in self._list():
+            _load_state(generator, store, name)

@@ -1,5 +1,9 @@
-"""Writes the models beside it, and what they compute, as `tests/test_saved_models.py` says."""
+"""Writes models beside it, and what they compute, as `tests/test_saved_models.py` says.
 
+It is given the names of new ones, those that are to be written.
+"""
+
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,32 +13,51 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.conditioners import MADE, MLP
+from gyoza.backend import jit
+from gyoza.modelling.conditioners import MADE, MLP, VelocityMLP
 from gyoza.modelling.distributions import DiagonalNormal
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AdditiveCoupling,
     AffineCoupling,
+    BatchNormalization,
+    BlockNeuralAutoregressive,
     CircularSplineCoupling,
     DisentanglingFlowModel,
+    FactorOut,
+    Flatten,
+    FlowMatchingModel,
     FlowModel,
+    HaarDownsampling,
     HeavisidePermutation,
     Inverse,
+    InvertibleConvolution,
     LULinear,
     MaskedAffine,
     MaskedRationalQuadraticSpline,
     MixtureGaussianization,
     MixtureLogisticCoupling,
     Orthogonal,
+    Planar,
+    Radial,
     RationalQuadraticSplineCoupling,
+    Reflection,
+    Residual,
     ShufflePermutation,
+    Squeeze,
+    Standardize,
+    Sylvester,
+    TriangularAffine,
     VolumePreservingCoupling,
+    YeoJohnson,
 )
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.masks import CheckerBoardMask
 
 FOLDER = Path(__file__).parent
-NAMES = ["context", "pairs", "couplings"]
+NAMES = ["context", "pairs", "couplings", "matching", "images", "others"]
+# Those of which only densities are compared.
+DENSITIES = ["images", "others"]
 
 
 def make(name: str) -> FlowModel:
@@ -60,6 +83,28 @@ def make(name: str) -> FlowModel:
             Orthogonal(),
         ]
         return DisentanglingFlowModel(layers)
+    if name == "matching":
+        return FlowMatchingModel(VelocityMLP([4]), step_count=2, seed=1)
+    if name == "images":
+        layers = [
+            Squeeze(),
+            BatchNormalization(axes=[3]),
+            InvertibleConvolution(seed=1),
+            FactorOut(FlowModel([HaarDownsampling(), Flatten(), Reflection(reflection_count=2)])),
+        ]
+        return FlowModel(layers)
+    if name == "others":
+        layers = [
+            Standardize(),
+            YeoJohnson(),
+            Planar(),
+            Radial(),
+            Sylvester(),
+            TriangularAffine(),
+            Residual(hidden_sizes=[4], seed=1),
+            BlockNeuralAutoregressive(),
+        ]
+        return FlowModel(layers)
     last = keras.layers.Dense(3, kernel_initializer="zeros")
     layers = [
         CircularSplineCoupling(compute_coupling_parameters=MLP([]), bin_count=3),
@@ -81,6 +126,8 @@ def get_data(name: str) -> dict[str, Any]:
     x, other, context = random.uniform(-2, 2, [3, 8, 3]).astype("float32")
     if name == "context":
         return {"x": {"inputs": x, "context": context}}
+    if name == "images":
+        return {"x": random.uniform(-2, 2, [4, 4, 4, 1]).astype("float32")}
     if name == "pairs":
         return {"x": (x, other), "y": np.tile(np.array([[0.0, 0.9]], "float32"), [8, 1])}
     return {"x": x}
@@ -111,11 +158,16 @@ def compute(model: FlowModel, name: str) -> Iterator[tuple[str, Any]]:
     if name == "pairs":
         yield "pairs", model(x)
         x = x[0]
-    outputs, log_det = model(x, **context)
+    if name in DENSITIES:
+        yield "log_prob", jit(model.log_prob)(ops.convert_to_tensor(x))
+        return
+    outputs, log_det = getattr(model, "flow", model)(x, **context)
     yield "outputs", outputs
     yield "log_det", log_det
     yield "inputs", model.invert(outputs, **context)
     yield "log_prob", model.log_prob(x, **context)
+    if name == "matching" and keras.backend.backend() != "tensorflow":
+        return  # where other random numbers are drawn
     yield "training_loss", model.fit(**data, shuffle=False, verbose=0).history["loss"]
     yield "next_log_prob", model.log_prob(x, **context)
 
@@ -136,7 +188,7 @@ def compress(path: Path) -> None:
 
 if __name__ == "__main__":
     keras.utils.set_random_seed(0)
-    for name in NAMES:
+    for name in sys.argv[1:]:
         model = make_trained(name)
         model.save(FOLDER / f"{name}.keras")
         compress(FOLDER / f"{name}.keras")

@@ -19,20 +19,13 @@ from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.functions.arguments import given
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.training import Training, average_losses
 from gyoza.typing import Tensor
 
 __all__ = ["FlowMatchingModel"]
-
-
-def _check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
-    """Raises a `ValueError` unless a value is one of the choices, or returns it."""
-    if value not in choices:
-        raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")
-    return value
 
 
 def _scramble(seed: int) -> int:
@@ -149,8 +142,8 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         if flow_layers is None:
             flow_layers = [Standardize(dtype=policy)]
         last = ContinuousFlow(velocity, solver=solver, step_count=step_count, dtype=policy)
-        self.paths = _check_choice("paths", paths, PATHS)
-        self.coupling = _check_choice("coupling", coupling, COUPLINGS)
+        self.paths = check_choice("paths", paths, PATHS)
+        self.coupling = check_choice("coupling", coupling, COUPLINGS)
         self.seed = seed
         self.seed_generator = SeedGenerator(None if seed is None else _scramble(seed))
         self.flow = FlowModel(

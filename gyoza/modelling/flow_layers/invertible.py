@@ -10,6 +10,7 @@ from keras import ops
 
 from gyoza.backend import forget_gradients
 from gyoza.modelling.freezing import freeze_after
+from gyoza.modelling.functions.checks import check_choice
 from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 from gyoza.typing import Tensor
@@ -18,6 +19,7 @@ __all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
 
 # What `invert` may be told its first argument is called, whatever a class calls it.
 _NAMES_OF_OUTPUTS = ("outputs", "y_hat")
+_METHODS = ("invert", "invert_and_log_det", "compute_jacobian_determinant")  # those in files
 
 
 def is_own(cls: type) -> bool:
@@ -190,7 +192,8 @@ class Inversion(keras.Layer):
         """Makes an equal layer from what `get_config` returned."""
         config = dict(config)
         layer = keras.saving.deserialize_keras_object(config.pop("layer"))
-        method = getattr(type(layer), config.pop("method", "invert"))
+        name = check_choice("method", config.pop("method", "invert"), _METHODS)
+        method = getattr(type(layer), name)
         return cls(layer, getattr(method, "__wrapped__", method), **config)
 
 

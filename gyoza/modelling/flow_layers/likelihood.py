@@ -12,6 +12,7 @@ from gyoza.backend import has_metrics
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
+from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
 from gyoza.modelling.training import Training, average_losses, describe
 from gyoza.typing import Tensor
 
@@ -52,7 +53,7 @@ def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
         )
 
 
-class LikelihoodTraining(Training):
+class LikelihoodTraining(ExportsEndpoints, Training):
     """The part of a flow model that checks data, and compares them with their densities.
 
     A class that derives from it is a :class:`~gyoza.modelling.flow_layers.density.Density`, too,

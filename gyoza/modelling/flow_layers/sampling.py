@@ -79,6 +79,10 @@ class Sampling:
         """Maps latents to data; see :meth:`FlowModel.invert`."""
         return self.flow.invert(outputs, context)
 
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+        """Writes the flow to a file that is run without gyoza; see :meth:`FlowModel.export`."""
+        return self.flow.export(filepath, *args, **kwargs)
+
     def sample(
         self,
         sample_count: int,

@@ -9,14 +9,14 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions.checks import check_instance
-from gyoza.modelling.training import PreparesCallbacks, average_losses
+from gyoza.modelling.training import PreparesCallbacks, SavesFiles, average_losses
 from gyoza.typing import Tensor
 
 __all__ = ["VariationalModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class VariationalModel(PreparesCallbacks, keras.Model):
+class VariationalModel(PreparesCallbacks, SavesFiles):
     r"""Trains a flow to follow a density that can be evaluated, up to a factor, but not sampled.
 
     For the density :math:`q` of the flow and an unnormalised target :math:`\tilde p = Z p`, the

@@ -14,6 +14,7 @@ __all__ = [
     "is_integer",
     "check_integer",
     "check_integers",
+    "check_choice",
     "check_finite",
     "check_positive",
     "check_not_negative",
@@ -59,6 +60,13 @@ def check_integers(name: str, values: Iterable[int]) -> list[int]:
     if any(integer != number for integer, number in zip(integers, numbers, strict=True)):
         raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}")
     return integers
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
+    """Raises a `ValueError` unless a value is one of the choices, or returns it."""
+    if value not in choices:
+        raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")
+    return value
 
 
 def check_finite(name: str, values: Tensor) -> Array:

@@ -7,14 +7,17 @@
 """
 
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
+from gyoza.modelling.training.files import SavesFiles, write_atomically
 from gyoza.modelling.training.fit import describe
 from gyoza.modelling.training.trainer import Training
 
 __all__ = [
     "PreparesCallbacks",
+    "SavesFiles",
     "TakesData",
     "Training",
     "average_losses",
     "describe",
     "to_arrays",
+    "write_atomically",
 ]
