@@ -220,7 +220,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         targets = ops.cast(to_vectors(outputs, self._axes_, self._shape_), self.log_det_dtype)
         gates = ops.cast(self.gates, self.log_det_dtype)
         diagonals, find_offsets = self._diagonals(), self._offsets(targets, context)
-        lower, upper = self._bracket(targets, gates, diagonals[-1])
+        lower, upper, magnitudes = self._bracket(targets, gates, diagonals[-1])
         dimensions = ops.arange(self.dimension_count, dtype="int32")
 
         def find_next(which: Any, vectors: Tensor) -> Any:
@@ -241,21 +241,27 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
                 *offsets,
                 *(take(diagonal, 0) for diagonal in diagonals),
             ]
-            root = find_root(_miss, take(lower, -1), take(upper, -1), parameters)
+            root = find_root(
+                _miss, take(lower, -1), take(upper, -1), parameters, take(magnitudes, -1)
+            )
             return ops.where(dimensions == which, root, vectors)
 
         vectors = repeat(find_next, ops.zeros_like(targets), self.dimension_count)
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)
 
-    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, Any]:
-        """Returns points below and above the inputs, as units are between -1 and 1."""
+    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, ...]:
+        """Returns points below and above the inputs, and how large terms of outputs are at most.
+
+        The last hidden units are between -1 and 1.
+        """
         limit = ops.sum(last_diagonal, axis=(1, 2)) + ops.abs(
             ops.cast(self.biases[-1][:, 0], self.log_det_dtype)
         )
         for kernel in self._mask_kernels()[-1:]:
             limit = limit + ops.sum(ops.abs(kernel), axis=0)
         open_, reach = ops.sigmoid(-gates), ops.sigmoid(gates) * limit
-        return (targets - reach) / open_, (targets + reach) / open_
+        bracket = (targets - reach) / open_, (targets + reach) / open_
+        return *bracket, ops.abs(targets) + reach
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -39,7 +39,11 @@ def _solve_bend(target: Any, outer: Tensor, inner: Tensor, shift: Tensor) -> Ten
 
     reach = ops.abs(outer)
     return find_root(
-        equation, target - reach, target + reach, parameters=[target, outer, inner, shift]
+        equation,
+        target - reach,
+        target + reach,
+        parameters=[target, outer, inner, shift],
+        magnitudes=ops.abs(target) + reach,
     )
 
 

@@ -214,14 +214,17 @@ class Residual(FlowLayer):
         tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
 
         def is_moving(x: Tensor, before: Tensor) -> Any:
-            return ops.any(ops.abs(x - before) > tolerance * (1 + ops.abs(x)))
+            is_far = ops.abs(x - before) > tolerance * (1 + ops.abs(x))
+            return ops.any(is_far, axis=-1, keepdims=True)
 
         def step(x: Tensor, before: Tensor) -> tuple[Any, Any]:
-            return target - _run(x, *constants)[0], x
+            # Rows that have arrived stay, so that none depends on how long others take.
+            moves = is_moving(x, before)
+            return ops.where(moves, target - _run(x, *constants)[0], x), x
 
         rate = math.log(self.coefficient) * len(self.kernels)
         x, _ = ops.while_loop(
-            is_moving,
+            lambda x, before: ops.any(is_moving(x, before)),
             step,
             (target - _run(target, *constants)[0], target),
             maximum_iterations=2 * math.ceil(math.log(tolerance) / rate),
