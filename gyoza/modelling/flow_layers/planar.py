@@ -228,16 +228,21 @@ class Radial(FlowLayer):
         # In units of the radius, lengths s before and d after are related by s² + k s - d = 0.
         length = _length(gap) / radius
         k = 1 + strength - length
-        larger = 0.5 * (ops.where(k > 0, k, -k) + ops.sqrt(k * k + 4 * length))
+        # Squares of large numbers would overflow. The unit is a constant in gradients, too.
+        unit = ops.stop_gradient(1 + length)
+        root = unit * ops.sqrt(ops.square(k / unit) + 4 * (length / unit) / unit)
+        larger = 0.5 * (ops.where(k > 0, k, -k) + root)
         share = 1 / (1 + ops.where(k > 0, length / larger, larger))
         return ops.cast(centre + gap / (1 + strength * share), outputs.dtype)
 
 
 def _length(vectors: Tensor) -> Tensor:
     """Returns the lengths of vectors, `[..., 1]`, with a finite gradient at zero."""
-    squared = ops.sum(vectors * vectors, axis=-1, keepdims=True)
-    is_zero = squared == 0
-    root = ops.sqrt(ops.where(is_zero, ops.ones_like(squared), squared))
+    unit = ops.stop_gradient(ops.sum(ops.abs(vectors), axis=-1, keepdims=True))
+    is_zero = unit == 0
+    unit = ops.where(is_zero, ops.ones_like(unit), unit)  # squares neither overflow nor vanish
+    squared = ops.sum(ops.square(vectors / unit), axis=-1, keepdims=True)
+    root = unit * ops.sqrt(ops.where(is_zero, ops.ones_like(squared), squared))
     return ops.where(is_zero, ops.zeros_like(root), root)
 
 

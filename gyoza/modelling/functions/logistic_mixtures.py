@@ -13,10 +13,11 @@ from gyoza.typing import Tensor
 __all__ = ["mixture_log_odds", "mixture_quantile"]
 
 # Where the logarithm of a slope is below this, rounding has the better of Newton's method.
-_FLAT = -60.0
+_FLAT = -40.0
 
-# Logarithms of scales beyond this, 10^±26, are taken for this.
-_LARGEST_LOG_SCALE = 60.0
+# Logarithms of scales beyond this, 10^±17, are taken for this, so that gradients of the inverse,
+# with both of these factors, are in the range of float32.
+_LARGEST_LOG_SCALE = 40.0
 
 
 def _limit(log_scales: Tensor) -> Any:
