@@ -267,7 +267,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)
 
     def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, ...]:
-        """Returns points below and above the inputs, and how large terms of outputs are at most.
+        """Returns points below and above the inputs, and how large terms of outputs are.
 
         The last hidden units are between -1 and 1.
         """
@@ -278,7 +278,8 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             limit = limit + ops.sum(ops.abs(kernel), axis=0)
         open_, reach = ops.sigmoid(-gates), ops.sigmoid(gates) * limit
         bracket = (targets - reach) / open_, (targets + reach) / open_
-        return *bracket, ops.abs(targets) + reach
+        # Terms that are larger only where they cancel are not counted.
+        return *bracket, ops.abs(targets) + ops.minimum(reach, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -21,6 +22,9 @@ __all__ = ["Planar", "Radial", "Sylvester"]
 
 # The strength of a bend stays this far above -1, where the inverse has an infinite slope.
 _MARGIN = 1e-3
+
+# Logarithms of radii beyond this, 10^±17, count as this.
+_LARGEST_LOG_RADIUS = 40.0
 
 
 def _bound_strength(parameter: Any) -> Tensor:
@@ -153,7 +157,8 @@ class Radial(FlowLayer):
         (n - 1) \ln (1 + m q) + \ln (1 + m q^2),
 
     for :math:`n` dimensions, with a learnt centre :math:`c`, radius :math:`\alpha > 0` and strength
-    :math:`m`, which is kept above -0.999 so that the layer is invertible. (In the paper,
+    :math:`m`, which is kept above -0.999 so that the layer is invertible. (:math:`\ln \alpha`
+    beyond ±40 counts as ±40. In the paper,
     :math:`\beta = \alpha m`.) A new layer, with :math:`m = 0`, is the identity.
 
     Both directions cost the same: the inverse is the root of a quadratic equation. All is computed
@@ -209,13 +214,14 @@ class Radial(FlowLayer):
             ops.cast(weight, self.log_det_dtype)
             for weight in (self.centre, self.log_radius, self.strength)
         )
+        log_radius = ops.clip(log_radius, -_LARGEST_LOG_RADIUS, _LARGEST_LOG_RADIUS)
         return centre, ops.exp(log_radius), _bound_strength(strength)
 
     def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         centre, radius, strength = self._cast_weights()
         gap = ops.cast(inputs, self.log_det_dtype) - centre
-        share = 1 / (1 + _length(gap) / radius)
+        share = 1 / (1 + self._measure(gap, radius))
         outputs = centre + (1 + strength * share) * gap
         share = share[..., 0]
         log_det = (self.dimension_count - 1) * log1p(strength * share)
@@ -226,7 +232,7 @@ class Radial(FlowLayer):
         centre, radius, strength = self._cast_weights()
         gap = ops.cast(outputs, self.log_det_dtype) - centre
         # In units of the radius, lengths s before and d after are related by s² + k s - d = 0.
-        length = _length(gap) / radius
+        length = self._measure(gap, radius)
         k = 1 + strength - length
         # Squares of large numbers would overflow. The unit is a constant in gradients, too.
         unit = ops.stop_gradient(1 + length)
@@ -234,6 +240,10 @@ class Radial(FlowLayer):
         larger = 0.5 * (ops.where(k > 0, k, -k) + root)
         share = 1 / (1 + ops.where(k > 0, length / larger, larger))
         return ops.cast(centre + gap / (1 + strength * share), outputs.dtype)
+
+    def _measure(self, vectors: Tensor, radius: Tensor) -> Any:
+        """Returns the lengths of vectors in units of the radius, `[..., 1]`, and finite ones."""
+        return ops.minimum(_length(vectors) / radius, float(np.finfo(self.log_det_dtype).max) / 16)
 
 
 def _length(vectors: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ def find_root(
         x = ops.where(step < secant_count, crossing, _halve_magnitudes(lower, upper, tiny))
         values, _ = function(x, *constants)
         is_below, moves = values < 0, is_left(lower, upper, below, above)
-        rises, falls = (ops.logical_and(moves, which) for which in (is_below, ops.logical_not(is_below)))
+        rises, falls = (
+            ops.logical_and(moves, which) for which in (is_below, ops.logical_not(is_below))
+        )
         return (
             step + 1,
             ops.where(rises, x, lower),
