@@ -279,7 +279,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         open_, reach = ops.sigmoid(-gates), ops.sigmoid(gates) * limit
         bracket = (targets - reach) / open_, (targets + reach) / open_
         # Terms that are larger only where they cancel are not counted.
-        return *bracket, ops.abs(targets) + ops.minimum(reach, 1.0)
+        return *bracket, ops.abs(targets) + ops.clip(reach, 0.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -243,7 +243,8 @@ class Radial(FlowLayer):
 
     def _measure(self, vectors: Tensor, radius: Tensor) -> Any:
         """Returns the lengths of vectors in units of the radius, `[..., 1]`, and finite ones."""
-        return ops.minimum(_length(vectors) / radius, float(np.finfo(self.log_det_dtype).max) / 16)
+        largest = float(np.finfo(self.log_det_dtype).max) / 16
+        return ops.clip(_length(vectors) / radius, 0.0, largest)
 
 
 def _length(vectors: Tensor) -> Tensor:

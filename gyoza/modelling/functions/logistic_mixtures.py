@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.functions.roots import find_root
+from gyoza.modelling.functions.tensors import larger, smaller
 from gyoza.typing import Tensor
 
 __all__ = ["mixture_log_odds", "mixture_quantile"]
@@ -111,6 +112,6 @@ def mixture_quantile(
     # The quantile of a mixture lies among those of its components.
     quantiles = ops.stop_gradient(locations + ops.exp(log_scales) * log_odds[..., None])
     parts = ops.unstack(quantiles, axis=-1)
-    lower, upper = functools.reduce(ops.minimum, parts), functools.reduce(ops.maximum, parts)
+    lower, upper = functools.reduce(smaller, parts), functools.reduce(larger, parts)
     parameters = [log_odds, log_weights, locations, log_scales]
     return find_root(equation, lower, upper, parameters, magnitudes=1 + ops.abs(log_odds))

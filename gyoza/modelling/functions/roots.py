@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.functions.tensors import larger, smaller
 from gyoza.typing import Tensor
 
 __all__ = ["find_root"]
@@ -69,16 +70,20 @@ def find_root(
     """
     constants = [ops.stop_gradient(parameter) for parameter in parameters]
     precision = np.finfo(keras.backend.standardize_dtype(lower.dtype))
-    eps, tiny, limit = float(precision.eps), float(precision.tiny), float(precision.max) / 4
-    lower, upper = (ops.clip(ops.stop_gradient(end), -limit, limit) for end in (lower, upper))
+    eps = float(precision.eps)
+    # As tensors, since PyTorch's `clip` would round its bounds to float32.
+    tiny, limit = (float(size) * ops.ones_like(lower) for size in (precision.tiny, precision.max))
+    lower, upper = (
+        smaller(limit / 4, larger(-limit / 4, ops.stop_gradient(end))) for end in (lower, upper)
+    )
     width = upper - lower
     noise = 0.0 if magnitudes is None else 2 * eps * ops.stop_gradient(magnitudes)
     secant_count = precision.nmant + 8
 
     def is_left(lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Any:
-        size = ops.maximum(ops.abs(lower), ops.abs(upper))
-        is_wide = upper - lower > ops.maximum(2 * eps * size, tiny)
-        return ops.logical_and(is_wide, ops.minimum(-below, above) > noise)
+        size = larger(ops.abs(lower), ops.abs(upper))
+        is_wide = upper - lower > larger(tiny, 2 * eps * size)
+        return ops.logical_and(is_wide, smaller(-below, above) > noise)
 
     def narrow(
         step: Any, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor, reach: Tensor
@@ -92,7 +97,7 @@ def find_root(
         offset = (2 * share - 1) * half
         drawn = ops.relu(ops.abs(offset) - 0.8 * half * (half / ops.where(width > 0, width, 1.0)))
         # After k steps, half of the bracket is not longer than 2^-k times all of it was.
-        distance = ops.minimum(drawn, ops.minimum(ops.relu(reach - half), half))
+        distance = smaller(drawn, smaller(ops.relu(reach - half), half))
         crossing = lower + half + ops.where(offset > 0, distance, -distance)
         x = ops.where(step < secant_count, crossing, _halve_magnitudes(lower, upper, tiny))
         values, _ = function(x, *constants)
@@ -121,13 +126,13 @@ def find_root(
     # Zero, but for its derivatives, and NaN where parameters are.
     is_infinite = ops.abs(values) == np.inf
     error = ops.where(is_infinite, ops.zeros_like(x), values - ops.stop_gradient(values))
-    return x - error / ops.stop_gradient(ops.maximum(slopes, tiny))
+    return x - error / larger(tiny, ops.stop_gradient(slopes))
 
 
-def _halve_magnitudes(lower: Tensor, upper: Tensor, tiny: float) -> Any:
+def _halve_magnitudes(lower: Tensor, upper: Tensor, tiny: Tensor) -> Any:
     """Returns the middle of a bracket in orders of magnitude, or within one in numbers."""
-    sizes = [ops.maximum(ops.abs(end), tiny) for end in (lower, upper)]
-    small, large = ops.minimum(*sizes), ops.maximum(*sizes)
+    sizes = [larger(tiny, ops.abs(end)) for end in (lower, upper)]
+    small, large = smaller(*sizes), larger(*sizes)
     middle = ops.where(large > 2 * small, ops.sqrt(small) * ops.sqrt(large), (small + large) / 2)
     middle = ops.where(lower < 0, -middle, middle)
     return ops.where(ops.logical_and(lower < 0, upper > 0), ops.zeros_like(middle), middle)

@@ -293,10 +293,10 @@ def _displace(
     d_next = _positive(take(slopes, bins + 1), minimum_slope)
 
     if inverse:
-        theta = ops.minimum((x - y_k) / height, 1.0)  # as rounding may move knots
+        theta = ops.clip((x - y_k) / height, 0.0, 1.0)  # as rounding may move knots
         xi = _solve(theta, s, d_k, d_next)
     else:
-        xi = ops.minimum((x - x_k) / width, 1.0)
+        xi = ops.clip((x - x_k) / width, 0.0, 1.0)
     eta = 1.0 - xi
     start = d_k * eta + s * xi
     stop = s * eta + d_next * xi

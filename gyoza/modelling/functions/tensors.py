@@ -7,7 +7,7 @@ from keras import ops
 
 from gyoza.typing import Tensor
 
-__all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill"]
+__all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill", "smaller", "larger"]
 
 # Types of tensors of the backend, as far as they have been met. To look a type up costs next to
 # nothing, to ask the backend a few calls.
@@ -66,3 +66,16 @@ def fill(value: Any, inputs: Tensor, dtype: str) -> Tensor:
     if value is None:
         return ops.zeros(ops.shape(inputs)[:1], dtype=dtype)
     return ops.broadcast_to(ops.cast(value, dtype), ops.shape(inputs)[:1])
+
+
+def smaller(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the smaller of two numbers, or `y` if one is NaN.
+
+    On PyTorch, `keras.ops.minimum` would round float64 to float32.
+    """
+    return ops.where(x < y, x, y)
+
+
+def larger(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the larger of two numbers, or `y` if one is NaN."""
+    return ops.where(x > y, x, y)
