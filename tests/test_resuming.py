@@ -225,7 +225,7 @@ def test_what_a_kill_leaves_is_removed_with_the_backup(tmp_path):
     path = tmp_path / "backup" / "state"
     path.parent.mkdir()
     backups.write_backup(path, {"epoch": 1})
-    path.with_name("state.tmp").write_bytes(b"half")
+    path.with_name(".new-state").write_bytes(b"half")
     assert backups.read_backup(path) == {"epoch": 1}
     backups.remove_backup(path)
     assert list(tmp_path.iterdir()) == []

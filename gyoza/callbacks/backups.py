@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-import os
 import pathlib
 import zlib
 from typing import Any
 
 import numpy as np
+
+from gyoza.modelling.training import get_temporary, write_atomically
 
 __all__ = ["write_backup", "read_backup", "remove_backup", "is_plain", "to_fingerprint"]
 
@@ -18,31 +19,17 @@ def write_backup(path: pathlib.Path, state: Any) -> None:
     """Writes a state so that a kill at any moment, or a full disk, leaves the old file or the new.
 
     Args:
-        path: The file. Beside it, a file that ends in `.tmp` is written first.
+        path: The file.
         state: Numbers, strings, arrays and `None`, in lists, tuples and dictionaries.
 
     Raises:
         OSError: If the file cannot be written. What was there before is unharmed.
     """
     text, arrays = _pack(state)
-    temporary = _get_temporary(path)
     named: dict[str, Any] = {f"array_{k}": _to_bytes(array) for k, array in enumerate(arrays)}
     named[_TEXT] = np.frombuffer(text.encode(), "uint8")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **named)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    with contextlib.suppress(OSError):  # not every system lets folders be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **named)
 
 
 def read_backup(path: pathlib.Path) -> Any:
@@ -68,7 +55,7 @@ def read_backup(path: pathlib.Path) -> Any:
 def remove_backup(path: pathlib.Path) -> None:
     """Removes the file, and its folder if there is nothing else in it."""
     path.unlink(missing_ok=True)
-    _get_temporary(path).unlink(missing_ok=True)  # of a process that was killed
+    get_temporary(path).unlink(missing_ok=True)  # of a process that was killed
     with contextlib.suppress(OSError):
         path.parent.rmdir()
 
@@ -88,10 +75,6 @@ def to_fingerprint(value: Any) -> tuple[str, list[int]]:
     """Returns what differs, but for a chance of 2^-32, if two parts of states do."""
     text, arrays = _pack(value)
     return text, [zlib.crc32(_to_bytes(array).data) for array in arrays]
-
-
-def _get_temporary(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f"{path.name}.tmp")
 
 
 def _pack(state: Any) -> tuple[str, list[np.ndarray]]:

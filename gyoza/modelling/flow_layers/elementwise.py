@@ -13,7 +13,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
-from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
+from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, scaled_log1p
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.typing import Tensor
 
@@ -317,4 +317,4 @@ class YeoJohnson(ElementwiseLayer):
     def compress(self, y: Tensor) -> Tensor:
         """Takes roots of numbers."""
         sign, size, power = self._split(y)
-        return sign * expm1(size * logarithm_ratio(power * size))
+        return sign * expm1(scaled_log1p(size, power))

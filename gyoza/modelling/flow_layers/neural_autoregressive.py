@@ -19,6 +19,11 @@ from gyoza.typing import Shape, Tensor
 
 __all__ = ["BlockNeuralAutoregressive"]
 
+# The greatest logarithm of the slope of a path through all layers, and the greatest logit of a
+# gate: products of them, and reciprocals, are in the range of float32.
+_LARGEST_LOG_SLOPE = 78.0
+_LARGEST_GATE = 40.0
+
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class BlockNeuralAutoregressive(ConditionalFlowLayer):
@@ -57,6 +62,9 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
     that follows from the gate. Gradients of `invert` are exact, by the implicit function theorem;
     second derivatives are not. To sample fast, use
     :class:`~gyoza.modelling.flow_layers.MaskedAutoregressive` layers.
+
+    So that nothing overflows, numbers in :math:`V_k` beyond :math:`\pm 78 / (K + 1)`, and logits of
+    :math:`\alpha` beyond :math:`\pm 40`, count as these.
 
     Unlike many layers, a new one is not the identity: it starts with :math:`\alpha = 1/2` and a
     random network.
@@ -160,8 +168,17 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
     def _diagonals(self) -> list[Any]:
         """Returns each dimension's own blocks, `[dimension_count, units before, units]`."""
-        weights = [ops.cast(weight, self.log_det_dtype) for weight in self.log_diagonals]
+        limit = _LARGEST_LOG_SLOPE / len(self.log_diagonals)
+        weights = [
+            ops.clip(ops.cast(weight, self.log_det_dtype), -limit, limit)
+            for weight in self.log_diagonals
+        ]
         return [ops.exp(weight) / weight.shape[1] for weight in weights]
+
+    def _cast_gates(self) -> Any:
+        """Returns the logits of the gates, none of which is shut entirely."""
+        gates = ops.cast(self.gates, self.log_det_dtype)
+        return ops.clip(gates, -_LARGEST_GATE, _LARGEST_GATE)
 
     def _offsets(self, vectors: Tensor, context: Tensor) -> Callable[[int, Any], Any]:
         """Returns a function that computes what units get from dimensions before their own.
@@ -201,7 +218,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
         """
         vectors = ops.cast(to_vectors(inputs, self._axes_, self._shape_), self.log_det_dtype)
-        gates = ops.cast(self.gates, self.log_det_dtype)
+        gates = self._cast_gates()
         find_offsets = self._offsets(vectors, context)
         outputs, slopes = _map(vectors, gates, self._diagonals(), find_offsets)
         outputs = from_vectors(ops.cast(outputs, inputs.dtype), self._axes_, self._shape_)
@@ -218,9 +235,9 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             The inputs of `call`, `[batch, ...]`.
         """
         targets = ops.cast(to_vectors(outputs, self._axes_, self._shape_), self.log_det_dtype)
-        gates = ops.cast(self.gates, self.log_det_dtype)
+        gates = self._cast_gates()
         diagonals, find_offsets = self._diagonals(), self._offsets(targets, context)
-        lower, upper = self._bracket(targets, gates, diagonals[-1])
+        lower, upper, magnitudes = self._bracket(targets, gates, diagonals[-1])
         dimensions = ops.arange(self.dimension_count, dtype="int32")
 
         def find_next(which: Any, vectors: Tensor) -> Any:
@@ -241,21 +258,28 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
                 *offsets,
                 *(take(diagonal, 0) for diagonal in diagonals),
             ]
-            root = find_root(_miss, take(lower, -1), take(upper, -1), parameters)
+            root = find_root(
+                _miss, take(lower, -1), take(upper, -1), parameters, take(magnitudes, -1)
+            )
             return ops.where(dimensions == which, root, vectors)
 
         vectors = repeat(find_next, ops.zeros_like(targets), self.dimension_count)
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)
 
-    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, Any]:
-        """Returns points below and above the inputs, as units are between -1 and 1."""
+    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, ...]:
+        """Returns points below and above the inputs, and how large terms of outputs are.
+
+        The last hidden units are between -1 and 1.
+        """
         limit = ops.sum(last_diagonal, axis=(1, 2)) + ops.abs(
             ops.cast(self.biases[-1][:, 0], self.log_det_dtype)
         )
         for kernel in self._mask_kernels()[-1:]:
             limit = limit + ops.sum(ops.abs(kernel), axis=0)
         open_, reach = ops.sigmoid(-gates), ops.sigmoid(gates) * limit
-        return (targets - reach) / open_, (targets + reach) / open_
+        bracket = (targets - reach) / open_, (targets + reach) / open_
+        # Terms that are larger only where they cancel are not counted.
+        return *bracket, ops.abs(targets) + ops.clip(reach, 0.0, 1.0)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -71,7 +71,7 @@ class ActivationNormalization(FlowLayer):
         MINIMUM = 1e-30
 
         def __call__(self, w: Tensor) -> Any:
-            return ops.maximum(ops.abs(w), self.MINIMUM)
+            return ops.clip(ops.abs(w), self.MINIMUM, np.inf)
 
     def __init__(
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -21,6 +22,9 @@ __all__ = ["Planar", "Radial", "Sylvester"]
 
 # The strength of a bend stays this far above -1, where the inverse has an infinite slope.
 _MARGIN = 1e-3
+
+# Logarithms of radii beyond this, 10^±17, count as this.
+_LARGEST_LOG_RADIUS = 40.0
 
 
 def _bound_strength(parameter: Any) -> Tensor:
@@ -39,7 +43,11 @@ def _solve_bend(target: Any, outer: Tensor, inner: Tensor, shift: Tensor) -> Ten
 
     reach = ops.abs(outer)
     return find_root(
-        equation, target - reach, target + reach, parameters=[target, outer, inner, shift]
+        equation,
+        target - reach,
+        target + reach,
+        parameters=[target, outer, inner, shift],
+        magnitudes=ops.abs(target) + reach,
     )
 
 
@@ -149,7 +157,8 @@ class Radial(FlowLayer):
         (n - 1) \ln (1 + m q) + \ln (1 + m q^2),
 
     for :math:`n` dimensions, with a learnt centre :math:`c`, radius :math:`\alpha > 0` and strength
-    :math:`m`, which is kept above -0.999 so that the layer is invertible. (In the paper,
+    :math:`m`, which is kept above -0.999 so that the layer is invertible. (:math:`\ln \alpha`
+    beyond ±40 counts as ±40. In the paper,
     :math:`\beta = \alpha m`.) A new layer, with :math:`m = 0`, is the identity.
 
     Both directions cost the same: the inverse is the root of a quadratic equation. All is computed
@@ -205,13 +214,14 @@ class Radial(FlowLayer):
             ops.cast(weight, self.log_det_dtype)
             for weight in (self.centre, self.log_radius, self.strength)
         )
+        log_radius = ops.clip(log_radius, -_LARGEST_LOG_RADIUS, _LARGEST_LOG_RADIUS)
         return centre, ops.exp(log_radius), _bound_strength(strength)
 
     def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Moves vectors; see :meth:`FlowLayer.transform`."""
         centre, radius, strength = self._cast_weights()
         gap = ops.cast(inputs, self.log_det_dtype) - centre
-        share = 1 / (1 + _length(gap) / radius)
+        share = 1 / (1 + self._measure(gap, radius))
         outputs = centre + (1 + strength * share) * gap
         share = share[..., 0]
         log_det = (self.dimension_count - 1) * log1p(strength * share)
@@ -222,18 +232,28 @@ class Radial(FlowLayer):
         centre, radius, strength = self._cast_weights()
         gap = ops.cast(outputs, self.log_det_dtype) - centre
         # In units of the radius, lengths s before and d after are related by s² + k s - d = 0.
-        length = _length(gap) / radius
+        length = self._measure(gap, radius)
         k = 1 + strength - length
-        larger = 0.5 * (ops.where(k > 0, k, -k) + ops.sqrt(k * k + 4 * length))
+        # Squares of large numbers would overflow. The unit is a constant in gradients, too.
+        unit = ops.stop_gradient(1 + length)
+        root = unit * ops.sqrt(ops.square(k / unit) + 4 * (length / unit) / unit)
+        larger = 0.5 * (ops.where(k > 0, k, -k) + root)
         share = 1 / (1 + ops.where(k > 0, length / larger, larger))
         return ops.cast(centre + gap / (1 + strength * share), outputs.dtype)
+
+    def _measure(self, vectors: Tensor, radius: Tensor) -> Any:
+        """Returns the lengths of vectors in units of the radius, `[..., 1]`, and finite ones."""
+        largest = float(np.finfo(self.log_det_dtype).max) / 16
+        return ops.clip(_length(vectors) / radius, 0.0, largest)
 
 
 def _length(vectors: Tensor) -> Tensor:
     """Returns the lengths of vectors, `[..., 1]`, with a finite gradient at zero."""
-    squared = ops.sum(vectors * vectors, axis=-1, keepdims=True)
-    is_zero = squared == 0
-    root = ops.sqrt(ops.where(is_zero, ops.ones_like(squared), squared))
+    unit = ops.stop_gradient(ops.sum(ops.abs(vectors), axis=-1, keepdims=True))
+    is_zero = unit == 0
+    unit = ops.where(is_zero, ops.ones_like(unit), unit)  # squares neither overflow nor vanish
+    squared = ops.sum(ops.square(vectors / unit), axis=-1, keepdims=True)
+    root = unit * ops.sqrt(ops.where(is_zero, ops.ones_like(squared), squared))
     return ops.where(is_zero, ops.zeros_like(root), root)
 
 

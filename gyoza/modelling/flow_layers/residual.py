@@ -60,7 +60,10 @@ class Residual(FlowLayer):
     The inverse is the fixed point of :math:`x = y - g(x)`, found in a compiled loop that stops when
     it has converged: typically after tens of passes through the network, or some hundred in the
     worst case. A step of Newton's method with the Jacobian matrix gives the last digits and the
-    gradient. All is computed in at least float32.
+    gradient. All is computed in at least float32. A row is left alone when it has converged, so
+    that it does not depend on others. The inverse is as exact as rounding of the units of :math:`g`
+    allows: with biases and sharpnesses 100 times as large as usual, eight layers in turn have
+    densities that are right to 1e-4 of their logarithm, and 2e-6 with usual ones.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -214,14 +217,17 @@ class Residual(FlowLayer):
         tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
 
         def is_moving(x: Tensor, before: Tensor) -> Any:
-            return ops.any(ops.abs(x - before) > tolerance * (1 + ops.abs(x)))
+            is_far = ops.abs(x - before) > tolerance * (1 + ops.abs(x))
+            return ops.any(is_far, axis=-1, keepdims=True)
 
         def step(x: Tensor, before: Tensor) -> tuple[Any, Any]:
-            return target - _run(x, *constants)[0], x
+            # Rows that have arrived stay, so that none depends on how long others take.
+            moves = is_moving(x, before)
+            return ops.where(moves, target - _run(x, *constants)[0], x), x
 
         rate = math.log(self.coefficient) * len(self.kernels)
         x, _ = ops.while_loop(
-            is_moving,
+            lambda x, before: ops.any(is_moving(x, before)),
             step,
             (target - _run(target, *constants)[0], target),
             maximum_iterations=2 * math.ceil(math.log(tolerance) / rate),

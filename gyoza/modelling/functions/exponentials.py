@@ -6,7 +6,7 @@ from keras import ops
 
 from gyoza.typing import Tensor
 
-__all__ = ["expm1", "log1p", "exponential_ratio", "logarithm_ratio"]
+__all__ = ["expm1", "log1p", "exponential_ratio", "scaled_log1p"]
 
 # Below this, series are summed: the closed forms, and even more their derivatives, are differences
 # of nearly equal numbers. The series are exact to the last digit of float64 there.
@@ -75,14 +75,17 @@ def exponential_ratio(z: Tensor) -> Tensor:
     return ops.where(is_small, _exponential_series(small), (ops.exp(large) - 1) / large)
 
 
-def logarithm_ratio(z: Tensor) -> Tensor:
-    """Computes ln(1 + z) / z, which is 1 for z = 0.
+def scaled_log1p(x: Tensor, factor: Tensor) -> Tensor:
+    """Computes ln(1 + f x) / f, which is x for f = 0.
 
     Args:
-        z: Numbers, `[...]`, in float32 or float64.
+        x: Numbers, `[...]`, in float32 or float64.
+        factor: The factors f, `[...]`.
 
     Returns:
         The results, `[...]`.
     """
-    is_small, small, large = _split(z)
-    return ops.where(is_small, _logarithm_series(small), ops.log(1 + large) / large)
+    is_small, small, large = _split(x * factor)
+    divisors = ops.where(is_small, ops.ones_like(large), factor)
+    # Not x times a ratio: a product of x and the ratio's derivative would overflow for large x.
+    return ops.where(is_small, x * _logarithm_series(small), ops.log(1 + large) / divisors)

@@ -1,16 +1,29 @@
 """Distribution functions of mixtures of logistic distributions, on the scale of log-odds."""
 
 import functools
+from typing import Any
 
+import keras
+import numpy as np
 from keras import ops
 
 from gyoza.modelling.functions.roots import find_root
+from gyoza.modelling.functions.tensors import larger, smaller
 from gyoza.typing import Tensor
 
 __all__ = ["mixture_log_odds", "mixture_quantile"]
 
 # Where the logarithm of a slope is below this, rounding has the better of Newton's method.
-_FLAT = -60.0
+_FLAT = -40.0
+
+# Logarithms of scales beyond this, 10^±17, are taken for this, so that gradients of the inverse,
+# with both of these factors, are in the range of float32.
+_LARGEST_LOG_SCALE = 40.0
+
+
+def _limit(log_scales: Tensor) -> Any:
+    """Keeps scales and their reciprocals finite, and all that they are multiplied by."""
+    return ops.clip(log_scales, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
 
 
 def mixture_log_odds(
@@ -46,7 +59,10 @@ def mixture_log_odds(
         >>> keras.ops.convert_to_numpy(log_slopes).round(2)
         array([ 0.  , -2.65], dtype=float32)
     """
+    log_scales = _limit(log_scales)
+    largest = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).max) / 16
     standardised = (x[..., None] - locations) * ops.exp(-log_scales)
+    standardised = ops.clip(standardised, -largest, largest)
     log_below, log_above = -ops.softplus(-standardised), -ops.softplus(standardised)
     joint_below, joint_above = log_weights + log_below, log_weights + log_above
     log_odds = ops.logsumexp(joint_below, axis=-1) - ops.logsumexp(joint_above, axis=-1)
@@ -92,10 +108,10 @@ def mixture_quantile(
         # The reciprocal of the slope has to stay finite.
         return values - log_odds, ops.exp(ops.where(log_slopes > _FLAT, log_slopes, _FLAT))
 
+    log_scales = _limit(log_scales)
     # The quantile of a mixture lies among those of its components.
     quantiles = ops.stop_gradient(locations + ops.exp(log_scales) * log_odds[..., None])
     parts = ops.unstack(quantiles, axis=-1)
-    lower, upper = functools.reduce(ops.minimum, parts), functools.reduce(ops.maximum, parts)
-    x = find_root(equation, lower, upper, [log_odds, log_weights, locations, log_scales])
-    # Where the slope is less than rounding, the last step of Newton's method could lead anywhere.
-    return ops.clip(x, lower, upper)
+    lower, upper = functools.reduce(smaller, parts), functools.reduce(larger, parts)
+    parameters = [log_odds, log_weights, locations, log_scales]
+    return find_root(equation, lower, upper, parameters, magnitudes=1 + ops.abs(log_odds))

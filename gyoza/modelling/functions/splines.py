@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 from keras import ops
 
@@ -38,6 +39,13 @@ def rational_quadratic_spline(
     Outside of :math:`(-B, B)` it is the identity, and the slopes :math:`d_0 = d_K = 1` make it
     smooth there. Parameters can be any numbers. If all of them are zero, the spline is the
     identity.
+
+    In float32, knots are known to about :math:`10^{-7} B`, which is 0.01 % of the smallest bins.
+    This is enough for usual parameters: with ones of size 0.3, log-slopes are exact to 2e-5. With
+    ones of size 30, slopes in a bin range over nine orders of magnitude: of 400,000 numbers, half
+    have log-slopes exact to 1e-6, 99 % to 1e-4, all to 0.3; and where slopes are below
+    :math:`10^{-6}`, outputs do not tell inputs apart, so that `inverse` returns any number that is
+    mapped to `x`, and the log-slope there. In float64, such inverses are exact to 1e-6.
 
     Args:
         x: The numbers, `[...]`. In float16 and bfloat16, they are mapped in float32.
@@ -89,8 +97,8 @@ def rational_quadratic_spline(
         # A gradient through the tail that is not selected must stay finite: clip before, select
         # after.
         ops.clip(exact, -bound, bound),
-        _knots(widths, bound, minimum_bin_width),
-        _knots(heights, bound, minimum_bin_height),
+        _divide(widths, bound, minimum_bin_width),
+        _divide(heights, bound, minimum_bin_height),
         ops.concatenate([end, slopes, end], axis=-1),
         minimum_slope,
         inverse,
@@ -162,8 +170,8 @@ def circular_spline(
     wrapped = exact - period * (ops.stop_gradient(exact + bound) // period)
     displacement, log_slope = _displace(
         ops.clip(wrapped, -bound, bound),  # from which rounding may lead
-        _knots(widths, bound, minimum_bin_width),
-        _knots(heights, bound, minimum_bin_height),
+        _divide(widths, bound, minimum_bin_width),
+        _divide(heights, bound, minimum_bin_height),
         ops.concatenate([slopes, slopes[..., :1]], axis=-1),
         minimum_slope,
         inverse,
@@ -220,16 +228,16 @@ def _check_counts(heights: Tensor, slopes: Tensor, bin_count: int, slope_count: 
         )
 
 
-def _knots(parameters: Tensor, bound: float, minimum: float) -> Tensor:
-    """Divides the interval by a softmax: `[..., bin count]` to `[..., bin count + 1]`."""
+def _divide(parameters: Tensor, bound: float, minimum: float) -> tuple[Any, Any]:
+    """Divides the interval by a softmax into bins: their starts and sizes, `[..., bin count]`."""
     bin_count = parameters.shape[-1]
     sizes = minimum + (1.0 - minimum * bin_count) * ops.softmax(parameters, axis=-1)
     # Quicker to differentiate than `cumsum`, which computes float64 in float32 on PyTorch.
     sums = itertools.accumulate(ops.unstack(sizes, axis=-1)[:-1])
     inner = (2.0 * bound) * ops.stack(list(sums), axis=-1) - bound
-    # The ends are where they must be, without the rounding error of a sum.
-    end = bound * ops.ones_like(inner[..., :1])
-    return ops.concatenate([-end, inner, end], axis=-1)
+    starts = ops.concatenate([-bound * ops.ones_like(inner[..., :1]), inner], axis=-1)
+    # Differences of starts would lose most digits of bins much smaller than the interval.
+    return starts, (2.0 * bound) * sizes
 
 
 def _positive(parameters: Tensor, minimum: float) -> Tensor:
@@ -251,25 +259,30 @@ def _positive(parameters: Tensor, minimum: float) -> Tensor:
 
 
 def _displace(
-    x: Tensor, x_knots: Tensor, y_knots: Tensor, slopes: Tensor, minimum_slope: float, inverse: bool
+    x: Tensor,
+    x_bins: tuple[Any, Any],
+    y_bins: tuple[Any, Any],
+    slopes: Tensor,
+    minimum_slope: float,
+    inverse: bool,
 ) -> tuple[Tensor, Tensor]:
     """Evaluates a spline within its interval.
 
-    Numerators and denominators are sums without cancellation, arranged such that equal knots
-    `x_knots` and `y_knots` with slopes of 1 give a displacement of exactly zero.
+    Numerators and denominators are sums without cancellation, arranged such that equal bins
+    `x_bins` and `y_bins` with slopes of 1 give a displacement of exactly zero.
 
     Args:
-        x: The numbers, `[...]`, none of them outside the knots.
-        x_knots: Ascending knots, `[..., bin count + 1]`.
-        y_knots: Where they are mapped to, likewise.
-        slopes: Parameters of the slopes at the knots, likewise.
+        x: The numbers, `[...]`, none of them outside the bins.
+        x_bins: The ascending starts and the sizes of the bins, `[..., bin count]`.
+        y_bins: Those of the bins that they are mapped to, likewise.
+        slopes: Parameters of the slopes at the knots, `[..., bin count + 1]`.
         minimum_slope: See :func:`rational_quadratic_spline`.
         inverse: Whether to map back.
 
     Returns:
         By how much each number is moved, and the logarithm of the slope there, `[...]` both.
     """
-    inner_knots = (y_knots if inverse else x_knots)[..., 1:-1]
+    inner_knots = (y_bins if inverse else x_bins)[0][..., 1:]
     is_passed = ops.cast(ops.expand_dims(x, -1) >= inner_knots, "int32")
     bins = ops.sum(is_passed, axis=-1, keepdims=True)
 
@@ -280,18 +293,17 @@ def _displace(
             return ops.sum(ops.where(is_taken, values, ops.zeros_like(values)), axis=-1)
         return ops.squeeze(ops.take_along_axis(values, indices, axis=-1), axis=-1)
 
-    x_k, y_k = take(x_knots, bins), take(y_knots, bins)
-    width = take(x_knots, bins + 1) - x_k
-    s = (take(y_knots, bins + 1) - y_k) / width
+    (x_k, width), (y_k, height) = ([take(part, bins) for part in each] for each in (x_bins, y_bins))
+    s = height / width
     # Only two slopes per number are needed: select first, transform them afterwards.
     d_k = _positive(take(slopes, bins), minimum_slope)
     d_next = _positive(take(slopes, bins + 1), minimum_slope)
 
     if inverse:
-        theta = (x - y_k) / (s * width)
+        theta = ops.clip((x - y_k) / height, 0.0, 1.0)  # as rounding may move knots
         xi = _solve(theta, s, d_k, d_next)
     else:
-        xi = (x - x_k) / width
+        xi = ops.clip((x - x_k) / width, 0.0, 1.0)
     eta = 1.0 - xi
     start = d_k * eta + s * xi
     stop = s * eta + d_next * xi

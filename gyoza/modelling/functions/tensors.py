@@ -8,7 +8,16 @@ from keras import ops
 
 from gyoza.typing import Tensor
 
-__all__ = ["PLAIN_TYPES", "TRACING_ERRORS", "to_tensor", "is_number", "fill", "to_rows"]
+__all__ = [
+    "PLAIN_TYPES",
+    "TRACING_ERRORS",
+    "to_tensor",
+    "is_number",
+    "fill",
+    "to_rows",
+    "smaller",
+    "larger",
+]
 
 # Types of tensors of the backend, as far as they have been met. To look a type up costs next to
 # nothing, to ask the backend a few calls.
@@ -74,3 +83,16 @@ def to_rows(x: Tensor) -> Any:
     lengths = x.shape[1:]
     # JAX cannot tell what -1 stands for in an empty batch.
     return ops.reshape(x, (ops.shape(x)[0], -1 if None in lengths else math.prod(lengths)))
+
+
+def smaller(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the smaller of two numbers, or `y` if one is NaN.
+
+    On PyTorch, `keras.ops.minimum` would round float64 to float32.
+    """
+    return ops.where(x < y, x, y)
+
+
+def larger(x: Tensor, y: Tensor) -> Tensor:
+    """Returns the larger of two numbers, or `y` if one is NaN."""
+    return ops.where(x > y, x, y)

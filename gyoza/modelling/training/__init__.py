@@ -7,7 +7,7 @@
 """
 
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
-from gyoza.modelling.training.files import SavesFiles, write_atomically
+from gyoza.modelling.training.files import SavesFiles, get_temporary, write_atomically
 from gyoza.modelling.training.fit import describe
 from gyoza.modelling.training.trainer import Training
 
@@ -18,6 +18,7 @@ __all__ = [
     "Training",
     "average_losses",
     "describe",
+    "get_temporary",
     "to_arrays",
     "write_atomically",
 ]

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import keras
 from gyoza.backend import KerasHooks
 from gyoza.modelling.seeds import OtherSeeds
 
-__all__ = ["SavesFiles", "WritesFiles", "write_atomically"]
+__all__ = ["SavesFiles", "WritesFiles", "get_temporary", "write_atomically"]
 
 # Keras' error for a class that it does not know has all that is part of its configuration.
 _NOTE = "To load this file, run `import gyoza` before."
@@ -28,14 +27,14 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
         path: Where the file is to be.
 
     Yields:
-        The path of a new file in the same folder, which ends with the name of the file. Once that
-        is written, it takes the place of the old one.
+        The path of a new file in the same folder, as :func:`get_temporary` names it. Once that is
+        written, it takes the place of the old one.
 
     Raises:
         OSError: If it cannot be written, as on a full disk. Then the old file stays as it is.
     """
     target = Path(os.path.realpath(path))  # what a link points to, not the link, is replaced
-    temporary = target.with_name(f".{uuid.uuid4().hex[:8]}-{target.name}")
+    temporary = get_temporary(target)
     try:
         yield temporary
         if target.exists():
@@ -46,6 +45,15 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # where folders cannot be opened
         _flush(target.parent)
+
+
+def get_temporary(path: Path) -> Path:
+    """Returns the path of the file that is written before it takes the place of another.
+
+    Its name, which ends with that of the other, is always the same, so that what a process leaves
+    when it is killed is written over by the next one.
+    """
+    return path.with_name(f".new-{path.name}")
 
 
 def _flush(path: Path) -> None:

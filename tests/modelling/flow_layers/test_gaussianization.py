@@ -163,3 +163,16 @@ def test_failed_adaptation_leaves_the_weights_unchanged(two_peaks):
 def test_bad_component_count():
     with pytest.raises(ValueError, match="`component_count` should be an integer of at least 2"):
         MixtureGaussianization(component_count=1)
+
+
+def test_components_of_all_scales_have_finite_results_which_are_mapped_back():
+    layer = MixtureGaussianization(shape=[1], component_count=3)
+    layer.locations.assign([[-200.0, 0.0, 300.0]])
+    layer.log_scales.assign([[-120.0, 100.0, 0.0]])
+    x = np.array([[-201.0], [-1e-3], [0.0], [301.0], [1e30]], "float32")
+    outputs, log_det = map(to_numpy, layer(x))
+    inverse = to_numpy(layer.invert(outputs))
+    again, log_det_again = map(to_numpy, layer(inverse))
+    for array in (outputs, log_det, inverse, log_det_again):
+        assert np.all(np.isfinite(array))
+    np.testing.assert_allclose(again, outputs, rtol=1e-6, atol=1e-6)

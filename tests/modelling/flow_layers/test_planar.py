@@ -114,6 +114,17 @@ def test_centre_of_radial_has_finite_gradients():
         assert np.all(np.isfinite(to_numpy(differentiate(x))))
 
 
+def test_radial_layers_map_the_largest_numbers_back():
+    layer = Radial(shape=[2])
+    layer.strength.assign(3.0)
+    layer.log_radius.assign(-100.0)  # counts as -40
+    x = np.array([[1e30, -2e30], [1e-30, 0.0], [-1e-12, 1e18]], "float32")
+    x = x + to_numpy(layer.centre)
+    outputs, log_det = map(to_numpy, layer(x))
+    assert np.all(np.isfinite(log_det))
+    np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, rtol=1e-5)
+
+
 @pytest.mark.parametrize("count", [0, 1.5, 4])
 def test_bad_column_count(count):
     with pytest.raises(ValueError, match="`column_count` should be"):

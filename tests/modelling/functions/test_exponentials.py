@@ -6,7 +6,12 @@ import pytest
 from keras import ops
 
 from gyoza.backend import jit, vjp
-from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, logarithm_ratio
+from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, scaled_log1p
+
+
+def logarithm_ratio(z):
+    return scaled_log1p(ops.ones_like(z), z)
+
 
 # Functions, their derivatives, and what limits, at 0 or beyond all bounds, are.
 EXACT = {
@@ -42,6 +47,14 @@ def test_values_and_derivatives_are_exact_also_where_the_series_ends(function, d
     np.testing.assert_allclose(outputs, values, rtol=4 * precision)
     is_large = np.abs(z) > 1e-4  # what is to be expected cancels below
     np.testing.assert_allclose(gradient[is_large], derivative[is_large], rtol=40 * precision)
+
+
+def test_derivatives_of_scaled_logarithms_of_large_numbers_do_not_overflow():
+    x = ops.convert_to_tensor([1e35, 1e35], dtype="float32")
+    factor = ops.convert_to_tensor([1.0, 0.5], dtype="float32")
+    _, pullback = vjp(scaled_log1p, [x, factor])
+    by_x, _ = map(ops.convert_to_numpy, pullback(ops.full_like(x, 1e30)))
+    np.testing.assert_allclose(by_x, [1e-5, 2e-5], rtol=1e-4)
 
 
 def test_limits():

@@ -339,3 +339,18 @@ def test_bad_options(change, message):
 def test_bad_numbers_of_parameters(spline, counts):
     with pytest.raises(ValueError, match="`heights` and `slopes` should have lengths of 8 and"):
         spline(tensor([0.0]), *(tensor(np.zeros([1, count])) for count in counts))
+
+
+@BOTH
+def test_log_slopes_in_the_smallest_bins_keep_most_digits_in_float32(spline):
+    random, size = np.random.default_rng(0), 20000
+    x = random.uniform(-5, 5, size=size).astype("float32")
+    counts = (8, 8, 8 + SLOPE_COUNTS[spline])
+    parameters = [(30 * random.normal(size=(size, n))).astype("float32") for n in counts]
+    exact, rounded = (
+        to_numpy(evaluation(spline)(*(tensor(v, dtype) for v in (x, *parameters)))[1])
+        for dtype in ("float64", "float32")
+    )
+    error = np.abs(rounded - exact)
+    assert np.median(error) < 2e-6
+    assert np.quantile(error, 0.99) < 1e-4
