@@ -29,8 +29,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-peers lint format \
-	docs accuracy bench bench-quick clean coverage distclean
+.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-peers mutation \
+	lint format docs accuracy bench bench-quick clean coverage distclean
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -65,6 +65,11 @@ test-peers:  ## Compare layers with those of zuko, nflows and normflows, by the 
 	$(MAKE) VENV=$(PEERS) $(PEERS)/.gyoza-peers
 	KERAS_BACKEND=tensorflow $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 
+mutation: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## See whether tests fail if functions are changed
+	$(INSTALL) "mutmut>=3.6,<4"
+	KERAS_BACKEND=torch $(BIN)/mutmut run --max-children $(WORKERS) $(ARGS)
+	$(BIN)/mutmut results
+
 coverage: $(VENV)/.gyoza-coverage  ## Run it on TensorFlow and show which lines it leaves out
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
 		--cov gyoza --cov-report term-missing:skip-covered $(ARGS)
@@ -95,7 +100,7 @@ bench-quick: $(VENV)/.gyoza-plotting  ## The same in five minutes: less work, tw
 	cd benchmarks && ../$(BIN)/python -m speed --quick
 
 clean:  ## Remove what was built, all but .venv
-	rm -rf build dist docs/_build docs/api/generated .coverage* .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist mutants docs/_build docs/api/generated .coverage* .mypy_cache .pytest_cache .ruff_cache
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv and other environments, too
