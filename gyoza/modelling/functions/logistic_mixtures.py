@@ -16,9 +16,9 @@ __all__ = ["mixture_log_odds", "mixture_quantile"]
 # Where the logarithm of a slope is below this, rounding has the better of Newton's method.
 _FLAT = -40.0
 
-# Logarithms of scales beyond this, 10^±17, are taken for this, so that gradients of the inverse,
-# with both of these factors, are in the range of float32.
-_LARGEST_LOG_SCALE = 40.0
+# Logarithms of scales beyond this, 10^±34, are taken for this, so that scales and their reciprocals
+# are in the range of float32.
+_LARGEST_LOG_SCALE = 80.0
 
 
 def _limit(log_scales: Tensor) -> Any:

@@ -190,6 +190,7 @@ print("losses:" + json.dumps(losses))
 """
 
 
+@pytest.mark.long  # for densities, `test_files.py` does it, too
 def test_trained_model_goes_on_in_another_process_as_it_does_here(pairs, tmp_path):
     (a, b), y = pairs
     model = compiled()
