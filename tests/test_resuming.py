@@ -378,9 +378,8 @@ def kill(case, folder, kill_count, epoch_count):
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="each process compiles anew, which takes longer")
-@pytest.mark.parametrize(("case", "kill_count"), [("short pairs", 2), ("short noise", 3)])
-def test_training_that_is_killed_ends_as_if_it_had_not_been(case, kill_count, tmp_path):
-    assert kill(case, tmp_path, kill_count, 14) == f"{kill_count} | []"
+def test_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
+    assert kill("short noise", tmp_path, 5, 14) == "5 | []"
 
 
 @pytest.mark.long
@@ -389,6 +388,7 @@ def test_training_that_is_killed_ends_as_if_it_had_not_been(case, kill_count, tm
     [
         "arrays",
         "arrays in order",
+        "short pairs",
         "within epochs",
         "within epochs, several steps",
         "categorical pairs",

@@ -273,10 +273,11 @@ def test_half_precision_is_computed_in_float32(name):
         [ops.cast(v, "float32") for v in arguments],
     )
     assert keras.backend.standardize_dtype(y.dtype) == name
-    np.testing.assert_array_equal(
-        to_numpy(ops.cast(y, "float32")), to_numpy(ops.cast(ops.cast(expected, name), "float32"))
-    )
-    np.testing.assert_array_equal(to_numpy(log_slope), to_numpy(expected_log_slope))
+    # But for the last digit, as the compiler may order operations otherwise.
+    rounding = {"float16": 2.0**-10, "bfloat16": 2.0**-7}[name]
+    y, expected = (to_numpy(ops.cast(values, "float32")) for values in (y, expected))
+    np.testing.assert_allclose(y, expected, rtol=1.01 * rounding, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(log_slope), to_numpy(expected_log_slope), atol=1e-5)
 
 
 def test_circular_spline_maps_the_circle_to_itself():
