@@ -41,7 +41,13 @@ def make_images(model_type="softmax", **kwargs):
     return SupervisedVAE(8, model_type=model_type, **arguments)
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        *("argmax", "softmax"),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("sampled", "argmax_norm", "l2")),
+    ],
+)
 def test_trained_model_reads_and_writes_attributes(model_type):
     """A third of the labels are unknown."""
     model = make(model_type, separation=3.0)
@@ -202,7 +208,7 @@ def test_figure():
     plt.close("all")
 
 
-@pytest.mark.parametrize("model_type", ["softmax", "argmax"])
+@pytest.mark.parametrize("model_type", ["argmax", pytest.param("softmax", marks=pytest.mark.long)])
 def test_mixed_precision(model_type):
     model = make_images(model_type, dtype="mixed_float16", attr_sizes=[3, 2])
     outputs = model(IMAGES)
