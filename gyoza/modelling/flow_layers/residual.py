@@ -63,7 +63,7 @@ class Residual(FlowLayer):
     gradient. All is computed in at least float32. A row is left alone when it has converged, so
     that it does not depend on others. The inverse is as exact as rounding of the units of :math:`g`
     allows: with biases and sharpnesses 100 times as large as usual, eight layers in turn have
-    densities that are right to 1e-4 of their logarithm, and 2e-6 with usual ones.
+    log-densities that are right to 1e-4, and to 2e-6 with usual ones.
 
     Args:
         shape: See :class:`FlowLayer`.
