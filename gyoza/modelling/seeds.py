@@ -17,7 +17,7 @@ _LOCK = threading.Lock()
 
 
 def _load_state(generator: keras.random.SeedGenerator, store: Any, name: str) -> None:
-    """Gives a generator a state that has been saved, on whatever backend, if there is one."""
+    """Sets the state of a generator to one that was saved, on whatever backend, if there is one."""
     if name not in store.keys():  # noqa: SIM118 - it has no other way to ask
         return  # as in files that are older
     state = np.asarray(store[name]).astype("int64")

@@ -26,7 +26,7 @@ DOUBLE = {"dtype": "float64"}
 
 
 def fill(layer):
-    """Gives the weights of a layer random values, of which a new layer has too many zeros."""
+    """Sets the weights of a layer to random values, since many of a new layer are zero."""
     for weight in layer.trainable_weights:
         weight.assign(RANDOM.normal(size=weight.shape) / math.sqrt(weight.shape[0]))
 

@@ -241,7 +241,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
             optimizer: The optimiser.
             loss: `None`, since the model has a loss of its own.
             **kwargs: Other arguments of `keras.Model.compile`, but no metrics, which would be given
-                losses in place of predictions or densities.
+                losses instead of predictions or densities.
 
         Raises:
             ValueError: If there is a loss, or a metric.
