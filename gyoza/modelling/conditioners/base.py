@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import flatten_layers
+from gyoza.modelling.functions.checks import is_own
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Conditioner"]
@@ -39,6 +40,12 @@ class Conditioner(keras.Layer):
     Raises:
         ValueError: If a period is not positive.
     """
+
+    _is_own = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._is_own = is_own(cls)
 
     def __init__(
         self,
@@ -81,12 +88,36 @@ class Conditioner(keras.Layer):
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs `call`, see there, on cosines and sines of what is periodic, and on the rest."""
-        if self.periods and self.periods.count(None) < len(self.periods):
-            inputs = self._replace_periodic(inputs)
-        return super().__call__(inputs, *args, **kwargs)
+        return super().__call__(self._replace_periodic(inputs), *args, **kwargs)
+
+    def run_within(self, layer: keras.Layer, inputs: Tensor, **kwargs: Any) -> Any:
+        """Runs the conditioner within the `call` of a layer, which Keras gave suitable inputs.
+
+        Where Keras would add nothing, `call` alone is run, which takes half the time on PyTorch.
+
+        Args:
+            layer: The layer.
+            inputs: Tensor of the layer's compute dtype, as `call` takes it.
+            **kwargs: Further arguments of `call`.
+
+        Returns:
+            What the conditioner returns.
+        """
+        is_plain = (
+            self._is_own
+            and self.built
+            and self.dtype_policy is layer.dtype_policy
+            and self.activity_regularizer is None
+            and keras.distribution.distribution() is None
+        )
+        if is_plain:
+            return self.call(self._replace_periodic(inputs) if self.periods else inputs, **kwargs)
+        return self(inputs, **kwargs)
 
     def _replace_periodic(self, inputs: Tensor) -> Tensor:
         periodic = {k: period for k, period in enumerate(self.periods or []) if period is not None}
+        if not periodic:
+            return inputs
         angles = ops.stack([inputs[..., k] * (2 * math.pi / t) for k, t in periodic.items()], -1)
         others = [k for k in range(inputs.shape[-1]) if k not in periodic]
         parts = [ops.cos(angles), ops.sin(angles)]

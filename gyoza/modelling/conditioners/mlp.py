@@ -1,12 +1,14 @@
 """Conditioners of dense layers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.functions.checks import check_integers
+from gyoza.modelling.functions.products import multiply
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["MLP", "check_hidden_sizes", "run_dense_layers"]
@@ -92,13 +94,7 @@ class MLP(Conditioner):
         Returns:
             The parameters of the changed dimensions, `[batch, ..., output_size]`.
         """
-        layers = list(self.dense_layers)
-        if keras.distribution.distribution() is None:
-            for k, layer in enumerate(layers):
-                # Keras has already converted, cast and checked what `call` alone is enough for.
-                if layer.dtype_policy is self.dtype_policy:
-                    layers[k] = layer.call
-        return run_dense_layers(layers, inputs, self.residual)
+        return run_dense_layers(self.dense_layers, inputs, self.residual)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
@@ -120,9 +116,7 @@ def check_hidden_sizes(hidden_sizes: Iterable[int]) -> list[int]:
     return sizes
 
 
-def run_dense_layers(
-    layers: Sequence[Callable[[Any], Any]], inputs: Tensor, residual: bool
-) -> Tensor:
+def run_dense_layers(layers: Sequence[Any], inputs: Tensor, residual: bool) -> Tensor:
     """Runs hidden layers and a last one.
 
     Args:
@@ -134,9 +128,15 @@ def run_dense_layers(
     Returns:
         What the last layer returns.
     """
-    first, *others = layers
-    x = first(inputs)
-    for layer in others[:-1]:
-        outputs = layer(x)
-        x = x + outputs if residual and outputs.shape[-1] == x.shape[-1] else outputs
-    return others[-1](x) if others else x
+    x, last = inputs, len(layers) - 1
+    is_distributed = keras.distribution.distribution() is not None
+    for k, layer in enumerate(layers):
+        if type(layer) is keras.layers.Dense and not (is_distributed or layer.quantization_mode):
+            kernel, bias = map(ops.convert_to_tensor, (layer.kernel, layer.bias))
+            products = x @ kernel if len(x.shape) == 2 else multiply(x, kernel)
+            outputs = layer.activation(products + bias)
+        else:
+            outputs = layer(x)
+        is_added = residual and 0 < k < last and outputs.shape[-1] == x.shape[-1]
+        x = x + outputs if is_added else outputs
+    return x

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
-from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import option
+from gyoza.modelling.functions.checks import is_own
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import (
     AdditiveTransform,

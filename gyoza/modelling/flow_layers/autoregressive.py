@@ -10,10 +10,9 @@ from keras import ops
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
 from gyoza.modelling.functions.arguments import make_parts
-from gyoza.modelling.functions.checks import check_instance
+from gyoza.modelling.functions.checks import check_instance, is_own
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.transforms import AffineTransform, RationalQuadraticTransform, Transform

@@ -1,5 +1,6 @@
 """Flow layers that can take a context, for conditional flows."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -7,12 +8,14 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.axes import align_context
+from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import check_floating
+from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["TakesContext", "ConditionalFlowLayer"]
+__all__ = ["TakesContext", "PassesContext", "ConditionalFlowLayer"]
 
 
 class TakesContext:
@@ -98,6 +101,64 @@ class TakesContext:
         self.context_shape = None if context_shape is None else tuple(context_shape)
         self.context_dtype = config.pop("context_dtype", None)
         super().build_from_config(config)  # type: ignore[misc]
+
+
+class PassesContext(TakesContext):
+    """What a model does with a context: it encodes it, and passes it on to its layers."""
+
+    base_distribution: Distribution
+    context_encoder: Any
+    _flow_layers_: list[FlowLayer]
+
+    @property
+    def accepts_context(self) -> bool:
+        """Whether a layer, or the base distribution, takes a context."""
+        return self.base_distribution.accepts_context or any(
+            layer.accepts_context for layer in self._flow_layers_
+        )
+
+    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
+        context = super()._prepare_context(inputs, context)
+        if context is None:
+            return None
+        if self.context_encoder is None:
+            check_floating(context, self.name, "The context")
+        if not self.accepts_context:
+            raise ValueError(
+                f"Model '{self.name}' has no layers, nor a base distribution, that take a context. "
+                f"Received: context.shape={tuple(context.shape)}"
+            )
+        return context
+
+    def encode(self, context: Tensor, training: bool | None = None) -> Tensor:
+        """Runs the context encoder.
+
+        Args:
+            context: A context, or `None`.
+            training: Whether the model is being trained.
+
+        Returns:
+            What layers and base distribution are given as a context.
+        """
+        encoder = self.context_encoder
+        if context is None or encoder is None:
+            return context
+        codes = encoder(context, training=training)
+        return codes if getattr(encoder, "takes_missing", False) else mark_rows(codes, context)
+
+    def _with_context(
+        self, context: Tensor, training: bool | None = None
+    ) -> list[tuple[Any, dict[str, Any]]]:
+        """Returns all layers, each with its arguments beside the inputs."""
+        # Keras looks through all arguments, unless the inputs are the only one.
+        arguments = {} if training is None else {"training": training}
+        if context is None:
+            return list(zip(self._flow_layers_, itertools.repeat(arguments)))
+        with_context = {**arguments, "context": self.encode(context, training)}
+        return [
+            (layer, with_context if layer.accepts_context else arguments)
+            for layer in self._flow_layers_
+        ]
 
 
 def _batch_size(inputs: Tensor) -> int | None:

@@ -276,11 +276,14 @@ class Coupling(ConditionalFlowLayer):
         if isinstance(network, Conditioner):
             if network.output_size is None:  # the layer was built without a shape
                 self._build_network(x.shape)
-            parameters = network(x if context is None else self.join_context(x, context))
+            x = x if context is None else self.join_context(x, context)
+            parameters = network.run_within(self, x)
         else:
             parameters = network(x if context is None else [x, context])
         if context is not None:
             parameters = mark_rows(parameters, context)
+        if getattr(parameters, "dtype", None) == x.dtype:
+            return parameters
         cast = functools.partial(ops.cast, dtype=self.compute_dtype)
         return keras.tree.map_structure(cast, parameters)
 

@@ -13,7 +13,6 @@ from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.functions.checks import check_integer
-from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.training import describe, to_arrays
 from gyoza.typing import Tensor
 
@@ -36,29 +35,13 @@ class Density:
     compute_dtype: str
     run_eagerly: bool
     jit_compile: Any
-    context_encoder: Any
     base_distribution: Distribution
     invert: Callable[..., Any]
     invert_and_log_det: Callable[..., Any]
     _prepare_context: Callable[..., Any]
     _check_inputs: Callable[..., None]
     _leave_xla: Callable[..., Any]
-
-    def encode(self, context: Tensor, training: bool | None = None) -> Tensor:
-        """Runs the context encoder.
-
-        Args:
-            context: A context, or `None`.
-            training: Whether the model is being trained.
-
-        Returns:
-            What layers and base distribution are given as a context.
-        """
-        encoder = self.context_encoder
-        if context is None or encoder is None:
-            return context
-        codes = encoder(context, training=training)
-        return codes if getattr(encoder, "takes_missing", False) else mark_rows(codes, context)
+    encode: Callable[..., Any]
 
     def build_for(self, x: Tensor, context: Tensor | None = None) -> None:
         """Builds the model for data, unless it is built.

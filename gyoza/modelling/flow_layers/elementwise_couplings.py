@@ -9,8 +9,8 @@ from keras import ops
 from gyoza.backend import forget_gradients
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.couplings import Coupling, fits
-from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.flow_layers.transforming import AppliesTransform
+from gyoza.modelling.functions.checks import is_own
 from gyoza.modelling.functions.tensors import is_number
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import Transform

@@ -10,21 +10,16 @@ from keras import ops
 
 from gyoza.backend import forget_gradients
 from gyoza.modelling.freezing import freeze_after
-from gyoza.modelling.functions.checks import check_choice
+from gyoza.modelling.functions.checks import check_choice, is_own
 from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 from gyoza.typing import Tensor
 
-__all__ = ["Invertible", "Inversion", "check_floating", "is_own", "make_dense"]
+__all__ = ["Invertible", "Inversion", "check_floating", "make_dense"]
 
 # What `invert` may be told its first argument is called, whatever a class calls it.
 _NAMES_OF_OUTPUTS = ("outputs", "y_hat")
 _METHODS = ("invert", "invert_and_log_det", "compute_jacobian_determinant")  # those in files
-
-
-def is_own(cls: type) -> bool:
-    """Whether a class is one of gyoza's own, not one that a user derives from them."""
-    return cls.__module__.partition(".")[0] == "gyoza"
 
 
 def _bind(
@@ -75,8 +70,9 @@ def _run_unless_within_call(compute_log_det: Callable[..., Any]) -> Callable[...
 
     @functools.wraps(compute_log_det)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        x = args[0] if args else kwargs.get(name)
-        if self.built and type(x) in PLAIN_TYPES and _dtype_of(x) == self.compute_dtype:
+        x: Any = args[0] if args else kwargs.get(name)
+        dtype = keras.backend.standardize_dtype(x.dtype) if type(x) in PLAIN_TYPES else None
+        if self.built and dtype == self.compute_dtype:
             return self._as_batch(compute_log_det(self, *args, **kwargs), x)
         _, x, unnamed, named = _bind(signature, (self, *args), kwargs)
         x = to_tensor(x)

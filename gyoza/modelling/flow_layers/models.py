@@ -1,7 +1,5 @@
 """Chains of flow layers, which are densities of data."""
 
-import functools
-import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,11 +11,12 @@ from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.adapting import AdaptsLayers
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.circular import set_periods
-from gyoza.modelling.flow_layers.conditional import TakesContext
+from gyoza.modelling.flow_layers.conditional import PassesContext
 from gyoza.modelling.flow_layers.density import Density
-from gyoza.modelling.flow_layers.invertible import Invertible, check_floating
+from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
 from gyoza.modelling.flow_layers.recomputation import run_and_recompute
+from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.training import to_arrays
 from gyoza.typing import Shape, Tensor
@@ -26,7 +25,7 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTraining):
+class FlowModel(PassesContext, Density, AdaptsLayers, Invertible, LikelihoodTraining):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::
@@ -197,21 +196,9 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             )
         log_dets = []
         for layer, arguments in self._with_context(context, training):
-            inputs, log_det = layer(inputs, **arguments, training=training)
+            inputs, log_det = layer(inputs, **arguments)
             log_dets.append(log_det)
         return inputs, sum(log_dets[1:], log_dets[0])
-
-    def _with_context(
-        self, context: Tensor, training: bool | None = None
-    ) -> list[tuple[Any, dict[str, Any]]]:
-        """Returns all layers, and for each the argument by which it is told of a context."""
-        if context is None:
-            return list(zip(self._flow_layers_, itertools.repeat({})))
-        context = self.encode(context, training)
-        return [
-            (layer, {"context": context} if layer.accepts_context else {})
-            for layer in self._flow_layers_
-        ]
 
     def run_layers(
         self, x: Tensor, context: Tensor | None = None, training: bool | None = None
@@ -227,7 +214,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
             A layer, and its outputs and log-determinants.
         """
         for layer, arguments in self._with_context(context, training):
-            x, log_det = layer(x, **arguments, training=training)
+            x, log_det = layer(x, **arguments)
             yield layer, x, log_det
 
     def compute_output_shape(
@@ -238,26 +225,6 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         for layer in self._flow_layers_:
             shape, _ = layer.compute_output_shape(shape)
         return shape, (shape[0],)
-
-    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
-        context = super()._prepare_context(inputs, context)
-        if context is None:
-            return None
-        if self.context_encoder is None:
-            check_floating(context, self.name, "The context")
-        if not self.accepts_context:
-            raise ValueError(
-                f"Model '{self.name}' has no layers, nor a base distribution, that take a context. "
-                f"Received: context.shape={tuple(context.shape)}"
-            )
-        return context
-
-    @property
-    def accepts_context(self) -> bool:
-        """Whether a layer, or the base distribution, takes a context."""
-        return self.base_distribution.accepts_context or any(
-            layer.accepts_context for layer in self._flow_layers_
-        )
 
     def _prepare_inversion(self, outputs: Tensor, context: Tensor | None = None) -> None:
         self._check_rank(outputs, 2)
@@ -322,11 +289,7 @@ class FlowModel(TakesContext, Density, AdaptsLayers, Invertible, LikelihoodTrain
         Returns:
             A model with the same configuration and weights of its own.
         """
-        config = dict(config)
-        deserialize = functools.partial(
-            keras.saving.deserialize_keras_object, custom_objects=custom_objects
-        )
-        layers = [deserialize(layer) for layer in config.pop("flow_layers")]
-        for name in ("base_distribution", "context_encoder"):
-            config[name] = deserialize(config[name])
-        return cls(flow_layers=layers, **config)
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            config = make_parts(config, "base_distribution", "context_encoder")
+            layers = map(keras.saving.deserialize_keras_object, config.pop("flow_layers", ()))
+            return cls(flow_layers=layers, **config)

@@ -12,6 +12,7 @@ from gyoza.modelling.adaptation import choose_scales, is_left_alone
 from gyoza.modelling.axes import align
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.typing import Tensor
 
 __all__ = ["ActivationNormalization"]
@@ -162,15 +163,13 @@ class ActivationNormalization(FlowLayer):
 
     def compute_jacobian_determinant(self, x: Tensor) -> Tensor:
         """Returns log-determinants; see :meth:`FlowLayer.compute_jacobian_determinant`."""
-        dtype = self.log_det_dtype
-        batch_size, *lengths = ops.shape(x)
-        positions = 1
-        for axis, length in enumerate(lengths, 1):
-            if axis not in self._axes_:
-                positions *= length
-        log_scales = ops.log(ops.cast(self._scale_, dtype))
-        log_det = -ops.cast(positions, dtype) * ops.sum(log_scales)
-        return ops.broadcast_to(log_det, (batch_size,))
+        lengths = ops.shape(x)
+        dtype = at_least_float32(self.compute_dtype)
+        log_det = -ops.sum(ops.log(ops.cast(self._scale_, dtype)))
+        for axis in range(1, len(lengths)):
+            if axis not in self._axes_:  # of as many positions
+                log_det = log_det * ops.cast(lengths[axis], dtype)
+        return ops.broadcast_to(log_det, lengths[:1])
 
     def invert(self, outputs: Tensor) -> Tensor:
         """See :meth:`FlowLayer.invert`."""

@@ -5,9 +5,8 @@ from typing import Any
 
 import keras
 
-from gyoza.modelling.flow_layers.invertible import is_own
 from gyoza.modelling.functions.arguments import make_parts
-from gyoza.modelling.functions.checks import check_instance
+from gyoza.modelling.functions.checks import check_instance, is_own
 from gyoza.modelling.transforms import Transform
 from gyoza.typing import Tensor
 

@@ -10,6 +10,7 @@ from gyoza.typing import Array, Tensor
 
 __all__ = [
     "check_instance",
+    "is_own",
     "is_between",
     "is_integer",
     "check_integer",
@@ -27,6 +28,11 @@ def check_instance(name: str, value: Any, cls: Any, what: str) -> None:
         raise TypeError(
             f"`{name}` should be {what}. Received: {name}={value} (of type {type(value)})"
         )
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is one of gyoza's own, not one that a user derives from them."""
+    return cls.__module__.partition(".")[0] == "gyoza"
 
 
 def is_between(lower: float, value: Any, upper: float) -> bool:

@@ -53,7 +53,7 @@ class SlowVelocity(VelocityMLP):
 
 
 def test_contract(check_contract):
-    layer = ContinuousFlow(SlowVelocity([8], "tanh", frequency_count=1), step_count=6)
+    layer = ContinuousFlow(SlowVelocity([8], "tanh", frequency_count=1), step_count=8)
     check_contract(layer, [3])
 
 
