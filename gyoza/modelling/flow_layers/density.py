@@ -40,6 +40,7 @@ class Density:
     invert_and_log_det: Callable[..., Any]
     _prepare_context: Callable[..., Any]
     _check_inputs: Callable[..., None]
+    _check_new_steps: Callable[..., None]
     _leave_xla: Callable[..., Any]
     encode: Callable[..., Any]
 
@@ -82,7 +83,9 @@ class Density:
         x, context = split_context(x, context)
         x = to_arrays(x)
         self._check_inputs(x)
-        return self._in_batches(self._log_prob, x, context, batch_size)
+        log_prob = self._in_batches(self._log_prob, x, context, batch_size)
+        self._check_new_steps(x, context)
+        return log_prob
 
     def _log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         z, log_det = self(x, context)  # type: ignore[operator]

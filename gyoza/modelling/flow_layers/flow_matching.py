@@ -1,6 +1,7 @@
 """Training of continuous flows without solving their equation."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -338,9 +339,12 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         self._check_targets(y)
         return average_losses(y_pred, sample_weight, self.losses)
 
-    def _during_fit(self, arguments: dict[str, Any]) -> Any:
+    @contextlib.contextmanager
+    def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         warn_if_discrete(self.flow, arguments["x"])
-        return super()._during_fit(arguments)
+        with super()._during_fit(arguments) as arguments:
+            yield arguments
+        self.flow._note_training()
 
     def _check_inputs(self, inputs: Any) -> None:
         inputs, source = _split_source(inputs)

@@ -16,6 +16,7 @@ from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
 from gyoza.modelling.flow_layers.recomputation import run_and_recompute
+from gyoza.modelling.flow_layers.step_checks import ChecksSteps
 from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.training import to_arrays
@@ -25,7 +26,9 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(PassesContext, Density, AdaptsLayers, Invertible, LikelihoodTraining):
+class FlowModel(
+    PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, LikelihoodTraining
+):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::
