@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.backend import forget_gradients, vjp
 from gyoza.interpretation.latents import to_array, to_tensor
+from gyoza.modelling.functions.tensors import larger
 
 __all__ = [
     "Counterfactual",
@@ -119,7 +120,7 @@ def compute_margin(outputs: Any, target: Any, take_logarithms: bool) -> Any:
         The margins, `[batch]`, positive where the network answers with the target.
     """
     if take_logarithms:
-        outputs = ops.log(ops.maximum(outputs, _SMALLEST_PROBABILITY))
+        outputs = ops.log(larger(_SMALLEST_PROBABILITY, outputs))
     is_target = ops.one_hot(target, outputs.shape[1], dtype=outputs.dtype)
     of_target = ops.sum(outputs * is_target, axis=1)
     of_others = ops.where(is_target > 0.0, ops.full_like(outputs, -np.inf), outputs)

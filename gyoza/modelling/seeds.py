@@ -10,10 +10,30 @@ import keras
 import numpy as np
 
 from gyoza.backend import Saveable, flatten_layers, list_seeds, mark_replica
+from gyoza.modelling.functions.checks import check_integer
 
-__all__ = ["SeedGenerator", "OtherSeeds"]
+__all__ = ["SeedGenerator", "OtherSeeds", "scramble", "to_seed"]
 
 _LOCK = threading.Lock()
+
+
+def scramble(seed: int) -> int:
+    """Returns another seed below 2³¹, made of all digits of a non-negative integer."""
+    (state,) = np.random.SeedSequence(seed).generate_state(1)
+    return int(state) // 2
+
+
+def to_seed(seed: Any) -> int:
+    """Returns a seed that Keras takes on every backend: those below 2³¹ as they are.
+
+    Args:
+        seed: A non-negative integer of any size.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    seed = check_integer("seed", seed)
+    return seed if seed < 1 << 31 else scramble(seed)
 
 
 def _load_state(generator: keras.random.SeedGenerator, store: Any, name: str) -> None:
@@ -34,9 +54,12 @@ class SeedGenerator(Saveable, keras.random.SeedGenerator):
     model that is loaded would go on with other random numbers.
 
     Args:
-        seed: Integer to start from, or `None` to start from a random one.
+        seed: Non-negative integer to start from, or `None` to start from a random one.
         **kwargs: Arguments of `keras.random.SeedGenerator`.
     """
+
+    def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(None if seed is None else to_seed(seed), **kwargs)
 
     def next(self, ordered: bool = True) -> Any:
         """Returns the next seed; see `keras.random.SeedGenerator`."""

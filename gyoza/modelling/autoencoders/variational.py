@@ -20,7 +20,7 @@ from gyoza.modelling.losses import (
     normal_kl,
     normal_log_likelihood,
 )
-from gyoza.modelling.seeds import SeedGenerator
+from gyoza.modelling.seeds import SeedGenerator, to_seed
 from gyoza.modelling.training import TakesData, average_losses
 from gyoza.typing import Shape, Tensor
 
@@ -322,7 +322,7 @@ class VariationalAutoencoder(TakesData):
         x = self._to_tensor(x)
         copies = functools.partial(ops.repeat, repeats=sample_count, axis=0)
         mean, log_variance, context = keras.tree.map_structure(copies, self._encode(x))
-        seed = self.seed_generator if seed is None else check_integer("seed", seed)
+        seed = self.seed_generator if seed is None else to_seed(seed)
         z, log_density = self._draw(mean, log_variance, context, seed)
         log_joint = self._log_likelihood(copies(x), self.decoder(z, training=False))
         log_weights = log_joint + self.prior.log_prob(z) - log_density

@@ -15,7 +15,7 @@ from gyoza.modelling.distributions.tools import (
 )
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
-from gyoza.modelling.seeds import SeedGenerator
+from gyoza.modelling.seeds import SeedGenerator, to_seed
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Distribution"]
@@ -262,7 +262,7 @@ class Distribution(Conditional, keras.Layer):
         if seed is None:
             seed = self.seed_generator
         if not isinstance(seed, keras.random.SeedGenerator):
-            seed = check_integer("seed", seed)
+            seed = to_seed(seed)
         context = self._to_tensor(context)
         if context is not None and len(context.shape) == 1:
             context = context[None]

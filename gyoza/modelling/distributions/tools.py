@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.checks import check_finite, check_positive
+from gyoza.modelling.functions.tensors import clip, larger, smaller
 from gyoza.typing import Tensor
 
 __all__ = [
@@ -59,15 +60,14 @@ def log_gamma_step(x: Tensor) -> Tensor:
 def log1p_square(x: Tensor) -> Tensor:
     """Computes ln(1 + x²) without overflow."""
     x = ops.abs(x)
-    # `ops.maximum` and `ops.minimum` would round float64 to float32 on PyTorch.
-    large, small = ops.where(x > 1.0, x, ops.ones_like(x)), ops.where(x > 1.0, ops.ones_like(x), x)
+    large, small = larger(x, 1.0), smaller(1.0, x)
     return 2.0 * ops.log(large) + ops.log1p(ops.square(small / large))
 
 
 def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Tensor:
     """Draws from the interval between 0 and 1, of which neither can be drawn."""
     margin = float(np.finfo(dtype).epsneg)
-    return ops.clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
+    return clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
 
 
 def split_seed(seed: Any, count: int = 2) -> list[Any]:

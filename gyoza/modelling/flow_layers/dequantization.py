@@ -13,6 +13,7 @@ from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.tensors import clip
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
 
@@ -137,7 +138,7 @@ class UniformDequantization(FlowLayer):
         """
         x = ops.cast(to_vectors(inputs, self._axes_, self._shape_), self.log_det_dtype)
         noise, log_density = self.draw_noise(x)
-        noise = ops.clip(noise, self._margin, 1.0 - self._margin)
+        noise = clip(noise, self._margin, 1.0 - self._margin)
         outputs = from_vectors((x + noise) / self.levels, self._axes_, self._shape_)
         is_level = (x == ops.floor(x)) & (x >= 0.0) & (x < self.levels)
         log_slopes = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(self.levels)

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_uniform
@@ -22,20 +21,11 @@ from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
-from gyoza.modelling.seeds import SeedGenerator
+from gyoza.modelling.seeds import SeedGenerator, scramble
 from gyoza.modelling.training import Training, average_losses
 from gyoza.typing import Tensor
 
 __all__ = ["FlowMatchingModel"]
-
-
-def _scramble(seed: int) -> int:
-    """Returns another seed, or layers with the same one would draw the same numbers as the model.
-
-    An encoder would then leave contexts out at early times alone.
-    """
-    (state,) = np.random.SeedSequence(check_integer("seed", seed)).generate_state(1)
-    return int(state) // 2  # as Keras takes seeds up to 2³¹
 
 
 def _split_source(inputs: Any) -> tuple[Any, Any]:
@@ -146,7 +136,10 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         self.paths = check_choice("paths", paths, PATHS)
         self.coupling = check_choice("coupling", coupling, COUPLINGS)
         self.seed = seed
-        self.seed_generator = SeedGenerator(None if seed is None else _scramble(seed))
+        # Layers with the same seed would draw the same numbers as the model: an encoder would leave
+        # contexts out at early times alone.
+        other = None if seed is None else scramble(check_integer("seed", seed))
+        self.seed_generator = SeedGenerator(other)
         self.flow = FlowModel(
             [*flow_layers, last], base_distribution, context_encoder, dtype=policy
         )

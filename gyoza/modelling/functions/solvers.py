@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.loops import repeat
-from gyoza.modelling.functions.tensors import to_rows
+from gyoza.modelling.functions.tensors import larger, smaller, to_rows
 from gyoza.typing import Tensor
 
 __all__ = ["SOLVERS", "Field", "State", "check_solver", "make_step", "solve", "solve_adaptively"]
@@ -216,7 +216,7 @@ def solve_adaptively(
         error = ops.where(is_lost | ~_are_finite(rows), ops.zeros_like(error), error)
         error = ops.max(error, initial=0.0)  # as of an empty batch
         accepted = error <= 1.0
-        factor = ops.clip(0.9 * ops.maximum(error, 1e-10) ** -0.2, 0.2, 10.0)
+        factor = ops.clip(0.9 * larger(error, 1e-10) ** -0.2, 0.2, 10.0)
         new_progress = ops.where(is_last, ops.ones_like(progress), progress + step)
         after = (new_progress, *proposal, *slopes[-1])
         before = (progress, *values)
@@ -254,16 +254,16 @@ def _guess_step(
     later = field(short, *_add(state, (1.0,), [slope], short))
     changes = tuple((new - old) / short for new, old in zip(later, slope, strict=True))
     change = _rate(changes[measured], rows, rows, rtol, atol)
-    scale = ops.maximum(speed, change)
+    scale = larger(speed, change)
     scale = ops.max(ops.where(ops.isfinite(scale), scale, ops.zeros_like(scale)), initial=0.0)
-    return ops.minimum(ops.minimum(100.0 * short, 1.0), (0.01 / ops.maximum(scale, 1e-10)) ** 0.2)
+    return smaller(smaller(100.0 * short, 1.0), (0.01 / larger(scale, 1e-10)) ** 0.2)
 
 
 def _rate(differences: State, first: State, second: State, rtol: float, atol: float) -> Tensor:
     """Returns the root mean square of errors in units of the tolerance, for each row."""
     parts = []
     for difference, y_1, y_2 in zip(differences, first, second, strict=True):
-        error = difference / (atol + rtol * ops.maximum(ops.abs(y_1), ops.abs(y_2)))
+        error = difference / (atol + rtol * larger(ops.abs(y_1), ops.abs(y_2)))
         parts.append(to_rows(error))
     return ops.sqrt(ops.mean(ops.square(ops.concatenate(parts, axis=-1)), axis=-1))
 

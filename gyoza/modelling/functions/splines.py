@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
+from gyoza.modelling.functions.tensors import clip
 from gyoza.typing import Tensor
 
 __all__ = ["rational_quadratic_spline", "circular_spline", "check_spline"]
@@ -96,7 +97,7 @@ def rational_quadratic_spline(
     displacement, log_slope = _displace(
         # A gradient through the tail that is not selected must stay finite: clip before, select
         # after.
-        ops.clip(exact, -bound, bound),
+        clip(exact, -bound, bound),
         _divide(widths, bound, minimum_bin_width),
         _divide(heights, bound, minimum_bin_height),
         ops.concatenate([end, slopes, end], axis=-1),
@@ -169,7 +170,7 @@ def circular_spline(
     # The operator keeps float64, which `floor` rounds on some backends; PyTorch's has no gradient.
     wrapped = exact - period * (ops.stop_gradient(exact + bound) // period)
     displacement, log_slope = _displace(
-        ops.clip(wrapped, -bound, bound),  # from which rounding may lead
+        clip(wrapped, -bound, bound),  # from which rounding may lead
         _divide(widths, bound, minimum_bin_width),
         _divide(heights, bound, minimum_bin_height),
         ops.concatenate([slopes, slopes[..., :1]], axis=-1),

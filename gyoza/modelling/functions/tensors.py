@@ -17,6 +17,7 @@ __all__ = [
     "to_rows",
     "smaller",
     "larger",
+    "clip",
 ]
 
 # Types of tensors of the backend, as far as they have been met. To look a type up costs next to
@@ -85,14 +86,30 @@ def to_rows(x: Tensor) -> Any:
     return ops.reshape(x, (ops.shape(x)[0], -1 if None in lengths else math.prod(lengths)))
 
 
-def smaller(x: Tensor, y: Tensor) -> Tensor:
-    """Returns the smaller of two numbers, or `y` if one is NaN.
+# On PyTorch, `keras.ops.minimum` and `maximum` would round float64 to float32. These, `clip` and
+# `where` round numbers of Python to it.
 
-    On PyTorch, `keras.ops.minimum` would round float64 to float32.
-    """
+
+def _convert(x: Tensor, y: Tensor) -> tuple[Any, Any]:
+    """Gives a number of Python the dtype of the tensor that it is compared with."""
+    if isinstance(x, float):
+        return ops.convert_to_tensor(x, dtype=y.dtype), y
+    return x, ops.convert_to_tensor(y, dtype=x.dtype) if isinstance(y, float) else y
+
+
+def smaller(x: Tensor, y: Tensor) -> Any:
+    """Returns the smaller of two numbers, or `y` if one is NaN."""
+    x, y = _convert(x, y)
     return ops.where(x < y, x, y)
 
 
-def larger(x: Tensor, y: Tensor) -> Tensor:
+def larger(x: Tensor, y: Tensor) -> Any:
     """Returns the larger of two numbers, or `y` if one is NaN."""
+    x, y = _convert(x, y)
     return ops.where(x > y, x, y)
+
+
+def clip(x: Tensor, least: float, most: float) -> Any:
+    """Returns the number of an interval that is closest to `x`, or NaN if it is NaN."""
+    ends = (ops.convert_to_tensor(end, dtype=x.dtype) for end in (least, most))
+    return ops.clip(x, *ends)

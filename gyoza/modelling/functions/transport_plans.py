@@ -7,7 +7,7 @@ from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.loops import repeat
-from gyoza.modelling.functions.tensors import to_rows
+from gyoza.modelling.functions.tensors import larger, to_rows
 from gyoza.typing import Tensor
 
 __all__ = ["compute_transport_plan", "draw_sources"]
@@ -78,7 +78,7 @@ def compute_transport_plan(
         return -scale * ops.logsumexp((columns - cost) / scale, axis=1, keepdims=True)
 
     def advance(index: Tensor, columns: Tensor) -> Tensor:
-        scale = ops.maximum(_RATE ** ops.cast(index, cost.dtype), entropy)
+        scale = larger(_RATE ** ops.cast(index, cost.dtype), entropy)
         rows = scale_rows(columns, scale)
         return -scale * ops.logsumexp((rows - cost) / scale, axis=0)
 
@@ -106,5 +106,5 @@ def draw_sources(log_plan: Tensor, seed: Any) -> Tensor:
     """
     uniform = draw_uniform(ops.shape(log_plan), log_plan.dtype, seed)
     # Of exponential waiting times, the shortest is drawn with the probability of its rate.
-    waits = ops.maximum(-ops.log(1.0 - uniform), 1e-30)
+    waits = larger(-ops.log(1.0 - uniform), 1e-30)
     return ops.argmin(ops.log(waits) - log_plan, axis=0)

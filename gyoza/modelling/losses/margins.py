@@ -8,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.tensors import larger
 from gyoza.typing import Tensor
 
 __all__ = ["HingeLoss", "MulticlassHingeLoss"]
@@ -82,7 +83,7 @@ class HingeLoss(_Margin):
         signs = ops.cast(y_true, scores.dtype)
         signs = ops.where(signs == 0.0, -1.0, signs)
         signs = ops.where(ops.abs(signs) == 1.0, signs, np.nan)
-        losses = ops.maximum(self.delta - signs * scores, 0.0)
+        losses = larger(0.0, self.delta - signs * scores)
         return losses if len(losses.shape) < 2 else ops.mean(losses, axis=-1)
 
 

@@ -57,6 +57,12 @@ def test_adaptive_errors_are_as_tolerated(tolerance):
     assert 3 <= int(step_count) <= 20
 
 
+def test_numbers_beyond_those_of_float32_have_errors_as_tolerated():
+    start = ops.convert_to_tensor([[1e-60], [1e60]], dtype="float64")
+    (y,), _ = solve_adaptively(lambda t, y: (-y,), (start,), 0.0, 1.0, 1e-8, 1e-70)
+    np.testing.assert_allclose(to_numpy(y), np.exp(-1.0) * to_numpy(start), 1e-7)
+
+
 def test_adaptive_results_are_those_of_scipy():
     integrate = pytest.importorskip("scipy.integrate")
 

@@ -43,6 +43,12 @@ def test_two_points_have_a_closed_form():
     np.testing.assert_allclose(plan, [[p, 1.0 - p], [1.0 - p, p]], atol=1e-4)
 
 
+def test_plans_in_float64_have_sums_to_the_last_digit():
+    x, y = (ops.convert_to_tensor(normal(5, 2, seed=k), dtype="float64") for k in range(2))
+    plan = np.exp(to_numpy(compute_transport_plan(x, y, entropy=0.7, iteration_count=100)))
+    np.testing.assert_allclose(plan.sum(axis=1), 1.0, rtol=1e-12)
+
+
 def test_sources_are_drawn_by_their_probabilities():
     p = np.array([[0.7, 0.1], [0.3, 0.9]], "float32")
     log_plan = ops.convert_to_tensor(np.log(np.repeat(p, 4000, axis=1)))

@@ -1,0 +1,25 @@
+"""Comparisons of numbers that keep all digits, beside those of NumPy."""
+
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+
+from gyoza.modelling.functions.tensors import clip, larger, smaller
+
+X = np.array([-1.0 - 1e-12, -0.0, 0.1 - 1e-12, 0.1 + 1e-12, 1e60, np.inf, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: smaller(0.1, x), np.minimum(0.1, X)),
+        (lambda x: larger(0.1, x), np.maximum(0.1, X)),
+        (lambda x: smaller(x[:-1], 2.0 * x[:-1]), np.minimum(X, 2.0 * X)[:-1]),
+        (lambda x: clip(x, -1.0, 0.1), np.clip(X, -1.0, 0.1)),
+        (lambda x: clip(x, 0.1, np.inf), np.clip(X, 0.1, np.inf)),
+    ],
+)
+def test_numbers_in_float64_are_compared_with_all_digits(function, expected):
+    x = ops.convert_to_tensor(X, dtype="float64")
+    np.testing.assert_array_equal(to_numpy(function(x)), expected)
