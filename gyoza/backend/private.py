@@ -48,7 +48,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_non_trainable_variables": ("jax",),
     "_value": ("jax",),
     "_symbolic_build": _ALL,
-    "_resolve_auto_jit_compile": ("tensorflow",),
+    "_resolve_auto_jit_compile": _ALL,
     "_compile_metrics": _ALL,
     "_make_function": ("jax",),
     "_jax_state": ("jax",),
@@ -238,15 +238,12 @@ class KerasHooks:
             else:
                 super().__setattr__(name, value)
 
-    def _choose_jit(self) -> Any:
-        """Returns the `jit_compile` that `"auto"` stands for, or `None` to leave it to Keras."""
-        return None
+    def _choose_jit(self, default: bool) -> Any:
+        """Returns the `jit_compile` that `"auto"` stands for, where Keras has a default."""
+        return default
 
     def _resolve_auto_jit_compile(self) -> Any:
-        choice = self._choose_jit()
-        if choice is not None:
-            return choice
-        return super()._resolve_auto_jit_compile()  # type: ignore[misc]
+        return self._choose_jit(super()._resolve_auto_jit_compile())  # type: ignore[misc]
 
     def _compile_step(self, step: Any) -> Any:
         """Returns what is called instead of a step that Keras has compiled on JAX.

@@ -309,11 +309,19 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
         Returns:
             The `keras.callbacks.History`.
 
+        Raises:
+            ValueError: If the model is not compiled, or as for :meth:`sample`.
+
         References:
             - Liu, X., Gong, C. & Liu, Q. (2023). "Flow straight and fast: Learning to generate and
               transfer data with rectified flow." `arXiv:2209.03003
               <https://arxiv.org/abs/2209.03003>`_
         """
+        if not self.compiled:
+            raise ValueError(
+                f"Model '{self.name}' should be compiled before it is trained on its own pairs. "
+                "Received: compiled=False"
+            )
         with self._solve_with(solver, steps, guidance, context) as flow:
             context = flow._spread(context, sample_count)
             source, x = flow._sample(flow._pair, sample_count, seed, context)

@@ -27,9 +27,13 @@ __all__ = ["Training"]
 
 
 class _Choice(int):
-    """What is true, as XLA was chosen for a user who left the choice to Keras."""
+    """What is true or false, as it was chosen for a user who left `jit_compile` to Keras."""
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
 
 
+# XLA, which is left where it fails.
 _CHOICE = _Choice(True)
 
 
@@ -136,14 +140,15 @@ class Training(TakesData):
             super().make_predict_function(force=True)
             self._guard("predict_function")
 
-    def _choose_jit(self) -> Any:
+    def _choose_jit(self, default: bool) -> Any:
         """Chooses XLA for TensorFlow on processors, too, where Keras leaves it out.
 
         There, training steps of flows take about half the time with it.
         """
         if keras.backend.backend() != "tensorflow" or is_distributed(self):
-            return None
-        return _CHOICE if all(layer.supports_jit for layer in flatten_layers(self)) else False
+            return _Choice(default)
+        supports_jit = all(layer.supports_jit for layer in flatten_layers(self))
+        return _CHOICE if supports_jit else _Choice(False)
 
     def _compile_step(self, step: Any) -> Any:
         is_compiled = self.jit_compile and not self.run_eagerly

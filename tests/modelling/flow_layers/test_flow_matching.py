@@ -281,6 +281,16 @@ def test_reflow_makes_few_steps_better(trained):
     assert measure_few_steps(model) < 0.5 * before
 
 
+def test_reflow_draws_nothing_for_a_model_that_is_not_compiled():
+    model = FlowMatchingModel(GaussianVelocity(), flow_layers=[])
+    model.build((None, 1))
+    seeds = model.flow.base_distribution.seed_generator
+    before = to_numpy(seeds.state).tolist()
+    with pytest.raises(ValueError, match="should be compiled before it is trained on its own"):
+        model.reflow(8)
+    assert to_numpy(seeds.state).tolist() == before
+
+
 def test_data_move_to_data(tmp_path):
     source, data = normal(1024, 2) - 1.0, corners(1024)
     model = FlowMatchingModel(

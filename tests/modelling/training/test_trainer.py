@@ -347,12 +347,16 @@ def test_xla_that_was_asked_for_says_what_it_cannot_compile(x):
         model.log_prob(x)
 
 
-@only_tensorflow
-def test_models_remember_whether_xla_was_asked_for():
+def test_models_remember_whether_xla_was_asked_for(tmp_path):
     model = FlowModel([ActivationNormalization(shape=[3])])
-    for jit_compile, expected in (("auto", "auto"), (True, True), (False, False)):
+    for jit_compile in ("auto", True, False, "auto"):
         model.compile("adam", jit_compile=jit_compile)
-        assert model.get_compile_config()["jit_compile"] == expected
+        assert model.get_compile_config()["jit_compile"] == jit_compile
+    assert repr(model.jit_compile) in ("True", "False")
+    model.build((None, 3))
+    model.save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert model.get_compile_config()["jit_compile"] == "auto"
 
 
 @only_tensorflow
