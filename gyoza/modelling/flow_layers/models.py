@@ -26,9 +26,7 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(
-    PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, LikelihoodTraining
-):
+class FlowModel(PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, LikelihoodTraining):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::

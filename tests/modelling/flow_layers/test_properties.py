@@ -102,8 +102,8 @@ def test_every_layer_has_a_case():
 class Twins:
     """A layer in float32 or less, and one in float64 with equal weights."""
 
-    def __init__(self, name, dtype="float32"):
-        make, shape, *bounds = CASES[name]
+    def __init__(self, name, dtype="float32", cases=CASES):
+        make, shape, *bounds = cases[name]
         layer = make(getattr(flow_layers, name))
         self.shape = shape
         self.bounds = bounds[0] if bounds else (-math.inf, math.inf)
@@ -306,3 +306,115 @@ def test_any_weights_and_numbers(name):
         case.check(name)
 
     check()
+
+
+# Quick on PyTorch alone.
+EVERY = [
+    name if name in CHECKED and BACKEND == "torch" else pytest.param(name, marks=LONG)
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=LONG)])
+@pytest.mark.parametrize("name", EVERY)
+def test_half_precision(name, dtype):
+    """Results of ordinary numbers have its errors, and those of larger ones are finite."""
+    twins, random = Twins(name, dtype), np.random.default_rng(0)
+    tolerance = 32 * {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
+    for factor, scale in ((1.0, 1.0), (1.0, 100.0), (10.0, 100.0)):
+        twins.set_weights(factor)
+        x = twins.draw(random, 32, [1.0, 3.0, 0.0]) * (1.0 if twins.bounds[0] > -np.inf else scale)
+        x = to_numpy(ops.cast(ops.convert_to_tensor(x, dtype=dtype), "float64"))
+        outputs, log_det = twins.there(x)
+        expected, exact_log_det = twins.there(x, exact=True)
+        assert np.all(fit(outputs, log_det) | ~fit(expected, limit=6e4))
+        y = keep(outputs, fit(outputs))
+        inputs, _ = twins.back(y)
+        if name in ("MaskedAffine", "MaskedRationalQuadraticSpline"):
+            continue  # their networks enlarge errors from one dimension to the next
+        assert np.all(fit(inputs) | ~fit(twins.back(y, exact=True)[0], limit=6e4))
+        if scale == 1.0:
+            assert np.all(np.abs(outputs - expected) < tolerance * (1 + np.abs(expected)))
+            assert np.all(np.abs(log_det - exact_log_det) < tolerance * (1 + np.abs(exact_log_det)))
+            gap = np.abs(inputs - x) / (1 + np.abs(x))
+            again, _ = twins.there(inputs, exact=True)
+            outer_gap = np.abs(again - outputs) / (1 + np.abs(outputs))
+            assert np.all(np.minimum(gap, outer_gap.reshape(gap.shape)) < tolerance)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_empty_batches(name):
+    twins = make_twins(name)
+    x = np.zeros([0, *twins.shape], "float32")
+    outputs, log_det = twins.there(x)
+    inputs, inverse_log_det = twins.back(outputs)
+    assert log_det.shape == inverse_log_det.shape == (0,)
+    assert outputs.shape == (0, *twins.there(np.full([1, *twins.shape], 0.5))[0].shape[1:])
+    assert inputs.shape == x.shape
+    _, (of_x, *others) = twins.run(twins.layer, "__call__", x, gradients=True)
+    assert of_x.shape == x.shape
+    assert all(np.all(gradient == 0.0) for gradient in others)
+
+
+# The same layers for axes of length 1. Others halve axes, which then have a length of 2 in `CASES`.
+NARROW = {
+    **{
+        name: (make, [1] * len(shape), *bounds)
+        for name, (make, shape, *bounds) in CASES.items()
+        if name not in ("Squeeze", "Unsqueeze", "HaarDownsampling")
+    },
+    "Permutation": (lambda c: c(permutation=[0]), [1]),
+    "PairAxes": (lambda c: c({"residual": 1}), [1]),
+    "Affine": (lambda c: c(scale=[-0.5], shift=1.0), [1]),
+    "Standardize": (lambda c: c(location=[1.0], scale=[3.0]), [1]),
+    "Sylvester": (lambda c: c(column_count=1), [1]),
+    "Reshape": (lambda c: c([1]), [1, 1]),
+    "FactorOut": (lambda c: c(flow_layers.Reflection()), [2]),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if BACKEND == "torch" else pytest.param(name, marks=LONG) for name in NARROW],
+)
+def test_axes_of_length_one(name):
+    twins = Twins(name, cases=NARROW)
+    twins.set_weights(1.0)
+    x = twins.draw(np.random.default_rng(0), 8, [1.0, 3.0])
+    check_range(twins, "__call__", x)
+    check_gradients(twins, x, of_weights=True)
+    check_round_trip(twins, x, TOLERANCES.get(name, 1e-9))
+    check_log_det(twins, x, TOLERANCES.get(name, 1e-5))
+
+
+# Not those whose cost grows with the square of the number of dimensions or faster, or whose
+# log-determinants are random then.
+NOT_WIDE = {
+    *("MaskedAffine", "MaskedRationalQuadraticSpline", "BlockNeuralAutoregressive", "Inverse"),
+    *("Orthogonal", "LULinear", "InvertibleConvolution", "TriangularAffine", "LinearMap"),
+    *("PrincipalRotation", "Residual", "ContinuousFlow"),
+}
+WIDE = {
+    **{
+        name: (make, {1: [4096], 2: [64, 64], 3: [32, 32, 4]}[len(shape)], *bounds)
+        for name, (make, shape, *bounds) in CASES.items()
+        if name not in NOT_WIDE
+    },
+    "Permutation": (lambda c: c(permutation=np.roll(np.arange(4096), 5)), [4096]),
+    "PairAxes": (lambda c: c({"residual": 4000, "shape": 96}), [4096]),
+    "Affine": (lambda c: c(scale=np.linspace(-2.0, 2.0, 4096), shift=1.0), [4096]),
+    "Standardize": (lambda c: c(location=np.ones(4096), scale=np.full(4096, 0.1)), [4096]),
+    "Reshape": (lambda c: c([4096]), [64, 64]),
+}
+
+
+@LONG
+@pytest.mark.parametrize("name", WIDE)
+def test_four_thousand_dimensions(name):
+    twins, random = Twins(name, cases=WIDE), np.random.default_rng(0)
+    twins.set_weights(1.0)
+    x = twins.draw(random, 4, [1.0, 3.0, 0.0])
+    check_range(twins, "__call__", x)
+    check_rows(twins, x, twins.draw(random, 4, [np.nan, 1e30]))
+    check_gradients(twins, x, of_weights=True)
+    check_round_trip(twins, x, 1e-8)

@@ -19,7 +19,7 @@ from gyoza.modelling.flow_layers import (
 
 RATE = 12.0
 # Latents are normal if the equation is solved exactly.
-DATA = np.exp(-RATE) * np.random.default_rng(0).normal(size=(64, 2)).astype("float32")
+DATA = np.exp(-RATE) * np.random.default_rng(0).normal(size=(32, 2)).astype("float32")
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
