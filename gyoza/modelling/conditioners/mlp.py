@@ -4,18 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.functions.checks import check_integers
 from gyoza.modelling.functions.products import multiply
-from gyoza.modelling.functions.tensors import clip
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["MLP", "check_hidden_sizes", "run_dense_layers"]
-
-_LARGEST_FLOAT16 = float(np.finfo("float16").max)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -130,8 +126,7 @@ def run_dense_layers(layers: Sequence[Any], inputs: Tensor, residual: bool) -> T
             units.
 
     Returns:
-        What the last layer returns. In float16, infinite numbers are replaced by the largest ones
-        that are finite, or further layers would make them NaN.
+        What the last layer returns.
     """
     x, last = inputs, len(layers) - 1
     is_distributed = keras.distribution.distribution() is not None
@@ -143,10 +138,5 @@ def run_dense_layers(layers: Sequence[Any], inputs: Tensor, residual: bool) -> T
         else:
             outputs = layer(x)
         is_added = residual and 0 < k < last and outputs.shape[-1] == x.shape[-1]
-        x = _saturate(x + outputs if is_added else outputs)
+        x = x + outputs if is_added else outputs
     return x
-
-
-def _saturate(x: Tensor) -> Any:
-    is_short = keras.backend.standardize_dtype(x.dtype) == "float16"
-    return clip(x, -_LARGEST_FLOAT16, _LARGEST_FLOAT16) if is_short else x

@@ -321,8 +321,8 @@ def test_half_precision(name, dtype):
     """Results of ordinary numbers have its errors, and those of larger ones are finite."""
     twins, random = Twins(name, dtype), np.random.default_rng(0)
     tolerance = 32 * {"float16": 2.0**-10, "bfloat16": 2.0**-7}[dtype]
-    for factor, scale in ((1.0, 1.0), (1.0, 100.0), (10.0, 100.0)):
-        twins.set_weights(factor)
+    twins.set_weights(1.0)
+    for scale in (1.0, 100.0):
         x = twins.draw(random, 32, [1.0, 3.0, 0.0]) * (1.0 if twins.bounds[0] > -np.inf else scale)
         x = to_numpy(ops.cast(ops.convert_to_tensor(x, dtype=dtype), "float64"))
         outputs, log_det = twins.there(x)
