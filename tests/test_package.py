@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import pathlib
 import pkgutil
 import re
@@ -9,21 +10,30 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 import gyoza
+from gyoza.data import CategoricalPairs, ContinuousPairs
 
 
 def test_import_registers_all_classes_and_imports_no_optional_libraries():
+    """The process also draws pairs, which the same seed gives here."""
     code = """
-import importlib, pkgutil, sys
-import keras
+import importlib, json, pkgutil, sys
+import keras, numpy as np
 before = set(sys.modules)  # Keras imports whatever it can work with.
 import gyoza
 registered = set(keras.saving.get_custom_objects())
-gyoza.testing.check_flow_layer, gyoza.applications.RealNVP
+gyoza.testing.check_flow_layer, gyoza.applications.RealNVP, gyoza.data.CategoricalPairs
 libraries = "matplotlib", "sklearn", "scipy", "tqdm", "gyoza.plotting"
 print([name for name in libraries if name in set(sys.modules) - before])
+x, values = np.arange(12.0), np.arange(24).reshape(12, 2) % 5 % 3
+Categorical, Continuous = gyoza.data.CategoricalPairs, gyoza.data.ContinuousPairs
+sources = Categorical(x, values, seed=7), Continuous(x, values, 0.5, seed=7)
+for source in sources:
+    source.set_epoch(2)
+print(json.dumps([source.pairs.tolist() for source in sources]))
 print(gyoza.plotting.density_heat_map.__name__)
 for module in pkgutil.walk_packages(gyoza.__path__, "gyoza."):
     if not module.name.startswith("gyoza.backend."):
@@ -33,7 +43,13 @@ print("gyoza>Interpreter" in registered, set(keras.saving.get_custom_objects()) 
     output = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout
-    assert output.splitlines()[-3:] == ["[]", "density_heat_map", "True set()"]
+    imported, pairs, *others = output.splitlines()[-4:]
+    assert [imported, *others] == ["[]", "density_heat_map", "True set()"]
+    x, values = np.arange(12.0), np.arange(24).reshape(12, 2) % 5 % 3
+    sources = CategoricalPairs(x, values, seed=7), ContinuousPairs(x, values, 0.5, seed=7)
+    for source, pairs_there in zip(sources, json.loads(pairs), strict=True):
+        source.set_epoch(2)
+        assert source.pairs.tolist() == pairs_there
 
 
 def test_all_public_subpackages_are_attributes():

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import subprocess
 import sys
 
 import keras
@@ -101,45 +100,6 @@ def test_without_shuffling_pairs_and_order_stay(make):
     np.testing.assert_array_equal(before[:, 0], np.arange(240))
     source.on_epoch_end()
     np.testing.assert_array_equal(source.pairs, before)
-
-
-_OTHER_PROCESS = """
-import json, sys
-import keras
-# Keras itself loads SciPy on some backends, so only further imports count.
-before = set(sys.modules)
-import gyoza.data
-imported = {name.partition(".")[0] for name in set(sys.modules) - before}
-
-import numpy as np
-from gyoza.data import CategoricalPairs, ContinuousPairs
-x, values = np.arange(12.0), np.arange(24).reshape(12, 2) % 5 % 3
-sources = CategoricalPairs(x, values, seed=7), ContinuousPairs(x, values, 0.5, seed=7)
-for source in sources:
-    source.set_epoch(2)
-print(json.dumps([sorted(imported), *(source.pairs.tolist() for source in sources)]))
-"""
-
-
-@pytest.fixture(scope="module")
-def other_process():
-    """What importing gyoza.data imports, and pairs of both sources, in a new Python process."""
-    command = [sys.executable, "-c", _OTHER_PROCESS]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def test_import_loads_nothing_heavy(other_process):
-    assert "gyoza" in other_process[0]
-    assert not {"scipy", "sklearn", "matplotlib"}.intersection(other_process[0])
-
-
-def test_same_seed_gives_same_pairs_in_another_process(other_process):
-    x, values = np.arange(12.0), np.arange(24).reshape(12, 2) % 5 % 3
-    sources = CategoricalPairs(x, values, seed=7), ContinuousPairs(x, values, 0.5, seed=7)
-    for source, pairs_there in zip(sources, other_process[1:], strict=True):
-        source.set_epoch(2)
-        assert source.pairs.tolist() == pairs_there
 
 
 @either

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from gyoza.interpretation import FitReport, fit_interpreter
+from gyoza.interpretation import FitReport, fit_interpreter, probes
 from gyoza.modelling.metrics import leakage
 
 
@@ -21,6 +21,14 @@ def bend(count, seed):
     mixing = np.linalg.qr(np.random.default_rng(9).normal(size=[5, 5]))[0]
     x = np.stack([along, inside + along**2, 2.0 * side, *thin], axis=1) @ mixing
     return x.astype("float32"), labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_probes():
+    """Makes probes as small as the data sets allow, since their training takes longest."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(probes, "_WIDTH", 128)
+        yield
 
 
 @pytest.fixture(scope="module")

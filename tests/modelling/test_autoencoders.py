@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from compiling import JIT_COMPILE
 from keras import ops
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -102,10 +103,11 @@ def test_many_samples_close_the_gap():
 def test_fit_finds_the_posterior():
     model = make_model(make_encoder(-1.0, weight=np.zeros([4, 2])))
     model.decoder.trainable = False
-    model.compile(keras.optimizers.Adam(0.1))
-    losses = model.fit(X, batch_size=200, epochs=60, verbose=0).history["loss"]
+    model.compile(keras.optimizers.Adam(0.1), jit_compile=JIT_COMPILE)
+    x = np.tile(X, [6, 1])
+    losses = model.fit(x, batch_size=200, epochs=10, verbose=0).history["loss"]
     assert losses[0] > losses[-1] + 1.0
-    assert np.mean(losses[-5:]) == pytest.approx(-EVIDENCE.logpdf(X).mean(), abs=0.2)
+    assert losses[-1] == pytest.approx(-EVIDENCE.logpdf(X).mean(), abs=0.2)
     np.testing.assert_allclose(
         ops.convert_to_numpy(model.encode(X)), (X - B) @ POSTERIOR_WEIGHT, atol=0.4
     )

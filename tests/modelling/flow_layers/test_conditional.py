@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
@@ -104,8 +105,8 @@ def make_model(**kwargs):
 def data():
     """Normal vectors whose first two entries have three times the context as a mean."""
     random = np.random.default_rng(1)
-    context = random.normal(size=(512, 2)).astype("float32")
-    x = random.normal(size=(512, 3)) + np.pad(3.0 * context, [(0, 0), (0, 1)])
+    context = random.normal(size=(2048, 2)).astype("float32")
+    x = random.normal(size=(2048, 3)) + np.pad(3.0 * context, [(0, 0), (0, 1)])
     return x.astype("float32"), context
 
 
@@ -115,7 +116,7 @@ def model(data):
     model = make_model()
     model.compile(keras.optimizers.Adam(2e-2))
     inputs = {"inputs": x, "context": context}
-    model.fit(inputs, epochs=30, validation_data=(inputs,), verbose=0)
+    model.fit(inputs, epochs=7, validation_data=(inputs,), verbose=0)
     return model
 
 
@@ -197,7 +198,7 @@ def test_labels_choose_the_classes_of_a_mixture():
     x = (random.normal(size=(600, 2)) + 4.0 * labels[:, None] - 2.0).astype("float32")
     mixture = GaussianMixture(1, [2], class_count=2, location=0.0)
     model = FlowModel([ActivationNormalization()], mixture)
-    model.compile(keras.optimizers.Adam(0.1))
+    model.compile(keras.optimizers.Adam(0.1), jit_compile=JIT_COMPILE)
     model.fit(x, labels, epochs=10, verbose=0)
     location = to_numpy(mixture.location)[:, 0]
     assert np.all(location[1] - location[0] > 1.0)
@@ -230,10 +231,10 @@ def test_pairs_share_a_context(data):
         (lambda m, x, c: m.log_prob(x), ValueError, "should be given a `context`"),
         (lambda m, x, c: m.sample(3), ValueError, "should be given a `context`"),
         (lambda m, x, c: m.fit(x, verbose=0), ValueError, "should be given a `context`"),
-        (lambda m, x, c: m(x, c[:3]), ValueError, "batch size 512"),
-        (lambda m, x, c: m.log_prob(x, c[:3]), ValueError, "batch size 512"),
+        (lambda m, x, c: m(x, c[:3]), ValueError, "batch size 2048"),
+        (lambda m, x, c: m.log_prob(x, c[:3]), ValueError, "batch size 2048"),
         (lambda m, x, c: m.sample(4, context=c[:3]), ValueError, "batch size 4"),
-        (lambda m, x, c: m(x, c[:, :1]), ValueError, r"should have shape \(512, 2\)"),
+        (lambda m, x, c: m(x, c[:, :1]), ValueError, r"should have shape \(2048, 2\)"),
         (lambda m, x, c: m(x, c.astype("int32")), TypeError, "floating-point"),
         (lambda m, x, c: m({"inputs": x, "contexts": c}), ValueError, "contexts"),
         (lambda m, x, c: m(x, c[:, 0]), ValueError, "a batch axis and at least one more"),

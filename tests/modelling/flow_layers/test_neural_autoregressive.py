@@ -6,8 +6,9 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.backend import jit, vjp
+from gyoza.backend import vjp
 from gyoza.modelling.flow_layers import BlockNeuralAutoregressive
+from gyoza.testing.functions import compile_on_jax as fast
 
 
 def normal(*shape, seed=0):
@@ -74,7 +75,7 @@ def test_outputs_and_inputs_take_all_values(gate):
         pytest.skip("JAX computes in float32")
     layer.gates.assign([gate] * 3)
     y = np.random.default_rng(3).normal(size=(20, 3)) * np.logspace(-3, 4, 20)[:, None]
-    x = jit(layer.invert)(ops.convert_to_tensor(y, dtype="float64"))
+    x = fast(layer.invert)(ops.convert_to_tensor(y, dtype="float64"))
     np.testing.assert_allclose(to_numpy(layer(x)[0]), y, rtol=1e-9, atol=1e-9)
 
 
@@ -105,7 +106,7 @@ def test_gradient_of_the_inverse_is_the_inverse_jacobian():
         def run(x, cotangents):
             return vjp(function, [x])[1](cotangents)[0]
 
-        return jit(run)
+        return fast(run)
 
     cotangents = ops.convert_to_tensor(normal(4, 3, seed=2))
     there = differentiate(lambda x: layer(x)[0])(ops.convert_to_tensor(x), cotangents)
@@ -123,8 +124,8 @@ def test_gradient_of_the_inverse_by_a_weight_is_the_difference_quotient():
         with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
             return ops.sum(layer.invert(y)[:, 1])
 
-    gradients = jit(lambda *values: vjp(invert, values)[1](ops.ones(())))(*values)
-    run = jit(invert)
+    gradients = fast(lambda *values: vjp(invert, values)[1](ops.ones(())))(*values)
+    run = fast(invert)
     for i, gradient in enumerate(map(to_numpy, gradients)):
         index = np.unravel_index(np.argmax(np.abs(gradient)), gradient.shape)
         ends = []

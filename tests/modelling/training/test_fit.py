@@ -58,9 +58,7 @@ def make_data(count):
 def fit(callback, data, **options):
     keras.utils.set_random_seed(0)
     model = make_model()
-    history = model.fit(
-        *data, callbacks=[callback], epochs=3, validation_data=data, verbose=0, **options
-    )
+    history = model.fit(*data, callbacks=[callback], epochs=3, verbose=0, **options)
     assert model.steps_per_execution == 1
     return history.history, [keras.ops.convert_to_numpy(v) for v in model.variables]
 
@@ -69,7 +67,7 @@ def fit(callback, data, **options):
 def test_steps_at_once_train_as_steps_one_by_one_do(is_weighted):
     # 20 whole batches and one of 3 instances: two executions, of which the second is not full.
     x = make_data(20 * 8 + 3)
-    options = {"batch_size": 8}
+    options = {"batch_size": 8, "validation_data": (x,)}
     if is_weighted:
         options["sample_weight"] = np.linspace(0.5, 1.5, len(x), dtype="float32")
     counting, watching = Counting(), Watching()
@@ -119,7 +117,7 @@ def test_no_more_steps_are_taken_than_are_asked_for(steps, count):
 
 
 def test_callbacks_that_do_not_look_at_batches_leave_steps_at_once(tmp_path):
-    x = make_data(64)
+    model, x = make_model(), make_data(64)
     for callback, count in (
         (keras.callbacks.ModelCheckpoint(tmp_path / "model.keras"), 1),
         (keras.callbacks.LambdaCallback(on_epoch_end=print), 1),
@@ -127,7 +125,7 @@ def test_callbacks_that_do_not_look_at_batches_leave_steps_at_once(tmp_path):
         (keras.callbacks.LambdaCallback(on_train_batch_begin=lambda *_, **__: None), 8),
         (keras.callbacks.ModelCheckpoint(tmp_path / "model.keras", save_freq=3), 8),
     ):
-        model, counting = make_model(), Counting()
+        counting = Counting()
         model.fit(x, batch_size=8, callbacks=[callback, counting], verbose=0)
         assert counting.count == (8 if ONE else count)
 
