@@ -18,6 +18,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 import keras
 import pytest
 
+from gyoza.modelling.training.trainer import Training
 from gyoza.testing import check_flow_layer
 
 if keras.backend.backend() != "tensorflow":
@@ -58,6 +59,19 @@ def seed():
     # With a new seed, TensorFlow forgets the kernels of all operations, and makes them anew.
     with mock.patch("tensorflow.python.pywrap_tfe.TFE_ContextClearCaches"):
         keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module")
+def without_xla():
+    """Spares flows XLA on TensorFlow, unless `compile` asks for it.
+
+    It takes longer to compile what is run in tests than to run it. For modules that do not ask how
+    flows are compiled: others train, evaluate, save and load such flows by XLA, as users do.
+    """
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if keras.backend.backend() == "tensorflow":
+            monkeypatch.setattr(Training, "_choose_jit", lambda _: False)
+        yield
 
 
 @pytest.fixture

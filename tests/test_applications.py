@@ -16,6 +16,8 @@ from gyoza.data import CategoricalPairs
 from gyoza.modelling import distributions, flow_layers
 from gyoza.modelling.conditioners import MADE
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 # Small flows of each kind: a function without arguments, and the shape of an instance.
 FLOWS = {
     "NICE": (lambda: applications.NICE(2, [8]), [3]),

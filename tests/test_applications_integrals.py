@@ -10,6 +10,8 @@ from keras.ops import convert_to_numpy as to_numpy
 from gyoza import applications
 from gyoza.testing.copies import move_weights
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 FLOWS = {
     "NICE": lambda: applications.NICE(2, [8]),
     "RealNVP": lambda: applications.RealNVP(2, [8]),

@@ -8,6 +8,8 @@ from gyoza.interpretation import Interpreter
 from gyoza.interpretation.counterfactuals import check_target, find_nearest
 from gyoza.modelling import flow_layers
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 SIZES = {"residual": 2, "shape": 3, "hue": 1}
 BLOCK = slice(2, 5)
 random = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -19,6 +18,8 @@ from gyoza.modelling.flow_layers import (
     LULinear,
 )
 from gyoza.modelling.metrics import BitsPerDimension
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 # x = W z + b + noise, where W has orthogonal columns: then posteriors have diagonal covariances.
 W = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
@@ -103,7 +104,7 @@ def test_many_samples_close_the_gap():
 def test_fit_finds_the_posterior():
     model = make_model(make_encoder(-1.0, weight=np.zeros([4, 2])))
     model.decoder.trainable = False
-    model.compile(keras.optimizers.Adam(0.1), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(0.1))
     x = np.tile(X, [6, 1])
     losses = model.fit(x, batch_size=200, epochs=10, verbose=0).history["loss"]
     assert losses[0] > losses[-1] + 1.0

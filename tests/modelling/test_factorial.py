@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
@@ -19,6 +18,8 @@ from gyoza.modelling.distributions import (
 )
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel
 from gyoza.testing.functions import compile_on_jax as fast
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 MEANS = np.array([[0.0, 1.0], [3.0, -1.0], [-2.0, 2.0]])  # of three classes
 CENTRES = np.array([[-2.0], [2.0]])  # of two classes
@@ -162,7 +163,7 @@ def test_flow_is_trained_with_some_labels(tmp_path):
     labels = np.where(random.uniform(size=(600, 2)) < 0.25, classes, -1)
     factors = [GaussianMixture(1, [1], 2, location=[[[0.1]], [[-0.1]]]) for _ in range(2)]
     model = FlowModel([ActivationNormalization()], Factorial(factors))
-    model.compile(keras.optimizers.Adam(0.1), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(0.1))
     model.fit(x, labels, epochs=6, batch_size=30, verbose=0)
     distribution = model.base_distribution
     z, log_det = model(x)

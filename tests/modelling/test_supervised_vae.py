@@ -7,13 +7,14 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.special import log_softmax
 
 from gyoza.modelling.autoencoders import SupervisedVAE
 from gyoza.modelling.distributions import StandardNormal
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 TYPES = ["sampled", "softmax", "argmax", "argmax_norm", "l2"]
 NAMES, SIZES = ["shape", "is_big"], [3, 2]
@@ -53,7 +54,7 @@ def test_trained_model_reads_and_writes_attributes(model_type):
     model = make(model_type, separation=3.0)
     labels = np.tile(CLASSES, [100, 1]).astype("float32")
     labels[random.uniform(size=labels.shape) < 1 / 3] = -1
-    model.compile(keras.optimizers.Adam(0.05), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(0.05))
     history = model.fit(np.tile(X, [100, 1]), labels, batch_size=60, epochs=10, verbose=0).history
     assert history["attribute_loss"][-1] < 0.3 * history["attribute_loss"][0]
 
@@ -98,7 +99,7 @@ def test_encoder_learns_from_pictures_unless_the_decoder_sees_the_most_probable_
 ):
     model = make(model_type, kl_weight=0.0)
     before = [to_numpy(weight).copy() for weight in model.encoder.trainable_weights]
-    model.compile("sgd", jit_compile=JIT_COMPILE)
+    model.compile("sgd")
     model.fit(X, epochs=1, verbose=0)
     changes = [
         np.any(to_numpy(weight) != value)
@@ -188,7 +189,7 @@ def test_documented_use(tmp_path):
 
 def test_loaded_model_goes_on_as_it_was(tmp_path):
     model = make("l2", prior=StandardNormal([2]), attribute_weight=2.0, likelihood="normal")
-    model.compile("adam", jit_compile=JIT_COMPILE)
+    model.compile("adam")
     model.fit(X, CLASSES, epochs=1, verbose=0)
     model.save(tmp_path / "model.keras")
     copy = keras.models.load_model(tmp_path / "model.keras")
@@ -218,7 +219,7 @@ def test_mixed_precision(model_type):
     outputs = model(IMAGES)
     assert keras.backend.standardize_dtype(outputs["decoded"].dtype) == "float16"
     assert keras.backend.standardize_dtype(outputs["mean"].dtype) == "float32"
-    model.compile("adam", jit_compile=JIT_COMPILE)
+    model.compile("adam")
     assert np.isfinite(model.fit(IMAGES, CLASSES, epochs=1, verbose=0).history["loss"][0])
 
 
@@ -259,7 +260,7 @@ def test_bad_input(use, message):
 
 def test_fits_with_weights_and_with_labels_may_alternate():
     model = make("softmax")
-    model.compile(keras.optimizers.SGD(0.01), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.SGD(0.01))
     weights = np.ones(6, "float32")
     for y, sample_weight in ((None, weights), (CLASSES, weights[:, None]), (None, None)):
         history = model.fit(X, y, sample_weight=sample_weight, batch_size=6, verbose=0).history

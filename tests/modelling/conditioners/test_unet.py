@@ -10,6 +10,8 @@ from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import VelocityUNet
 from gyoza.modelling.flow_layers import ContinuousFlow, FlowMatchingModel, FlowModel
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 
 def draw(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")

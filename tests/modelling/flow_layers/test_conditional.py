@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
@@ -23,6 +22,8 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.masks import CheckerBoardMask
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 
 def dense(units):
@@ -198,7 +199,7 @@ def test_labels_choose_the_classes_of_a_mixture():
     x = (random.normal(size=(600, 2)) + 4.0 * labels[:, None] - 2.0).astype("float32")
     mixture = GaussianMixture(1, [2], class_count=2, location=0.0)
     model = FlowModel([ActivationNormalization()], mixture)
-    model.compile(keras.optimizers.Adam(0.1), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(0.1))
     model.fit(x, labels, epochs=10, verbose=0)
     location = to_numpy(mixture.location)[:, 0]
     assert np.all(location[1] - location[0] > 1.0)

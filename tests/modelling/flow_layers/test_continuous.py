@@ -6,7 +6,6 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.linalg import expm
@@ -23,6 +22,8 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions import solve
 from gyoza.modelling.losses import SupervisedFactorLoss
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 MATRIX = np.array([[-0.5, 1.0, 0.2], [-1.0, 0.3, 0.0], [0.1, -0.4, 0.8]], "float32")
 
@@ -222,7 +223,7 @@ def test_penalties_are_those_of_a_rotation():
 def test_factors_of_an_interpreter_can_be_those_of_a_continuous_flow():
     flow = DisentanglingFlowModel([ContinuousFlow(Scaled(), step_count=16)])
     loss = SupervisedFactorLoss([1, 2])
-    flow.compile(keras.optimizers.Adam(1e-2), loss=loss, jit_compile=JIT_COMPILE)
+    flow.compile(keras.optimizers.Adam(1e-2), loss=loss)
     a, b = normal(64, 3), normal(64, 3, seed=1)
     history = flow.fit([a, b], np.tile([[0.0, 1.0]], [64, 1]), epochs=2, verbose=0)
     assert history.history["loss"][1] < history.history["loss"][0]
@@ -269,7 +270,7 @@ def test_memory_efficient_models_train_alike():
     for memory_efficient in (False, True):
         layers = [ContinuousFlow(Scaled(), step_count=2), Standardize()]
         flow = FlowModel(layers, memory_efficient=memory_efficient)
-        flow.compile(keras.optimizers.SGD(0.1), jit_compile=JIT_COMPILE)
+        flow.compile(keras.optimizers.SGD(0.1))
         flow.fit(normal(8, 2), batch_size=8, verbose=0)
         weights.append(np.concatenate([to_numpy(w).ravel() for w in flow.trainable_weights]))
     np.testing.assert_allclose(*weights, atol=1e-6)

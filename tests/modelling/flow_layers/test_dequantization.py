@@ -23,6 +23,8 @@ from gyoza.modelling.flow_layers.dequantization import (
     VariationalDequantization,
 )
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 
 def integers(*shape, levels=4):
     return np.random.default_rng(0).integers(levels, size=shape).astype("float32")

@@ -7,7 +7,6 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
@@ -24,6 +23,8 @@ from gyoza.modelling.flow_layers import (
 from gyoza.modelling.flow_layers.discrete import find_discrete
 from gyoza.modelling.flow_layers.interpolation import PATHS, couple_optimally
 from gyoza.modelling.metrics import NegativeLogLikelihood
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 
 def compute_slope(time, deviation):
@@ -259,7 +260,7 @@ def trained():
         model = FlowMatchingModel(VelocityMLP([64, 64]), coupling=coupling, seed=0)
         model.adapt(corners(2048))
         schedule = keras.optimizers.schedules.CosineDecay(1e-2, 384)
-        model.compile(keras.optimizers.Adam(schedule), jit_compile=JIT_COMPILE)
+        model.compile(keras.optimizers.Adam(schedule))
         model.fit(corners(2048), batch_size=64, epochs=12, verbose=0)
         models[coupling] = model
     return models
@@ -278,7 +279,7 @@ def test_reflow_makes_few_steps_better(trained):
     model = trained["independent"]
     before = measure_few_steps(model)
     schedule = keras.optimizers.schedules.CosineDecay(3e-3, 400)
-    model.compile(keras.optimizers.Adam(schedule), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(schedule))
     history = model.reflow(2048, seed=0, batch_size=128, epochs=25, verbose=0)
     assert len(history.history["loss"]) == 25
     assert measure_few_steps(model) < 0.5 * before
@@ -304,7 +305,7 @@ def test_data_move_to_data(tmp_path):
         step_count=4,
         seed=0,
     )
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(1e-2))
     model.fit(data, batch_size=64, epochs=5, verbose=0)
     noise = measure_distance(corners(500, seed=2), corners(500, seed=1))
     moved = to_numpy(model.invert(normal(500, 2, seed=4) - 1.0))
@@ -434,7 +435,7 @@ def test_classes_and_their_absence_are_learned_and_saved(coupling, tmp_path):
         seed=0,
     )
     model.adapt(data)
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(1e-2))
     model.fit(data, epochs=6, batch_size=64, verbose=0)
     for label, mean, deviation in ((0, 10.0, 0.3), (1, 14.0, 0.3), (-1, 12.0, 2.0)):
         samples = to_numpy(model.sample(400, seed=0, context=[label]))
@@ -530,7 +531,7 @@ def test_no_other_data_are_warned_of():
         x = np.random.default_rng(0).integers(8, size=[200, 2]).astype("float32")
         for data, layers in ((normal(200, 2), None), (x, [UniformDequantization(8)])):
             model = FlowMatchingModel(VelocityMLP([4]), layers)
-            model.compile("sgd", jit_compile=JIT_COMPILE)
+            model.compile("sgd")
             model.adapt(data)
             model.fit(data, verbose=0)
 
@@ -552,7 +553,7 @@ def test_other_dtypes(options):
         **options,
     )
     model.adapt(data)
-    model.compile("adam", jit_compile=JIT_COMPILE)
+    model.compile("adam")
     history = model.fit(data, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
     samples, log_prob = model.sample_and_log_prob(3, context=[1], guidance=2.0)
@@ -586,7 +587,7 @@ def test_base_distributions_can_have_the_context_that_is_left_out():
         context_encoder=make_encoder(),
         coupling="optimal",
     )
-    model.compile("sgd", jit_compile=JIT_COMPILE)
+    model.compile("sgd")
     data = make_labelled_data(64)
     model.fit(data, verbose=0)
     assert model.sample(3, context=[-1], guidance=1.5).shape == (3, 2)
@@ -600,7 +601,7 @@ def test_flow_matching_learns_and_is_saved(tmp_path):
     data = {"inputs": x.astype("float32"), "context": context}
     model = FlowMatchingModel(VelocityMLP([32, 32]), step_count=4, seed=0)
     model.adapt(data)
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(1e-2))
     history = model.fit(data, epochs=3, batch_size=64, verbose=0)
     assert history.history["loss"][-1] < 0.8 * history.history["loss"][0]
     contexts = np.repeat(context[:2], 100, axis=0)
@@ -618,9 +619,9 @@ def test_flow_matching_learns_and_is_saved(tmp_path):
 
 def test_the_flow_of_a_model_can_go_on_by_a_formula():
     model = FlowMatchingModel(VelocityMLP([8]), flow_layers=[], step_count=2)
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(1e-2))
     model.fit(normal(64, 2), verbose=0)
     trainer = VariationalModel(model.flow, lambda x: -0.5 * ops.sum((x - 1.0) ** 2, axis=-1))
-    trainer.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    trainer.compile(keras.optimizers.Adam(1e-2))
     trainer.fit(batch_size=64, steps_per_epoch=60, verbose=0)
     np.testing.assert_allclose(to_numpy(model.sample(1000, seed=0)).mean(axis=0), 1.0, atol=0.3)

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
@@ -127,7 +126,7 @@ def test_density_is_differentiable(x):
 def test_base_distribution_is_trained_saved_and_loaded(x, tmp_path):
     model = make_model(base_distribution=DiagonalNormal(trainable=True))
     model.build((None, 3))
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(1e-2))
     before = model.base_distribution.get_weights()
     model.fit(x, epochs=2, verbose=0)
     for old, new in zip(before, model.base_distribution.get_weights(), strict=True):

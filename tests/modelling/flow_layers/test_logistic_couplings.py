@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import scipy.stats
-from compiling import JIT_COMPILE
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.integrate import trapezoid
 
@@ -11,6 +10,8 @@ from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.flow_layers.logistic_couplings import MixtureLogisticCoupling
 from gyoza.modelling.masks import CheckerBoardMask, Mask
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 
 def randomise(layer, scale=1.0):
@@ -76,7 +77,7 @@ def test_components_differ_from_the_first_step_on_and_find_two_modes():
     signs = random.choice([-1.0, 1.0], size=(500, 1))
     x = signs * [[2.0, 0.0]] + random.normal(size=(500, 2)) * [[0.3, 1.0]]
     model = FlowModel([first_given_second(component_count=4)])
-    model.compile("adam", jit_compile=JIT_COMPILE)
+    model.compile("adam")
     model.optimizer.learning_rate = 0.01
     model.train_on_batch(x.astype("float32"))
     bias = to_numpy(model._flow_layers_[0]._compute_coupling_parameters_.weights[-1])

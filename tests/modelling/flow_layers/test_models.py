@@ -7,7 +7,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
@@ -26,6 +25,8 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.masks import HeavisideMask
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 
 def layers():
@@ -153,7 +154,7 @@ def test_pair_sources_and_data_sets_are_fitted(pairs):
     source = CategoricalPairs(a, (a[:, 0] > 0).astype(int), batch_size=100, seed=0)
     data_set = tf.data.Dataset.from_tensor_slices(((a, b), y)).batch(100)
     for data in (source, data_set):
-        model = compiled(jit_compile=JIT_COMPILE)
+        model = compiled()
         model.adapt(data)
         history = model.fit(data, epochs=2, validation_data=data, verbose=0).history
         assert np.all(np.isfinite(history["loss"] + history["val_loss"]))
@@ -257,7 +258,7 @@ def test_law_of_a_user_is_trained_saved_and_loaded(pairs, tmp_path):
     law = UserLaw(shape=[4], axes=[1], compute_coupling_parameters=network, mask=mask)
     model = DisentanglingFlowModel([ActivationNormalization([4], [1]), law, Reflection([4], [1])])
     model.adapt((a, b))
-    model.compile("adam", loss=SupervisedFactorLoss([2, 2]), jit_compile=JIT_COMPILE)
+    model.compile("adam", loss=SupervisedFactorLoss([2, 2]))
     history = model.fit((a, b), y, epochs=3, verbose=0).history
     assert history["loss"][-1] < history["loss"][0]
     model.save(tmp_path / "model.keras")

@@ -19,6 +19,8 @@ from gyoza.modelling.flow_layers import (
 from gyoza.modelling.flow_layers.multi_scale import FactorOut
 from gyoza.testing.functions import compile_on_jax as fast
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 
 def images(*shape):
     return np.random.default_rng(0).normal(size=shape).astype("float32")

@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling import conditioners, flow_layers, losses
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed
 from gyoza.testing.functions import compile_on_jax
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 BACKEND = keras.backend.backend()
 
@@ -168,7 +169,7 @@ def fit(model, *data, **options):
 def test_it_is_fitted_as_an_ordinary_model():
     x = normal(16, 4)
     twins = make_twins(make_few_layers, x)
-    ordinary, efficient = (fit(twin, x, jit_compile=JIT_COMPILE) for twin in twins)
+    ordinary, efficient = (fit(twin, x) for twin in twins)
     np.testing.assert_allclose(efficient, ordinary, rtol=1e-4)
 
 
@@ -177,8 +178,8 @@ def test_pairs():
     y = np.tile([0.0, 0.9], [16, 1]).astype("float32")
     model = flow_layers.DisentanglingFlowModel
     twins = make_twins(make_few_layers, a, model=model)
-    options = {"loss": losses.SupervisedFactorLoss([2, 2]), "jit_compile": JIT_COMPILE}
-    ordinary, efficient = (fit(twin, (a, b), y, **options) for twin in twins)
+    loss = losses.SupervisedFactorLoss([2, 2])
+    ordinary, efficient = (fit(twin, (a, b), y, loss=loss) for twin in twins)
     np.testing.assert_allclose(efficient, ordinary, rtol=1e-4)
 
 

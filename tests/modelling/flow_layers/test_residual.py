@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from compiling import JIT_COMPILE
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowModel, Residual
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
+
+pytestmark = pytest.mark.usefixtures("without_xla")
 
 
 def with_random_weights(scale=1.0, **arguments):
@@ -90,7 +91,7 @@ def test_training_with_estimates_raises_the_likelihood_and_keeps_the_layer_inver
     x[:, 1] = 0.3 * x[:, 1] + np.tanh(2 * x[:, 0])
     x = x.astype("float32")
     model = FlowModel([Residual(hidden_sizes=[16], exact_limit=0, seed=seed) for seed in range(2)])
-    model.compile(keras.optimizers.Adam(1e-2), jit_compile=JIT_COMPILE)
+    model.compile(keras.optimizers.Adam(1e-2))
     before = float(model.evaluate(x, batch_size=512, verbose=0))
     model.fit(x, batch_size=64, epochs=5, verbose=0)
     assert float(model.evaluate(x, batch_size=512, verbose=0)) < before - 0.1

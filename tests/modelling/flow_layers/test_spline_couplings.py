@@ -24,6 +24,8 @@ from gyoza.modelling.functions.splines import circular_spline, rational_quadrati
 from gyoza.modelling.masks import CheckerBoardMask, Mask
 from gyoza.testing.functions import compile_on_jax as fast
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 SPLINES = {
     RationalQuadraticSplineCoupling: rational_quadratic_spline,
     CircularSplineCoupling: circular_spline,

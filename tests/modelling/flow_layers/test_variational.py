@@ -8,6 +8,8 @@ from keras import ops
 from gyoza.modelling.distributions import DiagonalNormal
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel, VariationalModel
 
+pytestmark = pytest.mark.usefixtures("without_xla")
+
 
 def target(x):
     """A normal density with means 3 and -1 and standard deviations 2 and 1/2, times e."""
