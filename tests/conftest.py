@@ -70,7 +70,7 @@ def without_xla():
     """
     with pytest.MonkeyPatch.context() as monkeypatch:
         if keras.backend.backend() == "tensorflow":
-            monkeypatch.setattr(Training, "_choose_jit", lambda _: False)
+            monkeypatch.setattr(Training, "_choose_jit", lambda *_: False)
         yield
 
 
