@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.modelling.tables import frame_to_array, is_frame
 from gyoza.typing import Tensor
 
 __all__ = ["split_context", "iterate_batches", "iterate_inputs"]
@@ -96,7 +97,7 @@ def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str,
 
 
 def _cut(array: Tensor, batch_size: int) -> Iterator[np.ndarray]:
-    array = keras.ops.convert_to_numpy(array)
+    array = frame_to_array(array) if is_frame(array) else keras.ops.convert_to_numpy(array)
     if not keras.backend.is_float_dtype(str(array.dtype)):
         raise TypeError(f"`data` should be floating-point numbers. Received: dtype={array.dtype}")
     for start in range(0, len(array), batch_size):

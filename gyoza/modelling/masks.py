@@ -1,9 +1,7 @@
 """Binary masks, which say what a coupling keeps (1) and what it changes (0)."""
 
-import functools
 import math
-import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -17,7 +15,7 @@ from gyoza.modelling.axes import (
     read_shape,
     to_vectors,
 )
-from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
+from gyoza.modelling.functions.tensors import PLAIN_TYPES, make_selector, to_tensor
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
@@ -105,8 +103,8 @@ class Mask(keras.Layer):
         order = np.concatenate(parts if self._starts_with_kept else parts[::-1])
         self._is_sorted = np.array_equal(order, np.arange(len(order)))
         self._halves = self._is_sorted and len(parts[0]) == len(parts[1])
-        self._select_kept, self._select_changed = map(_make_selector, parts)
-        self._sort = _make_selector(np.argsort(order))
+        self._select_kept, self._select_changed = map(make_selector, parts)
+        self._sort = make_selector(np.argsort(order))
 
     @property
     def _mask_(self) -> Tensor:
@@ -296,15 +294,3 @@ class CheckerBoardMask(Mask):
     def make_pattern(self) -> Any:
         """Returns the parity of the sum of indices."""
         return np.indices(self._shape_).sum(axis=0) % 2
-
-
-def _make_selector(indices: np.ndarray) -> Callable[[Any], Any]:
-    """Returns what selects along the last axis: a slice, which is cheaper, where one will do."""
-    start, stop, step = 0, 0, 1
-    if len(indices) > 0:
-        start, stop = int(indices[0]), int(indices[-1]) + 1
-    if len(indices) > 1:
-        step = int(indices[1]) - start
-    if step > 0 and np.array_equal(indices, np.arange(start, stop, step)):
-        return operator.itemgetter((..., slice(start, stop, step)))
-    return functools.partial(ops.take, indices=indices, axis=-1)

@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.autoregressive import (
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.batch_normalisation import BatchNormalization
 from gyoza.modelling.flow_layers.bounded import Arctanh, Logit, Sigmoid, Softplus, Tanh
+from gyoza.modelling.flow_layers.columns import Columns
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow
 from gyoza.modelling.flow_layers.couplings import Coupling
@@ -81,6 +82,7 @@ __all__ = [
     "MaskedRationalQuadraticSpline",
     "BlockNeuralAutoregressive",
     "Inverse",
+    "Columns",
     "ActivationNormalization",
     "BatchNormalization",
     "Reflection",

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from gyoza.backend import flatten_layers
 from gyoza.modelling.adaptation import is_left_alone
 from gyoza.modelling.batches import iterate_batches, split_context
-from gyoza.modelling.flow_layers.discrete import warn_if_discrete
+from gyoza.modelling.flow_layers.columns import Columns
+from gyoza.modelling.flow_layers.dequantization import UniformDequantization
+from gyoza.modelling.flow_layers.discrete import warn_if_degenerate, warn_if_discrete
 from gyoza.modelling.flow_layers.likelihood import not_one_array
 from gyoza.modelling.pairs import to_pairs
-from gyoza.modelling.training import to_arrays
 
 __all__ = ["AdaptsLayers"]
 
@@ -24,6 +26,7 @@ class AdaptsLayers:
     encode: Callable[..., Any]
     build_for: Callable[..., None]
     _check_inputs: Callable[..., None]
+    _to_arrays: Callable[..., Any]
 
     @property
     def adapts_to_pairs(self) -> bool:
@@ -35,13 +38,14 @@ class AdaptsLayers:
 
         Each layer is adapted to what the layers before it, already adapted, make of `data`. All
         outputs of one layer are held in memory at a time: some thousand instances suffice. Frozen
-        layers are left as they are, with a warning.
+        layers are left as they are, with a warning. A warning also names columns of vectors that
+        are constant or repeat another one, since they make the likelihood infinite.
 
         Args:
-            data: The inputs: an array, a pair of arrays, a dictionary with a context, or an
-                iterable of batches, as `fit` takes them. Only inputs are used, not targets. Where
-                a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other layers
-                are then adapted to all instances of the pairs.
+            data: The inputs: an array, a data frame, a pair of arrays, a dictionary with a context,
+                or an iterable of batches, as `fit` takes them. Only inputs are used, not targets.
+                Where a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other
+                layers are then adapted to all instances of the pairs.
             batch_size: Number of instances that are processed at a time.
 
         Raises:
@@ -50,7 +54,10 @@ class AdaptsLayers:
         pairs = to_pairs(data) if self.adapts_to_pairs else None
         x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
         self.build_for(x, context)
-        warn_if_discrete(self, x)
+        # Columns tell which of them they make continuous.
+        is_mapped = isinstance(self._flow_layers_[0], Columns)
+        if not is_mapped:
+            self._warn_of(x)
         if context is not None:
             context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
         adapted = [
@@ -68,10 +75,20 @@ class AdaptsLayers:
                 layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
             outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
             x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
+            if is_mapped and i == 0:
+                self._warn_of(x, is_mapped)
+
+    def _warn_of(self, x: np.ndarray, is_mapped: bool = False) -> None:
+        """Warns of data that no density can be fitted to."""
+        warn_if_discrete(self, x, is_mapped)
+        if is_mapped or not any(
+            isinstance(layer, UniformDequantization) for layer in flatten_layers(self)
+        ):
+            warn_if_degenerate(self, x)
 
     def _read_instances(self, data: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns all instances of data, and their contexts if they have some."""
-        data = to_arrays(data)
+        data = self._to_arrays(data)
         if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:
             raise not_one_array(self.name, data)
         batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]

@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import check_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
+from gyoza.modelling.tables import is_frame
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["TakesContext", "PassesContext", "ConditionalFlowLayer"]
@@ -41,7 +42,8 @@ class TakesContext:
     def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
         """Checks a context and remembers its shape, or checks that none is missing."""
         if context is not None and type(context) not in PLAIN_TYPES:
-            context = to_tensor(context) if hasattr(context, "assign") else context
+            is_read = hasattr(context, "assign") or is_frame(context)
+            context = to_tensor(context) if is_read else context
             context = context if hasattr(context, "shape") else np.asarray(context)
         shape = None if context is None else tuple(context.shape)
         if shape is not None and len(shape) < 2:

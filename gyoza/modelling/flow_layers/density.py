@@ -41,6 +41,7 @@ class Density:
     _prepare_context: Callable[..., Any]
     _check_inputs: Callable[..., None]
     _check_new_steps: Callable[..., None]
+    _to_arrays: Callable[..., Any]
     _leave_xla: Callable[..., Any]
     encode: Callable[..., Any]
 
@@ -81,7 +82,7 @@ class Density:
                 shape is not as described.
         """
         x, context = split_context(x, context)
-        x = to_arrays(x)
+        x = self._to_arrays(x)
         self._check_inputs(x)
         log_prob = self._in_batches(self._log_prob, x, context, batch_size)
         self._check_new_steps(x, context)
@@ -202,6 +203,7 @@ class Density:
         """Repeats a context that is one for all instances."""
         if context is None:
             return None
+        context = to_arrays(context)
         if not hasattr(context, "shape"):
             context = np.asarray(context)
         expected: Any = getattr(self, "context_shape", None)

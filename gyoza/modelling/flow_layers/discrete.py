@@ -1,4 +1,4 @@
-"""Data that are discrete, which a density cannot fit."""
+"""Data that a density cannot fit: discrete ones, and those that lie in a plane."""
 
 import warnings
 from typing import Any
@@ -8,9 +8,10 @@ from keras import ops
 
 from gyoza.backend import flatten_layers
 from gyoza.modelling.flow_layers.dequantization import UniformDequantization
+from gyoza.modelling.tables import describe_columns
 from gyoza.typing import Array
 
-__all__ = ["find_discrete", "warn_if_discrete"]
+__all__ = ["find_discrete", "find_degenerate", "warn_if_discrete", "warn_if_degenerate"]
 
 _REMEDY = UniformDequantization  # from which that with a flow is derived
 _LEAST_ROWS = 100
@@ -43,28 +44,90 @@ def find_discrete(x: Array) -> Array:
     return np.flatnonzero((value_counts > 1) & (4 * value_counts <= len(x)))
 
 
-def warn_if_discrete(model: Any, x: Any) -> None:
+def find_degenerate(x: Array) -> tuple[Array, Array]:
+    """Finds columns that are constant, and those that repeat another one.
+
+    Args:
+        x: Data, `[instances, columns]`. At most 2000 instances, evenly spread, are looked at.
+
+    Returns:
+        The indices of columns with one value only, and `[pairs, 2]` of those whose values are the
+        same up to scale and shift, in which no column is second twice. None where there are less
+        than 20 instances, or more than 1000 columns.
+
+    Example:
+
+        >>> from gyoza.modelling.flow_layers.discrete import find_degenerate
+        >>> x = np.random.default_rng(0).normal(size=[100, 3])
+        >>> x[:, 1] = 5.0 - 2.0 * x[:, 2]
+        >>> find_degenerate(x)
+        (array([], dtype=int64), array([[1, 2]]))
+    """
+    x = np.asarray(x[:: -(-len(x) // _MOST_ROWS) or 1], "float64")
+    is_constant = np.all(x == x[:1], axis=0)
+    if len(x) < 20 or x.shape[1] > 1000:
+        return np.zeros(0, "int64"), np.zeros([0, 2], "int64")
+    x = x - np.mean(x, axis=0)
+    x = x / np.where(is_constant, 1.0, np.sqrt(np.sum(x**2, axis=0)))
+    # As far as float32 tells them apart.
+    is_same = np.triu(np.abs(x.T @ x) > 1.0 - 1e-12, k=1) & ~is_constant
+    pairs = [(int(np.argmax(is_same[:, k])), k) for k in np.flatnonzero(is_same.any(axis=0))]
+    return np.flatnonzero(is_constant), np.array(pairs, "int64").reshape(-1, 2)
+
+
+def warn_if_degenerate(model: Any, x: Array) -> None:
+    """Warns, once per model, of columns that make every density of the data infinite.
+
+    Args:
+        model: The flow model that is to be fitted to the data.
+        x: The data, `[instances, columns]`. Images are not looked at.
+    """
+    if x.ndim != 2 or getattr(model, "_is_known_to_be_degenerate", False):
+        return
+    constant, pairs = find_degenerate(x)
+    if not len(constant) + len(pairs):
+        return
+    for layer in flatten_layers(model):
+        layer._is_known_to_be_degenerate = True  # models within the model see the same columns
+    names = getattr(model, "_column_names", None)
+    found = [f"column {describe_columns(constant, names)} has one value only"] * (len(constant) > 0)
+    found += [
+        f"column {describe_columns(pair[1:], names)} repeats column "
+        f"{describe_columns(pair[:1], names)}, up to scale and shift"
+        for pair in pairs[:5]
+    ]
+    warnings.warn(
+        f"Model '{model.name}' is given data that lie in a plane: {'; '.join(found)}. Their "
+        "likelihood grows without end as the density becomes narrower there, and other points have "
+        "none. Leave these columns out.",
+        stacklevel=3,
+    )
+
+
+def warn_if_discrete(model: Any, x: Any, is_mapped: bool = False) -> None:
     """Warns, once per model, of data that are discrete where no layer makes them continuous.
 
     Args:
         model: The flow model that is to be fitted to the data.
         x: The data, as `fit` takes them. Only arrays and tensors of floating-point numbers are
             looked at.
+        is_mapped: Whether layers that make data continuous have been run on them.
     """
     x = x.get("inputs") if isinstance(x, dict) else x
     is_array = isinstance(x, np.ndarray) or ops.is_tensor(x)
     if not is_array or getattr(model, "_is_known_to_be_discrete", False):
         return
     found = find_discrete(ops.convert_to_numpy(x))
-    if not len(found) or any(isinstance(layer, _REMEDY) for layer in flatten_layers(model)):
+    has_remedy = any(isinstance(layer, _REMEDY) for layer in flatten_layers(model))
+    if not len(found) or (has_remedy and not is_mapped):
         return
     model._is_known_to_be_discrete = True
-    shown = ", ".join(map(str, found[:5])) + (", …" if len(found) > 5 else "")
+    names = getattr(model, "_column_names", None)
     warnings.warn(
-        f"Model '{model.name}' is given data with few values, each of which occurs several times: "
-        f"in {len(found)} dimensions, those of indices {shown}. A density can fit these infinitely "
-        "well, by spikes that mean nothing. If they are integers, let the flow begin with a "
-        "`UniformDequantization` or `VariationalDequantization`; if they were rounded, add noise "
-        "in the range of rounding.",
+        f"Model '{model.name}' is given data with few values, each of which occurs several times, "
+        f"in {len(found)} dimensions: {describe_columns(found, names)}. A density can fit these "
+        "infinitely well, by spikes that mean nothing. If they are integers, let the flow begin "
+        "with a `UniformDequantization` or `VariationalDequantization`; if they were rounded, add "
+        "noise in the range of rounding.",
         stacklevel=3,
     )

@@ -19,7 +19,6 @@ from gyoza.modelling.flow_layers.recomputation import run_and_recompute
 from gyoza.modelling.flow_layers.step_checks import ChecksSteps
 from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import check_instance
-from gyoza.modelling.training import to_arrays
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["FlowModel"]
@@ -170,7 +169,7 @@ class FlowModel(PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, L
         is_array = hasattr(inputs, "shape") and not hasattr(inputs, "to_numpy")  # as data frames do
         if not is_array or len(inputs.shape) < self._least_rank:
             inputs, context = split_context(inputs, context)
-            inputs = to_arrays(inputs)
+            inputs = self._to_arrays(inputs)
             self._check_inputs(inputs)
         if context is not None:
             kwargs["context"] = context

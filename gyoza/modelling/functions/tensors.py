@@ -1,12 +1,17 @@
 """What counts as a tensor: arrays, variables and tensors of other libraries are made into one."""
 
+import functools
 import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from gyoza.typing import Tensor
+from gyoza.modelling.tables import frame_to_array, is_frame
+from gyoza.typing import Array, Tensor
 
 __all__ = [
     "PLAIN_TYPES",
@@ -18,6 +23,7 @@ __all__ = [
     "smaller",
     "larger",
     "clip",
+    "make_selector",
 ]
 
 # Types of tensors of the backend, as far as they have been met. To look a type up costs next to
@@ -41,6 +47,8 @@ def to_tensor(x: Tensor) -> Any:
     """
     if type(x) in PLAIN_TYPES or isinstance(x, keras.KerasTensor | tuple | dict):
         return x
+    if is_frame(x):
+        x = frame_to_array(x)
     if x is None:
         raise ValueError("What is to be mapped should be a tensor. Received: None")
     is_tensor = ops.is_tensor(x)
@@ -113,3 +121,15 @@ def clip(x: Tensor, least: float, most: float) -> Any:
     """Returns the number of an interval that is closest to `x`, or NaN if it is NaN."""
     ends = (ops.convert_to_tensor(end, dtype=x.dtype) for end in (least, most))
     return ops.clip(x, *ends)
+
+
+def make_selector(indices: Array) -> Callable[[Any], Any]:
+    """Returns what selects along the last axis: a slice, which is cheaper, where one will do."""
+    start, stop, step = 0, 0, 1
+    if len(indices) > 0:
+        start, stop = int(indices[0]), int(indices[-1]) + 1
+    if len(indices) > 1:
+        step = int(indices[1]) - start
+    if step > 0 and np.array_equal(indices, np.arange(start, stop, step)):
+        return operator.itemgetter((..., slice(start, stop, step)))
+    return functools.partial(ops.take, indices=indices, axis=-1)

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import flatten_layers
+from gyoza.modelling.tables import frame_to_array, get_names, is_frame
 from gyoza.modelling.training.files import WritesFiles
 
 __all__ = ["to_arrays", "average_losses", "PreparesCallbacks", "TakesData"]
@@ -22,7 +24,9 @@ def to_arrays(data: Any) -> Any:
         data: An array, tensor, data frame or list of numbers, or a tuple, list or dictionary of
             such. Or anything else that Keras takes.
     """
-    if hasattr(data, "to_numpy"):
+    if is_frame(data):
+        return frame_to_array(data)
+    if hasattr(data, "to_numpy"):  # one column
         return data.to_numpy()
     if isinstance(data, list) and data and _holds_numbers(data):
         data = np.asarray(data)
@@ -145,6 +149,9 @@ class TakesData(WritesFiles):
     Weights of instances count whether there are targets or not.
     """
 
+    # Those of the last data frame that the model was given.
+    _column_names: tuple[str, ...] | None = None
+
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
 
@@ -224,9 +231,23 @@ class TakesData(WritesFiles):
 
     def _prepare_inputs(self, x: Any) -> Any:
         """Checks inputs, and returns them in the form that Keras takes."""
-        x = to_arrays(x)
+        x = self._to_arrays(x)
         self._check_inputs(x)
         return x
+
+    def _to_arrays(self, x: Any) -> Any:
+        """Returns inputs as `to_arrays` does, and tells layers the names of columns.
+
+        The model keeps them for its messages. They are not saved with it.
+        """
+        names = get_names(x)
+        if names != self._column_names:
+            self._column_names = names
+        if names is not None:
+            for layer in flatten_layers(self):
+                if hasattr(layer, "take_names"):
+                    layer.take_names(names)
+        return to_arrays(x)
 
     def _check_inputs(self, inputs: Any) -> None:
         """Raises an error if inputs are not what the model can be given."""

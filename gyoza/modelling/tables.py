@@ -1,0 +1,78 @@
+"""Data frames, of pandas or any library whose data frames are alike, as arrays with names.
+
+Nothing here imports such a library: a data frame is what has `columns` and `to_numpy`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gyoza.typing import Array
+
+__all__ = ["is_frame", "frame_to_array", "get_names", "describe_columns"]
+
+
+def is_frame(data: Any) -> bool:
+    """Returns whether data are a data frame."""
+    return hasattr(data, "to_numpy") and hasattr(data, "columns")
+
+
+def frame_to_array(frame: Any) -> Array:
+    """Returns the numbers of a data frame.
+
+    Args:
+        frame: A data frame of floating-point numbers, integers and Boolean values. What is missing
+            is NaN.
+
+    Returns:
+        The array, `[rows, columns]`, of floating-point numbers.
+
+    Raises:
+        TypeError: If a column does not hold numbers. The message names it.
+    """
+    array = frame.to_numpy()
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype.kind in "iub":
+        return array.astype("float64")
+    columns = [_to_numbers(name, frame[name]) for name in frame.columns]
+    return np.stack(columns, axis=1) if columns else np.zeros([len(frame), 0])
+
+
+def _to_numbers(name: Any, column: Any) -> Array:
+    values = column.to_numpy()
+    if values.dtype.kind == "O" and getattr(column.dtype, "kind", "O") in "iufb":
+        values = column.to_numpy(dtype="float64", na_value=np.nan)
+    if values.dtype.kind not in "iufb" or values.ndim > 1:
+        raise TypeError(
+            f"Column {name!r} of the data frame should hold numbers: leave it out, or let "
+            "`gyoza.data.Table` encode it. "
+            f"Received: dtype={getattr(column, 'dtype', None)}, such as {values.flat[0]!r}"
+        )
+    return values.astype("float64")
+
+
+def get_names(data: Any) -> tuple[str, ...] | None:
+    """Returns the names of the columns of inputs, if they have some.
+
+    Args:
+        data: Inputs, or a dictionary with `inputs`, or a pair of inputs that are alike.
+
+    Returns:
+        The names, or `None` where the inputs are no data frame, or its columns have no names.
+    """
+    if isinstance(data, dict):
+        data = data.get("inputs")
+    if isinstance(data, tuple) and data:
+        data = data[0]
+    if not is_frame(data) or not all(isinstance(name, str) for name in data.columns):
+        return None
+    return tuple(data.columns)
+
+
+def describe_columns(columns: Iterable[int], names: Sequence[str] | None) -> str:
+    """Returns the names of columns for a message, or their indices where they have no names."""
+    columns = [int(column) for column in columns]
+    shown = [repr(names[column]) if names else str(column) for column in columns[:5]]
+    return ", ".join(shown) + (f" and {len(columns) - 5} more" if len(columns) > 5 else "")

@@ -1,0 +1,122 @@
+"""Data frames are data: their columns count in order, and messages name them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from keras.ops import convert_to_numpy as to_numpy
+
+from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AffineCoupling,
+    Columns,
+    FlowModel,
+    Inverse,
+    Softplus,
+    Standardize,
+)
+from gyoza.modelling.flow_layers.discrete import find_degenerate
+from gyoza.modelling.tables import frame_to_array, get_names
+
+
+def make_frame(count=60):
+    random = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "price": np.exp(random.normal(size=count)),
+            "rooms": random.integers(9, size=count),
+            "is_new": random.integers(2, size=count) > 0,
+        }
+    )
+
+
+def test_columns_of_any_numbers_become_floats_in_order():
+    frame = make_frame()
+    frame["area"] = pd.array([None, *range(1, len(frame))], dtype="Int64")
+    array = frame_to_array(frame)
+    assert array.dtype == "float64"
+    np.testing.assert_array_equal(array[:, 0], frame["price"])
+    np.testing.assert_array_equal(array[:, 1], frame["rooms"])
+    np.testing.assert_array_equal(array[:, 2], frame["is_new"].astype(float))
+    np.testing.assert_array_equal(array[:, 3], [np.nan, *range(1, len(frame))])
+    assert frame_to_array(frame[["rooms"]]).dtype == "float64"
+    assert frame_to_array(frame[["price"]].astype("float32")).dtype == "float32"
+
+
+@pytest.mark.parametrize("values", [["a", "b"], pd.to_datetime(["2020-01-01", "2020-01-02"])])
+def test_columns_of_other_things_are_named(values):
+    frame = pd.DataFrame({"price": [1.0, 2.0], "city": values})
+    model = FlowModel([ActivationNormalization()])
+    for run in (model.adapt, model.log_prob, model.fit, model):
+        with pytest.raises(TypeError, match="Column 'city' of the data frame should hold numbers"):
+            run(frame)
+
+
+def test_names_are_those_of_strings():
+    frame = make_frame()
+    assert get_names(frame) == get_names({"inputs": frame}) == ("price", "rooms", "is_new")
+    assert get_names(pd.DataFrame(frame.to_numpy())) is None
+    assert get_names(np.zeros([2, 2])) is None
+
+
+def test_contexts_can_be_frames():
+    frame = make_frame()
+    x, context = frame[["price"]].astype("float32"), frame[["rooms", "is_new"]]
+    model = FlowModel(
+        [Standardize(), AffineCoupling(compute_coupling_parameters=MLP([4]))],
+    )
+    model.adapt({"inputs": x, "context": context})
+    model.compile("sgd")
+    model.fit({"inputs": x, "context": context}, verbose=0)
+    values = context.to_numpy("float32")
+    expected = to_numpy(model.log_prob(x.to_numpy(), values))
+    np.testing.assert_allclose(to_numpy(model.log_prob(x, context)), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        to_numpy(model.sample(len(x), seed=0, context=context)),
+        to_numpy(model.sample(len(x), seed=0, context=values)),
+        rtol=1e-5,
+    )
+    z = to_numpy(model(x, context=context)[0])
+    np.testing.assert_allclose(to_numpy(model.invert(z, context=values)), x, rtol=1e-4)
+
+
+def test_layers_adapt_to_frames():
+    frame = make_frame()
+    layer = Standardize()
+    layer.adapt(frame)
+    np.testing.assert_allclose(to_numpy(layer._location_), frame.mean(), rtol=1e-5)
+
+
+def test_columns_are_chosen_by_the_names_of_the_frame_that_is_adapted_to():
+    frame = make_frame()
+    layer = Columns({"price": Inverse(Softplus())})
+    model = FlowModel([layer, Standardize()])
+    with pytest.raises(ValueError, match="`names` should be given to 'columns"):
+        FlowModel([Columns({"price": Inverse(Softplus())})])(frame.to_numpy("float32"))
+    with pytest.warns(UserWarning, match="each of which occurs several times.*: 'rooms', 'is_new'"):
+        model.adapt(pd.concat([frame] * 2))
+    assert layer.names == ("price", "rooms", "is_new")
+    with pytest.raises(ValueError, match=r"\['price', 'rooms', 'is_new'\], in this order"):
+        model.log_prob(frame[["rooms", "price", "is_new"]])
+    model.log_prob(frame)
+
+
+def test_adapt_names_columns_that_are_constant_or_repeat_others():
+    random = np.random.default_rng(0)
+    x = random.normal(size=[50, 2])
+    frame = pd.DataFrame({"a": x[:, 0], "b": 3.0, "c": x[:, 1], "d": 1.0 - 2.0 * x[:, 0]})
+    expected = "column 'b' has one value only; column 'd' repeats column 'a',"
+    with pytest.warns(UserWarning, match=expected) as caught:
+        FlowModel([FlowModel([ActivationNormalization()])]).adapt(frame)
+    assert len([warning for warning in caught if "one value" in str(warning.message)]) == 1
+    with pytest.warns(UserWarning, match="column 1 has one value only; column 3 repeats column 0,"):
+        FlowModel([ActivationNormalization()]).adapt(frame.to_numpy("float32"))
+
+
+def test_columns_that_differ_by_more_than_rounding_are_no_repetitions():
+    random = np.random.default_rng(0)
+    x = random.normal(size=[100, 1])
+    near = x + 1e-4 * random.normal(size=x.shape)
+    constant, pairs = find_degenerate(np.concatenate([x, near, x * 0], axis=1))
+    assert constant.tolist() == [2]
+    assert len(pairs) == 0
