@@ -1,4 +1,4 @@
-"""Training data: pairs from which factors are learnt, pictures of known factors, toy densities.
+"""Training data: pairs from which factors are learnt, tables, pictures and toy densities.
 
 Importing this package imports neither SciPy, nor scikit-learn, nor Matplotlib.
 """
@@ -7,6 +7,7 @@ from gyoza.data.digits import TintedDigits, distort, load_tinted_digits, tint
 from gyoza.data.faces import Faces
 from gyoza.data.pairs import CategoricalPairs, ContinuousPairs
 from gyoza.data.sprites import Sprites
+from gyoza.data.tables import ColumnKind, Table
 from gyoza.data.toy import (
     Arc,
     Banana,
@@ -21,6 +22,8 @@ from gyoza.data.toy import (
 __all__ = [
     "CategoricalPairs",
     "ContinuousPairs",
+    "Table",
+    "ColumnKind",
     "Sprites",
     "Faces",
     "TintedDigits",

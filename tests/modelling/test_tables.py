@@ -93,7 +93,7 @@ def test_columns_are_chosen_by_the_names_of_the_frame_that_is_adapted_to():
     model = FlowModel([layer, Standardize()])
     with pytest.raises(ValueError, match="`names` should be given to 'columns"):
         FlowModel([Columns({"price": Inverse(Softplus())})])(frame.to_numpy("float32"))
-    with pytest.warns(UserWarning, match="each of which occurs several times.*: 'rooms', 'is_new'"):
+    with pytest.warns(UserWarning, match=r"in 2 dimensions, those named 'rooms', 'is_new'"):
         model.adapt(pd.concat([frame] * 2))
     assert layer.names == ("price", "rooms", "is_new")
     with pytest.raises(ValueError, match=r"\['price', 'rooms', 'is_new'\], in this order"):

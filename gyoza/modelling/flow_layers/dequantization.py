@@ -21,6 +21,8 @@ __all__ = ["UniformDequantization", "VariationalDequantization"]
 
 # The distance from 1 to the next number.
 _PRECISIONS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
+# Up to which numbers rounding never results in another integer, where there are no bounds.
+_UNBOUNDED = 2**14
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -46,11 +48,15 @@ class UniformDequantization(FlowLayer):
     :math:`[0, 1)` are moved to the nearest of these. Noise is kept away from 0 and 1 by the
     precision of the dtype, so that rounding never results in another integer.
 
+    Where integers have no bounds, `levels` is `None`: the layer then only adds noise,
+    :math:`y_i = x_i + u_i`, with log-determinants of 0, and takes negative integers, too.
+
     Integers are given as floating-point numbers. A NumPy array with other values raises an error;
     in tensors, whose values cannot be checked, such values make the log-determinant NaN.
 
     Args:
-        levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits.
+        levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits. `None` if
+            there are no bounds; in float32, integers are exact up to 16384 then.
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         seed: Non-negative integer that makes the sequence of noise reproducible. If omitted, it is
@@ -85,18 +91,19 @@ class UniformDequantization(FlowLayer):
 
     def __init__(
         self,
-        levels: int,
+        levels: int | None,
         shape: Iterable[int] | None = None,
         axes: Iterable[int] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
-        self.levels = check_integer("levels", levels, minimum=2)
+        self.levels = None if levels is None else check_integer("levels", levels, minimum=2)
         self.seed = None if seed is None else check_integer("seed", seed)
         self.seed_generator = SeedGenerator(self.seed)
         # Rounding moves an output by less than this, in units of the inputs.
-        self._margin = self.levels * _PRECISIONS.get(self.compute_dtype, 2.0**-23)
+        most = _UNBOUNDED if self.levels is None else self.levels
+        self._margin = most * _PRECISIONS.get(self.compute_dtype, 2.0**-23)
         if self._margin >= 0.5:
             raise ValueError(
                 "`levels` should be few enough for the dtype to tell them apart. Received: "
@@ -106,11 +113,15 @@ class UniformDequantization(FlowLayer):
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks NumPy arrays, then runs `call`. The values of tensors may be unknown."""
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
-            is_level = (inputs == np.floor(inputs)) & (inputs >= 0) & (inputs < self.levels)
+            is_level = inputs == np.floor(inputs)
+            bounds = ""
+            if self.levels is not None:
+                is_level &= (inputs >= 0) & (inputs < self.levels)
+                bounds = f" from 0 to {self.levels - 1}"
             if not np.all(is_level):
                 raise ValueError(
-                    f"The inputs of '{self.name}' should be integers from 0 to {self.levels - 1}, "
-                    f"as floating-point numbers. Received: {inputs[~is_level][0]}, among others"
+                    f"The inputs of '{self.name}' should be integers{bounds}, as floating-point "
+                    f"numbers. Received: {inputs[~is_level][0]}, among others"
                 )
         return super().__call__(inputs, *args, **kwargs)
 
@@ -139,16 +150,21 @@ class UniformDequantization(FlowLayer):
         x = ops.cast(to_vectors(inputs, self._axes_, self._shape_), self.log_det_dtype)
         noise, log_density = self.draw_noise(x)
         noise = clip(noise, self._margin, 1.0 - self._margin)
-        outputs = from_vectors((x + noise) / self.levels, self._axes_, self._shape_)
-        is_level = (x == ops.floor(x)) & (x >= 0.0) & (x < self.levels)
-        log_slopes = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(self.levels)
+        levels = self.levels or 1
+        outputs = from_vectors((x + noise) / levels, self._axes_, self._shape_)
+        is_level = x == ops.floor(x)
+        if self.levels is not None:
+            is_level = is_level & (x >= 0.0) & (x < levels)
+        log_slopes = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(levels)
         log_det = self.sum_log_det(inputs, log_slopes) - log_density
         return ops.cast(outputs, inputs.dtype), log_det
 
     def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Removes the noise; see :meth:`FlowLayer.inverse_transform`."""
-        x = ops.floor(ops.cast(outputs, self.log_det_dtype) * self.levels)
-        return ops.cast(ops.clip(x, 0.0, self.levels - 1.0), outputs.dtype)
+        x = ops.floor(ops.cast(outputs, self.log_det_dtype) * (self.levels or 1))
+        if self.levels is not None:
+            x = ops.clip(x, 0.0, self.levels - 1.0)
+        return ops.cast(x, outputs.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -224,7 +240,9 @@ class VariationalDequantization(UniformDequantization):
                 "`noise_flow` should be a `FlowModel`. "
                 f"Received: noise_flow={noise_flow} (of type {type(noise_flow)})"
             )
+        levels = check_integer("levels", levels, minimum=2)
         super().__init__(levels, shape=shape, axes=axes, seed=seed, **kwargs)
+        self.levels: int = levels
         self.noise_flow: Any = noise_flow
 
     def build(self, input_shape: Shape | None = None) -> None:

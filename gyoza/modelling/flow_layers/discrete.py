@@ -124,10 +124,11 @@ def warn_if_discrete(model: Any, x: Any, is_mapped: bool = False) -> None:
     model._is_known_to_be_discrete = True
     names = getattr(model, "_column_names", None)
     warnings.warn(
-        f"Model '{model.name}' is given data with few values, each of which occurs several times, "
-        f"in {len(found)} dimensions: {describe_columns(found, names)}. A density can fit these "
-        "infinitely well, by spikes that mean nothing. If they are integers, let the flow begin "
-        "with a `UniformDequantization` or `VariationalDequantization`; if they were rounded, add "
-        "noise in the range of rounding.",
+        f"Model '{model.name}' is given data with few values, each of which occurs several times: "
+        f"in {len(found)} dimensions, those {'named' if names else 'of indices'} "
+        f"{describe_columns(found, names)}. A density can fit these infinitely well, by spikes "
+        "that mean nothing. If they are integers, let the flow begin with a "
+        "`UniformDequantization` or `VariationalDequantization`; if they were rounded, add noise "
+        "in the range of rounding.",
         stacklevel=3,
     )

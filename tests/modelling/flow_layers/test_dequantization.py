@@ -76,6 +76,23 @@ def test_every_call_draws_other_noise_but_the_same_in_a_layer_of_the_same_seed(k
     assert len(np.unique(first - x / 4)) == 15
 
 
+def test_integers_without_bounds_get_noise_alone():
+    x = np.array([[-7.0, 16383.0], [0.0, 2.0]], "float32")
+    layer = UniformDequantization(levels=None, seed=0)
+    for _ in range(50):
+        outputs, log_det = map(to_numpy, layer(x))
+        noise = outputs.astype("float64") - x
+        assert np.all((noise >= 0.0) & (noise < 1.0))
+        np.testing.assert_array_equal(log_det, [0.0, 0.0])
+        np.testing.assert_array_equal(to_numpy(layer.invert(outputs)), x)
+    assert np.isnan(to_numpy(layer(ops.convert_to_tensor(x + 0.5))[1])).all()
+    with pytest.raises(ValueError, match=r"should be integers, as floating-point.*0\.5"):
+        layer(x[1:] + 0.5)
+    assert UniformDequantization.from_config(layer.get_config()).levels is None
+    with pytest.raises(ValueError, match="`levels` should be an integer"):
+        VariationalDequantization(None, make_noise_flow())
+
+
 def test_rows_of_a_large_batch_have_different_noise():
     model = FlowModel([UniformDequantization(8), ActivationNormalization()])
     log_prob = to_numpy(model.log_prob(np.full([256, 2], 3.0, "float32")))

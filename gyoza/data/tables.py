@@ -1,0 +1,404 @@
+"""Tables whose columns are of several kinds, as a flow takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gyoza.data.checks import to_numpy
+from gyoza.extras import import_extra
+from gyoza.modelling.flow_layers import (
+    Affine,
+    Columns,
+    FlowLayer,
+    Inverse,
+    Logit,
+    Softplus,
+    Standardize,
+    UniformDequantization,
+)
+from gyoza.modelling.functions.checks import check_choice
+from gyoza.modelling.tables import is_frame
+
+__all__ = ["Table", "ColumnKind"]
+
+_KINDS = ("real", "positive", "bounded", "integer", "count", "categorical")
+# Integers that range further are as good as real numbers.
+_MOST_INTEGERS = 1000
+# How far, relative to an interval, its ends are drawn inwards, so that they can be values.
+_ALPHA = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class ColumnKind:
+    """What a column of a table holds.
+
+    Attributes:
+        kind: "real", "positive", "bounded", "integer", "count" or "categorical".
+        center: The median of positive numbers and counts, and the mean of others.
+        scale: The standard deviation.
+        bounds: The least and the greatest value, or `None` where there are no bounds.
+        categories: The categories in order; none of numbers.
+    """
+
+    kind: str
+    center: float = 0.0
+    scale: float = 1.0
+    bounds: tuple[float, float] | None = None
+    categories: tuple[Any, ...] = ()
+
+    def make_layers(self) -> list[FlowLayer]:
+        """Returns the layers that map the column to all real numbers."""
+        if self.kind == "categorical":
+            return [UniformDequantization(len(self.categories)), Logit()]
+        if self.bounds is not None and self.is_whole:
+            low, high = self.bounds
+            return [Affine(shift=-low), UniformDequantization(round(high - low) + 1), Logit()]
+        if self.bounds is not None:
+            return [Logit(low=self.bounds[0], high=self.bounds[1], alpha=_ALPHA)]
+        layers: list[FlowLayer] = [UniformDequantization(None)] if self.is_whole else []
+        if self.kind in ("positive", "count"):
+            # A count is mapped to the middle between itself and the next one, on average.
+            center = self.center + 0.5 * self.is_whole
+            return [*layers, Affine(scale=1.0 / center), Inverse(Softplus())]
+        return [*layers, Standardize(location=self.center, scale=self.scale)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the column holds whole numbers."""
+        return self.kind in ("integer", "count")
+
+    def __str__(self) -> str:
+        """Returns a description in a few words."""
+        if self.kind == "categorical":
+            return f"categorical, one of {len(self.categories)}"
+        if self.bounds is not None:
+            return f"{self.kind} from {self.bounds[0]:g} to {self.bounds[1]:g}"
+        return f"{self.kind}, around {self.center:g}"
+
+
+class Table:
+    r"""Reads a data frame, and proposes how a flow is given its columns.
+
+    For each column it finds one of six kinds, which decides about the layers that
+    :meth:`make_layer` maps it to all real numbers by:
+
+    ==============  ==========================================  ==================================
+    kind            values                                      layers
+    ==============  ==========================================  ==================================
+    `real`          any numbers                                 `Standardize`
+    `positive`      numbers above 0                             `Affine`, `Inverse(Softplus())`
+    `bounded`       numbers in an interval, as shares are       `Logit`
+    `integer`       whole numbers, at most 1000 apart           `UniformDequantization`, and those
+                                                                of `real` or `bounded`
+    `count`         the same, from 0 on                         `UniformDequantization`, and those
+                                                                of `positive`
+    `categorical`   strings, Boolean values, or a categorical   `UniformDequantization`, `Logit`
+                    dtype
+    ==============  ==========================================  ==================================
+
+    Numbers count as bounded if they fill the interval from 0 to 1, or `bounds` are given. A
+    category is encoded by its index: the layers map each category to an interval of its own, whose
+    probability a flow of splines can learn. The layers have log-determinants, so that the
+    likelihood is that of the table as it is. Where there are integers or categories, it is a lower
+    bound; see :class:`~gyoza.modelling.flow_layers.UniformDequantization`.
+
+    Args:
+        frame: A data frame of pandas, with at least two rows.
+        kinds: The kinds of columns for which you know better, by name.
+        bounds: The least and the greatest value of columns that have bounds, by name.
+
+    Raises:
+        TypeError: If `frame` is no data frame, or a column holds what is neither numbers nor
+            categories, such as dates.
+        ValueError: If a column has one value only or missing values, does not fit its kind, or has
+            so many categories that it looks like an identifier. The message names it.
+
+    Attributes:
+        columns: The :class:`ColumnKind` of each column, by name.
+
+    Example:
+
+        >>> import pandas
+        >>> frame = pandas.DataFrame({
+        ...     "price": [210.5, 99.0, 350.0, 120.0],
+        ...     "rooms": [3, 1, 4, 2],
+        ...     "city": ["Bonn", "Aachen", "Bonn", "Bonn"],
+        ... })
+        >>> table = gyoza.data.Table(frame)
+        >>> table
+        Table of 3 columns
+          price: positive, around 165.25
+          rooms: count, around 2.5
+          city: categorical, one of 2
+        >>> x = table.encode(frame)
+        >>> x[0]
+        array([210.5,   3. ,   1. ])
+        >>> table.decode(x).equals(frame)
+        True
+        >>> from gyoza.modelling import flow_layers
+        >>> model = flow_layers.FlowModel([table.make_layer(), flow_layers.TriangularAffine()])
+        >>> model.log_prob(x).shape == (4,)
+        True
+    """
+
+    def __init__(
+        self,
+        frame: Any,
+        kinds: Mapping[str, str] | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:
+        if not is_frame(frame):
+            raise TypeError(f"`frame` should be a data frame. Received: frame={frame!r}")
+        kinds, bounds = dict(kinds or {}), dict(bounds or {})
+        unknown = (kinds.keys() | bounds.keys()) - set(frame.columns)
+        if unknown:
+            raise ValueError(
+                f"`kinds` and `bounds` should name columns of {list(frame.columns)}. "
+                f"Received: {sorted(unknown)}"
+            )
+        self.columns = {
+            name: _read(name, frame[name], kinds.get(name), bounds.get(name))
+            for name in frame.columns
+        }
+
+    def make_layer(self) -> Columns:
+        """Returns the layer that a flow of this table starts with. It has names."""
+        names = list(self.columns)
+        return Columns({name: self.columns[name].make_layers() for name in names}, names=names)
+
+    def encode(self, frame: Any) -> np.ndarray:
+        """Returns the rows of a data frame as numbers: categories are encoded by their indices.
+
+        Args:
+            frame: A data frame that has the columns of the table, among others, in any order.
+
+        Returns:
+            The array, `[rows, columns]`.
+
+        Raises:
+            ValueError: If a column is missing, or holds values that are missing, or not of its
+                kind, or unknown categories.
+        """
+        columns = [_encode(name, kind, _get(frame, name)) for name, kind in self.columns.items()]
+        return np.stack(columns, axis=1)
+
+    def decode(self, x: Any) -> Any:
+        """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
+
+        Args:
+            x: Numbers, `[rows, columns]`.
+
+        Returns:
+            A data frame in which indices of categories are categories, integers are rounded, and
+            bounded numbers are within their bounds.
+        """
+        x = np.asarray(to_numpy(x))
+        if x.ndim != 2 or x.shape[1] != len(self.columns):
+            raise ValueError(
+                f"`x` should have shape [rows, {len(self.columns)}]. Received: x of shape {x.shape}"
+            )
+        columns = {
+            name: _decode(kind, x[:, index])
+            for index, (name, kind) in enumerate(self.columns.items())
+        }
+        return import_extra("pandas", "tables").DataFrame(columns)
+
+    def encode_context(self, frame: Any) -> np.ndarray:
+        """Returns the rows of a data frame as a context: standardised numbers and one-hot codes.
+
+        In a conditional flow, what the context holds needs no density. Positive numbers are
+        standardised after taking the logarithm relative to their median.
+
+        Args:
+            frame: See :meth:`encode`.
+
+        Returns:
+            The array, `[rows, context size]`, in float32: one number for each column of numbers,
+            and one for each category.
+        """
+        blocks = []
+        for name, kind in self.columns.items():
+            x = _encode(name, kind, _get(frame, name))[:, None]
+            if kind.kind == "categorical":
+                blocks.append(x == np.arange(len(kind.categories)))
+            elif kind.kind == "positive":
+                blocks.append(np.log(x / kind.center))
+            else:
+                blocks.append((x - kind.center) / kind.scale)
+        return np.concatenate(blocks, axis=1).astype("float32")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns what `from_config` makes an equal table from; it can be written as JSON."""
+        return {"columns": {name: dataclasses.asdict(kind) for name, kind in self.columns.items()}}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Table:
+        """Makes an equal table, without the data frame.
+
+        Args:
+            config: What `get_config` returned.
+        """
+        table = cls.__new__(cls)
+        table.columns = {}
+        for name, column in config["columns"].items():
+            bounds, categories = column["bounds"], tuple(column["categories"])
+            bounds = None if bounds is None else tuple(bounds)
+            kept = {**column, "bounds": bounds, "categories": categories}
+            table.columns[name] = ColumnKind(**kept)
+        return table
+
+    def __repr__(self) -> str:
+        lines = [f"  {name}: {kind}" for name, kind in self.columns.items()]
+        return "\n".join([f"Table of {len(lines)} columns", *lines])
+
+
+def _get(frame: Any, name: str) -> Any:
+    if not is_frame(frame) or name not in frame.columns:
+        received = f"the columns {list(frame.columns)}" if is_frame(frame) else type(frame)
+        raise ValueError(
+            f"`frame` should be a data frame with the column {name!r}. Received: {received}"
+        )
+    return frame[name]
+
+
+def _read(
+    name: str, column: Any, kind: str | None, bounds: tuple[float, float] | None
+) -> ColumnKind:
+    """Finds out what a column holds."""
+    if kind is not None:
+        check_choice("kinds", kind, _KINDS)
+    values = _check_complete(name, column)
+    if kind == "categorical" or (kind is None and bounds is None and _is_text(values)):
+        return _read_categories(name, column, values, kind)
+    x = _to_floats(name, values)
+    low, high = float(x.min()), float(x.max())
+    if low == high:
+        raise ValueError(
+            f"Column {name!r} should have several values, or be left out. Received: {low} only"
+        )
+    is_whole = bool(np.all(x == np.floor(x)))
+    if kind is None:
+        if is_whole and high - low <= _MOST_INTEGERS:
+            kind = "integer" if low < 0 or bounds is not None else "count"
+        elif bounds is not None or (low >= 0.0 and low < 0.05 and 0.95 < high <= 1.0):
+            kind = "bounded"
+        else:
+            kind = "positive" if low > 0.0 else "real"
+    if kind == "bounded" and bounds is None:
+        bounds = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
+    center = np.median(x) if kind in ("positive", "count") else np.mean(x)
+    bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
+    found = ColumnKind(kind, float(center), float(x.std()), bounds)
+    if not found.is_whole:
+        _warn_of_spike(name, x)
+    _encode(name, found, column)  # checks that it fits
+    return found
+
+
+def _check_complete(name: str, column: Any) -> np.ndarray:
+    """Returns the values of a column, or raises an error if some are missing."""
+    values = column.to_numpy()
+    if values.ndim != 1:
+        raise ValueError(f"The names of columns should be distinct. Received: {name!r} twice")
+    is_missing = np.asarray(column.isna() if hasattr(column, "isna") else values != values)
+    if np.any(is_missing):
+        raise ValueError(
+            f"Column {name!r} should have no missing values: fill them, or leave these rows out. "
+            f"Received: {np.sum(is_missing)} missing values, the first one in row "
+            f"{np.flatnonzero(is_missing)[0]}"
+        )
+    if not len(values):
+        raise ValueError("`frame` should have rows. Received: a data frame without rows")
+    return values
+
+
+def _is_text(values: np.ndarray) -> bool:
+    """Returns whether values are strings or Boolean, not numbers."""
+    return values.dtype.kind in "OUSTb" and isinstance(values[0], str | bool | np.bool_)
+
+
+def _to_floats(name: str, values: np.ndarray) -> np.ndarray:
+    try:
+        if values.dtype.kind not in "iufO" or _is_text(values):
+            raise TypeError
+        return values.astype("float64")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"Column {name!r} should hold numbers, strings or Boolean values: turn dates, say, "
+            f"into numbers, or leave it out. Received: {values[0]!r}"
+        ) from error
+
+
+def _read_categories(name: str, column: Any, values: np.ndarray, kind: str | None) -> ColumnKind:
+    given = getattr(column.dtype, "categories", None)
+    categories = sorted(set(values.tolist())) if given is None else list(given)
+    if len(categories) < 2:
+        raise ValueError(
+            f"Column {name!r} should have several values, or be left out. "
+            f"Received: {categories[0]!r} only"
+        )
+    if kind is None and 2 * len(categories) > max(len(values), 20):
+        raise ValueError(
+            f"Column {name!r} should have few categories: leave it out, or pass "
+            f'`kinds={{{name!r}: "categorical"}}`. Received: {len(categories)} categories in '
+            f"{len(values)} rows"
+        )
+    return ColumnKind("categorical", categories=tuple(categories))
+
+
+def _warn_of_spike(name: str, x: np.ndarray) -> None:
+    """Warns of a value that real numbers would not have so often."""
+    values, counts = np.unique(x, return_counts=True)
+    share = counts.max() / len(x)
+    if share > 0.05 and counts.max() > 20:
+        warnings.warn(
+            f"Column {name!r} has the value {values[counts.argmax()]:g} in {share:.0%} of its "
+            "rows, where a density has an infinite spike. Fit these rows apart, or add noise.",
+            stacklevel=4,
+        )
+
+
+def _encode(name: str, kind: ColumnKind, column: Any) -> np.ndarray:
+    """Returns a column as numbers, checked."""
+    values = _check_complete(name, column)
+    if kind.kind == "categorical":
+        indices = {category: index for index, category in enumerate(kind.categories)}
+        unknown = {value for value in values.tolist() if value not in indices}
+        if unknown:
+            raise ValueError(
+                f"Column {name!r} should hold categories among {list(kind.categories)}. "
+                f"Received: {sorted(map(str, unknown))[:5]}"
+            )
+        return np.array([indices[value] for value in values.tolist()], "float64")
+    x = _to_floats(name, values)
+    is_wrong, expected = ~np.isfinite(x), "finite numbers"
+    if kind.is_whole:
+        is_wrong, expected = is_wrong | (x != np.floor(x)), "whole numbers"
+    if kind.kind == "count":
+        is_wrong, expected = is_wrong | (x < 0), "whole numbers of at least 0"
+    if kind.kind == "positive":
+        is_wrong, expected = is_wrong | (x <= 0), "positive numbers"
+    if kind.bounds is not None:
+        low, high = kind.bounds
+        is_wrong, expected = is_wrong | (x < low) | (x > high), f"numbers from {low:g} to {high:g}"
+    if np.any(is_wrong):
+        raise ValueError(
+            f"Column {name!r} should hold {expected}. Received: {x[is_wrong][0]:g} in row "
+            f"{np.flatnonzero(is_wrong)[0]}"
+        )
+    return x
+
+
+def _decode(kind: ColumnKind, x: np.ndarray) -> np.ndarray:
+    """Returns numbers as values of a column."""
+    if kind.kind == "categorical":
+        last = len(kind.categories) - 1
+        return np.array(kind.categories)[np.clip(np.rint(x), 0, last).astype(int)]
+    if kind.bounds is not None:
+        x = np.clip(x, *kind.bounds)
+    return np.rint(x).astype("int64") if kind.is_whole else x
