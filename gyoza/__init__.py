@@ -1,8 +1,8 @@
 """Normalizing flows for Keras 3: disentangle hidden representations and estimate densities.
 
 Importing it registers all classes that Keras saves and loads, so that `keras.saving.load_model`
-needs no `custom_objects`. `gyoza.testing`, and `gyoza.plotting`, which needs matplotlib, are
-imported when they are first used.
+needs no `custom_objects`. `gyoza.testing`, `gyoza.plotting`, which needs matplotlib, and
+`gyoza.sklearn`, which needs scikit-learn, are imported when they are first used.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from gyoza.version import __version__
 
 __all__ = ["modelling", "applications", "interpretation", "data", "callbacks", "__version__"]
 
-_LAZY = ["plotting", "testing"]
+_LAZY = ["plotting", "sklearn", "testing"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -1,0 +1,132 @@
+"""What the estimators share: a flow is made, adapted and fitted without a trace in global state."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array, check_random_state
+
+from gyoza import applications
+from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.functions.checks import check_instance, check_integer, is_between
+
+__all__ = ["FlowEstimator", "check_weights", "draw_seed"]
+
+# The smallest number of instances on which it is decided when to stop.
+_LEAST_HELD_OUT = 10
+
+
+def draw_seed(random_state: Any) -> int:
+    """Returns an integer from whatever scikit-learn takes as a `random_state`."""
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def check_weights(sample_weight: Any, count: int) -> np.ndarray:
+    """Returns the weights of rows as an array, or raises a `ValueError`."""
+    weight = check_array(sample_weight, ensure_2d=False, input_name="sample_weight")
+    if weight.shape != (count,) or np.any(weight < 0) or not np.any(weight):
+        raise ValueError(
+            "`sample_weight` should have one weight for each row, none of them negative, and some "
+            f"positive. Received: sample_weight of shape {weight.shape} for {count} rows"
+        )
+    return weight
+
+
+@contextlib.contextmanager
+def _seed_keras(seed: int) -> Iterator[None]:
+    """Lets layers that are made here start from the same weights every time."""
+    state = random.getstate()  # which Keras draws its seeds from
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+class _Batches(keras.utils.PyDataset):
+    """Batches of rows, in an order of its own that does not depend on global state."""
+
+    def __init__(self, data: dict[str, np.ndarray], batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.data, self.batch_size = data, batch_size
+        self.random = np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        self.order = self.random.permutation(len(self.data["inputs"]))
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        batch = {name: array[rows] for name, array in self.data.items()}
+        weight = batch.pop("weight", None)
+        x = batch if len(batch) > 1 else batch["inputs"]
+        # Keras drops weights where there are no targets.
+        return (x,) if weight is None else (x, np.zeros([len(rows), 0], "float32"), weight)
+
+
+class FlowEstimator(BaseEstimator):
+    """Base class of estimators that fit a flow."""
+
+    layer_count: int
+    hidden_sizes: Any
+    flow: Callable[..., FlowModel] | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    validation_fraction: float
+    patience: int
+    random_state: Any
+    verbose: Any
+
+    def _make_flow(self, layers_before: list[Any]) -> FlowModel:
+        if self.flow is None:
+            flow = applications.NeuralSplineFlow(self.layer_count, self.hidden_sizes)
+        else:
+            flow = self.flow()
+            check_instance("flow()", flow, FlowModel, "a `FlowModel`")
+        return FlowModel([*layers_before, flow], flow.base_distribution) if layers_before else flow
+
+    def _fit(self, data: dict[str, np.ndarray], layers_before: list[Any] | None = None) -> None:
+        """Fits a new flow to `inputs`, given a `context` if there is one, with a `weight` if any.
+
+        Sets the attributes `flow_`, `history_` and `n_epochs_`.
+        """
+        epochs = check_integer("epochs", self.epochs, minimum=1)
+        batch_size = check_integer("batch_size", self.batch_size, minimum=1)
+        if not (self.validation_fraction == 0 or is_between(0, self.validation_fraction, 1)):
+            raise ValueError(
+                "`validation_fraction` should be at least 0 and below 1. "
+                f"Received: validation_fraction={self.validation_fraction}"
+            )
+        seed = draw_seed(self.random_state)
+        order = np.random.default_rng(seed).permutation(len(data["inputs"]))
+        held_out = int(self.validation_fraction * len(order))
+        held_out = held_out if held_out >= _LEAST_HELD_OUT else 0
+        training = {name: array[order[held_out:]] for name, array in data.items()}
+        arguments: dict[str, Any] = {}
+        if held_out:
+            others = {name: array[order[:held_out]] for name, array in data.items()}
+            arguments["validation_data"] = _Batches(others, 4096, seed)
+            arguments["callbacks"] = [
+                keras.callbacks.EarlyStopping(
+                    monitor="val_loss", patience=self.patience, restore_best_weights=True
+                )
+            ]
+        with _seed_keras(seed):
+            self.flow_ = self._make_flow(layers_before or [])
+            batch = {name: array for name, array in training.items() if name != "weight"}
+            self.flow_.adapt(batch if len(batch) > 1 else batch["inputs"])
+            self.flow_.compile(keras.optimizers.Adam(self.learning_rate, clipnorm=10.0))
+            batches = _Batches(training, batch_size, seed)
+            history = self.flow_.fit(batches, epochs=epochs, verbose=self.verbose, **arguments)
+        self.history_ = history.history
+        self.n_epochs_ = len(self.history_["loss"])
