@@ -32,8 +32,8 @@ def check_weights(sample_weight: Any, count: int) -> np.ndarray:
     weight = check_array(sample_weight, ensure_2d=False, input_name="sample_weight")
     if weight.shape != (count,) or np.any(weight < 0) or not np.any(weight):
         raise ValueError(
-            "`sample_weight` should have one weight for each row, none of them negative, and some "
-            f"positive. Received: sample_weight of shape {weight.shape} for {count} rows"
+            "`sample_weight` should have one weight for each row, not negative, and not all zero. "
+            f"Received: sample_weight of shape {weight.shape} for {count} rows"
         )
     return weight
 

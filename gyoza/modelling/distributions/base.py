@@ -210,6 +210,32 @@ class Distribution(Conditional, keras.Layer):
             f"{type(self).__name__} should implement `draw(sample_count, seed)`."
         )
 
+    def compute_log_odds(self, x: Tensor) -> Tensor:
+        """Computes how likely the dimensions of vectors are to be smaller; see :meth:`log_odds`.
+
+        Distributions whose dimensions are independent implement it, where it has a closed form, and
+        `compute_quantiles`.
+
+        Args:
+            x: Vectors in `log_prob_dtype`, `[batch, dimension_count]`.
+
+        Returns:
+            A tensor of the same shape.
+        """
+        raise self._lacks_quantiles()
+
+    def compute_quantiles(self, log_odds: Tensor) -> Tensor:
+        """Inverts `compute_log_odds`."""
+        raise self._lacks_quantiles()
+
+    def _lacks_quantiles(self) -> Exception:
+        return NotImplementedError(
+            f"A {type(self).__name__} is not known to have independent dimensions with a "
+            "distribution function in closed form, as `StandardNormal`, `DiagonalNormal`, "
+            "`Logistic`, `Uniform` and products of these have. Draw samples, and sort them, or "
+            f"implement `compute_log_odds` and `compute_quantiles`. Received: {self.name}"
+        )
+
     def call(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """See :meth:`log_prob`."""
         return self.compute_log_prob(self._to_vectors(x), **self._change(context))
@@ -227,6 +253,46 @@ class Distribution(Conditional, keras.Layer):
         """
         x = self._to_tensor(x)
         return self(x) if context is None else self(x, context=self._to_tensor(context))
+
+    def log_odds(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        r"""Computes how likely each dimension is to be smaller, on the scale of log-odds.
+
+        .. math::
+            l_i = \ln \frac{F_i(x_i)}{1 - F_i(x_i)},
+
+        with the distribution functions :math:`F_i` of independent dimensions. They are the sigmoid
+        of the log-odds, which are exact in both tails.
+
+        Args:
+            x: Events, `[batch, *event_shape]`.
+            context: See :meth:`log_prob`.
+
+        Returns:
+            The log-odds, `[batch, dimension_count]`.
+
+        Raises:
+            NotImplementedError: If dimensions are not independent, or the distribution functions
+                have no closed form.
+        """
+        context = self._to_tensor(context)
+        return self.compute_log_odds(self._to_vectors(self._to_tensor(x)), **self._change(context))
+
+    def quantiles(self, log_odds: Tensor, context: Tensor | None = None) -> Tensor:
+        """Computes the events that have certain :meth:`log_odds`.
+
+        Args:
+            log_odds: The log-odds, `[batch, dimension_count]`.
+            context: See :meth:`log_prob`.
+
+        Returns:
+            The events, `[batch, *event_shape]`.
+
+        Raises:
+            NotImplementedError: See :meth:`log_odds`.
+        """
+        log_odds = ops.cast(self._to_tensor(log_odds), self.log_prob_dtype)
+        changes = self._change(self._to_tensor(context))
+        return self._to_events(self.compute_quantiles(log_odds, **changes))
 
     def sample(self, sample_count: Any, seed: Any = None, context: Tensor | None = None) -> Tensor:
         """Draws independent events.

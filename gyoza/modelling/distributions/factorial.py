@@ -152,6 +152,39 @@ class Factorial(Labelled):
         ]
         return sum(ops.cast(log_prob, self.log_prob_dtype) for log_prob in log_probs)
 
+    def compute_log_odds(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """See :meth:`Distribution.compute_log_odds`."""
+        blocks = [
+            distribution.log_odds(block, **arguments)
+            for distribution, block, arguments in zip(
+                self.distributions, self.split(x), self._arguments(context, None), strict=True
+            )
+        ]
+        return ops.concatenate([ops.cast(block, self.log_prob_dtype) for block in blocks], axis=1)
+
+    def compute_quantiles(self, log_odds: Tensor, context: Tensor | None = None) -> Tensor:
+        """See :meth:`Distribution.compute_quantiles`."""
+        ends = np.cumsum(self.dimensions_per_factor)
+        blocks = [
+            distribution.quantiles(log_odds[:, end - count : end], **arguments)
+            for distribution, count, end, arguments in zip(
+                self.distributions,
+                self.dimensions_per_factor,
+                ends,
+                self._arguments(context, None),
+                strict=True,
+            )
+        ]
+        return self._join(blocks)
+
+    def _join(self, blocks: Sequence[Any]) -> Any:
+        """Merges events of the factors to vectors."""
+        vectors = [
+            ops.reshape(ops.cast(block, self.log_prob_dtype), (-1, count))
+            for block, count in zip(blocks, self.dimensions_per_factor, strict=True)
+        ]
+        return ops.concatenate(vectors, axis=1)
+
     def draw(
         self,
         sample_count: Any,
@@ -177,13 +210,7 @@ class Factorial(Labelled):
                 self.distributions, seeds, self._arguments(context, labels), strict=True
             )
         ]
-        return ops.concatenate(
-            [
-                ops.reshape(ops.cast(block, self.log_prob_dtype), (-1, count))
-                for block, count in zip(blocks, self.dimensions_per_factor, strict=True)
-            ],
-            axis=1,
-        )
+        return self._join(blocks)
 
     def _check_context(self, context: Tensor, counts: Sequence[Any]) -> None:
         if not self.accepts_context:

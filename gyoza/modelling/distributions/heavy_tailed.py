@@ -67,6 +67,14 @@ class Logistic(LocationScale):
         uniform = draw_open_uniform(shape, self.log_prob_dtype, seed)
         return ops.log(uniform) - ops.log1p(-uniform)
 
+    def standard_log_odds(self, z: Tensor) -> Tensor:
+        """Returns standard logistic numbers, which are their own log-odds."""
+        return z
+
+    def standard_quantiles(self, log_odds: Tensor) -> Tensor:
+        """Returns log-odds, which are standard logistic numbers."""
+        return log_odds
+
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class StudentT(LocationScale):

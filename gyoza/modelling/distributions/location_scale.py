@@ -77,6 +77,34 @@ class LocationScale(Distribution):
             f"{type(self).__name__} should implement `standard_draw(shape, seed)`."
         )
 
+    def standard_log_odds(self, z: Tensor, *shapes: Any) -> Tensor:
+        """Computes the log-odds of numbers at location 0 and scale 1.
+
+        Args:
+            z: Vectors, `[batch, dimension_count]`.
+            *shapes: What `get_shapes` gave.
+
+        Returns:
+            A tensor of the shape of `z`.
+        """
+        raise self._lacks_quantiles()
+
+    def standard_quantiles(self, log_odds: Tensor, *shapes: Any) -> Tensor:
+        """Inverts `standard_log_odds`."""
+        raise self._lacks_quantiles()
+
+    def compute_log_odds(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+        """See :meth:`Distribution.compute_log_odds`."""
+        scale = ops.exp(self._parameter(self.log_scale, changes))
+        z = (x - self._parameter(self.location, changes)) / scale
+        return self.standard_log_odds(z, *self.get_shapes(changes))
+
+    def compute_quantiles(self, log_odds: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+        """See :meth:`Distribution.compute_quantiles`."""
+        z = self.standard_quantiles(log_odds, *self.get_shapes(changes))
+        scale = ops.exp(self._parameter(self.log_scale, changes))
+        return self._parameter(self.location, changes) + scale * z
+
     def compute_log_prob(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         log_scale = self._parameter(self.log_scale, changes)

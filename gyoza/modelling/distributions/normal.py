@@ -16,6 +16,7 @@ from gyoza.modelling.distributions.tools import (
     make_constant,
 )
 from gyoza.modelling.functions.checks import check_finite
+from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.typing import Tensor
 
 __all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
@@ -48,6 +49,14 @@ class StandardNormal(Distribution):
     def draw(self, sample_count: Any, seed: Any) -> Tensor:
         """See :meth:`Distribution.draw`."""
         return draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
+
+    def compute_log_odds(self, x: Tensor) -> Tensor:
+        """See :meth:`Distribution.compute_log_odds`."""
+        return normal_log_odds(x)[0]
+
+    def compute_quantiles(self, log_odds: Tensor) -> Tensor:
+        """See :meth:`Distribution.compute_quantiles`."""
+        return normal_quantile(log_odds)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -88,6 +97,14 @@ class DiagonalNormal(LocationScale):
     def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Tensor:
         """Draws standard normal numbers."""
         return draw_normal(shape, self.log_prob_dtype, seed)
+
+    def standard_log_odds(self, z: Tensor) -> Tensor:
+        """Computes the log-odds of standard normal numbers."""
+        return normal_log_odds(z)[0]
+
+    def standard_quantiles(self, log_odds: Tensor) -> Tensor:
+        """Computes the standard normal numbers of log-odds."""
+        return normal_quantile(log_odds)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

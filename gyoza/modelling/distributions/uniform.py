@@ -81,6 +81,17 @@ class Uniform(Distribution):
         vectors = low + (high - low) * draw_uniform(shape, self.log_prob_dtype, seed)
         return ops.where(vectors < high, vectors, high)  # rounding could go beyond
 
+    def compute_log_odds(self, x: Tensor) -> Tensor:
+        """See :meth:`Distribution.compute_log_odds`."""
+        low, high = self._bound(self._low), self._bound(self._high)
+        x = ops.clip(x, low, high)
+        return ops.log(x - low) - ops.log(high - x)
+
+    def compute_quantiles(self, log_odds: Tensor) -> Tensor:
+        """See :meth:`Distribution.compute_quantiles`."""
+        low, high = self._bound(self._low), self._bound(self._high)
+        return low * ops.sigmoid(-log_odds) + high * ops.sigmoid(log_odds)
+
     def get_config(self) -> dict[str, Any]:
         """See :meth:`Distribution.get_config`."""
         return {**super().get_config(), "low": self._low.tolist(), "high": self._high.tolist()}

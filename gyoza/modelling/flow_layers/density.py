@@ -12,6 +12,7 @@ from keras import ops
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
+from gyoza.modelling.flow_layers.quantiles import Quantiles
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.training import describe, to_arrays
 from gyoza.typing import Tensor
@@ -21,7 +22,7 @@ __all__ = ["Density"]
 _BATCH_SIZE = 4096
 
 
-class Density:
+class Density(Quantiles):
     """The part of a flow model that knows the base distribution of its latent.
 
     A class that derives from it is a `keras.Model` and invertible. Its `call(inputs, context=None)`

@@ -1,0 +1,201 @@
+"""Distribution functions, quantiles and samples of conditional densities."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from gyoza.backend import vjp
+from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.training import to_arrays
+from gyoza.typing import Tensor
+
+__all__ = ["Quantiles"]
+
+
+class Quantiles:
+    """The part of a density that knows its distribution functions.
+
+    A class that derives from it is a :class:`~gyoza.modelling.flow_layers.density.Density`.
+    """
+
+    name: str
+    base_distribution: Any
+    invert: Callable[..., Any]
+    sample: Callable[..., Any]
+    _base_context: Callable[..., Any]
+    _in_batches: Callable[..., Any]
+    _check_inputs: Callable[..., None]
+    _to_arrays: Callable[..., Any]
+
+    def probability_integral_transform(
+        self, x: Tensor, context: Tensor | None = None, batch_size: int = 4096
+    ) -> Tensor:
+        r"""Computes how likely each dimension is to be smaller, given those before it.
+
+        .. math::
+            u_i = P(X_i \le x_i \mid x_1, \dots, x_{i - 1}, c)
+
+        If the data have the density of the flow, these are independent and uniform between 0 and
+        1, so that their histogram tells whether a density is calibrated; see
+        :func:`gyoza.plotting.calibration`.
+
+        It is exact for flows of one dimension, and triangular ones, in which an output depends on
+        no later input: masked autoregressive layers in the natural order, and layers that map each
+        dimension by itself. Whether a flow is triangular is read from its derivatives.
+
+        Args:
+            x: Vectors, `[instances, dimensions]`.
+            context: See :meth:`log_prob`.
+            batch_size: See :meth:`log_prob`.
+
+        Returns:
+            The probabilities, `[instances, dimensions]`.
+
+        Raises:
+            NotImplementedError: If the base distribution is not a product of distributions whose
+                distribution functions have a closed form.
+            ValueError: If the flow is not triangular, or as for :meth:`log_prob`.
+
+        References:
+            - Rosenblatt, M. (1952). "Remarks on a multivariate transformation." Annals of
+              Mathematical Statistics 23(3), 470-472.
+            - Dawid, A. P. (1984). "Present position and potential developments: Some personal
+              views: Statistical theory: The prequential approach." Journal of the Royal Statistical
+              Society A 147(2), 278-292.
+        """
+        return ops.sigmoid(self._log_odds(x, context, batch_size))
+
+    def cdf(self, x: Tensor, context: Tensor | None = None, batch_size: int = 4096) -> Tensor:
+        r"""Computes the distribution function :math:`P(X \le x \mid c)` of one dimension.
+
+        Args:
+            x: Numbers, `[instances, 1]`.
+            context: See :meth:`log_prob`.
+            batch_size: See :meth:`log_prob`.
+
+        Returns:
+            The probabilities, `[instances]`.
+
+        Raises:
+            NotImplementedError: See :meth:`probability_integral_transform`.
+            ValueError: If the flow has more dimensions than one.
+        """
+        u = self.probability_integral_transform(x, context, batch_size)
+        if u.shape[1] != 1:
+            raise self._has_dimensions(u.shape[1])
+        return u[:, 0]
+
+    def quantile(
+        self, levels: Tensor, context: Tensor | None = None, batch_size: int = 4096
+    ) -> Tensor:
+        r"""Computes what numbers of one dimension are below with given probabilities.
+
+        Args:
+            levels: The probabilities, between 0 and 1: one number or `[levels]`.
+            context: The contexts, `[contexts, ...]`; for conditional flows.
+            batch_size: See :meth:`log_prob`.
+
+        Returns:
+            The quantiles: with a context, `[contexts, levels]` or, for one level, `[contexts]`,
+            and without, the shape of `levels`.
+
+        Raises:
+            NotImplementedError: See :meth:`probability_integral_transform`.
+            ValueError: If the flow has more dimensions than one, or a level is not between 0 and 1.
+        """
+        levels = np.asarray(levels, "float64")
+        if levels.ndim > 1 or not np.all((levels > 0) & (levels < 1)):
+            raise ValueError(
+                "`levels` should be one number or a list of numbers, between 0 and 1. "
+                f"Received: levels={levels}"
+            )
+        count = self.base_distribution.dimension_count
+        if count != 1:
+            raise self._has_dimensions(count)
+        shape, rows = levels.shape, 1
+        log_odds = np.log(levels.reshape(-1)) - np.log1p(-levels.reshape(-1))
+        if context is not None:
+            context = np.asarray(ops.convert_to_numpy(to_arrays(context)))
+            rows, shape = len(context), (len(context), *shape)
+            context = np.repeat(context, len(log_odds), axis=0)
+        log_odds = np.tile(log_odds, rows)[:, None]
+        x, signs, _ = self._in_batches(self._find_quantiles, log_odds, context, batch_size)
+        if np.any(ops.convert_to_numpy(signs) < 0):  # where larger numbers have smaller latents
+            log_odds = log_odds * ops.convert_to_numpy(signs)
+            x, _, _ = self._in_batches(self._find_quantiles, log_odds, context, batch_size)
+        return ops.reshape(x, shape)
+
+    def sample_each(
+        self, sample_count: int, context: Tensor, seed: Any = None, **kwargs: Any
+    ) -> Tensor:
+        """Draws several samples for each context.
+
+        Args:
+            sample_count: Their number, n.
+            context: The contexts, `[m, ...]`.
+            seed: See :meth:`sample`.
+            **kwargs: Further arguments of :meth:`sample`.
+
+        Returns:
+            The samples, `[n, m, ...]`: those of one context are `samples[:, row]`.
+
+        Raises:
+            ValueError: See :meth:`sample`.
+        """
+        sample_count = check_integer("sample_count", sample_count)
+        context = np.asarray(ops.convert_to_numpy(to_arrays(context)))
+        contexts = np.concatenate([context[:0], *[context] * sample_count])
+        samples = self.sample(len(contexts), seed=seed, context=contexts, **kwargs)
+        return ops.reshape(samples, (sample_count, len(context), *samples.shape[1:]))
+
+    def _has_dimensions(self, count: int) -> Exception:
+        return ValueError(
+            "Distribution functions and quantiles should be asked of flows of one dimension; those "
+            "of more have a `probability_integral_transform`, and samples. "
+            f"Received: '{self.name}', of {count} dimensions"
+        )
+
+    def _log_odds(self, x: Tensor, context: Tensor, batch_size: int) -> Tensor:
+        """Returns the log-odds of data, checked to be meaningful."""
+        x = self._to_arrays(x)
+        self._check_inputs(x)
+        if len(x.shape) != 2:
+            raise ValueError(
+                f"`x` should be vectors, of shape [instances, dimensions]. Received: x of shape "
+                f"{tuple(x.shape)}"
+            )
+        log_odds, _, above = self._in_batches(self._find_log_odds, x, context, batch_size)
+        if float(ops.max(above)) > 0:
+            raise ValueError(
+                "The flow should be triangular, so that a dimension of its outputs depends on no "
+                "later dimension of its inputs: with masked autoregressive layers in the natural "
+                f"order, say. Received: '{self.name}', with derivatives of up to "
+                f"{float(ops.max(above)):.2g} by later dimensions"
+            )
+        return log_odds
+
+    def _find_log_odds(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Any, Any]:
+        """Returns log-odds of data, signs of derivatives, and the largest of those above."""
+        z, pullback = vjp(lambda x: self(x, context)[0], [x])  # type: ignore[operator]
+        zeros, count = ops.zeros_like(z), z.shape[1]
+        rows = []
+        for index in range(count):
+            unit = np.zeros([1, count], "float32")
+            unit[0, index] = 1.0
+            rows.append(pullback(zeros + ops.cast(unit, z.dtype))[0])
+        signs = ops.stack([ops.sign(row[:, i]) for i, row in enumerate(rows)], axis=1)
+        above = [ops.max(ops.abs(row[:, i + 1 :]), axis=1) for i, row in enumerate(rows[:-1])]
+        largest = sum(above, ops.zeros_like(signs[:, 0]))
+        log_odds = self.base_distribution.log_odds(z, **self._base_context(context))
+        return log_odds * ops.cast(signs, log_odds.dtype), signs, largest
+
+    def _find_quantiles(
+        self, log_odds: Tensor, context: Tensor | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Returns data of log-odds, signs of derivatives there, and the largest of those above."""
+        z = self.base_distribution.quantiles(log_odds, **self._base_context(context))
+        x = self.invert(z, context)
+        _, signs, above = self._find_log_odds(x, context)
+        return x, signs, above
