@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from sklearn.base import clone
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
@@ -16,8 +17,10 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import gyoza
 from gyoza.data import Table
-from gyoza.modelling.flow_layers import FlowModel, Standardize, TriangularAffine
-from gyoza.sklearn import FlowDensity
+from gyoza.modelling.conditioners import MADE
+from gyoza.modelling.distributions import StudentT
+from gyoza.modelling.flow_layers import FlowModel, MaskedAffine, Standardize, TriangularAffine
+from gyoza.sklearn import FlowDensity, FlowRegressor
 from gyoza.sklearn.fitting import draw_seed
 
 compiles_each_time = pytest.mark.skipif(
@@ -31,6 +34,15 @@ def make_diagonal():
 
 def make_triangular():
     return FlowModel([Standardize(), TriangularAffine()])
+
+
+def make_conditional():
+    return FlowModel([Standardize(), MaskedAffine(conditioner=MADE([8]))])
+
+
+def make_mixed():
+    """Makes a flow whose quantiles are not known."""
+    return FlowModel([MaskedAffine(conditioner=MADE([8]))], StudentT())
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +138,90 @@ def test_what_does_not_fit_is_refused(x):
     assert "sklearn" in dir(gyoza)
 
 
-def list_checks(*estimators):
-    """Lists the checks of scikit-learn."""
-    for estimator in estimators:
-        for checked, check in estimator_checks_generator(estimator):
-            name = getattr(check, "func", check).__name__
-            yield pytest.param(checked, check, id=f"{type(estimator).__name__}-{name}")
+@compiles_each_time
+def test_a_regressor_learns_the_distribution_of_targets():
+    # Given inputs, targets are normal around a line, and wider to the right.
+    random = np.random.default_rng(0)
+    x = random.uniform(-1.0, 1.0, size=[2000, 1])
+    mean, deviation = 3.0 - 2.0 * x[:, 0], np.exp(x[:, 0])
+    y = mean + deviation * random.normal(size=len(x))
+    options = {"epochs": 12, "batch_size": 300, "learning_rate": 0.05, "random_state": 0}
+    regressor = FlowRegressor(flow=make_conditional, **options).fit(x, y)
+    assert regressor.score(x, y) == pytest.approx(np.corrcoef(mean, y)[0, 1] ** 2, abs=0.02)
+    exact = scipy.stats.norm(mean[:100], deviation[:100])
+    assert np.abs(regressor.predict(x[:100]) - mean[:100]).mean() < 0.15
+    low, high = regressor.predict_quantiles(x[:100], [0.1, 0.9]).T
+    assert np.abs(low - exact.ppf(0.1)).mean() < 0.3
+    assert np.abs(high - exact.ppf(0.9)).mean() < 0.3
+    gap = exact.logpdf(y[:100]) - regressor.log_prob(x[:100], y[:100])
+    assert np.abs(gap.mean()) < 0.05
+    u = regressor.probability_integral_transform(x, y)
+    np.testing.assert_allclose(np.quantile(u, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.03)
+    samples = regressor.sample(x[:100], 200, random_state=0)
+    assert samples.shape == (200, 100)
+    assert np.abs(samples.mean(axis=0) - regressor.predict(x[:100])).mean() < 0.15
+
+
+@compiles_each_time
+@pytest.mark.parametrize(("flow", "is_exact"), [(make_conditional, True), (make_mixed, False)])
+def test_means_and_quantiles_of_several_targets(x, flow, is_exact):
+    y = np.stack([x[:, 0], x[:, 1], x[:, 0] - x[:, 1]], axis=1)
+    regressor = FlowRegressor(flow=flow, epochs=1, sample_count=50, random_state=0).fit(x, y)
+    assert regressor._is_exact == is_exact
+    means = regressor.predict(x)
+    assert means.shape == (80, 3)
+    np.testing.assert_allclose(regressor.predict(x), means)
+    quantiles = regressor.predict_quantiles(x[:7], [0.2, 0.8])
+    assert quantiles.shape == (7, 2, 3)
+    assert np.all(quantiles[:, 0] < quantiles[:, 1])
+    single = FlowRegressor(flow=flow, epochs=1, sample_count=50, random_state=0).fit(x, y[:, :1])
+    assert single.predict_quantiles(x[:7], [0.2]).shape == (7, 1, 1)
+    assert single.predict(x[:7]).shape == (7, 1)
+    assert single.sample(x[:7], 3).shape == (3, 7, 1)
+
+
+@compiles_each_time
+def test_inputs_can_be_data_frames_of_several_kinds(x):
+    frame = pd.DataFrame({"price": np.exp(x[:, 0]), "city": np.where(x[:, 1] > -20, "A", "B")})
+    regressor = FlowRegressor(flow=make_conditional, table=True, epochs=1).fit(frame, x[:, 1])
+    assert regressor.flow_.context_shape == (3,)
+    assert regressor.predict(frame[:5]).shape == (5,)
+    with pytest.raises(ValueError, match=r"`quantiles` should be between 0 and 1"):
+        regressor.predict_quantiles(frame, [1.0])
+
+
+# Those that fit often, or for long enough to predict something.
+LONG = {
+    "check_estimators_dtypes",
+    "check_fit_idempotent",
+    "check_fit_score_takes_y",
+    "check_regressor_data_not_an_array",
+    "check_regressor_multioutput",
+    "check_regressors_int",
+    "check_regressors_train",
+    "check_supervised_y_2d",
+}
+
+
+TRAINING = {
+    "epochs": 10,
+    "batch_size": 32,
+    "learning_rate": 0.05,
+    "sample_count": 4,
+    "random_state": 0,
+}
+
+
+def list_checks(estimator):
+    """Lists the checks of scikit-learn, but for one.
+
+    Weights of rows do not have the same effect as repetitions, as batches are others then.
+    """
+    for checked, check in estimator_checks_generator(estimator):
+        name = getattr(check, "func", check).__name__
+        if name != "check_sample_weight_equivalence_on_dense_data":
+            marks = [pytest.mark.long] if name in LONG else []
+            yield pytest.param(checked, check, marks=marks, id=name)
 
 
 @compiles_each_time
@@ -139,5 +229,16 @@ def list_checks(*estimators):
     ("estimator", "check"), list_checks(FlowDensity(flow=make_triangular, epochs=1))
 )
 @pytest.mark.filterwarnings("ignore")
-def test_conventions_of_scikit_learn(estimator, check):
+def test_densities_keep_to_the_conventions_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@compiles_each_time
+@pytest.mark.parametrize(
+    ("estimator", "check"), list_checks(FlowRegressor(flow=make_conditional, **TRAINING))
+)
+@pytest.mark.filterwarnings("ignore")
+def test_regressors_keep_to_the_conventions_of_scikit_learn(estimator, check):
+    if check.func.__name__ not in LONG:
+        estimator.set_params(epochs=1)
     check(estimator)

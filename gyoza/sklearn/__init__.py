@@ -11,5 +11,6 @@ except ImportError as error:
     ) from error
 
 from gyoza.sklearn.density import FlowDensity
+from gyoza.sklearn.regression import FlowRegressor
 
-__all__ = ["FlowDensity"]
+__all__ = ["FlowDensity", "FlowRegressor"]

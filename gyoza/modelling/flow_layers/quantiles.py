@@ -67,6 +67,38 @@ class Quantiles:
         """
         return ops.sigmoid(self._log_odds(x, context, batch_size))
 
+    def invert_probability_integral_transform(
+        self, probabilities: Tensor, context: Tensor | None = None, batch_size: int = 4096
+    ) -> Tensor:
+        """Maps the results of :meth:`probability_integral_transform` back to data.
+
+        Args:
+            probabilities: Numbers between 0 and 1, `[instances, dimensions]`.
+            context: See :meth:`log_prob`.
+            batch_size: See :meth:`log_prob`.
+
+        Returns:
+            The data, `[instances, dimensions]`.
+
+        Raises:
+            NotImplementedError: See :meth:`probability_integral_transform`.
+            ValueError: Likewise, or if a probability is not between 0 and 1.
+        """
+        u = np.asarray(ops.convert_to_numpy(to_arrays(probabilities)), "float64")
+        shape = (len(u) if u.ndim else 0, self.base_distribution.dimension_count)
+        if u.shape != shape or not np.all((u > 0) & (u < 1)):
+            raise ValueError(
+                f"`probabilities` should be between 0 and 1, and of shape [instances, {shape[1]}]. "
+                f"Received: probabilities={u}"
+            )
+        log_odds = np.log(u) - np.log1p(-u)
+        x, signs, above = self._in_batches(self._find_quantiles, log_odds, context, batch_size)
+        self._check_triangular(above)
+        signs = ops.convert_to_numpy(signs)
+        if np.any(signs < 0):  # where larger numbers have smaller latents
+            x, _, _ = self._in_batches(self._find_quantiles, signs * log_odds, context, batch_size)
+        return x
+
     def cdf(self, x: Tensor, context: Tensor | None = None, batch_size: int = 4096) -> Tensor:
         r"""Computes the distribution function :math:`P(X \le x \mid c)` of one dimension.
 
@@ -106,7 +138,7 @@ class Quantiles:
             ValueError: If the flow has more dimensions than one, or a level is not between 0 and 1.
         """
         levels = np.asarray(levels, "float64")
-        if levels.ndim > 1 or not np.all((levels > 0) & (levels < 1)):
+        if levels.ndim > 1:
             raise ValueError(
                 "`levels` should be one number or a list of numbers, between 0 and 1. "
                 f"Received: levels={levels}"
@@ -114,17 +146,12 @@ class Quantiles:
         count = self.base_distribution.dimension_count
         if count != 1:
             raise self._has_dimensions(count)
-        shape, rows = levels.shape, 1
-        log_odds = np.log(levels.reshape(-1)) - np.log1p(-levels.reshape(-1))
+        shape, u = levels.shape, levels.reshape(-1, 1)
         if context is not None:
             context = np.asarray(ops.convert_to_numpy(to_arrays(context)))
-            rows, shape = len(context), (len(context), *shape)
-            context = np.repeat(context, len(log_odds), axis=0)
-        log_odds = np.tile(log_odds, rows)[:, None]
-        x, signs, _ = self._in_batches(self._find_quantiles, log_odds, context, batch_size)
-        if np.any(ops.convert_to_numpy(signs) < 0):  # where larger numbers have smaller latents
-            log_odds = log_odds * ops.convert_to_numpy(signs)
-            x, _, _ = self._in_batches(self._find_quantiles, log_odds, context, batch_size)
+            shape, u = (len(context), *shape), np.tile(u, [len(context), 1])
+            context = np.repeat(context, levels.size, axis=0)
+        x = self.invert_probability_integral_transform(u, context, batch_size)
         return ops.reshape(x, shape)
 
     def sample_each(
@@ -167,14 +194,19 @@ class Quantiles:
                 f"{tuple(x.shape)}"
             )
         log_odds, _, above = self._in_batches(self._find_log_odds, x, context, batch_size)
-        if float(ops.max(above)) > 0:
+        self._check_triangular(above)
+        return log_odds
+
+    def _check_triangular(self, above: Tensor) -> None:
+        """Raises a `ValueError` if there are derivatives by later dimensions."""
+        largest = float(ops.max(above)) if above.shape[0] else 0.0
+        if largest > 0:
             raise ValueError(
                 "The flow should be triangular, so that a dimension of its outputs depends on no "
                 "later dimension of its inputs: with masked autoregressive layers in the natural "
-                f"order, say. Received: '{self.name}', with derivatives of up to "
-                f"{float(ops.max(above)):.2g} by later dimensions"
+                f"order, say. Received: '{self.name}', with derivatives of up to {largest:.2g} by "
+                "later dimensions"
             )
-        return log_odds
 
     def _find_log_odds(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Any, Any]:
         """Returns log-odds of data, signs of derivatives, and the largest of those above."""

@@ -79,7 +79,7 @@ CASES = {
 WITHOUT_CASE = {
     *("FlowLayer", "ConditionalFlowLayer", "Coupling", "ElementwiseCoupling"),
     *("FlowModel", "DisentanglingFlowModel", "VariationalModel", "FlowMatchingModel"),
-    *("MaskedAutoregressive", "UniformDequantization", "VariationalDequantization"),
+    *("MaskedAutoregressive", "UniformDequantization", "VariationalDequantization", "Columns"),
 }
 
 
