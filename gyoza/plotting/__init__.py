@@ -18,6 +18,7 @@ from gyoza.plotting.comparisons import comparison_bars, size_curves
 from gyoza.plotting.images import swap_grid, traversal_strips
 from gyoza.plotting.matrices import correlation_heat_map, heat_map, leakage_heat_map
 from gyoza.plotting.planes import density_heat_map, latent_scatter, warped_grid
+from gyoza.plotting.samples import calibration, pair_plot
 from gyoza.plotting.training import training_curves
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "correlation_heat_map",
     "leakage_heat_map",
     "training_curves",
+    "calibration",
+    "pair_plot",
     "comparison_bars",
     "size_curves",
 ]
