@@ -27,6 +27,7 @@ if keras.backend.backend() != "tensorflow":
         "data/test_digits.py",
         "data/test_faces.py",
         "data/test_sprites.py",
+        "data/test_tables.py",
         "data/test_toy.py",
         "interpretation/test_factor_sizes.py",
         "modelling/metrics/test_agreement.py",

@@ -67,8 +67,8 @@ class Density(Quantiles):
         differentiable; on PyTorch, if `x` is a tensor.
 
         Args:
-            x: Floating-point array or tensor, `[instances, ...]`. Or a dictionary, as `fit` takes
-                it.
+            x: Floating-point array, tensor or data frame, `[instances, ...]`. Or a dictionary, as
+                `fit` takes it.
             context: The context of each instance, `[instances, ...]`, or one for all of them,
                 without the first axis or with 1 as its length; for conditional flows.
             batch_size: The number of instances that are processed at a time, which bounds the
@@ -127,7 +127,7 @@ class Density(Quantiles):
             sample_count: The number of instances.
             seed: Integer for the same samples every time. Other ones at each call if omitted.
             context: The context of each sample, `[sample_count, ...]`, or one for all of them; see
-                :meth:`log_prob`.
+                :meth:`log_prob`. For several samples of each context, see :meth:`sample_each`.
             batch_size: See :meth:`log_prob`.
 
         Returns:
