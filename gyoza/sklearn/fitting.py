@@ -50,7 +50,11 @@ def _seed_keras(seed: int) -> Iterator[None]:
 
 
 class _Batches(keras.utils.PyDataset):
-    """Batches of rows, in an order of its own that does not depend on global state."""
+    """Batches of rows, in an order of its own that does not depend on global state.
+
+    In training, all batches have the same size, since another one would have to be compiled. What
+    is left over differs from epoch to epoch.
+    """
 
     def __init__(self, data: dict[str, np.ndarray], batch_size: int, seed: int) -> None:
         super().__init__()
@@ -62,7 +66,7 @@ class _Batches(keras.utils.PyDataset):
         self.order = self.random.permutation(len(self.data["inputs"]))
 
     def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
+        return max(1, len(self.order) // self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
@@ -115,7 +119,7 @@ class FlowEstimator(BaseEstimator):
         arguments: dict[str, Any] = {}
         if held_out:
             others = {name: array[order[:held_out]] for name, array in data.items()}
-            arguments["validation_data"] = _Batches(others, 4096, seed)
+            arguments["validation_data"] = _Batches(others, held_out, seed)
             arguments["callbacks"] = [
                 keras.callbacks.EarlyStopping(
                     monitor="val_loss", patience=self.patience, restore_best_weights=True
