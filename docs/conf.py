@@ -22,7 +22,12 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "notfound.extension",
     "public_api",
+    "site_files",
 ]
 templates_path = ["_templates"]
 # What `benchmarks/accuracy.py` writes is part of the page on density estimation.
@@ -34,6 +39,14 @@ html_theme = "furo"
 html_title = f"gyoza {release}"
 html_copy_source = False
 html_theme_options = {"light_css_variables": {"sidebar-item-font-size": "82%"}}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+# The page for addresses that do not exist has links from the root of the site.
+notfound_urls_prefix = "/"
+viewcode_follow_imported_members = True
 
 # Cross-references must lead somewhere, except into other packages.
 nitpicky = True
@@ -53,7 +66,13 @@ napoleon_use_ivar = False
 napoleon_custom_sections = ["Input shape", "Output shape"]
 
 # Pages in Markdown, which are executed if their front matter makes them notebooks
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_block",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 # An error on a page is a warning with its traceback, which `-W` makes fatal. With
