@@ -21,6 +21,44 @@ from sphinx.pycode import ModuleAnalyzer
 PACKAGE = "gyoza"
 INDEX = Path(__file__).parents[1] / "api" / "index.rst"
 
+# What Keras calls, and users of a class hardly do.
+KERAS_MEMBERS = {
+    "build",
+    "build_from_config",
+    "compute_loss",
+    "compute_metrics",
+    "compute_output_shape",
+    "compute_output_spec",
+    "from_config",
+    "get_build_config",
+    "get_compile_config",
+    "get_config",
+    "make_predict_function",
+    "make_test_function",
+    "make_train_function",
+    "save_weights",
+}
+
+# Classes of large modules by the files that define them. Those of other files come last.
+GROUPS = {
+    "gyoza.modelling.flow_layers": {
+        "Models": "models disentangling variational flow_matching",
+        "Couplings": "couplings affine_couplings spline_couplings circular logistic_couplings "
+        "elementwise_couplings",
+        "Autoregressive layers": "autoregressive neural_autoregressive inverse",
+        "Linear layers and permutations": "linear linear_maps reflections permutations pair_axes",
+        "Normalisation": "normalisation batch_normalisation",
+        "Units, bounds and shapes of distributions": "columns elementwise bounded univariate "
+        "gaussianization dequantization",
+        "Residual and continuous layers": "planar residual continuous",
+        "Images and shapes": "images multi_scale",
+        "Base classes": "base conditional",
+    },
+}
+
+# "shape: See :class:`FlowLayer`." in a list of arguments.
+REFERENCE = re.compile(r"^(    (\w+): )See :\w+:`~?([\w.]+)`\.(?= |$)", re.MULTILINE)
+
 
 def find_public_objects() -> dict[str, Any]:
     """Imports the public classes and functions, and returns them by public name."""
@@ -41,7 +79,7 @@ PUBLIC_NAMES = {f"{obj.__module__}.{obj.__qualname__}": name for name, obj in PU
 
 def is_public(name: str) -> bool:
     """Returns whether a member is public: `invert`, `_scale_` and `__call__`, but not `_helper`."""
-    return not name.startswith("_") or name.endswith("_")
+    return name not in KERAS_MEMBERS and (not name.startswith("_") or name.endswith("_"))
 
 
 def get_defined_members(cls: type) -> list[str]:
@@ -57,10 +95,50 @@ def get_defined_members(cls: type) -> list[str]:
     return sorted({name for name in members if is_public(name) and not name.startswith("__")})
 
 
-def get_section(cls: type, title: str) -> str:
-    """Returns the text under a title in the docstring of `cls`."""
-    match = re.search(rf"^{title}:\n((?:\n|    .*\n?)*)", inspect.getdoc(cls) or "", re.MULTILINE)
+def get_section(obj: Any, title: str) -> str:
+    """Returns the text under a title in the docstring of a class or function."""
+    match = re.search(rf"^{title}:\n((?:\n|    .*\n?)*)", inspect.getdoc(obj) or "", re.MULTILINE)
     return match[1] if match else ""
+
+
+def find_argument(path: str, argument: str, owner: Any) -> str | None:
+    """Returns what the docstring of another class or function says of an argument.
+
+    Args:
+        path: The name of the other one, such as `FlowLayer` or `FlowLayer.call`.
+        argument: The name of the argument.
+        owner: The class that is documented, for names of its methods, or `None`.
+    """
+    first, *others = path.split(".")
+    named = [obj for obj in PUBLIC.values() if obj.__name__ == first]
+    obj = named[0] if named else getattr(owner, first, None)
+    for name in others:
+        obj = getattr(obj, name, None)
+    pattern = rf"^    {argument}: (.*\n(?:(?:        .*)?\n)*)"
+    match = re.search(pattern, get_section(obj, "Args") + "\n", re.MULTILINE)
+    if match is None:
+        return None
+    text = match[1].rstrip()
+    other = REFERENCE.match(f"    {argument}: {text}")
+    return (other and find_argument(other[3], argument, owner)) or text
+
+
+def group_classes(module: str) -> dict[str, list[str]]:
+    """Divides the public classes of a module into groups, by title."""
+    classes = {
+        name.removeprefix(f"{module}."): obj.__module__.rpartition(".")[2]
+        for name, obj in PUBLIC.items()
+        if inspect.isclass(obj) and name.rpartition(".")[0] == module
+    }
+    groups = {
+        title: [name for name, file in classes.items() if file in files.split()]
+        for title, files in GROUPS.get(module, {}).items()
+    }
+    grouped = [name for names in groups.values() for name in names]
+    groups["Further classes" if groups else "Classes"] = [
+        name for name in classes if name not in grouped
+    ]
+    return {title: names for title, names in groups.items() if names}
 
 
 def get_private_bases(cls: type) -> list[type]:
@@ -135,6 +213,17 @@ def keep_colons(
         lines[0] = f": {lines[0]}"
 
 
+def repeat_arguments(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
+) -> None:
+    """Repeats what is said of arguments elsewhere, where docstrings refer to it."""
+    owner = PUBLIC.get(name.rpartition(".")[0])
+    lines[:] = REFERENCE.sub(
+        lambda match: match[1] + (find_argument(match[3], match[2], owner) or match[0].removeprefix(match[1])),
+        "\n".join(lines),
+    ).split("\n")
+
+
 def resolve_reference(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.TextElement
 ) -> nodes.reference | None:
@@ -156,12 +245,15 @@ def resolve_reference(
 
 def setup(app: Sphinx) -> dict[str, bool]:
     classes = [name for name, obj in PUBLIC.items() if inspect.isclass(obj)]
+    modules = {name.rpartition(".")[0] for name in PUBLIC}
     app.config.autosummary_context |= {
         "left_out_bases": {name: get_left_out_bases(name) for name in classes},
         "links_to_inherited": {name: get_inherited_members(name) for name in classes},
+        "class_groups": {name: group_classes(name) for name in modules},
     }
     app.connect("builder-inited", show_constructors, priority=0)
     app.connect("autodoc-process-bases", hide_private_bases)
+    app.connect("autodoc-process-docstring", repeat_arguments, priority=300)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("missing-reference", resolve_reference)
