@@ -218,10 +218,12 @@ def repeat_arguments(
 ) -> None:
     """Repeats what is said of arguments elsewhere, where docstrings refer to it."""
     owner = PUBLIC.get(name.rpartition(".")[0])
-    lines[:] = REFERENCE.sub(
-        lambda match: match[1] + (find_argument(match[3], match[2], owner) or match[0].removeprefix(match[1])),
-        "\n".join(lines),
-    ).split("\n")
+
+    def repeat(match: re.Match[str]) -> str:
+        text = find_argument(match[3], match[2], owner)
+        return match[0] if text is None else match[1] + text
+
+    lines[:] = REFERENCE.sub(repeat, "\n".join(lines)).split("\n")
 
 
 def resolve_reference(

@@ -2,7 +2,7 @@
 
 - MathJax is copied from the package sphinx-mathjax-offline, so that formulas need no network.
 - Pages get a description, which search engines and messengers show.
-- `llms.txt` lists all guides and modules in plain text, with their descriptions.
+- `llms.txt` lists all pages in plain text, with their descriptions.
 """
 
 import html
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.addnodes import desc_content
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
@@ -38,7 +39,7 @@ def describe(doctree: nodes.document) -> str:
     """Returns the first paragraph of a page as plain text."""
     for paragraph in doctree.findall(nodes.paragraph):
         text = " ".join(paragraph.astext().split())
-        if isinstance(paragraph.parent, nodes.section) and text:
+        if isinstance(paragraph.parent, nodes.section | desc_content) and text:
             return text if len(text) <= LENGTH else text[:LENGTH].rsplit(" ", 1)[0] + " …"
     return ""
 
@@ -78,11 +79,8 @@ def write_index(app: Sphinx) -> None:
             waiting = [*env.toctree_includes.get(name, []), *waiting]
     lines = [f"# {app.config.project}", "", f"> {env.metadata[root]['summary']}", ""]
     for name in pages[1:]:
-        is_member = name.startswith("api/generated/") and "." not in name.split("gyoza.")[-1]
-        summary = env.metadata[name].get("summary", "")
-        if not is_member:
-            title = env.titles[name].astext()
-            lines.append(f"- [{title}]({app.builder.get_target_uri(name)}): {summary}")
+        title, summary = env.titles[name].astext(), env.metadata[name].get("summary", "")
+        lines.append(f"- [{title}]({app.builder.get_target_uri(name)}): {summary}")
     (Path(app.outdir) / "llms.txt").write_text("\n".join(lines) + "\n", "utf-8")
 
 
