@@ -35,8 +35,8 @@ def FlowMatching(
     Args:
         hidden_sizes: The numbers of units of the hidden layers of the velocity.
         activation: Their activation, which should be smooth, by name or as a function.
-        frequency_count: The number of frequencies by which the velocity is told the time.
-        point_frequency_count: The number of frequencies by which it is told the point; see
+        frequency_count: The number of frequencies in which the velocity sees the time.
+        point_frequency_count: The number of frequencies in which it sees the point; see
             :class:`~gyoza.modelling.conditioners.VelocityMLP`.
         flow_layers: Layers from data to what the velocity sees. If omitted, `adapt` sets them so
             that this is uncorrelated, with a variance of one: directions in which data hardly vary
@@ -89,7 +89,7 @@ def FFJORD(
     Args:
         hidden_sizes: The numbers of units of the hidden layers of the velocity.
         activation: Their activation, which should be smooth, by name or as a function.
-        frequency_count: The number of frequencies by which the velocity is told the time.
+        frequency_count: The number of frequencies in which the velocity sees the time.
         solver: The solver; see :class:`~gyoza.modelling.flow_layers.ContinuousFlow`.
         step_count: The number of its steps.
         exact_limit: The largest number of dimensions along each of which the network is

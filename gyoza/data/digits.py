@@ -58,8 +58,8 @@ def load_tinted_digits(
 ) -> tuple[TintedDigits, ...]:
     """Loads the digits of scikit-learn, splits them in three, and tints them in random hues.
 
-    The pictures are split before they are copied, so that no handwriting is in two sets: 72 % of
-    the 1797 pictures are for training, 8 % for validation and 20 % for testing, with equal shares
+    The pictures are split before they are copied, so that no handwriting is in two sets: 72% of
+    the 1797 pictures are for training, 8% for validation and 20% for testing, with equal shares
     of every digit.
 
     Args:

@@ -116,7 +116,7 @@ def fit_interpreter(
             score. "none" stands for the linear answer without training. If `None`, "affine" and
             "none" are compared.
         kept_count: The number of principal axes that go through the flow. If `None`, as many as
-            have 99.9 % of the variance, but at most 64.
+            have 99.9% of the variance, but at most 64.
         block_count: The number of blocks of the flow.
         hidden_sizes: The numbers of units in the hidden layers of each coupling's conditioner.
         correlation: The correlation of pairs in the factor that they share.

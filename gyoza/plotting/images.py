@@ -136,7 +136,7 @@ def _to_colours(name: str, images: Any, ndim: int) -> np.ndarray:
         images = images[..., None]
     if images.ndim != ndim or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise ValueError(
-            f"`{name}` should have {ndim} axes, of which the last one has length 3; for grey "
+            f"`{name}` should have {ndim} axes, the last of which has length 3; for grey "
             f"pictures, it may have length 1 or be left out. Received: {name}.shape={images.shape}"
         )
     return np.broadcast_to(images, (*images.shape[:-1], 3)).clip(0, 1)

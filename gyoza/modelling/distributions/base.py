@@ -54,7 +54,7 @@ class Distribution(Conditional, keras.Layer):
             input. If it is given, the weights exist right after construction.
         context_network: The network :math:`g`, a Keras layer or model that maps contexts `[batch,
             context_size]` to one number for each entry of the weights, `[batch, outputs]`, in the
-            order of the weights. A :class:`~gyoza.modelling.conditioners.Conditioner` is told their
+            order of the weights. A :class:`~gyoza.modelling.conditioners.Conditioner` gets their
             number; a :class:`~gyoza.modelling.conditioners.MLP` starts at zero, where the context
             does not matter yet. Without one, the distribution takes no context.
         **kwargs: Arguments of `keras.Layer`, such as `name`, `dtype` and `trainable`.

@@ -63,7 +63,7 @@ class Density(Quantiles):
         """Computes the logarithm of the density of data.
 
         It is compiled, once for each power of two, from 32 on, that batch sizes are rounded up to;
-        not on PyTorch, nor by XLA where `compile` is told `jit_compile=False`. The results are
+        not on PyTorch, nor by XLA after `compile(jit_compile=False)`. The results are
         differentiable; on PyTorch, if `x` is a tensor.
 
         Args:
@@ -107,7 +107,7 @@ class Density(Quantiles):
         return self.base_distribution.log_prob(z, **kwargs) + log_det
 
     def _base_context(self, context: Tensor, training: bool | None = None) -> dict[str, Any]:
-        """Returns what the base distribution is told of a context."""
+        """Returns the arguments that pass a context to the base distribution."""
         if context is None or not self.base_distribution.accepts_context:
             return {}
         return {"context": self.encode(context, training)}

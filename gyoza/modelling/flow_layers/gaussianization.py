@@ -117,7 +117,7 @@ class MixtureGaussianization(Elementwise):
         """Fits the mixtures to `data`, such that outputs for `data` are nearly standard normal.
 
         The components of each dimension are placed at its quantiles, with equal weights. The scale
-        of each is in proportion to the distance to the nearest other one, at least 1 % of the
+        of each is in proportion to the distance to the nearest other one, at least 1% of the
         standard deviation, which counts as 1 for a dimension that is constant in `data`. What was
         adapted is saved and loaded with the weights, and happens again only if this method is
         called again. A frozen layer is left as it is, with a warning. Another one says which
@@ -125,7 +125,7 @@ class MixtureGaussianization(Elementwise):
 
         Args:
             data: The inputs: an array `[instances, ...]`, or a `tf.data.Dataset`, a
-                `keras.utils.PyDataset` or another iterable of batches, of which the inputs are
+                `keras.utils.PyDataset` or another iterable of batches, whose inputs are
                 taken (a pair of inputs counts as two batches). They are held in memory.
             batch_size: Number of instances in which an array is processed.
 

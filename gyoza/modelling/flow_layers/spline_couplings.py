@@ -111,7 +111,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
     Angles and other numbers can go together: in a
     :class:`~gyoza.modelling.flow_layers.FlowModel`, dimensions that circular couplings change are
     periodic for all conditioners, and dimensions that other couplings change are not, up to the
-    first layer that may mix dimensions. Elsewhere, a conditioner is told by its argument `periods`.
+    first layer that may mix dimensions. Elsewhere, pass `periods` to the conditioner.
     This layer gives it dimensions that are not periodic in units of :math:`B`.
 
     The spline leaves the point :math:`-B` where it is. A layer that rotates, between two such
@@ -166,7 +166,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         super().__init__(shape, axes, compute_coupling_parameters, mask, *options, **kwargs)
 
     def build(self, input_shape: Shape | None = None) -> None:
-        """Builds the network, which is told that what it sees is periodic, too."""
+        """Builds the network, for inputs that are periodic, too."""
         shape, axes = read_shape(input_shape, self._shape_, self._axes_)
         self._mask_.set_shape(shape, axes)
         network = self._compute_coupling_parameters_

@@ -27,7 +27,7 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
         \operatorname{KL}(q \parallel p) - \ln Z,
 
     estimated from fresh samples in every step. Its negative is a lower bound of :math:`\ln Z`.
-    There are no data: `fit` and `evaluate` are told how many samples to draw.
+    There are no data: `fit` and `evaluate` take the number of samples to draw.
 
     Samples are what the flow inverts, so the inverse of its layers should be fast. Wrap those whose
     inverse is slow in :class:`Inverse`. Reverse divergences favour a flow that covers one

@@ -41,10 +41,10 @@ def rational_quadratic_spline(
     smooth there. Parameters can be any numbers. If all of them are zero, the spline is the
     identity.
 
-    In float32, knots are known to about :math:`10^{-7} B`, which is 0.01 % of the smallest bins.
+    In float32, knots are known to about :math:`10^{-7} B`, which is 0.01% of the smallest bins.
     This is enough for usual parameters: with ones of size 0.3, log-slopes are exact to 2e-5. With
     ones of size 30, slopes in a bin range over nine orders of magnitude: of 400,000 numbers, half
-    have log-slopes exact to 1e-6, 99 % to 1e-4, all to 0.3; and where slopes are below
+    have log-slopes exact to 1e-6, 99% to 1e-4, all to 0.3; and where slopes are below
     :math:`10^{-6}`, outputs do not tell inputs apart, so that `inverse` returns any number that is
     mapped to `x`, and the log-slope there. In float64, such inverses are exact to 1e-6.
 

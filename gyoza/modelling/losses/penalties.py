@@ -77,7 +77,7 @@ def entanglement(z: Tensor, covariance: bool = False) -> Tensor:
 class EntanglementLoss(keras.losses.Loss):
     """The :func:`entanglement` of latent vectors, whatever their targets.
 
-    It is a loss for an output that is a latent vector, with a weight of its own beside other
+    It is a loss for an output that is a latent vector, with a weight of its own among other
     losses: `compile(loss={"code": EntanglementLoss(), …}, loss_weights={"code": 1e-4, …})`. For a
     layer inside a model, use :class:`~gyoza.modelling.regularizers.EntanglementRegularizer`.
 

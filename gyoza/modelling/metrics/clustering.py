@@ -70,7 +70,7 @@ class ClusteringAccuracy(keras.metrics.Metric):
         Args:
             y_true: Classes from 0 to `class_count - 1`, `[batch]` or `[batch, 1]`.
             y_pred: Clusters from 0 to `cluster_count - 1`, `[batch]` or `[batch, 1]`, or a score
-                for each cluster, of which the highest counts, `[batch, cluster_count]`. If classes
+                for each cluster, the highest of which counts, `[batch, cluster_count]`. If classes
                 or clusters are out of range, the result is NaN.
             sample_weight: Weights, `[batch]`.
         """

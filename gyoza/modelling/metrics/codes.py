@@ -142,7 +142,7 @@ def find_bins(
         column: The numbers, `[N]`.
         bins: The number of bins.
         robust: Whether to put outliers into the outermost bins. Outliers are further from the
-            central 99 % of the numbers than these are wide.
+            central 99% of the numbers than these are wide.
         ranks: Whether to divide ranks, in which there are no outliers, rather than numbers.
 
     Returns:

@@ -52,7 +52,7 @@ def mutual_information(
         categorical: Which columns of `labels` are classes, or one truth value for all. If `None`,
             columns of whole numbers and of non-numbers are, with a warning if whole numbers may
             well be measurements.
-        robust: Whether outliers, which are further from the central 99 % of all numbers than these
+        robust: Whether outliers, which are further from the central 99% of all numbers than these
             are wide, go into the outermost bins. If `False`, a single outlier can move all others
             into one bin.
         ranks: Whether bins divide ranks rather than values, so that they hold equally many
@@ -178,7 +178,7 @@ def modularity(
     It is 1 if each factor is informative about one label, though several may share a label. Factors
     without any information are left out. As published, this does not concern noise, since the
     little information that it seems to hold in a finite sample is spread over all labels: 50
-    dimensions of noise beside five perfect ones bring the score from 1 to 0.4. Pass `significance`
+    dimensions of noise next to five perfect ones bring the score from 1 to 0.4. Pass `significance`
     to leave them out, too.
 
     Needs scikit-learn: `pip install "gyoza[metrics]"`.
