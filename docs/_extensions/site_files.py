@@ -39,7 +39,8 @@ def describe(doctree: nodes.document) -> str:
     """Returns the first paragraph of a page as plain text."""
     for paragraph in doctree.findall(nodes.paragraph):
         text = " ".join(paragraph.astext().split())
-        if isinstance(paragraph.parent, nodes.section | desc_content) and text:
+        is_text = isinstance(paragraph.parent, nodes.section | desc_content)
+        if is_text and text and not text.startswith("Bases: "):
             return text if len(text) <= LENGTH else text[:LENGTH].rsplit(" ", 1)[0] + " …"
     return ""
 
