@@ -23,4 +23,4 @@ def __getattr__(name: str) -> ModuleType:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_LAZY})
+    return sorted({*globals(), *_LAZY} - {"_LAZY"})
