@@ -58,7 +58,11 @@ class Density(Quantiles):
             self(*map(describe, arrays))  # type: ignore[operator]
 
     def log_prob(
-        self, x: Tensor, context: Tensor | None = None, batch_size: int = _BATCH_SIZE
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        batch_size: int = _BATCH_SIZE,
+        verbose: int = 0,
     ) -> Tensor:
         """Computes the logarithm of the density of data.
 
@@ -73,6 +77,7 @@ class Density(Quantiles):
                 without the first axis or with 1 as its length; for conditional flows.
             batch_size: The number of instances that are processed at a time, which bounds the
                 memory that is needed.
+            verbose: Whether to show a progress bar, 0 or 1, if there are several batches.
 
         Returns:
             The log-densities in nats, `[instances]`.
@@ -85,7 +90,7 @@ class Density(Quantiles):
         x, context = split_context(x, context)
         x = self._to_arrays(x)
         self._check_inputs(x)
-        log_prob = self._in_batches(self._log_prob, x, context, batch_size)
+        log_prob = self._in_batches(self._log_prob, x, context, batch_size, verbose=verbose)
         self._check_new_steps(x, context)
         return log_prob
 
@@ -118,6 +123,7 @@ class Density(Quantiles):
         seed: Any = None,
         context: Tensor | None = None,
         batch_size: int = _BATCH_SIZE,
+        verbose: int = 0,
     ) -> Tensor:
         """Draws new data: latents from the base distribution, mapped back.
 
@@ -129,6 +135,7 @@ class Density(Quantiles):
             context: The context of each sample, `[sample_count, ...]`, or one for all of them; see
                 :meth:`log_prob`. For several samples of each context, see :meth:`sample_each`.
             batch_size: See :meth:`log_prob`.
+            verbose: See :meth:`log_prob`.
 
         Returns:
             The samples, `[sample_count, ...]`.
@@ -137,7 +144,7 @@ class Density(Quantiles):
             ValueError: If the model is not built, so that the shape of the latent is not known. And
                 see :meth:`log_prob`.
         """
-        return self._sample(self._invert, sample_count, seed, context, batch_size)
+        return self._sample(self._invert, sample_count, seed, context, batch_size, verbose)
 
     def sample_and_log_prob(
         self,
@@ -145,6 +152,7 @@ class Density(Quantiles):
         seed: Any = None,
         context: Tensor | None = None,
         batch_size: int = _BATCH_SIZE,
+        verbose: int = 0,
     ) -> tuple[Tensor, Tensor]:
         """Draws new data, together with the logarithm of their density.
 
@@ -153,6 +161,7 @@ class Density(Quantiles):
             seed: See :meth:`sample`.
             context: See :meth:`sample`.
             batch_size: See :meth:`log_prob`.
+            verbose: See :meth:`log_prob`.
 
         Returns:
             The samples, `[sample_count, ...]`, and their log-densities, `[sample_count]`.
@@ -160,7 +169,9 @@ class Density(Quantiles):
         Raises:
             ValueError: See :meth:`sample`.
         """
-        return self._sample(self._invert_and_log_prob, sample_count, seed, context, batch_size)
+        return self._sample(
+            self._invert_and_log_prob, sample_count, seed, context, batch_size, verbose
+        )
 
     def _invert(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         return self.invert(z, context)
@@ -186,6 +197,7 @@ class Density(Quantiles):
         seed: Any,
         context: Tensor,
         batch_size: int = _BATCH_SIZE,
+        verbose: int = 0,
     ) -> Any:
         """Draws latents and inverts them."""
         if not self.built:
@@ -196,9 +208,9 @@ class Density(Quantiles):
         context = self._spread(context, count)
         if seed is None and not ops.is_tensor(count):
             rows = np.zeros((check_integer("sample_count", count), 0), "float32")
-            return self._in_batches(invert, rows, context, batch_size, self._draw_latents)
+            return self._in_batches(invert, rows, context, batch_size, self._draw_latents, verbose)
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
-        return self._in_batches(invert, z, context, batch_size)
+        return self._in_batches(invert, z, context, batch_size, verbose=verbose)
 
     def _spread(self, context: Tensor, count: Any) -> Any:
         """Repeats a context that is one for all instances."""
@@ -226,6 +238,7 @@ class Density(Quantiles):
         context: Tensor,
         batch_size: int,
         prepare: Callable[..., Any] | None = None,
+        verbose: int = 0,
     ) -> Any:
         """Runs a method of the model on any number of instances, compiled and in batches.
 
@@ -247,12 +260,12 @@ class Density(Quantiles):
         self._prepare_context(x, context)
         with holds:
             try:
-                return self._run_compiled(function, tensors, batch_size, prepare)
+                return self._run_compiled(function, tensors, batch_size, prepare, verbose)
             except XLA_ERRORS as error:
                 if not self.jit_compile:
                     raise
                 with self._leave_xla(error):
-                    return self._run_compiled(function, tensors, batch_size, prepare)
+                    return self._run_compiled(function, tensors, batch_size, prepare, verbose)
             except ValueError as error:
                 failure = error
             if prepare is None:
@@ -266,6 +279,7 @@ class Density(Quantiles):
         tensors: Sequence[Any],
         batch_size: int,
         prepare: Callable[..., Any] | None,
+        verbose: int,
     ) -> Any:
         key = function.__name__, prepare is None, self.jit_compile
         if key not in self._compiled:
@@ -274,10 +288,16 @@ class Density(Quantiles):
         count = tensors[0].shape[0]
         if count <= batch_size:
             return compiled(self, *tensors)
-        parts = [
-            compiled(self, *(tensor[start : start + batch_size] for tensor in tensors))
-            for start in range(0, count, batch_size)
-        ]
+        starts = range(0, count, batch_size)
+        progress = keras.utils.Progbar(len(starts), verbose=verbose, unit_name="batch")
+        parts: list[Any] = []
+        for start in starts:
+            batch = (tensor[start : start + batch_size] for tensor in tensors)
+            parts.append(compiled(self, *batch))
+            if verbose:
+                # Reading a number waits for the batch, which may still be computed.
+                ops.convert_to_numpy(keras.tree.flatten(parts[-1])[-1][0])
+                progress.add(1)
         return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
 
     def _to_tensor(self, x: Tensor) -> Any:

@@ -227,6 +227,23 @@ def test_large_inputs_are_worked_through_in_batches(x):
     np.testing.assert_allclose(to_numpy(log_prob), to_numpy(model.log_prob(samples)), rtol=1e-4)
 
 
+def test_progress_counts_batches_and_changes_nothing(x, capsys):
+    model = make_model()
+    calls = [
+        lambda **options: model.log_prob(x[:160], **options),
+        lambda **options: model.sample(160, seed=0, **options),
+        lambda **options: model.sample_and_log_prob(160, seed=0, **options)[1],
+    ]
+    for call in calls:
+        expected = to_numpy(call(batch_size=64))
+        call(batch_size=160, verbose=1)
+        assert capsys.readouterr().out == ""  # there is one batch, or nobody asked
+        np.testing.assert_array_equal(to_numpy(call(batch_size=64, verbose=1)), expected)
+        assert "3/3" in capsys.readouterr().out
+    model.sample(160, batch_size=64, verbose=1)
+    assert "3/3" in capsys.readouterr().out
+
+
 def test_log_densities_are_differentiable_by_inputs(x):
     model = FlowModel([ActivationNormalization()])
     model.adapt(x)
