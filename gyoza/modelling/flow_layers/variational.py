@@ -1,5 +1,6 @@
 """Training by an unnormalised target density."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import forget_gradients
 from gyoza.modelling.flow_layers.models import FlowModel
-from gyoza.modelling.functions.checks import check_instance
-from gyoza.modelling.training import PreparesCallbacks, SavesFiles, average_losses
+from gyoza.modelling.functions import importance
+from gyoza.modelling.functions.checks import check_instance, check_integer
+from gyoza.modelling.training import PreparesCallbacks, SavesFiles, average_losses, to_arrays
 from gyoza.typing import Tensor
 
 __all__ = ["VariationalModel"]
@@ -29,22 +32,33 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
     estimated from fresh samples in every step. Its negative is a lower bound of :math:`\ln Z`.
     There are no data: `fit` and `evaluate` take the number of samples to draw.
 
+    With a conditional flow, :math:`q(x | c)`, one model serves all contexts (amortised inference):
+    the target is a function of sample and context, :math:`\tilde p(x; c) = Z(c)\, p(x | c)`, such
+    as a joint density of parameters and observations. `fit` and `evaluate` are given contexts, and
+    average over them, with one sample for each.
+
+    How well the flow fits is told by importance weights of its samples, the ratios
+    :math:`\tilde p(x) / q(x)`: see :meth:`effective_sample_size` and :meth:`log_evidence`.
+
     Samples are what the flow inverts, so the inverse of its layers should be fast. Wrap those whose
     inverse is slow in :class:`Inverse`. Reverse divergences favour a flow that covers one
     mode of the target well over one that covers all modes.
 
     Args:
-        flow: The :class:`FlowModel` to be trained. It must be built, and have no context.
-        target_log_prob: A function of a batch `[batch, ...]` that returns logarithms of the
-            unnormalised target density, `[batch]`, by `keras.ops`. To save the model, it must be
-            registered by `keras.saving.register_keras_serializable`, or an object of a class that
-            is.
+        flow: The :class:`FlowModel` to be trained. It must be built, with or without a context.
+        target_log_prob: A function of a batch `[batch, ...]`, and of its context if the flow has
+            one, that returns logarithms of the unnormalised target density, `[batch]`, by
+            `keras.ops`. To save the model, it must be registered by
+            `keras.saving.register_keras_serializable`, or a layer or an object of a class that is.
+            The weights of a layer are saved with the model, and trained unless its `trainable` is
+            `False`.
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
         TypeError: If `flow` is not a flow model or `target_log_prob` cannot be called.
-        ValueError: If `flow` is not built or is conditional, `target_log_prob` returns another
-            shape, or the model is saved although `target_log_prob` is not registered.
+        ValueError: If `flow` is not built, a context is missing or should not be there,
+            `target_log_prob` returns another shape, or the model is saved although
+            `target_log_prob` is not registered.
 
     Example:
 
@@ -58,6 +72,11 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
         >>> history = trainer.fit(batch_size=64, steps_per_epoch=100, verbose=0)
         >>> round(-trainer.evaluate(batch_size=1000, steps=1, verbose=0), 1)  # ln(2 pi) = 1.8
         1.8
+        >>> evidence, standard_error = trainer.log_evidence(1000, seed=0)
+        >>> round(float(evidence), 1), float(standard_error) < 0.05
+        (1.8, True)
+        >>> bool(trainer.effective_sample_size(1000, seed=0) > 900)
+        True
 
     References:
         - Rezende, D. J. & Mohamed, S. (2015). "Variational inference with normalizing flows."
@@ -74,11 +93,10 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
                 "`target_log_prob` should be a function. "
                 f"Received: target_log_prob={target_log_prob}"
             )
-        if not flow.built or flow.context_shape is not None:
+        if not flow.built:
             raise ValueError(
-                "`flow` should be built, for example by `flow.build((None, 2))`, and have no "
-                f"context. Received: flow.built={flow.built}, "
-                f"flow.context_shape={flow.context_shape}"
+                "`flow` should be built: for example by `flow.build((None, 2))`, or with a "
+                f"context, by `flow.build_for(x, context)`. Received: flow.built={flow.built}"
             )
         self.flow = flow
         self.target_log_prob = target_log_prob
@@ -88,21 +106,24 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
         """Draws samples and computes what they contribute to the loss.
 
         Args:
-            inputs: Any tensor `[batch, ...]`. Only its batch size is used.
+            inputs: The contexts, `[batch, ...]`. Without a context, any tensor of that batch size.
 
         Returns:
             The differences of log-densities, `[batch]`.
         """
-        distribution = self.flow.base_distribution
-        z = distribution.sample(ops.shape(inputs)[0])
-        x, log_det = self.flow.invert_and_log_det(z)
-        target = self.target_log_prob(x)
+        context = None if self.flow.context_shape is None else inputs
+        z = self.flow._draw_latents(inputs, context)
+        x, log_prob = self.flow._invert_and_log_prob(z, context)
+        return log_prob - self._evaluate_target(x, context)
+
+    def _evaluate_target(self, x: Tensor, context: Tensor | None) -> Any:
+        target = self.target_log_prob(x, *([] if context is None else [context]))
         if len(target.shape) != 1:
             raise ValueError(
                 "`target_log_prob` should return log-densities of shape [batch]. "
                 f"Received: a tensor of shape {tuple(target.shape)}"
             )
-        return distribution.log_prob(z) + log_det - target
+        return target
 
     def compute_loss(
         self,
@@ -118,48 +139,221 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
     def fit(
         self,
         batch_size: int = 256,
-        steps_per_epoch: int = 100,
+        steps_per_epoch: int | None = None,
         epochs: int = 1,
+        context: Any = None,
         **kwargs: Any,
     ) -> Any:
         """Trains the flow.
 
         Args:
             batch_size: The number of samples in each step.
-            steps_per_epoch: The number of steps in each epoch.
+            steps_per_epoch: The number of steps in each epoch. Without a context, 100 if omitted;
+                with contexts, as many as there are batches of them.
             epochs: The number of epochs.
-            **kwargs: Other arguments of `keras.Model.fit`, such as `callbacks` and `verbose`.
+            context: The contexts to train for, if the flow is conditional: an array
+                `[contexts, ...]`, or a data set that yields batches of them.
+            **kwargs: Other arguments of `keras.Model.fit`, such as `callbacks`, `verbose`, and
+                contexts for `validation_data`.
 
         Returns:
             The `keras.callbacks.History`.
         """
-        counts = np.zeros([batch_size * steps_per_epoch, 1], "float32")
-        return super().fit(counts, batch_size=batch_size, epochs=epochs, **kwargs)
+        if context is None:
+            counts = self._count_samples(batch_size, steps_per_epoch or 100)
+            return super().fit(counts, batch_size=batch_size, epochs=epochs, **kwargs)
+        options = {"steps_per_epoch": steps_per_epoch, "epochs": epochs, **kwargs}
+        return super().fit(self._take_contexts(context), batch_size=batch_size, **options)
 
-    def evaluate(self, batch_size: int = 256, steps: int = 10, **kwargs: Any) -> Any:
+    def evaluate(
+        self, batch_size: int = 256, steps: int | None = None, context: Any = None, **kwargs: Any
+    ) -> Any:
         """Estimates the loss.
 
         Args:
             batch_size: The number of samples in each step.
-            steps: The number of steps.
+            steps: The number of steps. Without a context, 10 if omitted; with contexts, as many as
+                there are batches of them.
+            context: The contexts to average over, if the flow is conditional; see :meth:`fit`.
             **kwargs: Other arguments of `keras.Model.evaluate`.
 
         Returns:
             The loss, in nats.
         """
+        if "x" in kwargs:  # Keras evaluates the `validation_data` of `fit`
+            return super().evaluate(batch_size=batch_size, steps=steps, **kwargs)
+        if context is None:
+            counts = self._count_samples(batch_size, steps or 10)
+            return super().evaluate(counts, batch_size=batch_size, **kwargs)
+        context = self._take_contexts(context)
+        return super().evaluate(context, batch_size=batch_size, steps=steps, **kwargs)
+
+    def _count_samples(self, batch_size: int, steps: int) -> np.ndarray:
+        """Returns inputs of a number of steps without a context."""
         counts = np.zeros([batch_size * steps, 1], "float32")
-        return super().evaluate(counts, batch_size=batch_size, **kwargs)
+        self.flow._prepare_context(counts, None)
+        return counts
+
+    def _take_contexts(self, context: Any) -> Any:
+        """Checks contexts, and returns them as Keras takes them."""
+        context = to_arrays(context)
+        if hasattr(context, "shape") or self.flow.context_shape is None:
+            self.flow._prepare_context(context, context)
+        return context
+
+    def sample_and_log_weights(
+        self,
+        sample_count: int,
+        seed: Any = None,
+        context: Tensor | None = None,
+        batch_size: int = 4096,
+        verbose: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        r"""Draws samples of the flow, and computes the logarithms of their importance weights.
+
+        The weights :math:`w = \tilde p(x) / q(x)` turn means over samples of the flow into those
+        over the target: :math:`E_p [f(x)] \approx \sum_i w_i f(x_i) / \sum_i w_i`. They have no
+        gradients.
+
+        Args:
+            sample_count: The number of samples, for each context if there are several.
+            seed: Integer for the same samples every time. Other ones at each call if omitted.
+            context: One context, without a batch axis, or several, `[contexts, ...]`, if the flow
+                is conditional.
+            batch_size: The number of samples that are processed at a time.
+            verbose: Whether to show a progress bar while sampling, 0 or 1.
+
+        Returns:
+            The samples, `[sample_count, ...]`, and the logarithms of their weights,
+            `[sample_count]`. For several contexts, both have a first axis of these.
+
+        Raises:
+            ValueError: If `sample_count` is not a positive integer, or see
+                :meth:`FlowModel.sample`.
+
+        Example:
+
+            >>> from gyoza.modelling import flow_layers
+            >>> flow = flow_layers.FlowModel([flow_layers.ActivationNormalization([2])])
+            >>> flow.build((None, 2))
+            >>> trainer = flow_layers.VariationalModel(
+            ...     flow, lambda x: -0.5 * keras.ops.sum((x - 0.5) ** 2, axis=-1)
+            ... )
+            >>> x, log_weights = trainer.sample_and_log_weights(10_000, seed=0)
+            >>> weights = keras.ops.softmax(log_weights)  # their sum is 1
+            >>> mean = keras.ops.sum(weights[:, None] * x, axis=0)
+            >>> [round(float(m), 1) for m in mean]
+            [0.5, 0.5]
+        """
+        total, axes = check_integer("sample_count", sample_count, minimum=1), [sample_count]
+        shape = self.flow.context_shape
+        if context is not None:
+            context = self.flow._to_tensor(to_arrays(context))
+            if shape is not None and len(context.shape) > len(shape):
+                axes = [context.shape[0], sample_count]
+                total = math.prod(axes)
+                context = ops.repeat(context, sample_count, axis=0)
+            else:
+                context = self.flow._spread(context, total)
+        with forget_gradients():
+            x, log_prob = self.flow.sample_and_log_prob(total, seed, context, batch_size, verbose)
+            starts = range(0, total, batch_size)
+            targets = [
+                self._evaluate_target(
+                    *(None if t is None else t[start : start + batch_size] for t in (x, context))
+                )
+                for start in starts
+            ]
+            log_weights = ops.concatenate(targets) - log_prob
+        return ops.reshape(x, (*axes, *x.shape[1:])), ops.reshape(log_weights, axes)
+
+    def effective_sample_size(
+        self,
+        sample_count: int = 1000,
+        seed: Any = None,
+        context: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        r"""Estimates how many samples of the target so many samples of the flow are worth.
+
+        From their importance weights :math:`w_i`, Kish's effective sample size
+
+        .. math::
+            \frac{\left( \sum_i w_i \right)^2}{\sum_i w_i^2},
+
+        a number of samples from 1 to `sample_count`. For many samples, its ratio to `sample_count`
+        tends to :math:`1 / (1 + \chi^2(p \parallel q))`, which is 1 for a flow that equals the
+        target. Samples that never reach a mode of the target do not show that it is missing.
+
+        Args:
+            sample_count: See :meth:`sample_and_log_weights`.
+            seed: See :meth:`sample_and_log_weights`. With the same one, the weights are those of
+                :meth:`log_evidence`.
+            context: See :meth:`sample_and_log_weights`.
+            **kwargs: See :meth:`sample_and_log_weights`.
+
+        Returns:
+            The number of samples, a scalar, or one for each of several contexts, `[contexts]`.
+
+        Raises:
+            ValueError: See :meth:`sample_and_log_weights`.
+
+        References:
+            - Kong, A. (1992). "A note on importance sampling using standardized weights."
+              University of Chicago, Department of Statistics, Technical Report 348.
+        """
+        _, log_weights = self.sample_and_log_weights(sample_count, seed, context, **kwargs)
+        return importance.effective_sample_size(log_weights)
+
+    def log_evidence(
+        self,
+        sample_count: int = 1000,
+        seed: Any = None,
+        context: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        r"""Estimates :math:`\ln Z`, the logarithm of the factor of the target, by importance.
+
+        See :func:`~gyoza.modelling.functions.log_evidence` for the formulas. Where the target is a
+        joint density of parameters and observations, :math:`Z` is the evidence of these. The
+        estimate is at most :math:`\ln Z` on average, and closer than the bound of `evaluate`. Its
+        standard error can be trusted where it is small and the effective sample size large.
+
+        Args:
+            sample_count: See :meth:`sample_and_log_weights`; at least 2.
+            seed: See :meth:`effective_sample_size`.
+            context: See :meth:`sample_and_log_weights`.
+            **kwargs: See :meth:`sample_and_log_weights`.
+
+        Returns:
+            The estimate in nats, and its standard error: scalars, or one for each of several
+            contexts, `[contexts]`.
+
+        Raises:
+            ValueError: If `sample_count` is less than 2; or see :meth:`sample_and_log_weights`.
+
+        References:
+            - Burda, Y., Grosse, R. & Salakhutdinov, R. (2016). "Importance weighted autoencoders."
+              `arXiv:1509.00519 <https://arxiv.org/abs/1509.00519>`_
+        """
+        check_integer("sample_count", sample_count, minimum=2)
+        _, log_weights = self.sample_and_log_weights(sample_count, seed, context, **kwargs)
+        return importance.log_evidence(log_weights)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
         target = self.target_log_prob
         registered = target if hasattr(target, "__name__") else type(target)
         name = keras.saving.get_registered_name(registered)
-        if keras.saving.get_registered_object(name) is not registered:
+        is_of_keras = isinstance(target, keras.Layer) and type(target).__module__.startswith(
+            "keras."
+        )
+        if not is_of_keras and keras.saving.get_registered_object(name) is not registered:
             raise ValueError(
                 "To save the model, `target_log_prob` should be registered by "
-                "`keras.saving.register_keras_serializable`; or save `flow` alone. "
-                f"Received: target_log_prob={target}"
+                "`keras.saving.register_keras_serializable`, or be a layer of a class that is. Or "
+                "save `flow` alone, and pass it to `VariationalModel` with the function when it is "
+                f"loaded. Received: target_log_prob={target}"
             )
         return {
             **super().get_config(),

@@ -1,6 +1,7 @@
 """Pure functions of tensors, of which layers and distributions are made."""
 
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
+from gyoza.modelling.functions.importance import effective_sample_size, log_evidence
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 from gyoza.modelling.functions.loops import repeat
@@ -28,6 +29,8 @@ __all__ = [
     "mixture_quantile",
     "normal_log_odds",
     "normal_quantile",
+    "effective_sample_size",
+    "log_evidence",
     "find_root",
     "bound_log_scales",
     "check_log_scale_bound",

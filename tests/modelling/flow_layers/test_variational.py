@@ -4,9 +4,19 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+from scipy import stats
 
+from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.distributions import DiagonalNormal
-from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel, VariationalModel
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AffineCoupling,
+    FlowModel,
+    HeavisidePermutation,
+    VariationalModel,
+)
+from gyoza.modelling.functions import effective_sample_size, log_evidence
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 
@@ -101,6 +111,188 @@ def test_model_of_a_target_that_is_not_registered_says_how_to_save_it(function, 
             assert loaded.target_log_prob is target
 
 
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class Shift(keras.Layer):
+    """A normal target with a mean that is a weight."""
+
+    def build(self, input_shape):
+        self.shift = self.add_weight(shape=(input_shape[-1],), initializer="zeros")
+
+    def call(self, x):
+        return -0.5 * ops.sum((x - self.shift) ** 2, axis=-1)
+
+
+def make_functional():
+    inputs = keras.Input([2])
+    return keras.Model(inputs, -ops.sum(keras.layers.Dense(3)(inputs) ** 2, axis=-1))
+
+
+@pytest.mark.parametrize("make", [lambda: Shift(trainable=False), make_functional])
+def test_layer_as_a_target_is_saved_with_its_weights(make, tmp_path):
+    layer = make()
+    trainer = VariationalModel(make_flow(), layer)
+    x = np.ones([3, 2], "float32")
+    trainer(x)
+    layer.set_weights([np.full_like(w, 0.5) for w in layer.get_weights()])
+    assert len(trainer.trainable_variables) == 2 + len(layer.trainable_variables)
+    trainer.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(to_numpy(loaded.target_log_prob(x)), to_numpy(layer(x)))
+    assert loaded.target_log_prob.trainable == layer.trainable
+
+
+def make_shifted(distance, log_factor):
+    """A standard normal flow, and a target that is shifted by a distance, times a factor."""
+    constant = log_factor - np.log(2.0 * np.pi)
+    mean = np.array([0.6, 0.8], "float32") * distance
+
+    def log_prob(x):
+        return constant - 0.5 * ops.sum((x - ops.convert_to_tensor(mean)) ** 2, axis=-1)
+
+    return VariationalModel(make_flow(), log_prob)
+
+
+def test_importance_weights_of_a_shifted_normal_have_their_closed_forms():
+    """For w = p / q, E[w] = 1 and E[w^2] = exp(d^2)."""
+    count, square = 20000, 0.5
+    trainer = make_shifted(np.sqrt(square), log_factor=1.5)
+    size = float(trainer.effective_sample_size(count, seed=0))
+    assert size / count == pytest.approx(np.exp(-square), rel=0.06)
+    estimate, error = map(float, trainer.log_evidence(count, seed=0))
+    assert error == pytest.approx(np.sqrt(np.expm1(square) / count), rel=0.05)
+    assert estimate == pytest.approx(1.5, abs=4.0 * error)
+    x, log_weights = map(to_numpy, trainer.sample_and_log_weights(count, seed=0))
+    weights = np.exp(log_weights - log_weights.max())
+    mean = (weights[:, None] * x).sum(axis=0) / weights.sum()
+    np.testing.assert_allclose(mean, np.sqrt(square) * np.array([0.6, 0.8]), atol=0.05)
+
+
+def test_standard_error_is_that_of_repeated_estimates():
+    trainer = make_shifted(0.7, log_factor=-200.0)  # weights are 0 in single precision
+    _, log_weights = trainer.sample_and_log_weights(200 * 500, seed=1)
+    estimates, errors = map(to_numpy, log_evidence(ops.reshape(log_weights, (200, 500))))
+    assert estimates.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.2)
+    # To the second order, ln of the mean weight is too small by half its variance.
+    bias = np.expm1(0.49) / 500 / 2
+    assert estimates.mean() + bias == pytest.approx(-200.0, abs=0.3 * float(estimates.std()))
+
+
+def test_flow_that_is_the_target_has_equal_weights():
+    trainer = make_shifted(0.0, log_factor=3.0)
+    assert float(trainer.effective_sample_size(50)) == pytest.approx(50.0, rel=1e-5)
+    estimate, error = map(float, trainer.log_evidence(50))
+    assert estimate == pytest.approx(3.0, abs=1e-5)
+    assert error == pytest.approx(0.0, abs=1e-6)
+
+
+def test_functions_of_weights_are_as_defined():
+    weights = np.array([[1.0, 2.0, 3.0, 0.5], [4.0, 0.0, 0.0, 0.0]], "float32")
+    with np.errstate(divide="ignore"):
+        log_weights = ops.convert_to_tensor(np.log(weights))
+    expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    np.testing.assert_allclose(to_numpy(effective_sample_size(log_weights)), expected, rtol=1e-5)
+    estimate, error = map(to_numpy, log_evidence(log_weights))
+    np.testing.assert_allclose(estimate, np.log(weights.mean(axis=1)), rtol=1e-5)
+    errors = weights.std(axis=1, ddof=1) / 2.0 / weights.mean(axis=1)
+    np.testing.assert_allclose(error, errors, rtol=1e-5)
+
+
+def test_seed_and_batches_do_not_change_the_weights():
+    trainer = make_shifted(1.0, log_factor=0.0)
+    x, log_weights = trainer.sample_and_log_weights(50, seed=3)
+    parts = trainer.sample_and_log_weights(50, seed=3, batch_size=20)
+    for received, expected in zip(parts, (x, log_weights), strict=True):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(expected), rtol=1e-4, atol=1e-5)
+    expected = float(effective_sample_size(log_weights))
+    assert float(trainer.effective_sample_size(50, seed=3)) == pytest.approx(expected, rel=1e-5)
+    assert float(trainer.effective_sample_size(50)) != pytest.approx(expected, rel=1e-5)
+
+
+# A linear model: x is standard normal, and c is normal around A x with standard deviation 1/2.
+A = np.array([[1.0, 0.5], [-0.5, 1.0], [0.3, 0.8]], "float32")
+NOISE = 0.5
+COVARIANCE = np.linalg.inv(np.eye(2) + A.T @ A / NOISE**2)  # of x given c
+CONTEXTS = np.array([[0.5, -0.2, 1.0], [-1.5, 1.0, 0.0], [0.0, 0.0, 0.0]], "float32")
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+def joint_log_prob(x, c):
+    residuals = (c - ops.matmul(x, ops.convert_to_tensor(A.T))) / NOISE
+    squares = ops.sum(x**2, axis=-1) + ops.sum(residuals**2, axis=-1)
+    return -0.5 * squares - 2.5 * np.log(2.0 * np.pi) - 3.0 * np.log(NOISE)
+
+
+def make_conditional():
+    couplings = [AffineCoupling(conditioner=MLP([])) for _ in range(2)]
+    flow = FlowModel([couplings[0], HeavisidePermutation(), couplings[1]])
+    flow.build_for(np.zeros([1, 2], "float32"), CONTEXTS[:1])
+    return flow
+
+
+@pytest.fixture(scope="module")
+def amortised():
+    """A model of the posterior, trained for contexts from the linear model."""
+    keras.utils.set_random_seed(0)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(4096, 2))
+    contexts = (x @ A.T + NOISE * random.normal(size=(4096, 3))).astype("float32")
+    trainer = VariationalModel(make_conditional(), joint_log_prob)
+    trainer.compile(keras.optimizers.Adam(0.05))
+    history = trainer.fit(
+        context=contexts, batch_size=256, epochs=8, validation_data=contexts[:256], verbose=0
+    )
+    return trainer, contexts, history.history
+
+
+def test_amortised_flow_finds_the_evidence_of_each_context(amortised):
+    trainer, contexts, history = amortised
+    marginal = stats.multivariate_normal(np.zeros(3), A @ A.T + NOISE**2 * np.eye(3))
+    # The loss tends to the entropy of the contexts.
+    loss = trainer.evaluate(context=contexts, verbose=0)
+    assert loss == pytest.approx(-marginal.logpdf(contexts).mean(), abs=0.03)
+    assert history["val_loss"][-1] == pytest.approx(
+        -marginal.logpdf(contexts[:256]).mean(), abs=0.1
+    )
+    estimates, errors = map(to_numpy, trainer.log_evidence(2000, seed=0, context=CONTEXTS))
+    assert estimates.shape == errors.shape == (3,)
+    assert np.all(errors < 0.02)
+    assert np.all(abs(estimates - marginal.logpdf(CONTEXTS)) < 4.0 * errors + 1e-4)
+    sizes = to_numpy(trainer.effective_sample_size(2000, seed=0, context=CONTEXTS))
+    assert np.all((sizes > 1800.0) & (sizes <= 2000.1))
+    one, _ = trainer.log_evidence(2000, seed=0, context=CONTEXTS[0])
+    assert one.shape == ()
+    assert float(one) == pytest.approx(marginal.logpdf(CONTEXTS[0]), abs=0.05)
+
+
+def test_amortised_flow_finds_the_posterior_of_each_context(amortised):
+    trainer, _, _ = amortised
+    x, log_weights = map(to_numpy, trainer.sample_and_log_weights(5000, seed=1, context=CONTEXTS))
+    assert x.shape == (3, 5000, 2)
+    assert log_weights.shape == (3, 5000)
+    means = CONTEXTS @ A @ COVARIANCE / NOISE**2
+    for samples, logs, mean in zip(x, log_weights, means, strict=True):
+        np.testing.assert_allclose(samples.mean(axis=0), mean, atol=0.1)  # of the flow itself
+        weights = np.exp(logs - logs.max())
+        np.testing.assert_allclose(np.average(samples, axis=0, weights=weights), mean, atol=0.03)
+        covariance = np.cov(samples.T, aweights=weights)
+        np.testing.assert_allclose(covariance, COVARIANCE, atol=0.02)
+
+
+def test_amortised_model_is_saved_and_goes_on(amortised, tmp_path):
+    trainer, contexts, _ = amortised
+    trainer.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for received, expected in zip(
+        loaded.sample_and_log_weights(5, seed=0, context=CONTEXTS),
+        trainer.sample_and_log_weights(5, seed=0, context=CONTEXTS),
+        strict=True,
+    ):
+        np.testing.assert_allclose(to_numpy(received), to_numpy(expected), rtol=1e-5, atol=1e-5)
+    steps = int(loaded.optimizer.iterations)
+    loaded.fit(context=contexts[:20], batch_size=10, verbose=0)
+    assert int(loaded.optimizer.iterations) == steps + 2
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -110,6 +302,31 @@ def test_model_of_a_target_that_is_not_registered_says_how_to_save_it(function, 
             lambda: VariationalModel(FlowModel([ActivationNormalization()]), target),
             ValueError,
             "should be built",
+        ),
+        (
+            lambda: VariationalModel(make_conditional(), joint_log_prob).fit(),
+            ValueError,
+            "should be given a `context`",
+        ),
+        (
+            lambda: VariationalModel(make_conditional(), joint_log_prob).log_evidence(5),
+            ValueError,
+            "should be given a `context`",
+        ),
+        (
+            lambda: VariationalModel(make_flow(), target).fit(context=CONTEXTS),
+            ValueError,
+            "built without a context",
+        ),
+        (
+            lambda: VariationalModel(make_conditional(), joint_log_prob).fit(context=A[:, :1]),
+            ValueError,
+            r"`context` should have shape \(3, 3\)",
+        ),
+        (
+            lambda: VariationalModel(make_flow(), target).log_evidence(1),
+            ValueError,
+            "`sample_count` should be an integer of at least 2",
         ),
         (
             lambda: VariationalModel(make_flow(), lambda x: x)(np.zeros([2, 1], "float32")),
