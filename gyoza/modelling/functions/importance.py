@@ -1,5 +1,6 @@
 """What importance weights say of a normalisation, and of how well a density fits another."""
 
+import math
 from typing import Any
 
 from keras import ops
@@ -72,8 +73,6 @@ def log_evidence(log_weights: Tensor) -> tuple[Any, Any]:
           `arXiv:1509.00519 <https://arxiv.org/abs/1509.00519>`_
     """
     count = log_weights.shape[-1]
-    estimate = ops.logsumexp(log_weights, axis=-1) - ops.log(
-        ops.convert_to_tensor(count, log_weights.dtype)
-    )
+    estimate = ops.logsumexp(log_weights, axis=-1) - math.log(count)
     deviations = ops.exp(log_weights - estimate[..., None]) - 1.0
     return estimate, ops.sqrt(ops.sum(deviations**2, axis=-1) / (count * (count - 1)))
