@@ -225,7 +225,8 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
 
         Returns:
             The samples, `[sample_count, ...]`, and the logarithms of their weights,
-            `[sample_count]`. For several contexts, both have a first axis of these.
+            `[sample_count]`. For several contexts, `[sample_count, contexts, ...]` and
+            `[sample_count, contexts]`, in the order of :meth:`FlowModel.sample_each`.
 
         Raises:
             ValueError: If `sample_count` is not a positive integer, or see
@@ -250,9 +251,10 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
         if context is not None:
             context = self.flow._to_tensor(to_arrays(context))
             if shape is not None and len(context.shape) > len(shape):
-                axes = [context.shape[0], sample_count]
+                axes = [sample_count, context.shape[0]]
                 total = math.prod(axes)
-                context = ops.repeat(context, sample_count, axis=0)
+                context = ops.repeat(context[None], sample_count, axis=0)
+                context = ops.reshape(context, (total, *context.shape[2:]))
             else:
                 context = self.flow._spread(context, total)
         with forget_gradients():

@@ -19,7 +19,7 @@ def effective_sample_size(log_weights: Tensor) -> Any:
         \frac{\left( \sum_i w_i \right)^2}{\sum_i w_i^2}.
 
     Args:
-        log_weights: The logarithms of the weights, `[..., samples]`.
+        log_weights: The logarithms of the weights, `[samples, ...]`.
 
     Returns:
         Numbers of samples, `[...]`, from 1 to `samples`. NaN where all weights are 0.
@@ -37,7 +37,7 @@ def effective_sample_size(log_weights: Tensor) -> Any:
           of Chicago, Department of Statistics, Technical Report 348.
     """
     return ops.exp(
-        2.0 * ops.logsumexp(log_weights, axis=-1) - ops.logsumexp(2.0 * log_weights, axis=-1)
+        2.0 * ops.logsumexp(log_weights, axis=0) - ops.logsumexp(2.0 * log_weights, axis=0)
     )
 
 
@@ -56,7 +56,7 @@ def log_evidence(log_weights: Tensor) -> tuple[Any, Any]:
     :math:`\hat Z / Z - 1`: it holds where it is small against 1.
 
     Args:
-        log_weights: The logarithms of the weights, `[..., samples]`, of at least 2 samples.
+        log_weights: The logarithms of the weights, `[samples, ...]`, of at least 2 samples.
 
     Returns:
         The estimate :math:`\ln \hat Z` and its standard error :math:`\sigma`, both `[...]`.
@@ -72,7 +72,7 @@ def log_evidence(log_weights: Tensor) -> tuple[Any, Any]:
         - Burda, Y., Grosse, R. & Salakhutdinov, R. (2016). "Importance weighted autoencoders."
           `arXiv:1509.00519 <https://arxiv.org/abs/1509.00519>`_
     """
-    count = log_weights.shape[-1]
-    estimate = ops.logsumexp(log_weights, axis=-1) - math.log(count)
-    deviations = ops.exp(log_weights - estimate[..., None]) - 1.0
-    return estimate, ops.sqrt(ops.sum(deviations**2, axis=-1) / (count * (count - 1)))
+    count = log_weights.shape[0]
+    estimate = ops.logsumexp(log_weights, axis=0) - math.log(count)
+    deviations = ops.exp(log_weights - estimate) - 1.0
+    return estimate, ops.sqrt(ops.sum(deviations**2, axis=0) / (count * (count - 1)))

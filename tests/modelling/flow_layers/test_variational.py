@@ -170,7 +170,7 @@ def test_importance_weights_of_a_shifted_normal_have_their_closed_forms():
 def test_standard_error_is_that_of_repeated_estimates():
     trainer = make_shifted(0.7, log_factor=-200.0)  # weights are 0 in single precision
     _, log_weights = trainer.sample_and_log_weights(200 * 500, seed=1)
-    estimates, errors = map(to_numpy, log_evidence(ops.reshape(log_weights, (200, 500))))
+    estimates, errors = map(to_numpy, log_evidence(ops.reshape(log_weights, (500, 200))))
     assert estimates.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.2)
     # To the second order, ln of the mean weight is too small by half its variance.
     bias = np.expm1(0.49) / 500 / 2
@@ -186,14 +186,14 @@ def test_flow_that_is_the_target_has_equal_weights():
 
 
 def test_functions_of_weights_are_as_defined():
-    weights = np.array([[1.0, 2.0, 3.0, 0.5], [4.0, 0.0, 0.0, 0.0]], "float32")
+    weights = np.array([[1.0, 2.0, 3.0, 0.5], [4.0, 0.0, 0.0, 0.0]], "float32").T
     with np.errstate(divide="ignore"):
         log_weights = ops.convert_to_tensor(np.log(weights))
-    expected = weights.sum(axis=1) ** 2 / (weights**2).sum(axis=1)
+    expected = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
     np.testing.assert_allclose(to_numpy(effective_sample_size(log_weights)), expected, rtol=1e-5)
     estimate, error = map(to_numpy, log_evidence(log_weights))
-    np.testing.assert_allclose(estimate, np.log(weights.mean(axis=1)), rtol=1e-5)
-    errors = weights.std(axis=1, ddof=1) / 2.0 / weights.mean(axis=1)
+    np.testing.assert_allclose(estimate, np.log(weights.mean(axis=0)), rtol=1e-5)
+    errors = weights.std(axis=0, ddof=1) / 2.0 / weights.mean(axis=0)
     np.testing.assert_allclose(error, errors, rtol=1e-5)
 
 
@@ -270,10 +270,11 @@ def test_amortised_flow_finds_the_posterior_of_each_context(amortised):
     x, log_weights = map(
         to_numpy, trainer.sample_and_log_weights(4096, 1, CONTEXTS, batch_size=1024)
     )
-    assert x.shape == (3, 4096, 2)
-    assert log_weights.shape == (3, 4096)
+    assert x.shape == (4096, 3, 2)
+    assert log_weights.shape == (4096, 3)
     means = CONTEXTS @ A @ COVARIANCE / NOISE**2
-    for samples, logs, mean in zip(x, log_weights, means, strict=True):
+    for k, mean in enumerate(means):
+        samples, logs = x[:, k], log_weights[:, k]
         np.testing.assert_allclose(samples.mean(axis=0), mean, atol=0.1)  # of the flow itself
         weights = np.exp(logs - logs.max())
         np.testing.assert_allclose(np.average(samples, axis=0, weights=weights), mean, atol=0.03)
