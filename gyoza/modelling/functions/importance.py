@@ -74,5 +74,5 @@ def log_evidence(log_weights: Tensor) -> tuple[Any, Any]:
     """
     count = log_weights.shape[0]
     estimate = ops.logsumexp(log_weights, axis=0) - math.log(count)
-    deviations = ops.exp(log_weights - estimate) - 1.0
+    deviations = ops.exp(ops.subtract(log_weights, estimate)) - 1.0
     return estimate, ops.sqrt(ops.sum(deviations**2, axis=0) / (count * (count - 1)))
