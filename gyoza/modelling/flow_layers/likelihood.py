@@ -1,6 +1,7 @@
 """Training by the likelihood of data."""
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from gyoza.modelling.training import Training, average_losses, describe
 from gyoza.typing import Tensor
 
 __all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "refuse_targets"]
+
+_COMPILE = inspect.signature(keras.Model.compile)
 
 
 def not_one_array(name: str, inputs: Sequence[Any]) -> ValueError:
@@ -40,17 +43,36 @@ def check_rows(inputs: Tensor, name: str, values: Tensor) -> None:
 
 def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
     """Raises a `ValueError` if model `name` is given targets or weights of their classes."""
-    if y is not None and y.shape[-1] != 0:
+    shape = tuple(getattr(y, "shape", None) or np.shape(y))
+    if y is not None and shape[-1:] != (0,):
         raise ValueError(
             f"Model '{name}' is trained on its inputs alone, and should be given "
             'no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
-            f'"context": x}}`. Received: y of shape {tuple(y.shape)}'
+            f'"context": x}}`. Received: y of shape {shape}'
         )
     if class_weight is not None:
         raise ValueError(
             "`class_weight` should be given only where there are labels; pass a "
             f"`sample_weight` instead. Received: class_weight={class_weight}"
         )
+
+
+def _find_foreign(metrics: Any) -> list[Any]:
+    """Returns those metrics of Keras, by name or as objects, that compare labels with predictions.
+
+    Means, and what users have written or registered, can be given anything.
+    """
+    means = (keras.metrics.Metric, keras.metrics.Mean, keras.metrics.Sum)
+    means += (keras.metrics.MeanMetricWrapper,)
+    found = []
+    for metric in keras.tree.flatten(metrics):
+        if isinstance(metric, str):
+            is_foreign = keras.saving.get_registered_object(metric) is None
+        else:
+            owner = metric if hasattr(metric, "__name__") else type(metric)
+            is_foreign = owner.__module__.partition(".")[0] == "keras" and owner not in means
+        found += [metric] if is_foreign else []
+    return found
 
 
 class LikelihoodTraining(ExportsEndpoints, Training):
@@ -66,6 +88,46 @@ class LikelihoodTraining(ExportsEndpoints, Training):
     _least_rank = 2
     _add_up: Callable[..., Any]
 
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Configures training; see `keras.Model.compile`.
+
+        Args:
+            optimizer: The optimiser.
+            loss: `None` to maximise the likelihood of the data.
+            *args: Further arguments of `keras.Model.compile`.
+            **kwargs: Likewise. Without a loss, `metrics` are given the data and their
+                log-densities, as those in :mod:`gyoza.modelling.metrics` take them.
+
+        Raises:
+            ValueError: If, without a loss, a metric is one of Keras that compares labels with
+                predictions, such as "mse".
+        """
+        bound = _COMPILE.bind(self, optimizer, loss, *args, **kwargs).arguments
+        given = [bound.get(name) or [] for name in ("metrics", "weighted_metrics")]
+        has_own_metrics = type(self).compute_metrics is not LikelihoodTraining.compute_metrics
+        has_own_step = type(self).train_step is not keras.Model.train_step
+        foreign = [] if loss is not None or has_own_metrics or has_own_step else given
+        if _find_foreign(foreign):
+            raise ValueError(
+                f"Without a loss, metrics of model '{self.name}' are given data and their "
+                "log-densities, and should be such as `gyoza.modelling.metrics."
+                "NegativeLogLikelihood()` or `BitsPerDimension()`. There are no predictions to be "
+                "compared with targets; those of a conditional flow are samples, "
+                f"`sample(context=x)`. Received: metrics={_find_foreign(foreign)}"
+            )
+        super().compile(optimizer, loss, *args, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as it was compiled when it was saved."""
+        if type(self).compile is not LikelihoodTraining.compile:
+            super().compile_from_config(config)  # which warns of a `compile` that users wrote
+            return
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def compute_loss(
         self,
         x: Tensor | None = None,
@@ -79,11 +141,25 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         See `keras.Model.compute_loss`.
         """
         if self.loss is not None:
-            return super().compute_loss(x, y, y_pred, sample_weight, training)
+            try:
+                return super().compute_loss(x, y, y_pred, sample_weight, training)
+            except (KeyError, ValueError) as error:
+                if isinstance(y_pred, tuple | list) and not keras.tree.is_nested(y):
+                    raise self._no_such_loss() from error
+                raise
         log_prob = self._compute_log_prob(x, y, y_pred, training)
         if has_metrics(self):
             self._computed["log_prob"] = y_pred, ops.stop_gradient(log_prob)
         return average_losses(-log_prob, sample_weight, self.losses)
+
+    def _no_such_loss(self) -> ValueError:
+        """Returns the error for a loss that would have to compare two outputs with one target."""
+        return ValueError(
+            f"Model '{self.name}' returns latents and log-determinants, not predictions of targets "
+            "`y`. It should be compiled without a loss, which maximises the likelihood of the "
+            'inputs; for the density of `y` given `x`, call `fit({"inputs": y, "context": x})`. '
+            f"Received: loss={self.loss!r}"
+        )
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

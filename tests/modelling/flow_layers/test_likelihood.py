@@ -137,6 +137,33 @@ def test_base_distribution_is_trained_saved_and_loaded(x, tmp_path):
     assert loaded.evaluate(x, verbose=0) == pytest.approx(model.evaluate(x, verbose=0), rel=1e-6)
 
 
+def test_targets_and_what_compares_them_are_refused(x):
+    model = make_model()
+    shown = r'pass `{"inputs": y, "context": x}`. Received: y of shape \(500,\)'
+    model.compile("adam")
+    for y in (x[:, 0], x[:, 0].tolist(), ["a"] * 500):
+        with pytest.raises(ValueError, match=shown):
+            model.fit(x, y, verbose=0)
+    for metric in ("mse", keras.metrics.MeanSquaredError(), keras.metrics.mean_squared_error):
+        for name in ("metrics", "weighted_metrics"):
+            with pytest.raises(ValueError, match=r"should be such as .*NegativeLogLikelihood"):
+                model.compile("adam", **{name: [metric]})
+    for loss in ("mse", keras.losses.MeanSquaredError(), lambda y, y_pred: y_pred):
+        model.compile("adam", loss)
+        with pytest.raises(ValueError, match="compiled without a loss, which maximises"):
+            model.fit(x, x, verbose=0)
+
+
+def test_losses_and_metrics_of_users_are_used(x):
+    model = make_model()
+    squares = np.square(to_numpy(model(x)[0])).mean()
+    model.compile("adam", "mse")  # of outputs and of log-determinants
+    losses = model.evaluate(x, (np.zeros([500, 3]), np.zeros(500)), batch_size=500, verbose=0)
+    assert np.ravel(losses)[0] == pytest.approx(squares, rel=1e-4)  # volumes are preserved
+    model.compile("adam", metrics=[lambda x, log_prob: -log_prob])
+    np.testing.assert_allclose(*model.evaluate(x, verbose=0), rtol=1e-5)
+
+
 def test_bad_input(x):
     with pytest.raises(TypeError, match="`base_distribution` should be a `Distribution`"):
         FlowModel([ActivationNormalization()], base_distribution="normal")
