@@ -160,6 +160,7 @@ def test_losses_and_metrics_of_users_are_used(x):
     model.compile("adam", "mse")  # of outputs and of log-determinants
     losses = model.evaluate(x, (np.zeros([500, 3]), np.zeros(500)), batch_size=500, verbose=0)
     assert np.ravel(losses)[0] == pytest.approx(squares, rel=1e-4)  # volumes are preserved
+    model = make_model()
     model.compile("adam", metrics=[lambda x, log_prob: -log_prob])
     np.testing.assert_allclose(*model.evaluate(x, verbose=0), rtol=1e-5)
 
