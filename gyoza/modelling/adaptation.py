@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["is_left_alone", "choose_scales"]
+__all__ = ["is_left_alone", "check_finite_rows", "choose_scales"]
 
 # The distance from 1 to the next number, and the smallest number with all digits.
 _PRECISION = {
@@ -31,6 +31,26 @@ def is_left_alone(layer: Any) -> bool:
             stacklevel=3,
         )
     return not layer.trainable
+
+
+def check_finite_rows(name: str, x: np.ndarray, first_row: int = 0) -> None:
+    """Raises a `ValueError` that names rows in which data are not finite.
+
+    Args:
+        name: The name of the layer that is to be adapted.
+        x: The data, or a batch of them, `[batch, ...]`.
+        first_row: The index of the first row of the batch.
+    """
+    is_finite = np.isfinite(x).reshape(len(x), -1)
+    rows = np.flatnonzero(~is_finite.all(axis=1))
+    if not len(rows):
+        return
+    values = x.reshape(len(x), -1)[rows[0]][~is_finite[rows[0]]]
+    shown = ", ".join(str(first_row + row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    raise ValueError(
+        f"`data` should be finite where '{name}' is adapted to them. Received: {values[0]} in the "
+        f"rows {shown}"
+    )
 
 
 def choose_scales(

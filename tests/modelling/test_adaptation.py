@@ -9,8 +9,10 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
+    Affine,
     FlowModel,
     MixtureGaussianization,
+    PrincipalRotation,
     Standardize,
     YeoJohnson,
 )
@@ -121,3 +123,27 @@ def test_dictionaries_hold_inputs_and_a_context():
     for data in ({"input": x, "context": x}, [{"input": x}], {"inputs": x, "contexts": x}):
         with pytest.raises(ValueError, match=r"should be `\{\"inputs\".*Received: the keys"):
             FlowModel([Standardize()]).adapt(data)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, PrincipalRotation])
+def test_rows_that_are_not_finite_are_named(kind):
+    x = draw("float32")
+    x[[70, 150], 1] = np.nan, np.inf
+    layer = kind(name="first")
+    with pytest.raises(ValueError, match=r"'first' is adapted.*Received: nan in the rows 70"):
+        layer.adapt(x, batch_size=64)
+    with pytest.raises(ValueError, match=r"'flow' is adapted.*Received: nan in the rows 70, 150"):
+        FlowModel([layer], name="flow").adapt(x)
+    # What precedes a layer may make numbers too large.
+    layers = [Affine(scale=1e30), Affine(scale=1e30), kind(name="last")]
+    with pytest.raises(ValueError, match=r"'last' is adapted.*Received: -?inf in the rows 0, 1, 2"):
+        FlowModel(layers).adapt(draw("float32"))
+
+
+def test_generator_that_adapt_has_read_is_refused_by_fit():
+    model = FlowModel([ActivationNormalization()])
+    model.compile("adam")
+    batches = (draw("float32") for _ in range(2))
+    model.adapt(batches)
+    with pytest.raises(ValueError, match="a generator that has been read to its end, as `adapt`"):
+        model.fit(batches, verbose=0)

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import flatten_layers
-from gyoza.modelling.adaptation import is_left_alone
+from gyoza.modelling.adaptation import check_finite_rows, is_left_alone
 from gyoza.modelling.batches import iterate_batches, split_context
 from gyoza.modelling.flow_layers.columns import Columns
 from gyoza.modelling.flow_layers.dequantization import UniformDequantization
@@ -45,11 +45,14 @@ class AdaptsLayers:
             data: The inputs: an array, a data frame, a pair of arrays, a dictionary with a context,
                 or an iterable of batches, as `fit` takes them. Only inputs are used, not targets.
                 Where a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other
-                layers are then adapted to all instances of the pairs.
+                layers are then adapted to all instances of the pairs. A generator is read to its
+                end, and `fit` needs another one: `itertools.islice(make(), 10)` are 10 batches of
+                a new one.
             batch_size: Number of instances that are processed at a time.
 
         Raises:
-            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs.
+            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs, or
+                if data or what a layer is adapted to are not finite. The first rows are named.
         """
         pairs = to_pairs(data) if self.adapts_to_pairs else None
         x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
@@ -63,6 +66,8 @@ class AdaptsLayers:
         adapted = [
             hasattr(layer, "adapt") and not is_left_alone(layer) for layer in self._flow_layers_
         ]
+        if any(adapted):
+            check_finite_rows(self.name, x)
         for i, layer in enumerate(self._flow_layers_):
             if not any(adapted[i:]):
                 return

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.adaptation import choose_scales, is_left_alone
+from gyoza.modelling.adaptation import check_finite_rows, choose_scales, is_left_alone
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.flow_layers.univariate import Elementwise
@@ -139,8 +139,7 @@ class MixtureGaussianization(Elementwise):
         if not batches:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
         x = np.concatenate(batches).astype("float64")
-        if not np.all(np.isfinite(x)):
-            raise ValueError("`data` should be finite. Received: data with NaN or infinity")
+        check_finite_rows(self.name, x)
         if not self.built:
             self.build((None, *x.shape[1:]))
         rest = [axis for axis in range(x.ndim) if axis not in self._axes_]

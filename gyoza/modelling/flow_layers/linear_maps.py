@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.adaptation import is_left_alone
+from gyoza.modelling.adaptation import check_finite_rows, is_left_alone
 from gyoza.modelling.axes import read_shape
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -132,7 +132,10 @@ class LinearMap(FlowLayer):
 
     def _iterate_vectors(self, data: Any, batch_size: int) -> Iterable[np.ndarray]:
         """Yields vectors in float64, `[instances and positions, dimension_count]`."""
+        row_count = 0
         for batch in iterate_inputs(data, batch_size):
+            check_finite_rows(self.name, batch, row_count)
+            row_count += len(batch)
             if not self.built:
                 self.build((None, *batch.shape[1:]))
             read_shape((None, *batch.shape[1:]), self._shape_, self._axes_)  # checks it

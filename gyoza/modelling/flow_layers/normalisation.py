@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.adaptation import choose_scales, is_left_alone
+from gyoza.modelling.adaptation import check_finite_rows, choose_scales, is_left_alone
 from gyoza.modelling.axes import align
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
@@ -111,12 +111,14 @@ class ActivationNormalization(FlowLayer):
         """
         if is_left_alone(self):
             return
-        count, dtype = 0, None
+        count, row_count, dtype = 0, 0, None
         mean, squares, low, high = (np.array(value) for value in (0.0, 0.0, np.inf, -np.inf))
         for batch in iterate_inputs(data, batch_size):
             if not self.built:
                 self.build((None, *batch.shape[1:]))
             rest = tuple(axis for axis in range(batch.ndim) if axis not in self._axes_)
+            check_finite_rows(self.name, batch, row_count)
+            row_count += len(batch)
             dtype, batch = batch.dtype, batch.astype("float64")
             batch_count = math.prod(batch.shape[axis] for axis in rest)
             batch_mean = batch.mean(axis=rest)
@@ -131,8 +133,11 @@ class ActivationNormalization(FlowLayer):
             high = np.maximum(high, batch.max(axis=rest))
         if count == 0:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
-        if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(squares))):
-            raise ValueError("`data` should be finite. Received: data with NaN or infinity")
+        if not np.all(np.isfinite(squares)):
+            raise ValueError(
+                f"`data` should have a finite variance where '{self.name}' is adapted to them. "
+                f"Received: numbers from {low.min()} to {high.max()}"
+            )
         deviation = np.sqrt(squares / count)
         self._settle(mean, choose_scales(self, mean, deviation, low == high, dtype))
 

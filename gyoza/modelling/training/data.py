@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import GeneratorType
 from typing import Any
 
 import keras
@@ -52,7 +53,12 @@ def _is_empty(x: Any) -> bool:
 
 
 def _check_not_empty(x: Any) -> None:
-    """Raises a `ValueError` if data are arrays without an instance."""
+    """Raises a `ValueError` if data are arrays without an instance, or a generator at its end."""
+    if isinstance(x, GeneratorType) and x.gi_frame is None:
+        raise ValueError(
+            "`x` should yield at least one batch. Received: a generator that has been read to its "
+            "end, as `adapt` and one epoch of `fit` do. Pass a new one"
+        )
     if _is_empty(x):
         shapes = [tuple(part.shape) for part in keras.tree.flatten(x)]
         raise ValueError(f"`x` should hold at least one instance. Received: shapes {shapes}")
