@@ -14,8 +14,10 @@ from gyoza.modelling.flow_layers import (
     MixtureGaussianization,
     PrincipalRotation,
     Standardize,
+    UniformDequantization,
     YeoJohnson,
 )
+from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
 
 KINDS = [ActivationNormalization, Standardize, MixtureGaussianization]
 
@@ -147,3 +149,35 @@ def test_generator_that_adapt_has_read_is_refused_by_fit():
     model.adapt(batches)
     with pytest.raises(ValueError, match="a generator that has been read to its end, as `adapt`"):
         model.fit(batches, verbose=0)
+
+
+@pytest.mark.parametrize("kind", [ActivationNormalization, MixtureGaussianization])
+def test_flow_that_was_never_adapted_is_warned_of_once(kind):
+    x = np.floor(30.0 + 10.0 * draw("float32")).clip(0, 255)
+    layers = [UniformDequantization(256), Affine(scale=256.0), kind(name="first")]
+    model = FlowModel(layers, name="flow")
+    model.build((None, 2))
+    seed = [to_numpy(state) for state in model.non_trainable_variables]
+    with pytest.warns(UserWarning, match=r"'flow' should be adapted .*'first' does not normalise"):
+        warn_if_unadapted(model, x)
+    after = [to_numpy(state) for state in model.non_trainable_variables]
+    assert len(seed) == len(after) > 0
+    assert all(map(np.array_equal, seed, after))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_if_unadapted(model, x)
+
+
+def test_flow_is_not_warned_of_that_knows_its_data_or_need_not():
+    x = 30.0 + 100.0 * draw("float32")
+    adapted = FlowModel([ActivationNormalization()])
+    adapted.adapt(x)
+    scaled = FlowModel([Affine(scale=0.01), ActivationNormalization()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for model in (adapted, scaled, FlowModel([YeoJohnson()])):
+            model.compile("sgd")
+            model.fit(x, verbose=0)
+        model = FlowModel([ActivationNormalization()])
+        model.compile("sgd")
+        model.fit(draw("float32"), verbose=0)

@@ -18,6 +18,7 @@ from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_o
 from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
+from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
@@ -343,6 +344,7 @@ class FlowMatchingModel(Sampling, Training, keras.Model):
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         warn_if_discrete(self.flow, arguments["x"])
+        warn_if_unadapted(self.flow, arguments["x"])
         with super()._during_fit(arguments) as arguments:
             yield arguments
         self.flow._note_training()

@@ -14,6 +14,7 @@ from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
+from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
 from gyoza.modelling.training import Training, average_losses, describe
 from gyoza.typing import Tensor
 
@@ -196,6 +197,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
     def _during_fit(self, arguments: dict[str, Any]) -> Any:
         if self.loss is None:
             warn_if_discrete(self, arguments["x"])
+        warn_if_unadapted(self, arguments["x"])
         return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Tensor) -> None:

@@ -1,0 +1,83 @@
+"""Data that a flow should have been adapted to before it is fitted to them."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from gyoza.typing import Tensor
+
+__all__ = ["warn_if_unadapted"]
+
+_MOST_ROWS = 256
+# The root mean square from which data count as far from standardised. The normal distribution's
+# -log p of one such number is 50 nats.
+_LARGEST = 10.0
+
+
+def warn_if_unadapted(model: Any, x: Any) -> None:
+    """Warns, once per model, where a normalisation does not bring data to the scale of the latent.
+
+    A new normalisation is the identity until it is adapted, loaded or set. Where data have about
+    the scale of the base distribution, that does no harm. Where they do not, training begins with
+    losses of thousands of nats.
+
+    Args:
+        model: The flow model that is to be fitted to the data.
+        x: The data, as `fit` takes them. At most 256 instances are looked at, and those of arrays
+            and tensors alone.
+    """
+    x, context = (x.get("inputs"), x.get("context")) if isinstance(x, dict) else (x, None)
+    x = x[0] if isinstance(x, tuple | list) and len(x) == 2 else x
+    layer = next((layer for layer in model._flow_layers_ if _normalises(layer)), None)
+    is_array = isinstance(x, np.ndarray) or ops.is_tensor(x)
+    if layer is None or not is_array or getattr(model, "_is_known_to_be_unadapted", False):
+        return
+    step = -(-len(x) // _MOST_ROWS) or 1
+    x, context = (None if part is None else part[::step] for part in (x, context))
+    if not _measure(x).max(initial=0.0) > _LARGEST:
+        return
+    sizes = _measure(_run(model, layer, x, context))
+    if not sizes.max(initial=0.0) > _LARGEST:
+        return
+    model._is_known_to_be_unadapted = True
+    warnings.warn(
+        f"Model '{model.name}' should be adapted to the data, by `adapt(x)`, before it is fitted "
+        f"to them: its layer '{layer.name}' does not normalise them. Received: outputs of a root "
+        f"mean square of {sizes.max():.3g} in dimension {sizes.argmax()}",
+        stacklevel=4,
+    )
+
+
+def _normalises(layer: Any) -> bool:
+    return hasattr(layer, "adapt") and not layer.preserves_volume
+
+
+def _measure(x: Tensor) -> np.ndarray:
+    """Returns the root mean square of each dimension, in row-major order."""
+    x = np.asarray(ops.convert_to_numpy(x), "float64")
+    return np.sqrt(np.mean(np.square(x.reshape(len(x), -1)), axis=0)) if len(x) else np.zeros(0)
+
+
+def _run(model: Any, last: Any, x: Any, context: Any) -> Tensor:
+    """Returns the outputs of a layer of a model, and leaves states of random numbers as they are.
+
+    Args:
+        model: The model.
+        last: The layer.
+        x: The inputs of the model.
+        context: Its context, or `None`.
+    """
+    x, context = (None if part is None else ops.convert_to_tensor(part) for part in (x, context))
+    model.build_for(x, context)
+    states = [state for state in model.non_trainable_variables if "int" in str(state.dtype)]
+    values = [ops.convert_to_numpy(state) for state in states]
+    try:
+        for layer, outputs, _ in model.run_layers(x, context):
+            if layer is last:
+                return outputs
+    finally:
+        for state, value in zip(states, values, strict=True):
+            state.assign(value)
+    return x
