@@ -58,8 +58,8 @@ class AdditiveCoupling(ElementwiseCoupling):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | Callable[..., Any] | None = None,
+        axes: Iterable[int] | Mask | None = None,
         compute_coupling_parameters: Callable[..., Any] | None = None,
         mask: Mask | None = None,
         **kwargs: Any,
@@ -122,8 +122,8 @@ class AffineCoupling(ElementwiseCoupling):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | Callable[..., Any] | None = None,
+        axes: Iterable[int] | Mask | None = None,
         compute_coupling_parameters: Callable[..., Any] | None = None,
         mask: Mask | None = None,
         log_scale_bound: float | None = 2.0,

@@ -11,7 +11,7 @@ from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.conditioners.made import MADE
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.transforming import AppliesTransform, option
-from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.arguments import make_parts, take_first
 from gyoza.modelling.functions.checks import check_instance, is_own
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
@@ -50,7 +50,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
     and `parameter_count`. Parameters have a last axis of that length.
 
     Args:
-        shape: See :class:`FlowLayer`.
+        shape: See :class:`FlowLayer`. The network can be passed first instead.
         axes: See :class:`FlowLayer`. The dimensions along several axes are numbered in row-major
             order.
         conditioner: The network :math:`p`, a :class:`~gyoza.modelling.conditioners.MADE`, which
@@ -84,12 +84,13 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
+        shape: Iterable[int] | MADE | None = None,
         axes: Iterable[int] | None = None,
         conditioner: MADE | None = None,
         transformer: Transform | None = None,
         **kwargs: Any,
     ) -> None:
+        shape, conditioner = take_first(shape, conditioner, lambda x: isinstance(x, MADE))
         super().__init__(shape=shape, axes=axes, **kwargs)
         self._set_transformer(transformer)
         if transformer is not None and transformer.couples_dimensions:
@@ -228,7 +229,7 @@ class MaskedAffine(MaskedAutoregressive):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
+        shape: Iterable[int] | MADE | None = None,
         axes: Iterable[int] | None = None,
         conditioner: MADE | None = None,
         log_scale_bound: float | None = 2.0,
@@ -304,7 +305,7 @@ class MaskedRationalQuadraticSpline(MaskedAutoregressive):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
+        shape: Iterable[int] | MADE | None = None,
         axes: Iterable[int] | None = None,
         conditioner: MADE | None = None,
         bin_count: int = 8,

@@ -11,7 +11,7 @@ from keras import ops
 
 from gyoza.modelling.conditioners import Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
-from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.arguments import make_parts, take_first
 from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
@@ -54,7 +54,8 @@ class Coupling(ConditionalFlowLayer):
     :class:`~gyoza.modelling.transforms.Transform` in an :class:`ElementwiseCoupling`.
 
     Args:
-        shape: See :class:`FlowLayer`.
+        shape: See :class:`FlowLayer`. The network can be passed first instead, without its name,
+            and the mask second: `AffineCoupling(MLP([64]), CheckerBoardMask())`.
         axes: See :class:`FlowLayer`.
         compute_coupling_parameters: The network :math:`g`: a Keras layer or model, or any other
             callable. It is given :math:`x_1` in the full shape of the inputs, or the list
@@ -117,12 +118,16 @@ class Coupling(ConditionalFlowLayer):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | Callable[..., Any] | None = None,
+        axes: Iterable[int] | Mask | None = None,
         compute_coupling_parameters: Callable[..., Any] | None = None,
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
+        lengths, compute_coupling_parameters = take_first(
+            shape, compute_coupling_parameters, callable
+        )
+        axes, mask = take_first(axes, mask, lambda value: isinstance(value, Mask))
         conditioner = kwargs.pop("conditioner", None)
         if conditioner is not None:
             if compute_coupling_parameters is not None:
@@ -143,7 +148,7 @@ class Coupling(ConditionalFlowLayer):
             mask = HeavisideMask()
         check_instance("mask", mask, Mask, "a `Mask`")
         super().__init__(
-            shape=mask._shape_ if shape is None else shape,
+            shape=mask._shape_ if lengths is None else lengths,
             axes=mask._axes_ if axes is None else axes,
             **kwargs,
         )

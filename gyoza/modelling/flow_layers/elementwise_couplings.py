@@ -100,8 +100,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | Callable[..., Any] | None = None,
+        axes: Iterable[int] | Mask | None = None,
         compute_coupling_parameters: Callable[..., Any] | None = None,
         mask: Mask | None = None,
         transformer: Transform | None = None,

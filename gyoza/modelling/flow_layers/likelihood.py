@@ -63,8 +63,8 @@ def _find_foreign(metrics: Any) -> list[Any]:
 
     Means, and what users have written or registered, can be given anything.
     """
-    means = (keras.metrics.Metric, keras.metrics.Mean, keras.metrics.Sum)
-    means += (keras.metrics.MeanMetricWrapper,)
+    kinds = keras.metrics
+    means = (kinds.Metric, kinds.Mean, kinds.MeanMetricWrapper, kinds.Sum)
     found = []
     for metric in keras.tree.flatten(metrics):
         if isinstance(metric, str):

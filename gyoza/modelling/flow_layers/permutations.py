@@ -10,6 +10,7 @@ from keras import ops
 
 from gyoza.backend import is_traced
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.arguments import take_first
 from gyoza.modelling.functions.checks import is_integer
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.typing import Tensor
@@ -20,6 +21,10 @@ __all__ = [
     "HeavisidePermutation",
     "CheckerBoardPermutation",
 ]
+
+
+def _has_index_0(values: Any) -> bool:
+    return isinstance(values, list | tuple | np.ndarray) and 0 in values
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -34,6 +39,8 @@ class Permutation(FlowLayer):
 
     Args:
         shape: See :class:`FlowLayer`. It is `[len(permutation)]` if both it and `axes` are omitted.
+            The permutation can be passed first instead, as `Permutation([2, 0, 1])`: it has an
+            index 0, which a shape has not.
         axes: See :class:`FlowLayer`.
         permutation: The vector :math:`\pi`: every index from 0 to `dimension_count - 1` once.
         **kwargs: Arguments of `keras.Layer`.
@@ -49,7 +56,7 @@ class Permutation(FlowLayer):
 
     Example:
 
-        >>> layer = gyoza.modelling.flow_layers.Permutation(permutation=[2, 0, 1])
+        >>> layer = gyoza.modelling.flow_layers.Permutation([2, 0, 1])
         >>> outputs, log_det = layer(np.array([[1.0, 2.0, 3.0]], "float32"))
         >>> keras.ops.convert_to_numpy(outputs)
         array([[3., 1., 2.]], dtype=float32)
@@ -67,6 +74,8 @@ class Permutation(FlowLayer):
         permutation: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
+        if type(self) is Permutation:
+            shape, permutation = take_first(shape, permutation, _has_index_0)
         makes_its_own = type(self).make_permutation is not Permutation.make_permutation
         if (permutation is None) != makes_its_own:
             expected = "not be given, since the layer has its own" if makes_its_own else "be given"

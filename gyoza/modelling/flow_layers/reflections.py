@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.arguments import take_first
+from gyoza.modelling.functions.checks import check_integer, is_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.triangles import solve_triangle
 from gyoza.typing import Tensor
@@ -76,7 +77,8 @@ class Reflection(FlowLayer):
     square matrix if that is cheaper.
 
     Args:
-        shape: See :class:`FlowLayer`.
+        shape: See :class:`FlowLayer`. A single integer is the number of reflections:
+            `Reflection(8)` is `Reflection(reflection_count=8)`.
         axes: See :class:`FlowLayer`. These are axes of the tensor, not axes of reflection.
         reflection_count: The number of reflections, :math:`R`, at least 1.
         inverse_mode: Whether `call` reflects in reverse order, and `invert` in forward order.
@@ -113,20 +115,21 @@ class Reflection(FlowLayer):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
+        shape: Iterable[int] | int | None = None,
         axes: Iterable[int] | None = None,
         reflection_count: int = 1,
         inverse_mode: bool = False,
         initializer: str = "random",
         **kwargs: Any,
     ) -> None:
+        lengths, reflection_count = take_first(shape, reflection_count, is_integer, default=1)
         reflection_count = check_integer("reflection_count", reflection_count, minimum=1)
         if initializer not in _INITIALIZERS:
             raise ValueError(
                 f"`initializer` should be one of {list(_INITIALIZERS)}. "
                 f"Received: initializer={initializer!r}"
             )
-        super().__init__(shape=shape, axes=axes, **kwargs)
+        super().__init__(shape=lengths, axes=axes, **kwargs)
         self.initializer = initializer
         self.reflection_count = reflection_count
         self._inverse_mode_ = inverse_mode

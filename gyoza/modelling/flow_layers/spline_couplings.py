@@ -82,8 +82,8 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | Callable[..., Any] | None = None,
+        axes: Iterable[int] | Mask | None = None,
         compute_coupling_parameters: Callable[..., Any] | None = None,
         mask: Mask | None = None,
         bin_count: int = 8,
@@ -151,8 +151,8 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
-        axes: Iterable[int] | None = None,
+        shape: Iterable[int] | Callable[..., Any] | None = None,
+        axes: Iterable[int] | Mask | None = None,
         compute_coupling_parameters: Callable[..., Any] | None = None,
         mask: Mask | None = None,
         bin_count: int = 8,

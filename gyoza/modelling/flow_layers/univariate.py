@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.transforming import check_transformer
-from gyoza.modelling.functions.arguments import make_parts
+from gyoza.modelling.functions.arguments import make_parts, take_first
 from gyoza.modelling.transforms import Transform
 from gyoza.typing import Tensor
 
@@ -30,7 +30,7 @@ class Elementwise(FlowLayer):
     mixture would then be, and stay, equal: use :class:`MixtureGaussianization`.
 
     Args:
-        shape: See :class:`FlowLayer`.
+        shape: See :class:`FlowLayer`. The transform can be passed first instead.
         axes: See :class:`FlowLayer`.
         transformer: The function :math:`f`, a :class:`~gyoza.modelling.transforms.Transform`.
         **kwargs: Arguments of `keras.Layer`.
@@ -63,12 +63,13 @@ class Elementwise(FlowLayer):
 
     def __init__(
         self,
-        shape: Iterable[int] | None = None,
+        shape: Iterable[int] | Transform | None = None,
         axes: Iterable[int] | None = None,
         transformer: Transform | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(shape=shape, axes=axes, **kwargs)
+        lengths, transformer = take_first(shape, transformer, lambda x: isinstance(x, Transform))
+        super().__init__(shape=lengths, axes=axes, **kwargs)
         self.transformer: Any = check_transformer(transformer)
         self.preserves_volume = self.preserves_volume and self.transformer.preserves_volume
         self._create_weights_once()

@@ -1,10 +1,11 @@
 """Arguments of functions and constructors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
-__all__ = ["given", "make_parts"]
+__all__ = ["given", "make_parts", "take_first"]
 
 
 def given(**arguments: Any) -> dict[str, Any]:
@@ -21,3 +22,29 @@ def make_parts(config: dict[str, Any], *names: str) -> dict[str, Any]:
     """
     parts = {name: config[name] for name in names if isinstance(config.get(name), dict)}
     return {**config, **{n: keras.saving.deserialize_keras_object(p) for n, p in parts.items()}}
+
+
+def take_first(
+    first: Any, value: Any, is_value: Callable[[Any], bool], default: Any = None
+) -> tuple[Any, Any]:
+    """Lets the argument that matters stand first, where its type tells it from the one before.
+
+    Args:
+        first: What was passed in the place of `shape` or `axes`.
+        value: What was passed for the argument that matters.
+        is_value: Whether something can only be that argument.
+        default: Its default.
+
+    Returns:
+        Both arguments. Where the other one was passed first, and not by its name as well, they are
+        `None` and the value.
+
+    Example:
+
+        >>> from gyoza.modelling.functions.arguments import take_first
+        >>> take_first(np.tanh, None, callable)
+        (None, <ufunc 'tanh'>)
+        >>> take_first([3], np.tanh, callable)
+        ([3], <ufunc 'tanh'>)
+    """
+    return (None, first) if value is default and is_value(first) else (first, value)
