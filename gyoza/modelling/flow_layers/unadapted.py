@@ -12,8 +12,8 @@ __all__ = ["warn_if_unadapted"]
 
 _MOST_ROWS = 256
 # The root mean square from which data count as far from standardised. The normal distribution's
-# -log p of one such number is 50 nats.
-_LARGEST = 10.0
+# -log p of one such number is 200 nats.
+_LARGEST = 20.0
 
 
 def warn_if_unadapted(model: Any, x: Any) -> None:
