@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import forget_gradients
+from gyoza.modelling.flow_layers.describing import Describes
 from gyoza.modelling.freezing import freeze_after
 from gyoza.modelling.functions.checks import check_choice, is_own
 from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
@@ -206,7 +207,7 @@ def _read(x: Tensor) -> Any:
     return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") else x
 
 
-class Invertible:
+class Invertible(Describes):
     """What `FlowLayer` and `FlowModel` have in common: a way back and a log-determinant.
 
     It sees to it that `invert` and `compute_jacobian_determinant` are run as Keras runs `call`:

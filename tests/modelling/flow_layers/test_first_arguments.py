@@ -1,13 +1,15 @@
-"""Arguments that matter can be passed first, without their names."""
+"""Arguments that matter can be passed first, without their names, and are shown by `repr`."""
 
 import numpy as np
 import pytest
 
 from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
     AdditiveCoupling,
     AffineCoupling,
     Elementwise,
+    FlowModel,
     MaskedAffine,
     Permutation,
     RationalQuadraticSplineCoupling,
@@ -55,3 +57,19 @@ def test_what_is_given_twice_is_refused():
         AffineCoupling(MLP([8]), conditioner=MLP([8]))
     with pytest.raises(ValueError, match="`shape` should hold positive lengths"):
         Permutation([1, 0], permutation=[1, 0])
+
+
+def test_repr_shows_what_defines_layers_and_models():
+    assert repr(ActivationNormalization(axes=[3])) == "ActivationNormalization(axes=[3])"
+    flow = FlowModel([AffineCoupling(MLP([8, 8])), FlowModel([Reflection(4), Reflection()])])
+    assert repr(flow).splitlines() == [
+        "FlowModel([",
+        "    AffineCoupling(compute_coupling_parameters=MLP([8, 8])),",
+        "    FlowModel([",
+        "        Reflection(reflection_count=4),",
+        "        Reflection(),",
+        "    ]),",
+        "])",
+    ]
+    assert repr(FlowModel()) == "FlowModel([])"
+    assert repr(Reflection.__new__(Reflection)) == "<Reflection>"  # not initialised

@@ -1,0 +1,67 @@
+"""What layers and models show of themselves when they are printed."""
+
+import inspect
+from typing import Any
+
+__all__ = ["Describes"]
+
+_LONGEST = 60
+# What arguments are if they are omitted.
+_OMITTED = ("HeavisideMask()", "StandardNormal()")
+
+
+class Describes:
+    """A layer or model that shows, when it is printed, what defines it.
+
+    These are the arguments of its constructor that differ from their defaults, and of a model its
+    layers, each on a line.
+    """
+
+    def __repr__(self) -> str:
+        try:
+            return _describe(self)
+        except Exception:  # such as for an object whose constructor has not run
+            return f"<{type(self).__name__}>"
+
+
+def _describe(layer: Any) -> str:
+    name = type(layer).__name__
+    parts = getattr(layer, "_flow_layers_", None)
+    arguments = [f"{key}={_shorten(value)}" for key, value in _find_arguments(layer).items()]
+    if parts is None:
+        return f"{name}({', '.join(arguments)})"
+    lines = [f"    {line}" for part in parts for line in f"{part!r},".splitlines()]
+    if not lines:
+        return f"{name}({', '.join(['[]', *arguments])})"
+    return "\n".join([f"{name}([", *lines, ", ".join(["]", *arguments]) + ")"])
+
+
+def _find_arguments(layer: Any) -> dict[str, Any]:
+    """Returns arguments of the constructor that are not their defaults, without those of Keras."""
+    config, found = layer.get_config(), {}
+    for key, parameter in inspect.signature(type(layer).__init__).parameters.items():
+        if key not in config or key in ("self", "flow_layers"):
+            continue
+        value = config[key]
+        value = list(value) if isinstance(value, tuple) else value
+        default = parameter.default
+        default = list(default) if isinstance(default, tuple) else default
+        if _name(value) not in (repr(default), *_OMITTED):
+            found[key] = value
+    return found
+
+
+def _name(value: Any) -> str:
+    """Returns a value, or the class of an object in the form in which Keras saves it."""
+    if isinstance(value, dict) and "class_name" in value:
+        inner = value.get("config")
+        if value["class_name"] == "function":
+            return str(inner)
+        sizes = inner.get("hidden_sizes") if isinstance(inner, dict) else None
+        return f"{value['class_name']}({'' if sizes is None else list(sizes)})"
+    return repr(value)
+
+
+def _shorten(value: Any) -> str:
+    text = _name(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
