@@ -21,7 +21,7 @@ spec.loader.exec_module(write)
     reason="Keras does not read what later versions of it wrote",
 )
 @pytest.mark.parametrize("name", write.NAMES)
-@pytest.mark.filterwarnings("ignore:Log-densities of model")  # of a few steps, which are enough here
+@pytest.mark.filterwarnings("ignore:Log-densities of model")
 def test_saved_model_computes_and_learns_what_it_did(name):
     """Compares outputs, inverse, density and the next training step with those of then.
 
