@@ -200,8 +200,9 @@ def hide_private_bases(app: Sphinx, name: str, obj: type, options: Any, bases: l
 def skip_member(
     app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
 ) -> bool | None:
-    """Leaves out private members, and those of other packages that a private base annotates."""
-    is_foreign = isinstance(obj, property) and obj.fget.__module__.split(".")[0] != PACKAGE
+    """Leaves out private members, and those that other packages add or a private base annotates."""
+    function = obj.fget if isinstance(obj, property) else obj
+    is_foreign = inspect.isfunction(function) and function.__module__.split(".")[0] != PACKAGE
     return None if is_public(name) and not is_foreign else True
 
 

@@ -168,6 +168,18 @@ def test_flow_that_was_never_adapted_is_warned_of_once(kind):
         warn_if_unadapted(model, x)
 
 
+def test_models_among_the_layers_are_warned_of_as_layers_are():
+    inner = FlowModel([ActivationNormalization()], name="inner")
+    model = FlowModel([Affine(scale=2.0), inner])
+    x = 30.0 + 100.0 * draw("float32")
+    with pytest.warns(UserWarning, match="'inner' does not normalise"):
+        warn_if_unadapted(model, x)
+    other = FlowModel([FlowModel([Affine(scale=2.0)])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_if_unadapted(other, x)
+
+
 def test_flow_is_not_warned_of_that_knows_its_data_or_need_not():
     x = 30.0 + 100.0 * draw("float32")
     adapted = FlowModel([ActivationNormalization()])

@@ -133,7 +133,8 @@ class Density(Quantiles):
             sample_count: The number of instances.
             seed: Integer for the same samples every time. Other ones at each call if omitted.
             context: The context of each sample, `[sample_count, ...]`, or one for all of them; see
-                :meth:`log_prob`. For several samples of each context, see :meth:`sample_each`.
+                :meth:`log_prob`. For several samples of each context, see
+                :meth:`FlowModel.sample_each`.
             batch_size: See :meth:`log_prob`.
             verbose: See :meth:`log_prob`.
 

@@ -130,8 +130,8 @@ class Quantiles:
             batch_size: See :meth:`log_prob`.
 
         Returns:
-            The quantiles: with a context, `[contexts, levels]` or, for one level, `[contexts]`,
-            and without, the shape of `levels`.
+            The quantiles, `[contexts, levels]` or, for one level, `[contexts]`; in the shape of
+            `levels` without a context.
 
         Raises:
             NotImplementedError: See :meth:`probability_integral_transform`.

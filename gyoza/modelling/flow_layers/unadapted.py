@@ -51,6 +51,10 @@ def warn_if_unadapted(model: Any, x: Any) -> None:
 
 
 def _normalises(layer: Any) -> bool:
+    # A model among the layers does if one of its layers does.
+    parts = getattr(layer, "_flow_layers_", None)
+    if parts is not None:
+        return any(map(_normalises, parts))
     return hasattr(layer, "adapt") and not layer.preserves_volume
 
 

@@ -328,8 +328,8 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
             **kwargs: See :meth:`sample_and_log_weights`.
 
         Returns:
-            The estimate in nats, and its standard error: scalars, or one for each of several
-            contexts, `[contexts]`.
+            The pair of the estimate in nats and its standard error, which are scalars, or one for
+            each of several contexts, `[contexts]`.
 
         Raises:
             ValueError: If `sample_count` is less than 2; or see :meth:`sample_and_log_weights`.
