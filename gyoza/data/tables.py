@@ -113,7 +113,7 @@ class Table:
         bounds: The least and the greatest value of columns that have bounds, by name.
 
     Raises:
-        TypeError: If `frame` is no data frame, or a column holds what is neither numbers nor
+        TypeError: If `frame` is not a data frame, or a column holds what is neither numbers nor
             categories, such as dates.
         ValueError: If a column has one value only or missing values, does not fit its kind, or has
             so many categories that it looks like an identifier. The message names it.

@@ -30,7 +30,7 @@ def to_seed(seed: Any) -> int:
         seed: A non-negative integer of any size.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not such an integer.
     """
     seed = check_integer("seed", seed)
     return seed if seed < 1 << 31 else scramble(seed)

@@ -60,7 +60,7 @@ def get_names(data: Any) -> tuple[str, ...] | None:
         data: Inputs, or a dictionary with `inputs`, or a pair of inputs that are alike.
 
     Returns:
-        The names, or `None` where the inputs are no data frame, or its columns have no names.
+        The names, or `None` where the inputs are not a data frame, or its columns have no names.
     """
     if isinstance(data, dict):
         data = data.get("inputs")

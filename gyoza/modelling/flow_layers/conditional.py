@@ -151,7 +151,7 @@ class PassesContext(TakesContext):
     def _with_context(
         self, context: Tensor, training: bool | None = None
     ) -> list[tuple[Any, dict[str, Any]]]:
-        """Returns all layers, each with its arguments beside the inputs."""
+        """Returns all layers, each with its arguments besides the inputs."""
         # Keras looks through all arguments, unless the inputs are the only one.
         arguments = {} if training is None else {"training": training}
         if context is None:

@@ -99,7 +99,7 @@ def to_rows(x: Tensor) -> Any:
 
 
 def _convert(x: Tensor, y: Tensor) -> tuple[Any, Any]:
-    """Gives a number of Python the dtype of the tensor that it is compared with."""
+    """Converts a Python number to the dtype of the tensor that it is compared with."""
     if isinstance(x, float):
         return ops.convert_to_tensor(x, dtype=y.dtype), y
     return x, ops.convert_to_tensor(y, dtype=x.dtype) if isinstance(y, float) else y
