@@ -1,8 +1,8 @@
 """Trainings that are killed and run again, each in a process of its own.
 
-`python tests/resuming_cases.py CASE FOLDER KILLS SEED` trains a model without interruption, and
-then once more with `ResumableTraining`, killing it at random moments and starting it again until it
-ends. It prints how often it was killed, and whether the weights and the history are equal.
+`python tests/resuming_cases.py CASE FOLDER KILLS SEED EPOCHS` trains a model without interruption,
+and then once more with `ResumableTraining`, killed at random moments and started again until it
+ends. It prints how often it was killed, and what of the weights and the history is not equal.
 
 All processes are forks of one that has imported everything and computed nothing.
 """
@@ -40,16 +40,29 @@ CASES = {
 }
 
 
-class Mark(keras.callbacks.Callback):
-    """Lets a file grow by a byte with each epoch, so that it can be known when to kill."""
+class Death(keras.callbacks.Callback):
+    """Has the system kill the process some epochs after its start, and a fraction of one later."""
 
-    def __init__(self, path):
+    def __init__(self, epochs, fraction):
         super().__init__()
-        self.path = path
+        self.left, self.fraction = epochs, fraction
+
+    def get_state(self):
+        return None  # it is another moment in each process
+
+    def set_state(self, state):
+        """Keeps its own moment."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.process_time()
 
     def on_epoch_end(self, epoch, logs=None):
-        with self.path.open("ab") as file:
-            file.write(b".")
+        self.left -= 1
+        if self.left == 0:
+            # Nothing handles the signal, so that it ends the process wherever that is. Time of the
+            # processor does not pass while others use it.
+            duration = self.fraction * (time.process_time() - self.start)
+            signal.setitimer(signal.ITIMER_PROF, max(duration, 1e-6))
 
 
 def make_layers(has_noise, block_count):
@@ -76,6 +89,7 @@ def train(
     steps_per_execution=1,
     run_eagerly=False,
     save_freq="epoch",
+    moment=None,
     can_resume=True,
     **options,
 ):
@@ -110,7 +124,9 @@ def train(
     )
     stopping = keras.callbacks.EarlyStopping(patience=epochs // 2, restore_best_weights=True)
     plateau = keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.9)
-    callbacks = [stopping, plateau, Mark(folder / "mark")]
+    callbacks = [stopping, plateau]
+    if moment is not None:
+        callbacks.append(Death(*moment))
     if can_resume:
         callbacks.insert(0, ResumableTraining(folder / "backup", save_freq))
     history = model.fit(epochs=epochs, callbacks=callbacks, verbose=0, **arguments)
@@ -123,9 +139,9 @@ def train(
     np.savez(folder / "result.npz", **logs, **weights)
 
 
-def start(folder, case, epochs, **options):
+def run_process(folder, case, epochs, **options):
+    """Trains in a process of its own, and returns its exit code, or minus the signal it died of."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "mark").write_bytes(b"")
     process = os.fork()
     if process == 0:
         code = 1
@@ -135,47 +151,30 @@ def start(folder, case, epochs, **options):
         except BaseException:
             traceback.print_exc()
         os._exit(code)
-    return process
-
-
-def wait(process, mark=None, epochs=0, fraction=0.0):
-    """Waits until a process ends, or has trained for some epochs and a fraction of one.
-
-    Returns:
-        The exit status of the process, or `None` if it has not ended.
-    """
-    times = [time.monotonic()]
-    while True:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return status
-        if mark is not None and mark.stat().st_size >= len(times):
-            times.append(time.monotonic())
-        if len(times) > epochs > 0:
-            time.sleep(fraction * (times[-1] - times[-2]))
-            return None
-        time.sleep(0.0005)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def run(case, folder, kill_count, seed, epochs):
     """Returns how often training was killed, and what was not equal in the end."""
-    folder = pathlib.Path(folder)
+    reference, killed = (pathlib.Path(folder) / name for name in ("reference", "killed"))
     generator = random.Random(seed)
-    assert wait(start(folder / "reference", case, epochs, can_resume=False)) == 0
+    assert run_process(reference, case, epochs, can_resume=False) == 0
+    expected = np.load(reference / "result.npz")
     # The first epoch takes longest, and is not what to kill others by.
-    most = max(2, (folder / "reference" / "mark").stat().st_size // (2 * kill_count))
-    moments = [(generator.randint(2, most), generator.random()) for _ in range(kill_count)]
-    for moment in moments:
-        process = start(folder / "killed", case, epochs)
-        assert wait(process, folder / "killed" / "mark", *moment) is None
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-    assert wait(start(folder / "killed", case, epochs)) == 0
-    results = [np.load(folder / name / "result.npz") for name in ("reference", "killed")]
-    assert set(results[0]) == set(results[1])
-    wrong = [name for name in results[0] if not np.array_equal(*(r[name] for r in results))]
-    assert not (folder / "killed" / "backup").exists()
-    return kill_count, wrong
+    most = max(2, len(expected["loss"]) // (2 * kill_count))
+    left, wrong, has_ended = kill_count, set(), False
+    while left or not has_ended:
+        moment = (generator.randint(2, most), generator.random()) if left else None
+        status = run_process(killed, case, epochs, moment=moment)
+        assert status in (0, -signal.SIGPROF), status
+        has_ended = status == 0  # maybe before its moment came, where an epoch took long
+        if has_ended:
+            result = np.load(killed / "result.npz")
+            assert set(result) == set(expected)
+            wrong |= {name for name in result if not np.array_equal(result[name], expected[name])}
+            assert not (killed / "backup").exists()
+        left -= not has_ended
+    return kill_count, sorted(wrong)
 
 
 if __name__ == "__main__":

@@ -379,7 +379,7 @@ def kill(case, folder, kill_count, epoch_count):
 
 @pytest.mark.skipif(BACKEND != "jax", reason="each process compiles anew, which takes longer")
 def test_training_that_is_killed_ends_as_if_it_had_not_been(tmp_path):
-    assert kill("short noise", tmp_path, 5, 14) == "5 | []"
+    assert kill("short noise", tmp_path, 5, 20) == "5 | []"
 
 
 @pytest.mark.long
