@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.adaptation import check_finite_rows, choose_scales, is_left_alone
-from gyoza.modelling.axes import align
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.dtypes import at_least_float32
@@ -155,11 +154,8 @@ class ActivationNormalization(FlowLayer):
         Returns:
             The location and the scale, with as many axes as `x`.
         """
-        rank = len(x.shape)
-        return (
-            align(self._location_, self._axes_, self._shape_, rank),
-            align(self._scale_, self._axes_, self._shape_, rank),
-        )
+        others = [axis for axis in range(len(x.shape)) if axis not in self._axes_]
+        return ops.expand_dims(self._location_, others), ops.expand_dims(self._scale_, others)
 
     def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`FlowLayer.call`."""

@@ -90,13 +90,15 @@ class AffineTransform(Transform):
         Returns:
             The log-scales, `[..., dimensions]`.
         """
-        return bound_log_scales(parameters[..., 0], self.log_scale_bound)
+        raw, _ = ops.unstack(parameters, 2, axis=-1)  # one operation, where an index takes two each
+        return bound_log_scales(raw, self.log_scale_bound)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts; see :meth:`Transform.forward`."""
         check_float_dtype(x.dtype)
         log_scales = self.compute_log_scales(parameters)
-        return x * ops.cast(ops.exp(log_scales), x.dtype) + parameters[..., 1], log_scales
+        _, shifts = ops.unstack(parameters, 2, axis=-1)
+        return x * ops.cast(ops.exp(log_scales), x.dtype) + shifts, log_scales
 
     def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Shifts and scales back; see :meth:`Transform.inverse`."""
@@ -109,7 +111,8 @@ class AffineTransform(Transform):
 
     def _undo(self, y: Tensor, parameters: Tensor, log_scales: Tensor) -> Tensor:
         check_float_dtype(y.dtype)
-        return (y - parameters[..., 1]) * ops.cast(ops.exp(-log_scales), y.dtype)
+        _, shifts = ops.unstack(parameters, 2, axis=-1)
+        return (y - shifts) * ops.cast(ops.exp(-log_scales), y.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`Transform.get_config`."""

@@ -100,13 +100,13 @@ class LogisticMixtureTransform(AffineTransform):
         """Bends, scales and shifts; see :meth:`Transform.forward`."""
         exact, parameters = _cast(x, parameters)
         bent, log_slopes = mixture_log_odds(exact, *self._read_mixture(parameters))
-        y, log_scales = super().forward(bent, parameters)
+        y, log_scales = super().forward(bent, parameters[..., :2])
         return ops.cast(y, x.dtype), log_slopes + log_scales
 
     def inverse(self, y: Tensor, parameters: Tensor) -> Tensor:
         """Shifts and scales back, and finds a quantile; see :meth:`Transform.inverse`."""
         exact, parameters = _cast(y, parameters)
-        bent = super().inverse(exact, parameters)
+        bent = super().inverse(exact, parameters[..., :2])
         return ops.cast(mixture_quantile(bent, *self._read_mixture(parameters)), y.dtype)
 
     def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
