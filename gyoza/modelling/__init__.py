@@ -1,4 +1,4 @@
-"""Flow layers and models, and the masks, conditioners, distributions and losses beside them."""
+"""Flow layers and models, and the masks, conditioners, distributions and losses that go with them."""
 
 from gyoza.modelling import (
     attributes,

@@ -23,7 +23,7 @@ def split_context(inputs: Tensor, context: Tensor | None = None) -> tuple[Any, A
         The inputs, and the context or `None`.
 
     Raises:
-        ValueError: If the dictionary has other keys, or there is another context beside it.
+        ValueError: If the dictionary has other keys, or another context is passed as well.
     """
     if not isinstance(inputs, dict):
         return inputs, context

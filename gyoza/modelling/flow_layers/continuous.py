@@ -31,7 +31,7 @@ from gyoza.typing import Shape, Tensor
 __all__ = ["ContinuousFlow", "refine_steps"]
 
 _PROBES = ("rademacher", "normal")
-# Whether solutions are computed by shorter steps, in this thread, than layers are told.
+# Whether, in this thread, equations are solved by shorter steps than those of the layers.
 _IS_REFINED = contextvars.ContextVar("is_refined", default=False)
 
 

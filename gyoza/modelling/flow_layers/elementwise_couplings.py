@@ -36,7 +36,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     which are given the dimensions that change and their parameters, and if there is more than one
     parameter for each dimension, `parameter_count`. Where results and log-derivatives come from one
     computation, `_couple_and_stretch_` can be implemented instead of `_couple_` and
-    `compute_log_stretch`, and `_decouple_and_stretch_` beside `_decouple_`.
+    `compute_log_stretch`, and `_decouple_and_stretch_` as well as `_decouple_`.
 
     Parameters have a further, last axis of length `parameter_count` if that is not 1, also those of
     a network that answers in full shape. A :class:`~gyoza.modelling.conditioners.Conditioner`

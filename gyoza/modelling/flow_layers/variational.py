@@ -37,7 +37,7 @@ class VariationalModel(PreparesCallbacks, SavesFiles):
     as a joint density of parameters and observations. `fit` and `evaluate` are given contexts, and
     average over them, with one sample for each.
 
-    How well the flow fits is told by importance weights of its samples, the ratios
+    Importance weights of samples show how well the flow fits, the ratios
     :math:`\tilde p(x) / q(x)`: see :meth:`effective_sample_size` and :meth:`log_evidence`.
 
     Samples are what the flow inverts, so the inverse of its layers should be fast. Wrap those whose
