@@ -27,12 +27,14 @@ _CONTINUATION = 0.8
 _GREATEST_SLOPE = 1.1
 
 
-def _lip_swish(x: Tensor, sharpness: Tensor) -> tuple[Any, Any]:
-    """Computes x sigmoid(b x) / 1.1, whose slope is between -1 and 1, and the slope."""
+def _lip_swish(x: Tensor, sharpness: Tensor, with_slope: bool) -> tuple[Any, Any]:
+    """Computes x sigmoid(b x) / 1.1, and its slope, between -1 and 1, or `None`."""
     scaled = sharpness * x
     share = ops.sigmoid(scaled)
-    slope = share * (1 + scaled * ops.sigmoid(-scaled))
-    return x * share / _GREATEST_SLOPE, slope / _GREATEST_SLOPE
+    value = x * share / _GREATEST_SLOPE
+    if not with_slope:
+        return value, None
+    return value, share * (1 + scaled * ops.sigmoid(-scaled)) / _GREATEST_SLOPE
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -216,20 +218,17 @@ class Residual(FlowLayer):
         # Newton's method squares the error that is left.
         tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
 
-        def is_moving(x: Tensor, before: Tensor) -> Any:
-            is_far = ops.abs(x - before) > tolerance * (1 + ops.abs(x))
-            return ops.any(is_far, axis=-1, keepdims=True)
-
-        def step(x: Tensor, before: Tensor) -> tuple[Any, Any]:
+        def step(x: Tensor, moves: Any) -> tuple[Any, Any]:
             # Rows that have arrived stay, so that none depends on how long others take.
-            moves = is_moving(x, before)
-            return ops.where(moves, target - _run(x, *constants)[0], x), x
+            after = ops.where(moves, target - _run(x, *constants, with_slopes=False)[0], x)
+            is_far = ops.abs(after - x) > tolerance * (1 + ops.abs(after))
+            return after, ops.any(is_far, axis=-1, keepdims=True)
 
         rate = math.log(self.coefficient) * len(self.kernels)
         x, _ = ops.while_loop(
-            lambda x, before: ops.any(is_moving(x, before)),
+            lambda _, moves: ops.any(moves),
             step,
-            (target - _run(target, *constants)[0], target),
+            step(target, ops.ones_like(target[..., :1], dtype="bool")),
             maximum_iterations=2 * math.ceil(math.log(tolerance) / rate),
         )
         x = ops.stop_gradient(x)
@@ -254,12 +253,17 @@ class Residual(FlowLayer):
 
 
 def _run(
-    x: Tensor, kernels: Sequence[Any], biases: Sequence[Any], sharpnesses: Sequence[Any]
+    x: Tensor,
+    kernels: Sequence[Any],
+    biases: Sequence[Any],
+    sharpnesses: Sequence[Any],
+    *,
+    with_slopes: bool = True,
 ) -> tuple[Any, list[Any]]:
-    """Runs the network, and returns its results and the slopes of the activations."""
+    """Runs the network, and returns its results and the slopes of the activations, if asked."""
     slopes = []
     for kernel, bias, sharpness in zip(kernels[:-1], biases[:-1], sharpnesses, strict=True):
-        x, slope = _lip_swish(x @ kernel + bias, sharpness)
+        x, slope = _lip_swish(x @ kernel + bias, sharpness, with_slopes)
         slopes.append(slope)
     return x @ kernels[-1] + biases[-1], slopes
 

@@ -1,6 +1,7 @@
 """Distribution functions of mixtures of logistic distributions, on the scale of log-odds."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -59,20 +60,31 @@ def mixture_log_odds(
         >>> keras.ops.convert_to_numpy(log_slopes).round(2)
         array([ 0.  , -2.65], dtype=float32)
     """
-    log_scales = _limit(log_scales)
+    log_odds, compute_log_slopes = _log_odds(x, log_weights, locations, _limit(log_scales))
+    return log_odds, compute_log_slopes()
+
+
+def _log_odds(
+    x: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+) -> tuple[Any, Callable[[], Any]]:
+    """Computes log-odds, and returns what computes the logarithms of their derivatives."""
     largest = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).max) / 16
     standardised = (x[..., None] - locations) * ops.exp(-log_scales)
     standardised = ops.clip(standardised, -largest, largest)
     log_below, log_above = -ops.softplus(-standardised), -ops.softplus(standardised)
     joint_below, joint_above = log_weights + log_below, log_weights + log_above
+
+    def compute_log_slopes() -> Any:
+        # This is ln(F' / F + F' / (1 - F)), where F' / F is the mean rate at which components grow,
+        # weighted by how likely they gave a number that is below x.
+        log_rates = [
+            ops.log_softmax(joint_below, axis=-1) + log_above - log_scales,
+            ops.log_softmax(joint_above, axis=-1) + log_below - log_scales,
+        ]
+        return ops.logsumexp(ops.concatenate(log_rates, axis=-1), axis=-1)
+
     log_odds = ops.logsumexp(joint_below, axis=-1) - ops.logsumexp(joint_above, axis=-1)
-    # This is ln(F' / F + F' / (1 - F)), where F' / F is the mean rate at which components grow,
-    # weighted by how likely they gave a number that is below x.
-    log_rates = [
-        ops.log_softmax(joint_below, axis=-1) + log_above - log_scales,
-        ops.log_softmax(joint_above, axis=-1) + log_below - log_scales,
-    ]
-    return log_odds, ops.logsumexp(ops.concatenate(log_rates, axis=-1), axis=-1)
+    return log_odds, compute_log_slopes
 
 
 def mixture_quantile(
@@ -103,10 +115,15 @@ def mixture_quantile(
         True
     """
 
-    def equation(x: Tensor, log_odds: Tensor, *mixture: Tensor) -> tuple[Tensor, Tensor]:
-        values, log_slopes = mixture_log_odds(x, *mixture)
-        # The reciprocal of the slope has to stay finite.
-        return values - log_odds, ops.exp(ops.where(log_slopes > _FLAT, log_slopes, _FLAT))
+    def equation(x: Tensor, log_odds: Tensor, *mixture: Tensor) -> tuple[Any, Callable[[], Any]]:
+        values, compute_log_slopes = _log_odds(x, *mixture)
+
+        def compute_slopes() -> Any:
+            log_slopes = compute_log_slopes()
+            # The reciprocal of the slope has to stay finite.
+            return ops.exp(ops.where(log_slopes > _FLAT, log_slopes, _FLAT))
+
+        return values - log_odds, compute_slopes
 
     log_scales = _limit(log_scales)
     # The quantile of a mixture lies among those of its components.

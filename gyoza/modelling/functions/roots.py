@@ -14,7 +14,7 @@ __all__ = ["find_root"]
 
 
 def find_root(
-    function: Callable[..., tuple[Tensor, Tensor]],
+    function: Callable[..., tuple[Tensor, Tensor | Callable[[], Tensor]]],
     lower: Tensor,
     upper: Tensor,
     parameters: Sequence[Tensor] = (),
@@ -39,7 +39,8 @@ def find_root(
 
     Args:
         function: The function :math:`f`. It is called with the points `[...]` and the `parameters`
-            and returns the values and the slopes :math:`f'` there, both `[...]`.
+            and returns the values and the slopes :math:`f'` there, both `[...]`. The slopes can be
+            a function without arguments that computes them, since they are needed at the root only.
         lower: Points at or below the roots, `[...]`, in float32 or float64. Numbers beyond a
             quarter of the greatest one are taken for that.
         upper: Points at or above the roots, in the same shape and dtype.
@@ -86,9 +87,15 @@ def find_root(
         return ops.logical_and(is_wide, smaller(-below, above) > noise)
 
     def narrow(
-        step: Any, lower: Tensor, upper: Tensor, below: Tensor, above: Tensor, reach: Tensor
+        step: Any,
+        lower: Tensor,
+        upper: Tensor,
+        below: Tensor,
+        above: Tensor,
+        reach: Tensor,
+        moves: Any,
     ) -> tuple[Any, ...]:
-        """Cuts the bracket, where the function has the values `below` and `above`, in two."""
+        """Cuts those brackets in two that move, with the values `below` and `above` at the ends."""
         half = (upper - lower) / 2
         rise = above - below
         is_sloping = ops.logical_and(rise > 0, rise < np.inf)
@@ -101,28 +108,29 @@ def find_root(
         crossing = lower + half + ops.where(offset > 0, distance, -distance)
         x = ops.where(step < secant_count, crossing, _halve_magnitudes(lower, upper, tiny))
         values, _ = function(x, *constants)
-        is_below, moves = values < 0, is_left(lower, upper, below, above)
+        is_below = values < 0
         rises, falls = (
             ops.logical_and(moves, which) for which in (is_below, ops.logical_not(is_below))
         )
-        return (
-            step + 1,
+        ends = (
             ops.where(rises, x, lower),
             ops.where(falls, x, upper),
             ops.where(rises, values, below),
             ops.where(falls, values, above),
-            reach / 2,
         )
+        return step + 1, *ends, reach / 2, is_left(*ends)
 
     below, above = (function(end, *constants)[0] for end in (lower, upper))
-    _, lower, upper, below, above, _ = ops.while_loop(
-        lambda _, lower, upper, below, above, reach: ops.any(is_left(lower, upper, below, above)),
+    ends = lower, upper, below, above
+    _, lower, upper, below, above, *_ = ops.while_loop(
+        lambda *state: ops.any(state[-1]),
         narrow,
-        (ops.zeros((), "int32"), lower, upper, below, above, width),
+        (ops.zeros((), "int32"), *ends, width, is_left(*ends)),
         maximum_iterations=2 * precision.nmant + 24,
     )
     x = ops.stop_gradient(ops.where(-below < above, lower, upper))
     values, slopes = function(x, *parameters)
+    slopes = slopes() if callable(slopes) else slopes
     # Zero, but for its derivatives, and NaN where parameters are.
     is_infinite = ops.abs(values) == np.inf
     error = ops.where(is_infinite, ops.zeros_like(x), values - ops.stop_gradient(values))

@@ -76,3 +76,23 @@ def test_derivatives_are_finite_where_values_are_not():
     found, pullback = vjp(invert, [target])
     np.testing.assert_allclose(to_numpy(found), [1e3, 2.0])
     np.testing.assert_allclose(to_numpy(pullback(ops.ones_like(found))[0]), [0.0, 1.0])
+
+
+def test_slopes_can_be_computed_where_they_are_needed_alone():
+    calls = []
+
+    def equation(x, target):
+        def compute_slopes():
+            calls.append(None)
+            return 3 * x**2
+
+        return x**3 - target, compute_slopes
+
+    target = ops.convert_to_tensor([8.0, 27.0], dtype="float32")
+    found, pullback = vjp(
+        lambda target: find_root(equation, 0 * target, 1 + target, [target]), [target]
+    )
+    np.testing.assert_allclose(to_numpy(found), [2.0, 3.0], rtol=1e-6)
+    gradients = to_numpy(pullback(ops.ones_like(found))[0])
+    np.testing.assert_allclose(gradients, [1 / 12, 1 / 27], rtol=1e-5)
+    assert len(calls) == 1
