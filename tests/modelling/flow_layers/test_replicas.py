@@ -1,6 +1,7 @@
 """Training on several devices, by `tf.distribute` and by `keras.distribution`."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,29 @@ def test_batches_and_weights_can_be_split_between_devices():
     results = run("devices.py")
     assert len(results) == 4
     assert max(results.values()) < 1e-5, results
+
+
+@pytest.mark.long
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras distributes on JAX alone")
+def test_batches_and_weights_can_be_split_between_processes(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, str(Path(__file__).parent / "processes.py"), str(tmp_path)]
+    alone = subprocess.Popen([*command, "0", "1", port])
+    pair = [subprocess.Popen([*command, str(rank), "2", port]) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=300) for process in (alone, *pair)] == [0, 0, 0]
+    finally:
+        for process in (alone, *pair):
+            process.kill()
+    for name in ("batches", "weights"):
+        expected = np.load(tmp_path / f"{name}_0_of_1.npz")
+        for rank in range(2):
+            found = np.load(tmp_path / f"{name}_{rank}_of_2.npz")
+            assert len(found.files) == len(expected.files) == 7
+            for key in expected.files:
+                np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="`tf.distribute` is TensorFlow's")
