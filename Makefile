@@ -13,6 +13,10 @@ ARGS ?=
 TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 
+# What the workflows on GitHub install: versions with hashes, without PyTorch.
+LOCK := requirements.lock
+LOCKED := coverage docs jax lint release test
+
 VENV := .venv
 LOWEST := .venv-lowest
 PEERS := .venv-peers
@@ -30,7 +34,7 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-peers mutation \
-	lint format docs accuracy bench bench-quick clean coverage distclean
+	lint format docs accuracy bench bench-quick clean coverage distclean lock locked
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -98,6 +102,18 @@ bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory beside other librari
 
 bench-quick: $(VENV)/.gyoza-plotting  ## The same in five minutes: less work, two other libraries
 	cd benchmarks && ../$(BIN)/python -m speed --quick
+
+lock: $(VENV)/.created  ## Write requirements.lock anew, with the newest versions and their hashes
+	$(INSTALL) "uv>=0.9"
+	echo 'torch; sys_platform == "never"' > $(VENV)/without.txt
+	$(BIN)/uv pip compile pyproject.toml $(LOCKED:%=--extra %) --override $(VENV)/without.txt \
+		--universal --python-version 3.11 --upgrade --generate-hashes --no-annotate --quiet \
+		--custom-compile-command "make lock" --output-file $(LOCK)
+
+locked: $(VENV)/.created  ## Install what requirements.lock has, and nothing else
+	$(INSTALL) --no-deps --require-hashes --requirement $(LOCK)
+	$(INSTALL) --no-deps --no-index --no-build-isolation --editable .
+	touch $(LOCKED:%=$(VENV)/.gyoza-%) $(addprefix $(VENV)/.gyoza-,examples torch)
 
 clean:  ## Remove what was built, all but .venv
 	rm -rf build dist mutants docs/_build docs/api/generated .coverage* .mypy_cache .pytest_cache .ruff_cache

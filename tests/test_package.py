@@ -8,10 +8,13 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 
 import keras
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import gyoza
 from gyoza.data import CategoricalPairs, ContinuousPairs
@@ -93,3 +96,35 @@ def test_no_module_runs_text_or_data_as_code_or_asks_the_network():
                 assert node.func.id not in functions, path
             if isinstance(node, ast.keyword) and ast.unparse(node) != "allow_pickle=False":
                 assert node.arg not in ("allow_pickle", "safe_mode"), path
+
+
+def test_locked_dependencies_have_hashes_and_are_those_that_are_asked_for():
+    root = pathlib.Path(gyoza.__file__).parents[1]
+    if not (root / "requirements.lock").exists():
+        pytest.skip("installed without its sources")
+    text = (root / "requirements.lock").read_text(encoding="utf-8")
+    assert not re.search("://|--index|--find-links|/(home|opt|root|tmp|work)/", text)
+    locked = {}
+    for block in re.split(r"\n(?=\S)", re.sub("(?m)^ *#.*\n", "", text).strip()):
+        head, *hashes = block.split("\\\n")
+        assert hashes
+        assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", part.strip()) for part in hashes)
+        name, version = head.split(";")[0].strip().split("==")
+        locked.setdefault(name, []).append(version)
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    extras = re.search("(?m)^LOCKED := (.*)$", makefile)[1].split()
+    wanted = list(project["dependencies"])
+    for extra in extras:
+        wanted += project["optional-dependencies"][extra]
+    for line in wanted:
+        requirement = Requirement(line)
+        if requirement.name == "gyoza":
+            wanted += (
+                part
+                for extra in requirement.extras
+                for part in project["optional-dependencies"][extra]
+            )
+            continue
+        versions = locked[canonicalize_name(requirement.name)]
+        assert all(map(requirement.specifier.contains, versions)), line

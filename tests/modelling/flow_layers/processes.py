@@ -1,24 +1,23 @@
 """Trains a model in one of several processes of JAX, which share its batches or its weights.
 
-Run as `processes.py FOLDER RANK COUNT PORT`. It writes, into the folder, all numbers that should not
-depend on the number of processes.
+Run as `processes.py FOLDER RANK COUNT PORT`. It writes, into the folder, all numbers that should
+not depend on the number of processes.
 """
 
 import sys
 
 import jax
+import keras
+import numpy as np
 from jax.experimental import multihost_utils
+
+from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling, FlowModel
 
 folder, rank, count, port = sys.argv[1], *map(int, sys.argv[2:])
 if count > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", count, rank)
-
-import keras
-import numpy as np
-
-from gyoza.modelling.conditioners import MLP
-from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling, FlowModel
 
 X = np.random.default_rng(0).normal(2.0, 3.0, size=(32, 4)).astype("float32")
 BATCH_SIZE = 8
