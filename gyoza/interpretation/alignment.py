@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.data.pairs.base import PairSource, to_instances
 from gyoza.interpretation.factor_sizes import name_factors
 from gyoza.interpretation.latents import check_parts, check_sizes, get_flow_shape
+from gyoza.interpretation.parts import create_variables
 from gyoza.modelling.factors import index_factors
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.losses import SupervisedFactorLoss
@@ -170,6 +171,23 @@ class SwapTraining(PreparesCallbacks, keras.Model):
             z = ops.where(is_known, z, np.nan)
         hidden = self.flow.invert(z)
         return self.tail(ops.reshape(hidden, ops.shape(a)), training=False)
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains the flow; see `keras.Model.fit`.
+
+        Args:
+            x: A source such as :class:`SwapPairs`, or anything else that Keras takes.
+            *args: Further arguments of `keras.Model.fit`.
+            **kwargs: Likewise.
+
+        Returns:
+            The `keras.callbacks.History`.
+        """
+        if self.compiled and isinstance(x, keras.utils.PyDataset):
+            (a, *_), y, *_ = x[0]
+            outputs = self.tail(ops.convert_to_tensor(a[:1]), training=False)
+            create_variables(self, keras.tree.map_structure(lambda values: values[:1], y), outputs)
+        return super().fit(x, *args, **kwargs)
 
     def _choose_givers(self, z_b: Any) -> Any:
         """Returns the latent vectors that each instance `a` gets a factor from."""

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import forget_gradients
+from gyoza.backend import forget_gradients, is_distributed
 from gyoza.data.checks import to_numpy
 from gyoza.data.pairs import CategoricalPairs
 from gyoza.interpretation.splitting import split_network
@@ -17,6 +17,7 @@ __all__ = [
     "to_parts",
     "read_hidden",
     "run_in_batches",
+    "create_variables",
     "to_inputs",
     "count_instances",
     "to_matrix",
@@ -97,6 +98,28 @@ def run_in_batches(function: Callable[[Any], Any], x: Any, batch_size: int = 102
             batch = keras.tree.map_structure(lambda a, rows=rows: ops.convert_to_tensor(a[rows]), x)
             parts.append(keras.tree.map_structure(ops.convert_to_numpy, function(batch)))
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def create_variables(model: keras.Model, y: Any, outputs: Any) -> None:
+    """Creates the variables of optimizer, losses and metrics of a compiled model before `fit`.
+
+    Where the first step creates them, TensorFlow traces it twice; on other backends, Keras runs the
+    model on symbols first. Either may take as long as hundreds of steps of a flow.
+
+    Args:
+        model: The model, built.
+        y: A few targets.
+        outputs: What the model might output for them.
+    """
+    if model.loss is None or is_distributed(model):
+        return
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    y = keras.tree.map_structure(ops.convert_to_tensor, y)
+    with forget_gradients():
+        model.compute_loss(None, y, outputs)
+        model.compute_metrics(None, y, outputs)
+    model.reset_metrics()
 
 
 def _to_float(x: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ from keras import layers
 
 from gyoza.interpretation.instances import Instances
 from gyoza.interpretation.latents import slice_factors
-from gyoza.interpretation.parts import run_in_batches
+from gyoza.interpretation.parts import create_variables, run_in_batches
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.metrics.codes import is_categorical
 
@@ -60,6 +60,7 @@ def train_probe(instances: Instances, deviations: np.ndarray, seed: int) -> kera
         jit_compile=JIT_COMPILE,
     )
     x, *y = (np.concatenate(copies * [a]) for a in (instances.values, *instances.columns))
+    create_variables(probe, [column[:1] for column in y], probe(x[:1]))
     probe.fit(x, y, _BATCH_SIZE, _EPOCH_COUNT, verbose=0)
     return probe
 

@@ -58,6 +58,24 @@ def test_the_direction_that_the_tail_reads_is_found():
     assert len(tail.trainable_weights) == 3
 
 
+def test_training_traces_the_exchange_once():
+    traced = []
+
+    class Counting(SwapTraining):
+        def call(self, inputs, training=None):
+            traced.append(training)
+            return super().call(inputs, training)
+
+    pairs = SwapPairs(HIDDEN, HIDDEN[:, :1], SIZES, "read", batch_size=64, seed=0)
+    model = Counting(make_flow(), make_tail(), SIZES)
+    model.compile(keras.optimizers.SGD(0.0), "mse", metrics=["mae"], jit_compile=JIT_COMPILE)
+    history = model.fit(pairs, epochs=1, shuffle=False, verbose=0).history
+    assert traced == [True] * (len(pairs) if keras.backend.backend() == "torch" else 1)
+    pairs.set_epoch(0)
+    for name, value in model.evaluate(pairs, return_dict=True, verbose=0).items():
+        np.testing.assert_allclose(history[name], value, rtol=1e-5)  # of these pairs alone
+
+
 @pytest.mark.parametrize("names", [["read"], ["residual"], ["residual", "read"]])
 def test_an_exchange_is_a_swap(names):
     tail, flow = make_tail(), make_flow()
