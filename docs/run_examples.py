@@ -9,6 +9,7 @@ without importing their modules.
 
 import ast
 import doctest
+import gc
 import os
 import signal
 import sys
@@ -85,6 +86,7 @@ def run_in_fork(page: doctest.DocTest) -> int:
 
 if __name__ == "__main__":
     pages = [page for page in find_pages() if "".join(sys.argv[1:]) in page.name]
+    gc.freeze()  # or each fork would go through, and so copy, all that was imported
     with ThreadPoolExecutor(WORKERS) as pool:
         codes = list(pool.map(run_in_fork, pages))
     failed = {page.name: code for page, code in zip(pages, codes, strict=True) if code != 0}
