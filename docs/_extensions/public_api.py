@@ -6,6 +6,7 @@ class inherits from a public class are listed with links, those that it inherits
 class are documented with its own, and those that it inherits from other packages are left out.
 """
 
+import functools
 import importlib
 import inspect
 import re
@@ -25,6 +26,7 @@ INDEX = Path(__file__).parents[1] / "api" / "index.rst"
 KERAS_MEMBERS = {
     "build",
     "build_from_config",
+    "compile_from_config",
     "compute_loss",
     "compute_metrics",
     "compute_output_shape",
@@ -36,7 +38,43 @@ KERAS_MEMBERS = {
     "make_predict_function",
     "make_test_function",
     "make_train_function",
+    "output_spec",
     "save_weights",
+}
+
+# What most users of a class call comes first, whatever the order of the source is.
+FIRST_MEMBERS = [
+    "adapt",
+    "compile",
+    "fit",
+    "evaluate",
+    "__call__",
+    "log_prob",
+    "sample",
+    "sample_each",
+    "sample_and_log_prob",
+    "invert",
+    "cdf",
+    "quantile",
+    "quantiles",
+    "probability_integral_transform",
+    "invert_probability_integral_transform",
+    "encode",
+    "decode",
+    "save",
+    "export",
+]
+
+SPECIAL_MEMBERS = ["__call__", "__getitem__", "__len__"]
+
+# Keras publishes no inventory that references could be looked up in.
+KERAS_PAGES = {
+    "keras.src.models.model.Model": "https://keras.io/api/models/model/",
+    "keras.src.layers.layer.Layer": "https://keras.io/api/layers/base_layer/",
+    "keras.src.losses.loss.Loss": "https://keras.io/api/losses/",
+    "keras.src.metrics.metric.Metric": "https://keras.io/api/metrics/base_metric/",
+    "keras.src.callbacks.callback.Callback": "https://keras.io/api/callbacks/base_callback/",
+    "keras.src.regularizers.regularizers.Regularizer": "https://keras.io/api/layers/regularizers/",
 }
 
 # Classes of large modules by the files that define them. Those of other files come last.
@@ -148,13 +186,38 @@ def get_private_bases(cls: type) -> list[type]:
     return [base for base in bases if not any(issubclass(other, base) for other in public)]
 
 
-def get_left_out_bases(name: str) -> str:
-    """Names the base classes whose members the page of the class `name` leaves out."""
+def list_members(name: str) -> list[tuple[str, str]]:
+    """Lists the members on the page of the class `name`, each with the directive that shows it."""
     cls = PUBLIC[name]
-    nested = [value for value in vars(cls).values() if inspect.isclass(value)]
-    bases = [base for owner in [cls, *nested] for base in owner.__mro__[1:]]
-    private = get_private_bases(cls)
-    return ", ".join(sorted({base.__name__ for base in bases if base not in private}))
+    members: dict[str, str] = {}
+    for owner in [cls, *get_private_bases(cls)]:
+        comments = ModuleAnalyzer.for_module(owner.__module__).find_attr_docs()
+        described = [member for path, member in comments if path == owner.__qualname__]
+        for member, value in {**dict.fromkeys(described), **vars(owner)}.items():
+            if is_public(member) and (member in described or value.__doc__):
+                members.setdefault(member, get_directive(member, value, member in described))
+    names = [member for member, directive in members.items() if directive]
+    names.sort(key=lambda member: [*FIRST_MEMBERS, member].index(member))
+    return [(member, members[member]) for member in names]
+
+
+def get_directive(member: str, value: Any, is_described: bool) -> str:
+    """Returns the directive that shows a member of a class, or an empty string for none.
+
+    Args:
+        member: Its name.
+        value: What the dictionary of the class has under this name.
+        is_described: Whether a string or a comment in the class describes it.
+    """
+    if is_described:
+        return "autoattribute"
+    if isinstance(value, property | functools.cached_property):
+        return "autoproperty"
+    if inspect.isclass(value):
+        return "autoclass"
+    is_own = getattr(value, "__module__", PACKAGE).split(".")[0] == PACKAGE
+    is_shown = not member.startswith("__") or member in SPECIAL_MEMBERS
+    return "automethod" if inspect.isroutine(value) and is_own and is_shown else ""
 
 
 def get_inherited_members(name: str) -> dict[str, list[str]]:
@@ -232,6 +295,8 @@ def resolve_reference(
 ) -> nodes.reference | None:
     """Leads references to the module that defines something to where it is documented."""
     target = node.get("reftarget", "")
+    if target in KERAS_PAGES:
+        return nodes.reference("", "", contnode, internal=False, refuri=KERAS_PAGES[target])
     for name, public_name in PUBLIC_NAMES.items():
         if node.get("refdomain") == "py" and f"{target}.".startswith(f"{name}."):
             return env.domains["py"].resolve_xref(
@@ -250,7 +315,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     classes = [name for name, obj in PUBLIC.items() if inspect.isclass(obj)]
     modules = {name.rpartition(".")[0] for name in PUBLIC}
     app.config.autosummary_context |= {
-        "left_out_bases": {name: get_left_out_bases(name) for name in classes},
+        "class_members": {name: list_members(name) for name in classes},
         "links_to_inherited": {name: get_inherited_members(name) for name in classes},
         "class_groups": {name: group_classes(name) for name in modules},
     }

@@ -14,6 +14,10 @@ class Estimate(NamedTuple):
     NaN stands for a value that could not be measured, and is left out; if no value is left, the
     mean and the error are NaN.
 
+    Attributes:
+        mean: The mean.
+        error: Its standard error.
+
     Example:
 
         >>> estimate = gyoza.interpretation.Estimate.of([91.0, 93.0, 92.0])
