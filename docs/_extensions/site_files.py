@@ -1,6 +1,7 @@
 """Adds to the site what it needs to be read offline, found and shared.
 
 - MathJax is copied from the package sphinx-mathjax-offline, so that formulas need no network.
+- Long cells of tables are marked, so that they stay wide where the page is narrow.
 - Pages get a description, which search engines and messengers show.
 - `llms.txt` lists all pages in plain text, with their descriptions.
 """
@@ -19,6 +20,7 @@ from sphinx.config import Config
 FORMULAS = "tex-chtml.js"
 FONTS = "output/chtml/fonts/woff-v2"
 LENGTH = 200  # characters of a description, beyond which it is cut
+LONG = 30  # characters of a cell from which on it is long
 
 
 def use_own_mathjax(app: Sphinx, config: Config) -> None:
@@ -43,6 +45,13 @@ def describe(doctree: nodes.document) -> str:
         if is_text and text and not text.startswith("Bases: "):
             return text if len(text) <= LENGTH else text[:LENGTH].rsplit(" ", 1)[0] + " …"
     return ""
+
+
+def mark_cells(app: Sphinx, doctree: nodes.document) -> None:
+    """Marks long cells of tables by a class of CSS."""
+    for entry in doctree.findall(nodes.entry):
+        if len(entry.astext()) >= LONG:
+            entry["classes"].append("long")
 
 
 def store_description(app: Sphinx, doctree: nodes.document) -> None:
@@ -95,6 +104,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", use_own_mathjax)
     app.connect("doctree-read", store_description)
+    app.connect("doctree-read", mark_cells)
     app.connect("html-page-context", add_metadata)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
