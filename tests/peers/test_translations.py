@@ -1,7 +1,8 @@
 """The translations in the guide for people who come from other libraries compute the same numbers.
 
 Each section of `docs/coming_from.md` whose code ends with `print(theirs, ours)` is run in a process
-of its own, on the backend of its library. Sections of libraries that are not installed are skipped.
+of its own, on the backend of its library, or on the current one where it has several. Sections of
+libraries that are not installed are skipped.
 """
 
 import importlib.util
@@ -24,6 +25,7 @@ MODULES = {
     "normflows": "normflows",
     "FrEIA": "FrEIA",
     "TensorFlow Probability": "tensorflow_probability",
+    "BayesFlow": "bayesflow",
 }
 COMPARISON = """
 import keras, numpy as np
@@ -44,7 +46,8 @@ def test_translation_computes_the_same(title):
     if importlib.util.find_spec(MODULES[title]) is None:
         pytest.skip(f"{MODULES[title]} is not installed")
     code = SECTIONS[title][0].replace("print(", "compare(")
-    backend = "torch" if "torch" in code else "tensorflow"
+    own = [name for name in ("torch", "tensorflow") if f"import {name} " in code.replace("\n", " ")]
+    backend = own[0] if own else os.environ.get("KERAS_BACKEND", "tensorflow")
     result = subprocess.run(
         [sys.executable, "-c", f"{COMPARISON}\n{code}\nassert compare.done"],
         env={**os.environ, "KERAS_BACKEND": backend},
