@@ -74,7 +74,7 @@ if __name__ == "__main__":
         model = train(prior, x, validation)
         bound, accuracy = measure(model, test)
         print(f"{name}: bound of {bound:.2f} nats, samples are told in {accuracy:.0%} of cases")
-        rows[name] = keras.ops.convert_to_numpy(model.sample(12, seed=0))
+        rows[name] = keras.ops.convert_to_numpy(model.sample(len(test), seed=0))[:12]
     folder = Path(__file__).parents[1] / "docs/images" if arguments.docs else arguments.output
     folder.mkdir(parents=True, exist_ok=True)
     draw(rows).savefig(folder / "autoencoder_prior.png", dpi=80)
