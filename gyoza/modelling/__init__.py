@@ -1,4 +1,4 @@
-"""Flow layers and models, and the masks, conditioners, distributions and losses that go with them."""
+"""Flow layers and models, with the masks, conditioners, distributions and losses they need."""
 
 from gyoza.modelling import (
     attributes,
