@@ -71,6 +71,7 @@ FLOWS = {
         1000,
     ),
     "Flow matching": (applications.FlowMatching, 1e-2, 4000, 2048),
+    "FFJORD": (applications.FFJORD, 2e-3, 500),
 }
 BATCH_SIZE = 512
 
