@@ -84,7 +84,9 @@ def FFJORD(
     times, and differentiates it along each dimension, or along one random vector beyond
     `exact_limit` dimensions. :func:`FlowMatching` takes far less time for a step; likelihood needs
     fewer steps. An Adam optimiser with a learning rate that falls from 5e-3 to zero as a cosine
-    suits tables.
+    suits tables, and one that falls from 2e-3 longer trainings, in which velocities can become too
+    rough for the steps of the solver; see
+    :meth:`~gyoza.modelling.flow_layers.FlowModel.check_steps`.
 
     Args:
         hidden_sizes: The numbers of units of the hidden layers of the velocity.
