@@ -84,11 +84,20 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 
 
+# Executed pages that take longest, in this order.
+LONGEST = ["seeing_inside", "continuous_flows", "attributes", "tables", "first_factor"]
+
+
 def divide_pages(app, env, docnames):
-    """Puts executed pages to both ends of what is read, so that two processes share them."""
+    """Puts executed pages to both ends of what is read, so that two processes share them.
+
+    The longest page is among the first. The process that reads the last ones reads the API
+    reference before.
+    """
     sources = {name: Path(env.doc2path(name)).read_text("utf-8") for name in docnames}
     executed = [name for name in docnames if "file_format: mystnb" in sources[name]]
     others = [name for name in docnames if name not in executed]
+    executed.sort(key=lambda name: LONGEST.index(name) if name in LONGEST else len(LONGEST))
     docnames[:] = executed[::2] + others + executed[1::2]
 
 
