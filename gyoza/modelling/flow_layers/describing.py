@@ -1,9 +1,15 @@
 """What layers and models show of themselves when they are printed."""
 
 import inspect
+import math
 from typing import Any
 
-__all__ = ["Describes"]
+import keras
+
+from gyoza.modelling.functions.dtypes import is_floating
+from gyoza.typing import Tensor
+
+__all__ = ["Describes", "Summarises"]
 
 _LONGEST = 60
 # What arguments are if they are omitted.
@@ -22,6 +28,68 @@ class Describes:
             return _describe(self)
         except Exception:  # such as for an object whose constructor has not run
             return f"<{type(self).__name__}>"
+
+
+class Summarises:
+    """A model whose summary counts parameters alone."""
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """Prints the layers with their numbers of parameters.
+
+        The rows add up to the totals, except for layers that are used several times. Integers, such
+        as the indices of permutations, are saved with the weights, but are not counted, and the
+        state of the optimizer is not either.
+
+        Args:
+            *args: Arguments of `keras.Model.summary`.
+            **kwargs: Likewise.
+        """
+        keras.Model.summary(_Counted(self), *args, **kwargs)
+
+
+class _Counted:
+    """A layer or model without what is no parameter, for `keras.Model.summary`.
+
+    Args:
+        layer: The layer, or model.
+    """
+
+    compiled = False  # so that the state of the optimizer is left out
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return type(self._layer)
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers of a model."""
+        return [_Counted(layer) for layer in self._layer.layers]
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights that are parameters: none before the layer is built."""
+        weights = self._layer.weights if self._layer.built else []
+        return [weight for weight in weights if is_floating(weight.dtype)]
+
+    @property
+    def trainable_weights(self) -> list[Tensor]:
+        """Those that are trained."""
+        return [weight for weight in self.weights if weight.trainable]
+
+    @property
+    def non_trainable_weights(self) -> list[Tensor]:
+        """Those that are not trained."""
+        return [weight for weight in self.weights if not weight.trainable]
+
+    def count_params(self) -> int:
+        """Returns the number of parameters."""
+        return sum(math.prod(weight.shape) for weight in self.weights)
 
 
 def _describe(layer: Any) -> str:

@@ -12,6 +12,7 @@ from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow
+from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.elementwise import Standardize
 from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_optimally
@@ -37,7 +38,7 @@ def _split_source(inputs: Any) -> tuple[Any, Any]:
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowMatchingModel(Sampling, Training, keras.Model):
+class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
     r"""A flow in continuous time whose velocity is regressed on that of paths to the data.
 
     A point :math:`x_0` of the base distribution and an instance :math:`x_1` of the data are joined

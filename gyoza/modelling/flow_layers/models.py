@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.circular import set_periods
 from gyoza.modelling.flow_layers.conditional import PassesContext
 from gyoza.modelling.flow_layers.density import Density
+from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
 from gyoza.modelling.flow_layers.recomputation import run_and_recompute
@@ -25,7 +26,9 @@ __all__ = ["FlowModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowModel(PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, LikelihoodTraining):
+class FlowModel(
+    PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, Summarises, LikelihoodTraining
+):
     r"""A chain of flow layers, executed one after the other.
 
     .. math::

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import forget_gradients
+from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions import importance
 from gyoza.modelling.functions.checks import check_instance, check_integer
@@ -19,7 +20,7 @@ __all__ = ["VariationalModel"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class VariationalModel(PreparesCallbacks, SavesFiles):
+class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
     r"""Trains a flow to follow a density that can be evaluated, up to a factor, but not sampled.
 
     For the density :math:`q` of the flow and an unnormalised target :math:`\tilde p = Z p`, the

@@ -20,6 +20,8 @@ from gyoza.modelling.flow_layers import (
     DisentanglingFlowModel,
     FlowModel,
     HeavisidePermutation,
+    Inverse,
+    LULinear,
     Reflection,
     ShufflePermutation,
 )
@@ -369,3 +371,36 @@ def test_variables_come_in_the_order_of_layers():
     # So that weights of a functional model of the same layers can be copied by their order.
     copied = [id(weight) for weight in model.weights[: len(of_layers)]]
     assert copied == [id(weight) for layer in parts for weight in layer.weights]
+
+
+def test_rows_of_the_summary_add_up_to_parameters():
+    """Counted by hand, with a state of the optimizer and indices of permutations."""
+    base = DiagonalNormal(shape=[4])
+    coupling = AdditiveCoupling(compute_coupling_parameters=MLP([8]))  # (2·8 + 8) + (8·2 + 2) = 42
+    inner = FlowModel([ShufflePermutation(), Inverse(coupling)])
+    model = FlowModel([ShufflePermutation(shape=[4]), LULinear(), inner], base, name="flow")
+    assert "Total params: 0 " in printed_summary(model)  # as its rows say
+    model.compile("adam")
+    model.build([None, 4])
+    model.optimizer.build(model.trainable_variables)
+    lines = printed_summary(model).splitlines()
+    rows = [line.split("│")[1:4] for line in lines if line.startswith("│")]
+    counts = {row[0].split()[0]: int(row[2]) for row in rows if row[2].strip()}
+    layers = [*model._flow_layers_, base]
+    numbers = [0, 16 + 4 + 4, 42, 8]  # the signs of a matrix in LU form are not trained
+    assert counts == {layer.name: number for layer, number in zip(layers, numbers, strict=True)}
+    assert list(counts) == [layer.name for layer in layers]
+    totals = [line.split("(")[0].split(":") for line in lines if " params: " in line]
+    assert [(name.strip(), int(count)) for name, count in totals] == [
+        ("Total params", 74),
+        ("Trainable params", 70),
+        ("Non-trainable params", 4),
+    ]
+    nested = printed_summary(model, expand_nested=True)
+    assert all(layer.name in nested for layer in inner._flow_layers_)
+
+
+def printed_summary(model, **options):
+    lines = []
+    model.summary(print_fn=lines.append, **options)
+    return "\n".join(lines)
