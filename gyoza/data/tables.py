@@ -13,6 +13,7 @@ from gyoza.data.checks import to_numpy
 from gyoza.extras import import_extra
 from gyoza.modelling.flow_layers import (
     Affine,
+    ArgmaxDequantization,
     Columns,
     FlowLayer,
     Inverse,
@@ -26,7 +27,8 @@ from gyoza.modelling.tables import is_frame
 
 __all__ = ["Table", "ColumnKind"]
 
-_KINDS = ("real", "positive", "bounded", "integer", "count", "categorical")
+_CATEGORICAL = ("categorical", "one-hot")
+_KINDS = ("real", "positive", "bounded", "integer", "count", *_CATEGORICAL)
 # Integers that range further are as good as real numbers.
 _MOST_INTEGERS = 1000
 # How far, relative to an interval, its ends are drawn inwards, so that they can be values.
@@ -38,7 +40,7 @@ class ColumnKind:
     """What a column of a table holds.
 
     Attributes:
-        kind: "real", "positive", "bounded", "integer", "count" or "categorical".
+        kind: "real", "positive", "bounded", "integer", "count", "categorical" or "one-hot".
         center: The median of positive numbers and counts, and the mean of others.
         scale: The standard deviation.
         bounds: The least and the greatest value, or `None` where there are no bounds.
@@ -53,6 +55,8 @@ class ColumnKind:
 
     def make_layers(self) -> list[FlowLayer]:
         """Returns the layers that map the column to all real numbers."""
+        if self.kind == "one-hot":
+            return [ArgmaxDequantization()]
         if self.kind == "categorical":
             return [UniformDequantization(len(self.categories)), Logit()]
         if self.bounds is not None and self.is_whole:
@@ -68,14 +72,19 @@ class ColumnKind:
         return [*layers, Standardize(location=self.center, scale=self.scale)]
 
     @property
+    def width(self) -> int:
+        """How many numbers a value is encoded by: 1, or one for each category."""
+        return len(self.categories) if self.kind == "one-hot" else 1
+
+    @property
     def is_whole(self) -> bool:
         """Whether the column holds whole numbers."""
         return self.kind in ("integer", "count")
 
     def __str__(self) -> str:
         """Returns a description in a few words."""
-        if self.kind == "categorical":
-            return f"categorical, one of {len(self.categories)}"
+        if self.categories:
+            return f"{self.kind}, one of {len(self.categories)}"
         if self.bounds is not None:
             return f"{self.kind} from {self.bounds[0]:g} to {self.bounds[1]:g}"
         return f"{self.kind}, around {self.center:g}"
@@ -84,7 +93,7 @@ class ColumnKind:
 class Table:
     r"""Reads a data frame, and proposes how a flow is given its columns.
 
-    For each column it finds one of six kinds, which decides about the layers that
+    For each column it finds one of the first six kinds, which decides about the layers that
     :meth:`make_layer` maps it to all real numbers by:
 
     ==============  ==========================================  ==================================
@@ -99,13 +108,17 @@ class Table:
                                                                 of `positive`
     `categorical`   strings, Boolean values, or a categorical   `UniformDequantization`, `Logit`
                     dtype
+    `one-hot`       the same, if `kinds` say so                 `ArgmaxDequantization`
     ==============  ==========================================  ==================================
 
-    Numbers count as bounded if they fill the interval from 0 to 1, or `bounds` are given. A
-    category is encoded by its index: the layers map each category to an interval of its own, whose
-    probability a flow of splines can learn. The layers have log-determinants, so that the
-    likelihood is that of the table as it is. Where there are integers or categories, it is a lower
-    bound; see :class:`~gyoza.modelling.flow_layers.UniformDequantization`.
+    Numbers count as bounded if they fill the interval from 0 to 1, or `bounds` are given. The
+    layers have log-determinants, so that the likelihood is that of the table as it is. Where there
+    are integers or categories, it is a lower bound; see
+    :class:`~gyoza.modelling.flow_layers.UniformDequantization`.
+
+    A category is encoded by its index: the layers map each category to an interval of its own, in
+    one dimension, whose probability a flow of splines can learn. With the kind `one-hot`, it has
+    one dimension for each category instead, and none is nearer to another one.
 
     Args:
         frame: A data frame of pandas, with at least two rows.
@@ -168,43 +181,60 @@ class Table:
 
     def make_layer(self) -> Columns:
         """Returns the layer that a flow of this table starts with. It has names."""
-        names = list(self.columns)
-        return Columns({name: self.columns[name].make_layers() for name in names}, names=names)
+        layers = {
+            tuple(self._names_of(name)): kind.make_layers() for name, kind in self.columns.items()
+        }
+        return Columns(layers, names=[name for group in layers for name in group])
+
+    def _names_of(self, name: str) -> list[str]:
+        """Returns the names of the numbers by which a column is encoded."""
+        kind = self.columns[name]
+        if kind.width == 1:
+            return [name]
+        return [f"{name}={category}" for category in kind.categories]
 
     def encode(self, frame: Any) -> np.ndarray:
-        """Returns the rows of a data frame as numbers: categories are encoded by their indices.
+        """Returns the rows of a data frame as numbers.
+
+        Categories are encoded by their indices, or, in columns of kind "one-hot", by one number for
+        each category, which is 1 for that of the row and 0 for others.
 
         Args:
             frame: A data frame that has the columns of the table, among others, in any order.
 
         Returns:
-            The array, `[rows, columns]`.
+            The array, `[rows, columns]`, with several columns for one of kind "one-hot".
 
         Raises:
             ValueError: If a column is missing, or holds values that are missing, or not of its
                 kind, or unknown categories.
         """
-        columns = [_encode(name, kind, _get(frame, name)) for name, kind in self.columns.items()]
-        return np.stack(columns, axis=1)
+        blocks = []
+        for name, kind in self.columns.items():
+            x = _encode(name, kind, _get(frame, name))[:, None]
+            blocks.append(_to_codes(kind, x) if kind.width > 1 else x)
+        return np.concatenate(blocks, axis=1)
 
     def decode(self, x: Any) -> Any:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
 
         Args:
-            x: Numbers, `[rows, columns]`.
+            x: Numbers, as those of :meth:`encode`.
 
         Returns:
-            A data frame in which indices of categories are categories, integers are rounded, and
+            A data frame in which codes of categories are categories, integers are rounded, and
             bounded numbers are within their bounds.
         """
         x = np.asarray(to_numpy(x))
-        if x.ndim != 2 or x.shape[1] != len(self.columns):
+        widths = [kind.width for kind in self.columns.values()]
+        if x.ndim != 2 or x.shape[1] != sum(widths):
             raise ValueError(
-                f"`x` should have shape [rows, {len(self.columns)}]. Received: x of shape {x.shape}"
+                f"`x` should have shape [rows, {sum(widths)}]. Received: x of shape {x.shape}"
             )
+        blocks = np.split(x, np.cumsum(widths)[:-1], axis=1)
         columns = {
-            name: _decode(kind, x[:, index])
-            for index, (name, kind) in enumerate(self.columns.items())
+            name: _decode(kind, block)
+            for (name, kind), block in zip(self.columns.items(), blocks, strict=True)
         }
         return import_extra("pandas", "tables").DataFrame(columns)
 
@@ -224,8 +254,8 @@ class Table:
         blocks = []
         for name, kind in self.columns.items():
             x = _encode(name, kind, _get(frame, name))[:, None]
-            if kind.kind == "categorical":
-                blocks.append(x == np.arange(len(kind.categories)))
+            if kind.categories:
+                blocks.append(_to_codes(kind, x))
             elif kind.kind == "positive":
                 blocks.append(np.log(x / kind.center))
             else:
@@ -273,7 +303,7 @@ def _read(
     if kind is not None:
         check_choice("kinds", kind, _KINDS)
     values = _check_complete(name, column)
-    if kind == "categorical" or (kind is None and bounds is None and _is_text(values)):
+    if kind in _CATEGORICAL or (kind is None and bounds is None and _is_text(values)):
         return _read_categories(name, column, values, kind)
     x = _to_floats(name, values)
     low, high = float(x.min()), float(x.max())
@@ -348,7 +378,7 @@ def _read_categories(name: str, column: Any, values: np.ndarray, kind: str | Non
             f'`kinds={{{name!r}: "categorical"}}`. Received: {len(categories)} categories in '
             f"{len(values)} rows"
         )
-    return ColumnKind("categorical", categories=tuple(categories))
+    return ColumnKind(kind or "categorical", categories=tuple(categories))
 
 
 def _warn_of_spike(name: str, x: np.ndarray) -> None:
@@ -364,9 +394,9 @@ def _warn_of_spike(name: str, x: np.ndarray) -> None:
 
 
 def _encode(name: str, kind: ColumnKind, column: Any) -> np.ndarray:
-    """Returns a column as numbers, checked."""
+    """Returns a column as numbers, of categories the indices, checked."""
     values = _check_complete(name, column)
-    if kind.kind == "categorical":
+    if kind.categories:
         indices = {category: index for index, category in enumerate(kind.categories)}
         unknown = {value for value in values.tolist() if value not in indices}
         if unknown:
@@ -394,9 +424,15 @@ def _encode(name: str, kind: ColumnKind, column: Any) -> np.ndarray:
     return x
 
 
+def _to_codes(kind: ColumnKind, indices: np.ndarray) -> np.ndarray:
+    """Returns indices `[rows, 1]` as one-hot codes, `[rows, categories]`."""
+    return np.equal(indices, np.arange(len(kind.categories))).astype("float64")
+
+
 def _decode(kind: ColumnKind, x: np.ndarray) -> np.ndarray:
-    """Returns numbers as values of a column."""
-    if kind.kind == "categorical":
+    """Returns the numbers of a column, `[rows, width]`, as values of it."""
+    x = np.argmax(x, axis=1) if kind.width > 1 else x[:, 0]
+    if kind.categories:
         last = len(kind.categories) - 1
         return np.array(kind.categories)[np.clip(np.rint(x), 0, last).astype(int)]
     if kind.bounds is not None:

@@ -102,6 +102,30 @@ def test_categories_that_are_equally_likely_have_that_probability():
     np.testing.assert_allclose(log_prob, -np.log(3 * 5), rtol=1e-4)
 
 
+def test_categories_can_be_one_hot():
+    frame = make_frame()[["city", "height", "is_new"]]
+    table = Table(frame, kinds={"city": "one-hot", "is_new": "one-hot"})
+    x = table.encode(frame)
+    assert x.shape == (400, 6)
+    np.testing.assert_array_equal(x[:, :3], Table(frame).encode_context(frame)[:, :3])
+    np.testing.assert_array_equal(table.encode_context(frame), Table(frame).encode_context(frame))
+    pd.testing.assert_frame_equal(table.decode(x), frame)
+    copy = Table.from_config(json.loads(json.dumps(table.get_config())))
+    assert copy.columns == table.columns
+    model = FlowModel([copy.make_layer()])
+    names = ["city=Aachen", "city=Bonn", "city=Köln", "height", "is_new=False", "is_new=True"]
+    assert list(model._flow_layers_[0].names) == names
+    # Categories are equally likely in the density of a flow that does not change the noise.
+    only = table.make_layer()
+    z = (frame["height"] - frame["height"].mean()) / frame["height"].std(ddof=0)
+    expected = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - np.log(frame["height"].std(ddof=0))
+    log_prob = to_numpy(FlowModel([only]).log_prob(x))
+    np.testing.assert_allclose(log_prob, expected - np.log(3 * 2), rtol=1e-4)
+    samples = table.decode(model(x)[0])  # not inverted, but the largest entry tells
+    pd.testing.assert_series_equal(samples["city"], frame["city"])
+    assert set(table.decode(model.sample(100, seed=0))["city"]) == {"Aachen", "Bonn", "Köln"}
+
+
 def test_contexts_are_standardised_numbers_and_one_hot_codes():
     frame = make_frame()[["height", "city", "price"]]
     context = Table(frame).encode_context(frame)

@@ -18,6 +18,7 @@ from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow
 from gyoza.modelling.flow_layers.couplings import Coupling
 from gyoza.modelling.flow_layers.dequantization import (
+    ArgmaxDequantization,
     UniformDequantization,
     VariationalDequantization,
 )
@@ -120,4 +121,5 @@ __all__ = [
     "FactorOut",
     "UniformDequantization",
     "VariationalDequantization",
+    "ArgmaxDequantization",
 ]

@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from gyoza.backend import flatten_layers
 from gyoza.modelling.adaptation import check_finite_rows, is_left_alone
 from gyoza.modelling.batches import iterate_batches, split_context
 from gyoza.modelling.flow_layers.columns import Columns
-from gyoza.modelling.flow_layers.dequantization import UniformDequantization
-from gyoza.modelling.flow_layers.discrete import warn_if_degenerate, warn_if_discrete
+from gyoza.modelling.flow_layers.discrete import (
+    makes_continuous,
+    warn_if_degenerate,
+    warn_if_discrete,
+)
 from gyoza.modelling.flow_layers.likelihood import not_one_array
 from gyoza.modelling.pairs import to_pairs
 
@@ -86,9 +88,7 @@ class AdaptsLayers:
     def _warn_of(self, x: np.ndarray, is_mapped: bool = False) -> None:
         """Warns of data that no density can be fitted to."""
         warn_if_discrete(self, x, is_mapped)
-        if is_mapped or not any(
-            isinstance(layer, UniformDequantization) for layer in flatten_layers(self)
-        ):
+        if is_mapped or not makes_continuous(self):
             warn_if_degenerate(self, x)
 
     def _read_instances(self, data: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -7,13 +7,19 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import flatten_layers
-from gyoza.modelling.flow_layers.dequantization import UniformDequantization
+from gyoza.modelling.flow_layers.dequantization import ArgmaxDequantization, UniformDequantization
 from gyoza.modelling.tables import describe_columns
 from gyoza.typing import Array
 
-__all__ = ["find_discrete", "find_degenerate", "warn_if_discrete", "warn_if_degenerate"]
+__all__ = [
+    "find_discrete",
+    "find_degenerate",
+    "makes_continuous",
+    "warn_if_discrete",
+    "warn_if_degenerate",
+]
 
-_REMEDY = UniformDequantization  # from which that with a flow is derived
+_REMEDIES = (UniformDequantization, ArgmaxDequantization)  # the one with a flow is derived
 _LEAST_ROWS = 100
 _MOST_ROWS = 2000
 
@@ -75,6 +81,11 @@ def find_degenerate(x: Array) -> tuple[Array, Array]:
     return np.flatnonzero(is_constant), np.array(pairs, "int64").reshape(-1, 2)
 
 
+def makes_continuous(model: Any) -> bool:
+    """Returns whether a model has a layer that makes discrete data continuous."""
+    return any(isinstance(layer, _REMEDIES) for layer in flatten_layers(model))
+
+
 def warn_if_degenerate(model: Any, x: Array) -> None:
     """Warns, once per model, of columns that make every density of the data infinite.
 
@@ -118,8 +129,7 @@ def warn_if_discrete(model: Any, x: Any, is_mapped: bool = False) -> None:
     if not is_array or getattr(model, "_is_known_to_be_discrete", False):
         return
     found = find_discrete(ops.convert_to_numpy(x))
-    has_remedy = any(isinstance(layer, _REMEDY) for layer in flatten_layers(model))
-    if not len(found) or (has_remedy and not is_mapped):
+    if not len(found) or (makes_continuous(model) and not is_mapped):
         return
     model._is_known_to_be_discrete = True
     names = getattr(model, "_column_names", None)

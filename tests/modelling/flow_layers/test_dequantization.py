@@ -9,16 +9,18 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MLP, ResNet
-from gyoza.modelling.distributions import Logistic
+from gyoza.modelling.distributions import Factorial, Logistic, StandardNormal
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     Affine,
     AffineCoupling,
+    Columns,
     FlowModel,
     Logit,
     Reflection,
 )
 from gyoza.modelling.flow_layers.dequantization import (
+    ArgmaxDequantization,
     UniformDequantization,
     VariationalDequantization,
 )
@@ -259,3 +261,65 @@ def test_bad_input():
         VariationalDequantization(4, Reflection())
     with pytest.raises(TypeError, match="should be floating-point numbers"):
         UniformDequantization(4)(np.array([[1, 2]]))
+
+
+def codes(categories, count):
+    return np.eye(count, dtype="float32")[categories]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "float64"])
+def test_categories_come_back_from_the_largest_entries(dtype):
+    categories = np.random.default_rng(0).integers(5, size=(4000, 3))
+    x = codes(categories, 5)
+    layer = ArgmaxDequantization(axes=[2], seed=0, dtype=dtype)
+    outputs, log_det = layer(x)
+    np.testing.assert_array_equal(to_numpy(ops.argmax(outputs, axis=-1)), categories)
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs)).astype("float32"), x)
+    y = to_numpy(ops.cast(outputs, "float64"))
+    expected = -np.sum(np.log(5) + scipy.stats.norm.logpdf(y).sum(axis=-1), axis=-1)
+    np.testing.assert_allclose(to_numpy(log_det), expected, rtol=1e-4)
+
+
+def test_noise_of_a_category_is_normal_where_its_entry_is_the_largest():
+    layer = ArgmaxDequantization(seed=0)
+    copy = ArgmaxDequantization.from_config(layer.get_config())
+    y, other = (to_numpy(layer(codes(np.full(8000, 1), 3))[0]) for layer in (layer, copy))
+    np.testing.assert_array_equal(y, other)
+    normal = np.random.default_rng(0).normal(size=(24000, 3))
+    expected = normal[normal.argmax(axis=1) == 1]
+    for direction in (*np.eye(3), [1.0, 1.0, 1.0], [1.0, 0.0, -1.0]):
+        assert scipy.stats.ks_2samp(y @ direction, expected @ direction).pvalue > 0.01
+
+
+class Reweighted(StandardNormal):
+    """Normal vectors of which those with the largest entry at a place have a probability."""
+
+    probabilities = np.array([0.2, 0.5, 0.3], "float32")
+
+    def compute_log_prob(self, x):
+        place = ops.argmax(x, axis=-1)
+        ratios = ops.convert_to_tensor(np.log(3.0 * self.probabilities))
+        return super().compute_log_prob(x) + ops.take(ratios, place)
+
+
+def test_the_likelihood_of_categories_is_exact_where_noise_is_not_changed():
+    """Two independent categories: one of a flow that weights them, one of equally likely ones."""
+    categories = np.random.default_rng(0).choice(3, size=3000, p=Reweighted.probabilities)
+    x = np.concatenate([codes(categories, 3), codes(categories % 2, 2)], axis=1)
+    layers = Columns({(0, 1, 2): ArgmaxDequantization(), (3, 4): ArgmaxDequantization()})
+    base = Factorial([Reweighted([3]), StandardNormal([2])])
+    log_prob = to_numpy(FlowModel([layers], base).log_prob(x))
+    expected = np.log(Reweighted.probabilities)[categories] - np.log(2)
+    np.testing.assert_allclose(log_prob, expected, atol=1e-5)
+    # Other flows of the same categories have less, on average.
+    entropy = -np.sum(Reweighted.probabilities * np.log(Reweighted.probabilities)) + np.log(2)
+    for layer in (Affine(scale=1.2), Affine(shift=[0.1, 0.3, 0.2, 0.0, 0.0])):
+        assert np.mean(to_numpy(FlowModel([layers, layer], base).log_prob(x))) < -entropy - 0.01
+
+
+@pytest.mark.parametrize("value", [[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [np.nan, 1.0]])
+def test_other_vectors_than_one_hot_ones_are_refused(value):
+    layer, x = ArgmaxDequantization(), np.array([[1.0, 0.0], value], "float32")
+    with pytest.raises(ValueError, match=r"should be one-hot vectors.*first one at index \[1\]"):
+        layer(x)
+    np.testing.assert_array_equal(np.isnan(layer(ops.convert_to_tensor(x))[1]), [False, True])

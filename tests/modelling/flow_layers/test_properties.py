@@ -79,7 +79,8 @@ CASES = {
 WITHOUT_CASE = {
     *("FlowLayer", "ConditionalFlowLayer", "Coupling", "ElementwiseCoupling"),
     *("FlowModel", "DisentanglingFlowModel", "VariationalModel", "FlowMatchingModel"),
-    *("MaskedAutoregressive", "UniformDequantization", "VariationalDequantization", "Columns"),
+    *("MaskedAutoregressive", "UniformDequantization", "VariationalDequantization"),
+    *("ArgmaxDequantization", "Columns"),
 }
 
 
