@@ -213,7 +213,7 @@ class Distribution(Conditional, keras.Layer):
     def compute_log_odds(self, x: Tensor) -> Tensor:
         """Computes how likely the dimensions of vectors are to be smaller; see :meth:`log_odds`.
 
-        Distributions whose dimensions are independent implement it, where it has a closed form, and
+        Distributions whose dimensions are independent implement it, where it can be computed, and
         `compute_quantiles`.
 
         Args:
@@ -230,10 +230,12 @@ class Distribution(Conditional, keras.Layer):
 
     def _lacks_quantiles(self) -> Exception:
         return NotImplementedError(
-            f"A {type(self).__name__} is not known to have independent dimensions with a "
-            "distribution function in closed form, as `StandardNormal`, `DiagonalNormal`, "
-            "`Logistic`, `Uniform` and products of these have. Draw samples, and sort them, or "
-            f"implement `compute_log_odds` and `compute_quantiles`. Received: {self.name}"
+            f"A {type(self).__name__} is not known to have independent dimensions with known "
+            "distribution functions, as `StandardNormal`, `DiagonalNormal`, `Logistic`, "
+            "`StudentT`, `Uniform`, a `GaussianMixture` of one dimension and products of these "
+            "have. Draw samples, and sort them, or implement `compute_log_odds` and "
+            "`compute_quantiles`. "
+            f"Received: {self.name}, of {self.dimension_count} dimensions"
         )
 
     def call(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -271,8 +273,8 @@ class Distribution(Conditional, keras.Layer):
             The log-odds, `[batch, dimension_count]`.
 
         Raises:
-            NotImplementedError: If dimensions are not independent, or the distribution functions
-                have no closed form.
+            NotImplementedError: If dimensions are not independent, or their distribution functions
+                are not known.
         """
         context = self._to_tensor(context)
         return self.compute_log_odds(self._to_vectors(self._to_tensor(x)), **self._change(context))

@@ -19,6 +19,7 @@ from gyoza.modelling.distributions.tools import (
     to_classes,
 )
 from gyoza.modelling.functions.checks import check_finite, check_integer, check_positive
+from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 from gyoza.typing import Tensor
 
 __all__ = ["GaussianMixture"]
@@ -226,6 +227,35 @@ class GaussianMixture(Labelled):
         )
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seeds[1])
         return location + ops.exp(log_scale) * z + penalty
+
+    def compute_log_odds(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+        """See :meth:`Distribution.compute_log_odds`; for mixtures of one dimension."""
+        log_weights, location, log_scale = self._components_of_each(changes)
+        return mixture_log_odds(x, log_weights, location, log_scale, "normal")[0]
+
+    def compute_quantiles(self, log_odds: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+        """See :meth:`Distribution.compute_quantiles`; for mixtures of one dimension."""
+        log_weights, location, log_scale = self._components_of_each(changes)
+        return mixture_quantile(log_odds, log_weights, location, log_scale, "normal")
+
+    def _components_of_each(self, changes: dict[str, Any] | None) -> list[Tensor]:
+        """Returns logarithms of weights, locations and logarithms of scales of each dimension.
+
+        They broadcast to `[batch, dimension_count, component_count]`, with those of all classes.
+        """
+        count = self._class_count * self.component_count
+        if count > 1 and self.dimension_count > 1:
+            raise self._lacks_quantiles()
+        location, log_scale, log_weights = self._components(changes)
+        log_weights = log_weights - math.log(self._class_count)
+        return [
+            ops.reshape(values, (-1, size, count))
+            for values, size in (
+                (log_weights, 1),
+                (location, self.dimension_count),
+                (log_scale, self.dimension_count),
+            )
+        ]
 
     @property
     def _class_count(self) -> int:

@@ -55,7 +55,7 @@ class Quantiles:
 
         Raises:
             NotImplementedError: If the base distribution is not a product of distributions whose
-                distribution functions have a closed form.
+                distribution functions are known.
             ValueError: If the flow is not triangular, or as for :meth:`log_prob`.
 
         References:

@@ -79,6 +79,25 @@ class Sampling:
         """Maps latents to data; see :meth:`FlowModel.invert`."""
         return self.flow.invert(outputs, context)
 
+    def probability_integral_transform(
+        self, x: Tensor, context: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        """Computes how likely each dimension is to be smaller, given those before it.
+
+        See :meth:`FlowModel.probability_integral_transform`. It is as exact as the steps of the
+        solver. A velocity of more dimensions than one makes flows that are not triangular, as a
+        rule.
+        """
+        return self.flow.probability_integral_transform(x, context, **kwargs)
+
+    def cdf(self, x: Tensor, context: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Computes the distribution function of one dimension; see :meth:`FlowModel.cdf`."""
+        return self.flow.cdf(x, context, **kwargs)
+
+    def quantile(self, levels: Tensor, context: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """Computes quantiles of one dimension; see :meth:`FlowModel.quantile`."""
+        return self.flow.quantile(levels, context, **kwargs)
+
     def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
         """Writes the flow to a file that is run without gyoza; see :meth:`FlowModel.export`."""
         return self.flow.export(filepath, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Distribution functions of mixtures of logistic distributions, on the scale of log-odds."""
+"""Distribution functions of mixtures of logistic or normal distributions, as log-odds."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.tensors import larger, smaller
 from gyoza.typing import Tensor
@@ -28,15 +29,20 @@ def _limit(log_scales: Tensor) -> Any:
 
 
 def mixture_log_odds(
-    x: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+    x: Tensor,
+    log_weights: Tensor,
+    locations: Tensor,
+    log_scales: Tensor,
+    components: str = "logistic",
 ) -> tuple[Tensor, Tensor]:
     r"""Computes how likely a number from a mixture is below `x`, on the scale of log-odds.
 
     .. math::
         l(x) = \ln \frac{F(x)}{1 - F(x)}, \qquad
         F(x) = \sum_k \pi_k \, \sigma \! \left( \frac{x - m_k}{s_k} \right), \qquad
-        l'(x) = \frac{F'(x)}{F(x) (1 - F(x))}.
+        l'(x) = \frac{F'(x)}{F(x) (1 - F(x))},
 
+    or, where components are normal, with :math:`\Phi` instead of the sigmoid :math:`\sigma`.
     Nothing cancels and nothing underflows, however far `x` is from all components.
 
     Args:
@@ -45,6 +51,7 @@ def mixture_log_odds(
             other parameters, have the shape `[..., component count]`, or one that broadcasts to it.
         locations: The locations :math:`m_k`.
         log_scales: The logarithms of the scales :math:`s_k`.
+        components: What the components are: `"logistic"` or `"normal"`.
 
     Returns:
         The pair of log-odds and logarithms of their derivatives, in the shape of `x`.
@@ -60,26 +67,32 @@ def mixture_log_odds(
         >>> keras.ops.convert_to_numpy(log_slopes).round(2)
         array([ 0.  , -2.65], dtype=float32)
     """
-    log_odds, compute_log_slopes = _log_odds(x, log_weights, locations, _limit(log_scales))
+    log_odds, compute_log_slopes = _log_odds(
+        x, log_weights, locations, _limit(log_scales), components
+    )
     return log_odds, compute_log_slopes()
 
 
 def _log_odds(
-    x: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+    x: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor, components: str
 ) -> tuple[Any, Callable[[], Any]]:
     """Computes log-odds, and returns what computes the logarithms of their derivatives."""
     largest = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).max) / 16
     standardised = (x[..., None] - locations) * ops.exp(-log_scales)
-    standardised = ops.clip(standardised, -largest, largest)
-    log_below, log_above = -ops.softplus(-standardised), -ops.softplus(standardised)
+    own_odds, log_growth = standardised, -log_scales
+    if components == "normal":
+        own_odds, slopes = normal_log_odds(standardised)
+        log_growth = ops.log(slopes) - log_scales
+    own_odds = ops.clip(own_odds, -largest, largest)
+    log_below, log_above = -ops.softplus(-own_odds), -ops.softplus(own_odds)
     joint_below, joint_above = log_weights + log_below, log_weights + log_above
 
     def compute_log_slopes() -> Any:
         # This is ln(F' / F + F' / (1 - F)), where F' / F is the mean rate at which components grow,
         # weighted by how likely they gave a number that is below x.
         log_rates = [
-            ops.log_softmax(joint_below, axis=-1) + log_above - log_scales,
-            ops.log_softmax(joint_above, axis=-1) + log_below - log_scales,
+            ops.log_softmax(joint_below, axis=-1) + log_above + log_growth,
+            ops.log_softmax(joint_above, axis=-1) + log_below + log_growth,
         ]
         return ops.logsumexp(ops.concatenate(log_rates, axis=-1), axis=-1)
 
@@ -88,7 +101,11 @@ def _log_odds(
 
 
 def mixture_quantile(
-    log_odds: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+    log_odds: Tensor,
+    log_weights: Tensor,
+    locations: Tensor,
+    log_scales: Tensor,
+    components: str = "logistic",
 ) -> Tensor:
     r"""Computes the number that one from a mixture is below with given log-odds.
 
@@ -100,6 +117,7 @@ def mixture_quantile(
         log_weights: See :func:`mixture_log_odds`.
         locations: See :func:`mixture_log_odds`.
         log_scales: See :func:`mixture_log_odds`.
+        components: See :func:`mixture_log_odds`.
 
     Returns:
         The quantiles, in the shape of `log_odds`.
@@ -115,8 +133,10 @@ def mixture_quantile(
         True
     """
 
-    def equation(x: Tensor, log_odds: Tensor, *mixture: Tensor) -> tuple[Any, Callable[[], Any]]:
-        values, compute_log_slopes = _log_odds(x, *mixture)
+    def equation(
+        x: Tensor, log_odds: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
+    ) -> tuple[Any, Callable[[], Any]]:
+        values, compute_log_slopes = _log_odds(x, log_weights, locations, log_scales, components)
 
         def compute_slopes() -> Any:
             log_slopes = compute_log_slopes()
@@ -127,7 +147,8 @@ def mixture_quantile(
 
     log_scales = _limit(log_scales)
     # The quantile of a mixture lies among those of its components.
-    quantiles = ops.stop_gradient(locations + ops.exp(log_scales) * log_odds[..., None])
+    own_quantiles = normal_quantile(log_odds) if components == "normal" else log_odds
+    quantiles = ops.stop_gradient(locations + ops.exp(log_scales) * own_quantiles[..., None])
     parts = ops.unstack(quantiles, axis=-1)
     lower, upper = functools.reduce(smaller, parts), functools.reduce(larger, parts)
     parameters = [log_odds, log_weights, locations, log_scales]
