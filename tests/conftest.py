@@ -26,6 +26,7 @@ collect_ignore_glob = []
 if keras.backend.backend() != "torch":
     # Arguments and data frames are the same on every backend, and tests take least time on PyTorch.
     collect_ignore_glob += [
+        "modelling/flow_layers/test_axes.py",
         "modelling/flow_layers/test_first_arguments.py",
         "modelling/test_tables.py",
     ]

@@ -14,6 +14,7 @@ __all__ = [
     "is_integer",
     "check_integers",
     "check_shape_and_axes",
+    "resolve_axes",
     "read_shape",
     "to_vectors",
     "from_vectors",
@@ -29,11 +30,12 @@ def check_shape_and_axes(
 
     Args:
         shape: Lengths along `axes`, or `None` when they are to be read from the first input.
-        axes: Ascending axes, or `None` for all axes from `first_axis` on.
+        axes: Ascending axes, or `None` for all axes from `first_axis` on. They can be negative, and
+            then count from the last one, -1.
         first_axis: The lowest axis allowed: 1 where axis 0 is the batch.
 
     Returns:
-        Both as lists. `axes` is filled in when only `shape` is given.
+        Both as lists. `axes` is filled in when only `shape` is given, and stays negative if it is.
     """
     if shape is not None:
         shape = check_integers("shape", shape)
@@ -43,11 +45,11 @@ def check_shape_and_axes(
             axes = range(first_axis, first_axis + len(shape))
     if axes is not None:
         axes = check_integers("axes", axes)
-        if not axes or min(axes) < first_axis:
+        if not axes or (min(axes) < first_axis and max(axes) >= 0):
             batch = ", and not contain the batch axis 0" if first_axis == 1 else ""
             raise ValueError(
-                f"`axes` should hold indices that are at least {first_axis}{batch}. "
-                f"Received: axes={axes}"
+                f"`axes` should hold indices that are at least {first_axis}{batch}, or negative "
+                f"ones alone, which count from the last axis, -1. Received: axes={axes}"
             )
         if any(later <= earlier for earlier, later in itertools.pairwise(axes)):
             raise ValueError(f"`axes` should be strictly ascending. Received: axes={axes}")
@@ -59,6 +61,22 @@ def check_shape_and_axes(
     return shape, axes
 
 
+def resolve_axes(axes: Sequence[int], rank: int, first_axis: int = 1) -> list[int]:
+    """Returns axes counted from 0, of tensors of a rank, for those counted from the last axis.
+
+    Raises:
+        ValueError: If one of the latter is before `first_axis`, such as the batch axis.
+    """
+    resolved = [axis + rank if axis < 0 else axis for axis in axes]
+    if resolved and resolved[0] < first_axis:
+        batch = " after the batch axis" if first_axis == 1 else ""
+        raise ValueError(
+            f"`axes` should be axes of the inputs{batch}. "
+            f"Received: axes={list(axes)}, for inputs with {rank} axes"
+        )
+    return resolved
+
+
 def read_shape(
     input_shape: Shape | None,
     shape: list[int] | None,
@@ -67,17 +85,19 @@ def read_shape(
 ) -> tuple[list[int], list[int]]:
     """Reads from `input_shape` what is not yet known of shape and axes, and checks the rest.
 
-    If there is no `input_shape`, both should be known.
+    If there is no `input_shape`, both should be known, and `axes` should not be negative.
     """
     if input_shape is None:
-        if shape is None or axes is None:
+        if shape is None or axes is None or axes[0] < 0:
             raise ValueError(
-                "`input_shape` should be given unless `shape` and `axes` are known. "
+                "`input_shape` should be given unless `shape` and `axes` are known, and `axes` are "
+                "not negative. "
                 f"Received: input_shape=None, shape={shape}, axes={axes}"
             )
         return shape, axes
     if axes is None:
         axes = list(range(first_axis, len(input_shape)))
+    axes = resolve_axes(axes, len(input_shape), first_axis)
     if not axes or len(input_shape) <= axes[-1]:
         raise ValueError(
             f"The input should have the axes {axes or [first_axis]}. "

@@ -29,7 +29,8 @@ class Mask(keras.Layer):
     positions of the remaining axes. Any axis can be masked, the first included.
 
     Args:
-        axes: Ascending axes to which the mask applies.
+        axes: Ascending axes to which the mask applies. Negative ones count from the last axis, -1,
+            until the first inputs tell which ones these are.
         shape: Lengths of the inputs along `axes`.
         mask: Vector of zeros and ones (or booleans) of length `product(shape)`.
         **kwargs: Arguments of `keras.Layer`.
@@ -129,7 +130,10 @@ class Mask(keras.Layer):
         Raises:
             ValueError: If the mask has another shape or other axes already.
         """
-        for expected, received in ((axes, self._axes_), (shape, self._shape_)):
+        own_axes = self._axes_
+        if own_axes is not None and own_axes[0] < 0:  # counted from the last axis
+            own_axes = [axis + axes[-1] - own_axes[-1] for axis in own_axes]
+        for expected, received in ((axes, own_axes), (shape, self._shape_)):
             if received is not None and list(received) != list(expected):
                 raise ValueError(
                     f"`mask` should have shape={list(shape)} and axes={list(axes)}. Received: a "
@@ -229,9 +233,10 @@ class Mask(keras.Layer):
         Returns:
             The tensor that `arrange` was given.
         """
-        if self._shape_ is None:
+        if self._shape_ is None or self._axes_[0] < 0:
             raise ValueError(
-                f"Mask '{self.name}' should be given `shape`, or be called, before `re_arrange`."
+                f"Mask '{self.name}' should be given `shape`, and no negative `axes`, or be "
+                "called, before `re_arrange`."
             )
         x_new = to_tensor(x_new)
         read_shape(x_new.shape, [math.prod(self._shape_)], self._axes_[:1], first_axis=0)

@@ -182,7 +182,7 @@ def test_mask_in_a_functional_model_is_saved(tmp_path, x):
         (lambda: Mask([1], [3], [0, 1, 2]), ValueError, "should hold 3 zeros and ones"),
         (lambda: HeavisideMask([1, 2], [3]), ValueError, "same length"),
         (lambda: HeavisideMask([2, 1], [3, 3]), ValueError, "strictly ascending"),
-        (lambda: HeavisideMask([-1], [3]), ValueError, "at least 0"),
+        (lambda: HeavisideMask([-1, 0], [3, 3]), ValueError, "at least 0, or negative ones"),
         (lambda: HeavisideMask([1.5], [3]), TypeError, "list of integers"),
         (lambda: HeavisideMask([1], [3])(np.ones([2, 4])), ValueError, r"shape \[3\]"),
         (lambda: HeavisideMask([2], [3])(np.ones([2, 3])), ValueError, r"axes \[2\]"),

@@ -7,7 +7,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.modelling.axes import check_shape_and_axes, from_vectors, read_shape, to_vectors
+from gyoza.modelling.axes import (
+    check_shape_and_axes,
+    from_vectors,
+    read_shape,
+    resolve_axes,
+    to_vectors,
+)
 from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import TRACING_ERRORS, fill, is_number
@@ -51,13 +57,15 @@ class FlowLayer(Invertible, keras.Layer):
         shape: Lengths of the inputs along `axes`. If it is omitted it is read from the first
             inputs. If it is given, the weights exist right after construction.
         axes: Ascending axes to be transformed, counted from the batch axis 0, which is not allowed
-            here. They need not be contiguous. All axes but the batch axis if omitted.
+            here, or negative ones, counted from the last axis, -1, until the first inputs tell
+            which ones these are. They need not be contiguous. All axes but the batch axis if
+            omitted.
         **kwargs: Arguments of `keras.Layer`, such as `name`, `dtype` and `trainable`.
 
     Raises:
         TypeError: If `shape` or `axes` are not integers, or if inputs are not floating-point.
-        ValueError: If `shape` and `axes` differ in length, `axes` are not ascending and positive,
-            or the inputs do not have `shape` along `axes`.
+        ValueError: If `shape` and `axes` differ in length, `axes` are not ascending, or include the
+            batch axis, or the inputs do not have `shape` along `axes`.
 
     Attributes:
         preserves_volume: Whether all log-determinants are 0. It is an attribute of the class, and
@@ -120,7 +128,10 @@ class FlowLayer(Invertible, keras.Layer):
     def _set_input_spec(self) -> None:
         if self._axes_ is not None:
             lengths = dict(zip(self._axes_, self._shape_, strict=True)) if self._shape_ else {}
-            self.input_spec = keras.InputSpec(min_ndim=self._axes_[-1] + 1, axes=lengths)
+            first, last = self._axes_[0], self._axes_[-1]
+            # There is a batch axis before those that are counted from the last one.
+            least = 1 - first if first < 0 else 1 + last
+            self.input_spec = keras.InputSpec(min_ndim=least, axes=lengths)
 
     @property
     def output_spec(self) -> keras.InputSpec | None:
@@ -152,7 +163,7 @@ class FlowLayer(Invertible, keras.Layer):
 
         Args:
             input_shape: Shape of the inputs, `[batch, ...]`, where the batch size may be `None`. It
-                is not needed if `shape` was given.
+                is not needed if `shape` was given, and no negative `axes`.
         """
         self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_)
         self._set_input_spec()
@@ -280,7 +291,8 @@ class FlowLayer(Invertible, keras.Layer):
         self, input_shape: Shape
     ) -> tuple[tuple[int | None, ...], tuple[int | None]]:
         """Returns the shapes of the outputs, here that of the inputs, and log-determinants."""
-        given = dict(zip(self._axes_ or (), self._shape_ or (), strict=False))
+        axes = resolve_axes(self._axes_ or (), len(input_shape))
+        given = dict(zip(axes, self._shape_ or (), strict=False))
         shape = tuple(
             given.get(axis) if length is None else length for axis, length in enumerate(input_shape)
         )

@@ -157,7 +157,14 @@ class Coupling(ConditionalFlowLayer):
         self.coupling_parameters: Any = None
         # Whether the network is given the kept dimensions alone, not all of them in full shape.
         self._is_compact = False
-        if self._shape_ is not None and self._axes_ is not None:
+        given_axes = mask._axes_
+        if given_axes is not None and given_axes[0] < 0 and list(given_axes) != self._axes_:
+            raise ValueError(
+                "`mask` should have the axes of the coupling, where they are negative. Received: a "
+                f"mask with axes={given_axes}, axes={self._axes_}"
+            )
+        is_known = self._shape_ is not None and self._axes_ is not None
+        if is_known and self._axes_[0] > 0:
             mask.set_shape(self._shape_, self._axes_)
 
     def build(self, input_shape: Shape | None = None) -> None:
