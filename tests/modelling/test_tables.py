@@ -78,6 +78,10 @@ def test_contexts_can_be_frames():
     )
     z = to_numpy(model(x, context=context)[0])
     np.testing.assert_allclose(to_numpy(model.invert(z, context=values)), x, rtol=1e-4)
+    np.testing.assert_allclose(to_numpy(model.invert(z, context=context)), x, rtol=1e-4)
+    np.testing.assert_allclose(to_numpy(model.invert(z, context)), x, rtol=1e-4)
+    log_det = to_numpy(model.invert_and_log_det(z, context=context)[1])
+    np.testing.assert_array_equal(to_numpy(model.log_det(x, context)), log_det)
 
 
 def test_layers_adapt_to_frames():

@@ -14,6 +14,7 @@ from gyoza.modelling.freezing import freeze_after
 from gyoza.modelling.functions.checks import check_choice, is_own
 from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
+from gyoza.modelling.tables import is_frame
 from gyoza.typing import Tensor
 
 __all__ = ["Invertible", "Inversion", "check_floating", "make_dense"]
@@ -282,6 +283,8 @@ class Invertible(Describes):
 
     def _run_as_call(self, method: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs a method through an `Inversion`, which is made once, or for a functional model."""
+        args = tuple(to_tensor(value) if is_frame(value) else value for value in args)
+        kwargs = {key: to_tensor(v) if is_frame(v) else v for key, v in kwargs.items()}
         name = f"{self.name}_{method.__name__}"  # which errors show
         if isinstance(x, keras.KerasTensor):
             number = keras.backend.get_uid(name)  # names differ within a functional model
