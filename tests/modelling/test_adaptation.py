@@ -2,14 +2,17 @@
 
 import warnings
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     Affine,
+    AffineCoupling,
     FlowModel,
     MixtureGaussianization,
     PrincipalRotation,
@@ -178,6 +181,43 @@ def test_models_among_the_layers_are_warned_of_as_layers_are():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warn_if_unadapted(other, x)
+
+
+class Batches(keras.utils.PyDataset):
+    """Two batches, with a context or as a pair, that know how often they are asked for."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.count = form, 0
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        self.count += 1
+        x = 30.0 + 100.0 * draw("float32")
+        if self.form == "context":
+            return ({"inputs": x, "context": x[:, :1]},)
+        return ((x, x), np.zeros([len(x), 2])) if self.form == "pair" else (x,)
+
+
+@pytest.mark.parametrize("form", ["alone", "context", "pair"])
+def test_first_batch_of_a_data_set_is_looked_at(form):
+    data, model = Batches(form), FlowModel([ActivationNormalization()])
+    if form == "context":
+        model.add(AffineCoupling(compute_coupling_parameters=MLP([2])))
+    with pytest.warns(UserWarning, match="does not normalise"):
+        warn_if_unadapted(model, data)
+    warn_if_unadapted(model, data)
+    assert data.count == 1
+
+
+def test_data_sets_that_can_be_read_once_are_left_alone():
+    batches = (batch for batch in [30.0 + 100.0 * draw("float32")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_if_unadapted(FlowModel([ActivationNormalization()]), batches)
+    assert len(list(batches)) == 1
 
 
 def test_flow_is_not_warned_of_that_knows_its_data_or_need_not():

@@ -3,6 +3,7 @@
 import warnings
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -25,14 +26,19 @@ def warn_if_unadapted(model: Any, x: Any) -> None:
 
     Args:
         model: The flow model that is to be fitted to the data.
-        x: The data, as `fit` takes them. At most 256 instances are looked at, and those of arrays
-            and tensors alone.
+        x: The data, as `fit` takes them. At most 256 instances are looked at: of arrays, tensors,
+            and the first batch of a `keras.utils.PyDataset`. The first batch of other data sets
+            cannot be had without a change to the order in which those of training are shuffled.
     """
+    layer = next((layer for layer in model._flow_layers_ if _normalises(layer)), None)
+    if layer is None or getattr(model, "_is_known_to_be_unadapted", False):
+        return
+    if isinstance(x, keras.utils.PyDataset) and x.num_batches != 0:
+        batch = x[0]  # which Keras looks at, too
+        x = batch[0] if isinstance(batch, tuple | list) else batch
     x, context = (x.get("inputs"), x.get("context")) if isinstance(x, dict) else (x, None)
     x = x[0] if isinstance(x, tuple | list) and len(x) == 2 else x
-    layer = next((layer for layer in model._flow_layers_ if _normalises(layer)), None)
-    is_array = isinstance(x, np.ndarray) or ops.is_tensor(x)
-    if layer is None or not is_array or getattr(model, "_is_known_to_be_unadapted", False):
+    if not (isinstance(x, np.ndarray) or ops.is_tensor(x)):
         return
     step = -(-len(x) // _MOST_ROWS) or 1
     x, context = (None if part is None else part[::step] for part in (x, context))
