@@ -43,6 +43,7 @@ __all__ = [
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
+    "has_slow_substitution",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -227,6 +228,17 @@ def has_slow_convolutions() -> bool:
     These are XLA's convolutions on processors, with their gradients.
     """
     return _in_use.has_slow_convolutions()
+
+
+def has_slow_substitution(size: int) -> bool:
+    """Returns whether triangular systems of equations take longer than a few matrix products.
+
+    XLA solves for one row after the other on TensorFlow, and so does JAX's library for many rows.
+
+    Args:
+        size: The number of rows.
+    """
+    return _in_use.has_slow_substitution(size)
 
 
 def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:

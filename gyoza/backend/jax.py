@@ -47,6 +47,7 @@ __all__ = [
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
+    "has_slow_substitution",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -157,6 +158,10 @@ def is_traced(tensors: Iterable[Any]) -> bool:
 
 def has_slow_convolutions() -> bool:
     return jax.default_backend() == "cpu" and not private.is_top_level()
+
+
+def has_slow_substitution(size: int) -> bool:
+    return size > 128
 
 
 def jit_batches(

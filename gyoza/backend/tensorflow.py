@@ -40,6 +40,7 @@ __all__ = [
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
+    "has_slow_substitution",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -133,6 +134,10 @@ def is_traced(tensors: Iterable[Any]) -> bool:
 
 def has_slow_convolutions() -> bool:
     return _is_within_xla() and not tf.config.list_logical_devices("GPU")
+
+
+def has_slow_substitution(size: int) -> bool:
+    return _is_within_xla()
 
 
 def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:

@@ -40,6 +40,7 @@ __all__ = [
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
+    "has_slow_substitution",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -123,6 +124,10 @@ def is_traced(tensors: Iterable[Any]) -> bool:
 
 
 def has_slow_convolutions() -> bool:
+    return False
+
+
+def has_slow_substitution(size: int) -> bool:
     return False
 
 

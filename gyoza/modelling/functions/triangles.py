@@ -1,10 +1,8 @@
 """Diagonal matrices, and systems of equations with triangular ones."""
 
-import math
-
-import keras
 from keras import ops
 
+from gyoza.backend import has_slow_substitution
 from gyoza.typing import Tensor
 
 __all__ = ["create_diagonal", "solve_triangle"]
@@ -27,10 +25,9 @@ def create_diagonal(values: Tensor) -> Tensor:
 def solve_triangle(matrix: Tensor, right: Tensor, lower: bool) -> Tensor:
     r"""Solves `matrix @ x = right`, like `keras.ops.solve_triangular`, and sooner where it can be.
 
-    On TensorFlow, XLA would solve for one row after the other, and on JAX, its library takes longer
-    for more than 128 rows. So the matrix is inverted there, block by block: from the inverses of
-    blocks on the diagonal, of size 1 at first, those of blocks twice as large are computed, all at
-    once,
+    Where solving for one row after the other takes long, the matrix is inverted, block by block:
+    from the inverses of blocks on the diagonal, of size 1 at first, those of blocks twice as large
+    are computed, all at once,
 
     .. math::
         \begin{pmatrix} A & 0 \\ B & C \end{pmatrix}^{-1} =
@@ -47,8 +44,7 @@ def solve_triangle(matrix: Tensor, right: Tensor, lower: bool) -> Tensor:
     References:
         - Higham, N. J. (2002). Accuracy and Stability of Numerical Algorithms, chapter 14.
     """
-    longest = {"tensorflow": 0, "jax": 128, "torch": math.inf}[keras.backend.backend()]
-    if matrix.shape[0] <= longest:
+    if not has_slow_substitution(matrix.shape[0]):
         return ops.solve_triangular(matrix, right, lower=lower)
     if lower:
         return _invert(matrix) @ right

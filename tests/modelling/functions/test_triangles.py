@@ -3,6 +3,7 @@ import pytest
 from keras import ops
 
 from gyoza.backend import jit
+from gyoza.modelling.functions import triangles
 from gyoza.modelling.functions.triangles import create_diagonal, solve_triangle
 
 
@@ -11,8 +12,15 @@ def solve(matrix, right, lower):
     return ops.convert_to_numpy(solve_triangle(matrix, right, lower))
 
 
+@pytest.fixture(params=["by rows", "by blocks"])
+def way(request, monkeypatch):
+    """Solves systems in one of two ways, whatever takes less time."""
+    monkeypatch.setattr(triangles, "has_slow_substitution", lambda _: request.param == "by blocks")
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("lower", [False, True])
-@pytest.mark.parametrize("size", [1, 2, 3, 8, 21, 150])
+@pytest.mark.parametrize("size", [1, 3, 8, 21])
 def test_solutions_are_those_of_numpy(size, lower):
     random = np.random.default_rng(size)
     matrix = random.normal(size=(size, size)) / size + 2 * np.eye(size)
@@ -22,6 +30,7 @@ def test_solutions_are_those_of_numpy(size, lower):
     np.testing.assert_allclose(solved, np.linalg.solve(matrix, right), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("way")
 def test_it_is_as_stable_as_substitution():
     # The powers of this matrix grow beyond all bounds, but not its inverse; nor do scales of
     # columns do harm.
