@@ -18,7 +18,7 @@ def make(size, context_size=None, seed=0, **arguments):
     made.build((None, size), None if context_size is None else (None, context_size))
     random = np.random.default_rng(seed)
     for weight in made.weights:
-        weight.assign(random.normal(size=weight.shape))
+        weight.assign(0.5 * random.normal(size=weight.shape))  # or `tanh` would be flat
     return made
 
 

@@ -204,8 +204,8 @@ def make_dense(x: Tensor) -> Any:
 
 
 def _read(x: Tensor) -> Any:
-    """Returns the value of a variable, and anything else as it is, for Keras to convert."""
-    return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") else x
+    """Returns what a variable or data frame holds, and all else as it is, for Keras to convert."""
+    return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") or is_frame(x) else x
 
 
 class Invertible(Describes):
@@ -283,8 +283,8 @@ class Invertible(Describes):
 
     def _run_as_call(self, method: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs a method through an `Inversion`, which is made once, or for a functional model."""
-        args = tuple(to_tensor(value) if is_frame(value) else value for value in args)
-        kwargs = {key: to_tensor(v) if is_frame(v) else v for key, v in kwargs.items()}
+        if args or kwargs:
+            args, kwargs = keras.tree.map_structure(_read, (args, kwargs))
         name = f"{self.name}_{method.__name__}"  # which errors show
         if isinstance(x, keras.KerasTensor):
             number = keras.backend.get_uid(name)  # names differ within a functional model
