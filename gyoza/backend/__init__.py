@@ -39,6 +39,7 @@ __all__ = [
     "XLA_ERRORS",
     "find_unsupported",
     "is_distributed",
+    "enter_scope",
     "mark_replica",
     "to_data_set",
     "is_traced",
@@ -195,6 +196,14 @@ def find_unsupported(error: Exception) -> str:
 def is_distributed(model: keras.Model) -> bool:
     """Returns whether a model is trained under a distribution strategy of Keras' backend."""
     return _in_use.is_distributed(model)
+
+
+def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
+    """Returns the context for new variables of a model that was made under a strategy.
+
+    TensorFlow trains only those that were made within the scope of the strategy.
+    """
+    return _in_use.enter_scope(model)
 
 
 def mark_replica(seed: Any) -> Any:

@@ -24,6 +24,7 @@ __all__ = [
     "XLA_ERRORS",
     "find_unsupported",
     "is_distributed",
+    "enter_scope",
     "mark_replica",
     "to_data_set",
     "draw_uniform",
@@ -86,6 +87,10 @@ def find_unsupported(error: Exception) -> str:
 
 def is_distributed(model: keras.Model) -> bool:
     return keras.distribution.distribution() is not None
+
+
+def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext()
 
 
 def mark_replica(seed: Any) -> Any:

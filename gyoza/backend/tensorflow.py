@@ -36,6 +36,7 @@ __all__ = [
     "XLA_ERRORS",
     "find_unsupported",
     "is_distributed",
+    "enter_scope",
     "mark_replica",
     "to_data_set",
     "is_traced",
@@ -238,6 +239,13 @@ def is_distributed(model: keras.Model) -> bool:
     return isinstance(model.distribute_strategy, tf.distribute.Strategy) and (
         model.distribute_strategy is not _NO_STRATEGY
     )
+
+
+def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
+    strategy = model.distribute_strategy
+    if strategy is tf.distribute.get_strategy():  # as it is where the model has none of its own
+        return contextlib.nullcontext()
+    return strategy.scope()
 
 
 def mark_replica(seed: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from gyoza.backend import track_last
+from gyoza.backend import enter_scope, track_last
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.adapting import AdaptsLayers
@@ -146,7 +146,7 @@ class FlowModel(
         track_last(self, [part for part in others if part is not None])
 
     def build(self, input_shape: Shape) -> None:
-        """Builds all layers.
+        """Builds all layers, under the strategy of TensorFlow that the model was made under.
 
         Args:
             input_shape: Shape of the inputs, `[batch, ...]`, where the batch size may be `None`.
@@ -161,10 +161,11 @@ class FlowModel(
             )
         set_periods(self._flow_layers_, input_shape)
         x = keras.KerasTensor((None, *input_shape[1:]), dtype=self.compute_dtype)
-        context = self._describe_context()
-        for _, outputs, _ in self.run_layers(x, context):
-            x = outputs
-        self.base_distribution(x, **self._base_context(context))
+        with enter_scope(self):
+            context = self._describe_context()
+            for _, outputs, _ in self.run_layers(x, context):
+                x = outputs
+            self.base_distribution(x, **self._base_context(context))
         self._least_rank = getattr(self._flow_layers_[0].input_spec, "min_ndim", None) or 2
 
     def __call__(self, inputs: Tensor, context: Tensor | None = None, **kwargs: Any) -> Any:
