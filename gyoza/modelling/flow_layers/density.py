@@ -10,7 +10,6 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
-from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.quantiles import Quantiles
 from gyoza.modelling.functions.checks import check_integer
@@ -40,7 +39,7 @@ class Density(Quantiles):
     invert: Callable[..., Any]
     invert_and_log_det: Callable[..., Any]
     _prepare_context: Callable[..., Any]
-    _check_inputs: Callable[..., None]
+    _take_array: Callable[..., Any]
     _check_new_steps: Callable[..., None]
     _to_arrays: Callable[..., Any]
     _leave_xla: Callable[..., Any]
@@ -83,13 +82,11 @@ class Density(Quantiles):
             The log-densities in nats, `[instances]`.
 
         Raises:
-            TypeError: If `x` does not hold floating-point numbers.
+            TypeError: If `x` does not hold floating-point numbers, or is a data set.
             ValueError: If the model is conditional and there is no `context`, or the reverse, or a
                 shape is not as described.
         """
-        x, context = split_context(x, context)
-        x = self._to_arrays(x)
-        self._check_inputs(x)
+        x, context = self._take_array(x, context)
         log_prob = self._in_batches(self._log_prob, x, context, batch_size, verbose=verbose)
         self._check_new_steps(x, context)
         return log_prob

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import vjp
+from gyoza.modelling.batches import split_context
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.training import to_arrays
 from gyoza.typing import Tensor
@@ -46,7 +47,7 @@ class Quantiles:
         dimension by itself. Whether a flow is triangular is read from its derivatives.
 
         Args:
-            x: Vectors, `[instances, dimensions]`.
+            x: Vectors, `[instances, dimensions]`. Or a dictionary, as `fit` takes it.
             context: See :meth:`log_prob`.
             batch_size: See :meth:`log_prob`.
 
@@ -103,7 +104,7 @@ class Quantiles:
         r"""Computes the distribution function :math:`P(X \le x \mid c)` of one dimension.
 
         Args:
-            x: Numbers, `[instances, 1]`.
+            x: Numbers, `[instances, 1]`. Or a dictionary, as `fit` takes it.
             context: See :meth:`log_prob`.
             batch_size: See :meth:`log_prob`.
 
@@ -186,8 +187,7 @@ class Quantiles:
 
     def _log_odds(self, x: Tensor, context: Tensor, batch_size: int) -> Tensor:
         """Returns the log-odds of data, checked to be meaningful."""
-        x = self._to_arrays(x)
-        self._check_inputs(x)
+        x, context = self._take_array(x, context)
         if len(x.shape) != 2:
             raise ValueError(
                 f"`x` should be vectors, of shape [instances, dimensions]. Received: x of shape "
@@ -196,6 +196,19 @@ class Quantiles:
         log_odds, _, above = self._in_batches(self._find_log_odds, x, context, batch_size)
         self._check_triangular(above)
         return log_odds
+
+    def _take_array(self, x: Any, context: Tensor | None = None) -> tuple[Any, Any]:
+        """Returns instances and their context apart, checked to be arrays, or alike."""
+        x, context = split_context(x, context)
+        x = self._to_arrays(x)
+        self._check_inputs(x)
+        if not hasattr(x, "shape"):
+            raise TypeError(
+                "`x` should be an array, a tensor or a data frame. With a data set, call this "
+                "method for each of its batches, or call `evaluate` for the mean loss. "
+                f"Received: x={x} (of type {type(x)})"
+            )
+        return x, context
 
     def _check_triangular(self, above: Tensor) -> None:
         """Raises a `ValueError` if there are derivatives by later dimensions."""

@@ -80,6 +80,8 @@ def test_quantiles_invert_the_cdf(context):
     u = [to_numpy(model.cdf(column[:, None], context)) for column in x.T]
     np.testing.assert_allclose(np.stack(u, axis=1), np.tile(levels, [3, 1]), rtol=1e-3)
     np.testing.assert_allclose(to_numpy(model.quantile(0.3, context)), x[:, 1], rtol=1e-5)
+    u = to_numpy(model.cdf({"inputs": x[:, :1], "context": context}))
+    np.testing.assert_allclose(u, levels[0], rtol=1e-3)
 
 
 def test_quantiles_without_a_context_are_known():
@@ -91,6 +93,19 @@ def test_quantiles_without_a_context_are_known():
     assert to_numpy(model.quantile(0.5)) == pytest.approx(3.0)
     x = np.array([[0.0], [5.0]])
     np.testing.assert_allclose(to_numpy(model.cdf(x)), expected.cdf(x[:, 0]), rtol=1e-5)
+
+
+def test_data_can_be_dictionaries_but_not_data_sets():
+    model = FlowModel([Standardize(shape=[1], location=3.0, scale=2.0)])
+    x = np.array([[0.0], [5.0]], "float32")
+    expected = scipy.stats.norm(3.0, 2.0).cdf(x)
+    received = model.probability_integral_transform({"inputs": x})
+    np.testing.assert_allclose(to_numpy(received), expected, rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(model.cdf({"inputs": x})), expected[:, 0], rtol=1e-5)
+    for method in (model.log_prob, model.cdf, model.probability_integral_transform):
+        for data in (iter([x]), {"inputs": iter([x])}):
+            with pytest.raises(TypeError, match=r"`x` should be an array.*each of its batches"):
+                method(data)
 
 
 @runs_eagerly
