@@ -22,6 +22,15 @@ from gyoza.typing import Shape, Tensor
 __all__ = ["FlowLayer"]
 
 
+def _check_pair(name: str, results: Any) -> None:
+    """Raises a `TypeError` if the `transform` of a layer has not returned a pair."""
+    if not isinstance(results, tuple | list) or len(results) != 2:
+        raise TypeError(
+            f"`transform` of '{name}' should return a pair of outputs and log-determinants. "
+            f"Received: {results} (of type {type(results)})"
+        )
+
+
 @keras.saving.register_keras_serializable(package="gyoza")
 class FlowLayer(Invertible, keras.Layer):
     r"""Base class of all flow layers: an invertible map with a tractable Jacobian determinant.
@@ -63,7 +72,8 @@ class FlowLayer(Invertible, keras.Layer):
         **kwargs: Arguments of `keras.Layer`, such as `name`, `dtype` and `trainable`.
 
     Raises:
-        TypeError: If `shape` or `axes` are not integers, or if inputs are not floating-point.
+        TypeError: If `shape` or `axes` are not integers, if inputs are not floating-point, or if
+            the `transform` of a subclass does not return a pair.
         ValueError: If `shape` and `axes` differ in length, `axes` are not ascending, or include the
             batch axis, or the inputs do not have `shape` along `axes`.
 
@@ -226,7 +236,10 @@ class FlowLayer(Invertible, keras.Layer):
             The pair of outputs, in the shape of `inputs`, and log-determinants, `[batch]`.
         """
         vectors = to_vectors(inputs, self._axes_, self._shape_)
-        outputs, log_det = self.transform(vectors)
+        results = self.transform(vectors)
+        if type(results) is not tuple or len(results) != 2:
+            _check_pair(self.name, results)
+        outputs, log_det = results
         if is_number(log_det):  # of each vector
             log_det = ops.broadcast_to(log_det, ops.shape(vectors)[:-1])
         return from_vectors(outputs, self._axes_, self._shape_), self.sum_log_det(inputs, log_det)

@@ -99,6 +99,27 @@ def test_invert_may_call_that_of_the_base_class():
     np.testing.assert_array_equal(to_numpy(layer.invert(np.ones([1, 2], "float32"))), [[-1, -1]])
 
 
+class Forgetful(FlowLayer):
+    """Returns what it is told to, but no log-determinants."""
+
+    forget = staticmethod(lambda outputs: outputs)
+
+    def transform(self, inputs):
+        return self.forget(-inputs)
+
+    def inverse_transform(self, outputs):
+        return -outputs
+
+
+@pytest.mark.parametrize("forget", [lambda x: x, lambda x: (x,), lambda x: (x, None, x)])
+def test_transforms_without_log_determinants_are_named(forget):
+    layer = Forgetful(name="half")
+    layer.forget = forget
+    # A batch of two instances could be taken for a pair.
+    with pytest.raises(TypeError, match="`transform` of 'half' should return a pair of outputs"):
+        layer(np.ones([2, 3], "float32"))
+
+
 class Stretching(FlowLayer):
     """Doubles its inputs, and returns log-determinants as `form` makes them of a number."""
 
