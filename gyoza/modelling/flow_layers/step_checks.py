@@ -1,7 +1,6 @@
 """Whether the steps of continuous flows are short enough for their densities."""
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from gyoza.backend import flatten_layers, is_traced, list_seeds
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow, refine_steps
 from gyoza.modelling.functions.checks import check_positive
+from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training import to_arrays
 from gyoza.typing import Tensor
 
@@ -95,12 +95,11 @@ class ChecksSteps:
             tolerance = max(_TOLERANCE, _TOLERANCE_BY_DIMENSION * dimension_count)
         if difference > tolerance:
             solvers = ", ".join(sorted({_describe(layer) for layer in layers}))
-            warnings.warn(
+            warn(
                 f"Log-densities of model '{self.name}', by {solvers}, differ by "
                 f"{difference:.2g} nats on average from those by shorter steps. They may be those "
                 "of no density, and too high. More steps, smaller learning rates, and the "
-                "penalties `kinetic` and `jacobian` of a `ContinuousFlow` help.",
-                stacklevel=4 if self._has_new_densities else 2,
+                "penalties `kinetic` and `jacobian` of a `ContinuousFlow` help."
             )
         self._has_new_densities = False
         return difference
