@@ -1,5 +1,7 @@
 """Callbacks for training."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -55,6 +57,21 @@ def test_it_knows_when_no_layer_is_to_blame(x):
     _, callback = train(1e3 * x, [ActivationNormalization()], learning_rate=1e38)
     assert callback.layer is None
     assert "learning rate" in callback.message
+
+
+def test_a_loss_that_is_not_finite_is_told_of_once_without_the_callback(x):
+    model = FlowModel([ActivationNormalization()])
+    model.compile("adam", jit_compile=keras.backend.backend() == "jax")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(x, verbose=0)
+    bad = np.where(np.arange(32)[:, None] == 20, np.nan, x)
+    with pytest.warns(UserWarning, match="loss of model .* in epoch 1: .*TerminateOnNon") as caught:
+        model.fit(bad, epochs=3, verbose=0)
+    assert [warning.filename for warning in caught if warning.category is UserWarning] == [__file__]
+    with pytest.warns(UserWarning, match="The data are not finite in 1 of 32") as caught:
+        model.fit(bad, epochs=3, verbose=0, callbacks=TerminateOnNonFinite(bad))
+    assert sum(warning.category is UserWarning for warning in caught) == 1
 
 
 def test_it_leaves_finite_training_alone(x):

@@ -18,7 +18,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
 
     The model gets back the weights that it had at the start of the epoch, and is run on the data
     layer by layer. A warning names the first layer whose outputs or log-determinants are not
-    finite, or the instances that are not finite themselves.
+    finite, or the instances that are not finite themselves. Without this callback, `fit` warns once
+    at the end of an epoch whose loss is not finite, and goes on.
 
     Args:
         data: The training data, or a sample of it: an array, a pair of arrays, or `{"inputs": …,
@@ -41,6 +42,9 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         >>> callback.message
         'The data are not finite in 1 of 64 instances, the first of which has index 5.'
     """
+
+    # Whether `fit` need not tell of a loss that is not finite.
+    _explains_loss = True
 
     def __init__(self, data: Any, batch_size: int = 4096) -> None:
         super().__init__()

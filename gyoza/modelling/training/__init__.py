@@ -3,12 +3,14 @@
 - `data`: arrays, data frames and weights of instances in the form that Keras takes,
 - `files`: saving and exporting,
 - `fit`: one call of `fit`: with what Keras trains, and how many steps an execution takes,
+- `loss_watch`: a hint where the loss is not finite,
 - `trainer`: how steps are compiled, and what happens where that is not possible.
 """
 
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
 from gyoza.modelling.training.files import SavesFiles, get_temporary, write_atomically
 from gyoza.modelling.training.fit import describe
+from gyoza.modelling.training.loss_watch import watch_loss
 from gyoza.modelling.training.trainer import Training
 
 __all__ = [
@@ -20,5 +22,6 @@ __all__ = [
     "describe",
     "get_temporary",
     "to_arrays",
+    "watch_loss",
     "write_atomically",
 ]
