@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import to_numpy
+from gyoza.data.checks import to_numpy, warn_of_identifier, warn_of_spike
 from gyoza.extras import import_extra
 from gyoza.modelling.flow_layers import (
     Affine,
@@ -111,7 +110,8 @@ class Table:
     `one-hot`       the same, if `kinds` say so                 `ArgmaxDequantization`
     ==============  ==========================================  ==================================
 
-    Numbers count as bounded if they fill the interval from 0 to 1, or `bounds` are given. The
+    Numbers count as bounded if they fill the interval from 0 to 1, or `bounds` are given. A warning
+    names columns that look like identifiers, with each whole number of a range once. The
     layers have log-determinants, so that the likelihood is that of the table as it is. Where there
     are integers or categories, it is a lower bound; see
     :class:`~gyoza.modelling.flow_layers.UniformDequantization`.
@@ -322,13 +322,15 @@ def _read(
             kind = "bounded"
         else:
             kind = "positive" if low > 0.0 else "real"
+        if bounds is None:
+            warn_of_identifier(name, x, kind)
     if kind == "bounded" and bounds is None:
         bounds = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
     center = np.median(x) if kind in ("positive", "count") else np.mean(x)
     bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
     found = ColumnKind(kind, float(center), float(x.std()), bounds)
     if not found.is_whole:
-        _warn_of_spike(name, x)
+        warn_of_spike(name, x)
     _encode(name, found, column)  # checks that it fits
     return found
 
@@ -382,18 +384,6 @@ def _read_categories(name: str, column: Any, values: np.ndarray, kind: str | Non
             f"{len(values)} rows"
         )
     return ColumnKind(kind or "categorical", categories=tuple(categories))
-
-
-def _warn_of_spike(name: str, x: np.ndarray) -> None:
-    """Warns of a value that real numbers would not have so often."""
-    values, counts = np.unique(x, return_counts=True)
-    share = counts.max() / len(x)
-    if share > 0.05 and counts.max() > 20:
-        warnings.warn(
-            f"Column {name!r} has the value {values[counts.argmax()]:g} in {share:.0%} of its "
-            "rows, where a density has an infinite spike. Fit these rows apart, or add noise.",
-            stacklevel=4,
-        )
 
 
 def _encode(name: str, kind: ColumnKind, column: Any) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Tables: which kind a column is of, and that layers and codes keep to it."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -66,6 +67,22 @@ def test_kinds_can_be_given():
     assert {name: column.kind for name, column in table.columns.items()} == kinds
     assert table.columns["stars"].categories == (1, 2, 3, 4, 5)
     assert table.columns["price"].bounds == (frame["price"].min(), frame["price"].max())
+
+
+def test_identifiers_of_rows_are_warned_of():
+    order = np.random.default_rng(0).permutation(1200)
+    frame = pd.DataFrame({"number": order, "few": order % 500, "twice": order // 2})
+    frame["one_left_out"] = np.where(order == 7, -2, order)
+    with pytest.warns(UserWarning, match="Column 'number' .* from 0 to 1199 once") as caught:
+        table = Table(frame)
+    assert [warning.filename for warning in caught if warning.category is UserWarning] == [__file__]
+    assert table.columns["number"].kind == "real"
+    with pytest.warns(UserWarning, match=r"pass `kinds=\{'year': 'count'\}`"):
+        Table(pd.DataFrame({"year": np.arange(1980, 2010)}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Table(frame, kinds={"number": "real"})
+        Table(pd.DataFrame({"rank": [3, 1, 4, 2]}))
 
 
 def test_rows_come_back(table):
