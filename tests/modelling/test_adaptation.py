@@ -19,6 +19,7 @@ from gyoza.modelling.flow_layers import (
     Standardize,
     UniformDequantization,
     YeoJohnson,
+    adapting,
 )
 from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
 
@@ -233,3 +234,16 @@ def test_flow_is_not_warned_of_that_knows_its_data_or_need_not():
         model = FlowModel([ActivationNormalization()])
         model.compile("sgd")
         model.fit(draw("float32"), verbose=0)
+
+
+def test_data_without_an_end_are_told_of(monkeypatch):
+    monkeypatch.setattr(adapting, "_MANY_BATCHES", 4)
+    x = draw("float32")
+    with pytest.warns(UserWarning, match="has read 4 batches of a map, and goes on") as caught:
+        FlowModel([Standardize()]).adapt(map(x.__add__, range(4)))
+    assert [warning.filename for warning in caught if warning.category is UserWarning] == [__file__]
+    if keras.backend.backend() == "tensorflow":
+        data = pytest.importorskip("tensorflow").data.Dataset.from_tensors(x)
+        FlowModel([Standardize()]).adapt(data)
+        with pytest.raises(ValueError, match="`data` should come to an end"):
+            FlowModel([Standardize()]).adapt(data.repeat())

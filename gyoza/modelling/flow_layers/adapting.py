@@ -1,6 +1,6 @@
 """The data-dependent start of a chain of flow layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,13 @@ from gyoza.modelling.flow_layers.discrete import (
     warn_if_discrete,
 )
 from gyoza.modelling.flow_layers.likelihood import not_one_array
+from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.pairs import to_pairs
 
 __all__ = ["AdaptsLayers"]
+
+_INFINITE = -1  # the cardinality of a `tf.data.Dataset` without an end
+_MANY_BATCHES = 10000
 
 
 class AdaptsLayers:
@@ -49,12 +53,13 @@ class AdaptsLayers:
                 Where a layer adapts to pairs, as :class:`PairAxes` does, what that takes; other
                 layers are then adapted to all instances of the pairs. A generator is read to its
                 end, and `fit` needs another one: `itertools.islice(make(), 10)` are 10 batches of
-                a new one.
+                a new one. After 10000 batches, a warning tells that it may have no end.
             batch_size: Number of instances that are processed at a time.
 
         Raises:
-            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs, or
-                if data or what a layer is adapted to are not finite. The first rows are named.
+            ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs, if
+                it is a `tf.data.Dataset` without an end, or if data or what a layer is adapted to
+                are not finite. The first rows are named.
         """
         pairs = to_pairs(data) if self.adapts_to_pairs else None
         x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
@@ -96,7 +101,20 @@ class AdaptsLayers:
         data = self._to_arrays(data)
         if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:
             raise not_one_array(self.name, data)
-        batches = [split_context(batch) for batch in iterate_batches(data, batch_size)]
+        if hasattr(data, "cardinality") and int(data.cardinality()) == _INFINITE:
+            raise ValueError(
+                "`data` should come to an end: `data.take(10)` are 10 batches. "
+                f"Received: the infinite data set {data}"
+            )
+        batches = []
+        for batch in iterate_batches(data, batch_size):
+            batches.append(split_context(batch))
+            if len(batches) == _MANY_BATCHES and isinstance(data, Iterator):
+                warn(
+                    f"`adapt` has read {_MANY_BATCHES} batches of a {type(data).__name__}, and "
+                    "goes on until it ends. Some thousand instances suffice: "
+                    "`itertools.islice(data, 10)` are 10 batches."
+                )
         if not batches:
             raise ValueError("`data` should hold at least one instance. Received: no instance")
         x = np.concatenate([batch for batch, _ in batches])
