@@ -60,6 +60,12 @@ def test_a_density_without_weights_is_that_of_a_gaussian_mixture(x):
     np.testing.assert_array_equal(samples, density.sample(4000, random_state=0))
 
 
+def test_xla_can_be_left_out(x):
+    options = {"flow": make_diagonal, "epochs": 1, "batch_size": 80}
+    assert FlowDensity(**options, jit_compile=False).fit(x).flow_.jit_compile is False
+    assert clone(FlowRegressor(jit_compile=False)).jit_compile is False
+
+
 @compiles_each_time
 def test_fits_of_the_same_random_state_are_equal_and_leave_no_trace(x):
     random.seed(5)

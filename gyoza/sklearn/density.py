@@ -38,6 +38,8 @@ class FlowDensity(DensityMixin, FlowEstimator):
         learning_rate: The learning rate of Adam.
         validation_fraction: The fraction of rows that are held out, 0 for none.
         patience: After how many epochs without progress training stops.
+        jit_compile: Whether to compile by XLA; see `keras.Model.compile`. On TensorFlow, that can
+            take longer than a short training, which `False` spares.
         random_state: An integer for the same result every time, or what else scikit-learn takes.
         verbose: See `keras.Model.fit`.
 
@@ -72,6 +74,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
         learning_rate: float = 1e-3,
         validation_fraction: float = 0.1,
         patience: int = 20,
+        jit_compile: Any = "auto",
         random_state: Any = None,
         verbose: Any = 0,
     ) -> None:
@@ -84,6 +87,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
         self.learning_rate = learning_rate
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.jit_compile = jit_compile
         self.random_state = random_state
         self.verbose = verbose
 

@@ -88,6 +88,7 @@ class FlowEstimator(BaseEstimator):
     learning_rate: float
     validation_fraction: float
     patience: int
+    jit_compile: Any
     random_state: Any
     verbose: Any
 
@@ -129,7 +130,8 @@ class FlowEstimator(BaseEstimator):
             self.flow_ = self._make_flow(layers_before or [])
             batch = {name: array for name, array in training.items() if name != "weight"}
             self.flow_.adapt(batch if len(batch) > 1 else batch["inputs"])
-            self.flow_.compile(keras.optimizers.Adam(self.learning_rate, clipnorm=10.0))
+            optimizer = keras.optimizers.Adam(self.learning_rate, clipnorm=10.0)
+            self.flow_.compile(optimizer, jit_compile=self.jit_compile)
             batches = _Batches(training, batch_size, seed)
             history = self.flow_.fit(batches, epochs=epochs, verbose=self.verbose, **arguments)
         self.history_ = history.history
