@@ -1,6 +1,6 @@
 """Warnings that show the line of a user's code."""
 
-import sys
+import inspect
 import warnings
 
 __all__ = ["warn"]
@@ -15,7 +15,7 @@ def warn(message: str) -> None:
     Args:
         message: What to say.
     """
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+    level, frame = 1, inspect.currentframe()
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level + 1)
+    warnings.warn(message, stacklevel=level)
