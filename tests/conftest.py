@@ -47,17 +47,14 @@ if keras.backend.backend() != "tensorflow":
         "plotting/*",
     ]
 
-if keras.backend.backend() == "torch":
-    # Trainings take longest here, one operation after the other.
-    collect_ignore_glob += ["interpretation/test_fitting.py"]
-
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
     # Graphs are run too few times for it to pay.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 else:
-    collect_ignore_glob += ["test_readme.py"]  # which tells of the default backend
+    # The longest trainings, of parts that are tested on every backend.
+    collect_ignore_glob += ["interpretation/test_fitting.py", "test_readme.py"]
 
 
 def pytest_collection_modifyitems(items):
