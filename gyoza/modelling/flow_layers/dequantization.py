@@ -306,7 +306,7 @@ class ArgmaxDequantization(FlowLayer):
 
     .. math::
         y \sim q(y | x) = n \prod_{i=1}^n \mathcal{N}(y_i | 0, 1) \quad \text{where} \quad
-        \arg \max_i y_i = \arg \max_i x_i, \qquad
+        \arg \max_i y_i = \arg \max_i x_i, \\
         \log \left| \det \frac{\partial y}{\partial x} \right| = -\ln q(y | x).
 
     The log-likelihood of a model that starts with this layer is, on average over the noise, a lower
