@@ -43,7 +43,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         'The data are not finite in 1 of 64 instances, the first of which has index 5.'
     """
 
-    # Whether `fit` need not tell of a loss that is not finite.
+    # It explains a loss that is not finite, so that `fit` gives no hint.
     _explains_loss = True
 
     def __init__(self, data: Any, batch_size: int = 4096) -> None:

@@ -36,9 +36,9 @@ class Summarises:
     def summary(self, *args: Any, **kwargs: Any) -> None:
         """Prints the layers with their numbers of parameters.
 
-        The rows add up to the totals, except for layers that are used several times. Integers, such
-        as the indices of permutations, are saved with the weights, but are not counted, and the
-        state of the optimizer is not either.
+        The rows add up to the totals, except for layers that are used several times. Neither
+        integers that are saved with the weights, such as the indices of permutations, nor the state
+        of the optimizer are counted.
 
         Args:
             *args: Arguments of `keras.Model.summary`.
@@ -48,7 +48,7 @@ class Summarises:
 
 
 class _Counted:
-    """A layer or model without what is no parameter, for `keras.Model.summary`.
+    """A layer or model as `keras.Model.summary` sees it: with its parameters alone.
 
     Args:
         layer: The layer, or model.
