@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "notfound.extension",
+    "forked_kernels",
     "public_api",
     "site_files",
 ]

@@ -60,10 +60,15 @@ def test_a_density_without_weights_is_that_of_a_gaussian_mixture(x):
     np.testing.assert_array_equal(samples, density.sample(4000, random_state=0))
 
 
-def test_xla_can_be_left_out(x):
+def test_xla_can_be_left_out_and_is_where_training_is_short(x, monkeypatch):
     options = {"flow": make_diagonal, "epochs": 1, "batch_size": 80}
     assert FlowDensity(**options, jit_compile=False).fit(x).flow_.jit_compile is False
     assert clone(FlowRegressor(jit_compile=False)).jit_compile is False
+    if keras.backend.backend() == "tensorflow":
+        assert FlowDensity(**options, jit_compile=True).fit(x).flow_.jit_compile is True
+        assert FlowDensity(**options).fit(x).flow_.jit_compile is False
+        monkeypatch.setattr("gyoza.sklearn.fitting._LEAST_STEPS_FOR_XLA", 1)
+        assert FlowDensity(**options).fit(x).flow_.jit_compile
 
 
 @compiles_each_time

@@ -77,6 +77,14 @@ def add_metadata(
     context["metatags"] = context.get("metatags", "") + "\n".join(lines)
 
 
+def collapse_navigation(
+    app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Leaves pages of other sections out of the sidebar, to write pages in half of the time."""
+    toctree = context["toctree"]
+    context["toctree"] = lambda **options: toctree(**{**options, "collapse": True})
+
+
 def write_index(app: Sphinx) -> None:
     """Writes `llms.txt`, in the order of the table of contents."""
     env = app.env
@@ -106,5 +114,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("doctree-read", store_description)
     app.connect("doctree-read", mark_cells)
     app.connect("html-page-context", add_metadata)
+    app.connect("html-page-context", collapse_navigation, priority=100)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

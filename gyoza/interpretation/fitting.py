@@ -144,7 +144,7 @@ def fit_interpreter(
         >>> labels = random.integers(3, size=[300, 1])
         >>> x = (labels + random.normal(size=[300, 4])).astype("float32")
         >>> interpreter = gyoza.interpretation.fit_interpreter(
-        ...     (head, tail), x, labels, names=["shape"], step_count=4, hidden_sizes=[8]
+        ...     (head, tail), x, labels, names=["shape"], block_count=1, step_count=4
         ... )
         >>> list(interpreter.encode(x))
         ['residual', 'shape']

@@ -21,6 +21,9 @@ __all__ = ["FlowEstimator", "check_weights", "draw_seed"]
 # The smallest number of instances on which it is decided when to stop.
 _LEAST_HELD_OUT = 10
 
+# The number of steps from which on training by TensorFlow takes less time with XLA.
+_LEAST_STEPS_FOR_XLA = 1000
+
 
 def draw_seed(random_state: Any) -> int:
     """Returns an integer from whatever scikit-learn takes as a `random_state`."""
@@ -131,8 +134,12 @@ class FlowEstimator(BaseEstimator):
             batch = {name: array for name, array in training.items() if name != "weight"}
             self.flow_.adapt(batch if len(batch) > 1 else batch["inputs"])
             optimizer = keras.optimizers.Adam(self.learning_rate, clipnorm=10.0)
-            self.flow_.compile(optimizer, jit_compile=self.jit_compile)
             batches = _Batches(training, batch_size, seed)
+            jit_compile = self.jit_compile
+            if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
+                is_long = epochs * len(batches) >= _LEAST_STEPS_FOR_XLA
+                jit_compile = "auto" if is_long else False
+            self.flow_.compile(optimizer, jit_compile=jit_compile)
             history = self.flow_.fit(batches, epochs=epochs, verbose=self.verbose, **arguments)
         self.history_ = history.history
         self.n_epochs_ = len(self.history_["loss"])
