@@ -57,6 +57,8 @@ class ForkingProvisioner(LocalProvisioner):
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    # A kernel sets this, too, but Matplotlib has been imported before it starts.
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     PROCESSES.set_forkserver_preload(PRELOADED)
     factory = KernelProvisionerFactory.instance(default_provisioner_name="forking")
     factory.provisioners["forking"] = EntryPoint(
