@@ -15,6 +15,10 @@ SMALL_DIFFERENCE = 0.1
 _TITLES = {"unchanged": "no exchange", "none": "pair axes"}
 
 
+def _title(method: str) -> str:
+    return _TITLES.get(method, f"{method} flow")
+
+
 @dataclasses.dataclass(frozen=True)
 class FitReport:
     """What :func:`fit_interpreter` found, on validation instances.
@@ -76,31 +80,32 @@ class FitReport:
 
     def __str__(self) -> str:
         """Returns a table of scores."""
-        count = sum(self.dimensions_per_factor.values())
+        count, means = sum(self.dimensions_per_factor.values()), self.means
+        width = max(9, *map(len, self.names))
         lines = [
             f"{count} dimensions, of which {self.kept_count} principal axes "
             f"({self.explained_variance:.1%} of the variance) go through the flow",
             "sizes: " + ", ".join(f"{k} {n}" for k, n in self.dimensions_per_factor.items()),
             "",
             "held-out exchanges, read by a probe: 1 is perfect",
-            f"{'exchanged':14}" + "".join(f"{name:>20}" for name in ("residual", *self.names)),
-            f"{'':14}{'others keep':>20}" + f"{'follows':>10}{'keep':>10}" * len(self.names),
+            f"{'exchanged':{width}}" + "".join(f"{_title(name):>18}" for name in means),
+            f"{'':{width}}" + f"{'follows':>10}{'keep':>8}" * len(means),
         ]
-        for method, means in self.means.items():
-            cells = [f"{means[0].mean():20.3f}"]
-            for k in range(len(self.names)):
-                others = np.delete(means[1 + k], k)
-                keep = f"{others.mean():10.3f}" if len(others) else f"{'':10}"
-                cells.append(f"{means[1 + k, k]:10.3f}{keep}")
-            lines.append(f"{_TITLES.get(method, method + ' flow'):14}" + "".join(cells))
+        for k, name in enumerate(("residual", *self.names)):
+            cells = ""
+            for scores in means.values():
+                others = np.delete(scores[k], k - 1) if k else scores[k]
+                cells += f"{scores[k, k - 1]:10.3f}" if k else f"{'':10}"
+                cells += f"{others.mean():8.3f}" if len(others) else f"{'':8}"
+            lines.append(f"{name:{width}}{cells}".rstrip())
         gain, error = self.gain
         if np.isfinite(gain):
             lines += ["", f"gain of the trained flow: {gain:.3f} ± {error:.3f}"]
-        lines.append(f"chosen: {_TITLES.get(self.chosen, self.chosen + ' flow')}")
+        lines.append(f"chosen: {_title(self.chosen)}")
         lines += [
             f"{name} is hardly read from this layer at all: there is little to exchange"
             for name, reading, chance in zip(
-                self.names, self.means["unchanged"][0], self.chances, strict=True
+                self.names, means["unchanged"][0], self.chances, strict=True
             )
             if reading < chance + SMALL_DIFFERENCE
         ]

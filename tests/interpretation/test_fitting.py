@@ -58,7 +58,12 @@ def test_flow_finds_a_factor_that_no_linear_map_does(fitted):
     assert flow.min() > 0.9
     assert report.chosen == "affine"
     assert report.gain[0] > 0.05 > 5 * report.gain[1]
-    assert "chosen: affine flow" in str(report)
+    *_, last_row, _, _, chosen = str(report).splitlines()
+    name, *cells = last_row.split()
+    expected = [means[2, k] for means in report.means.values() for k in (1, 0)]
+    assert name == "side"
+    np.testing.assert_allclose(np.array(cells, float), expected, atol=6e-4)
+    assert chosen == "chosen: affine flow"
 
 
 def test_factors_are_read_from_their_own_blocks_of_new_data(fitted):
