@@ -30,6 +30,17 @@ extensions = [
     "public_api",
     "site_files",
 ]
+# Names of these packages become links where the site is hosted: to read their indices takes the
+# network. Keras and TensorFlow publish none.
+if os.environ.get("READTHEDOCS"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "scipy": ("https://docs.scipy.org/doc/scipy", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+    }
 templates_path = ["_templates"]
 # What `benchmarks/accuracy.py` writes is part of the page on density estimation.
 exclude_patterns = ["_build", "accuracy", "speed"]
