@@ -76,6 +76,10 @@ def FFJORD(
     solver: str = "rk4",
     step_count: int = 8,
     exact_limit: int = 32,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    kinetic: float = 0.0,
+    jacobian: float = 0.0,
     **kwargs: Any,
 ) -> FlowModel:
     """A flow in continuous time that is trained by likelihood, on data made uncorrelated.
@@ -96,6 +100,11 @@ def FFJORD(
         step_count: The number of its steps.
         exact_limit: The largest number of dimensions along each of which the network is
             differentiated. Densities are random beyond.
+        rtol: The relative tolerance of the solver `"dopri5"`.
+        atol: Its absolute tolerance.
+        kinetic: The weight of a penalty in training that makes paths straight; see
+            :class:`~gyoza.modelling.flow_layers.ContinuousFlow`.
+        jacobian: The weight of a penalty on the derivatives of the velocity; see there.
         **kwargs: Arguments of :class:`~gyoza.modelling.flow_layers.FlowModel`.
 
     Returns:
@@ -123,6 +132,10 @@ def FFJORD(
         solver=solver,
         step_count=step_count,
         exact_limit=exact_limit,
+        rtol=rtol,
+        atol=atol,
+        kinetic=kinetic,
+        jacobian=jacobian,
     )
     return FlowModel([*_whiten(), flow], **kwargs)
 

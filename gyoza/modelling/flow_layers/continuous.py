@@ -3,10 +3,10 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from numbers import Real
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
@@ -46,8 +46,9 @@ def refine_steps() -> Iterator[None]:
 
 
 def _check_time(name: str, time: Any) -> None:
-    """Raises a `ValueError` unless the time is in [0, 1]."""
-    if not isinstance(time, Real) or not 0.0 <= float(time) <= 1.0:
+    """Raises a `ValueError` unless a time, or all of an array, are in [0, 1]."""
+    times = np.asarray(time)
+    if times.dtype.kind not in "fiu" or not np.all((times >= 0.0) & (times <= 1.0)):
         raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time!r}")
 
 
@@ -203,9 +204,9 @@ class ContinuousFlow(ConditionalFlowLayer):
             The velocities, in the shape and dtype of `x`.
 
         Raises:
-            ValueError: If the time is a number outside of [0, 1].
+            ValueError: If the time is a number outside of [0, 1], or an array of NumPy with one.
         """
-        if isinstance(time, Real):
+        if not hasattr(time, "shape") or isinstance(time, np.ndarray | np.generic):
             _check_time("time", time)
         count = ops.shape(x)[0]
         time = ops.broadcast_to(ops.cast(time, self.compute_dtype), (count, 1))

@@ -29,6 +29,9 @@ from gyoza.typing import Tensor
 
 __all__ = ["FlowMatchingModel"]
 
+# Arguments of the continuous flow that are about solutions of its equation.
+_SOLVER_OPTIONS = ("rtol", "atol", "max_step_count", "exact_limit", "probe", "probe_count")
+
 
 def _split_source(inputs: Any) -> tuple[Any, Any]:
     """Takes inputs that may be a dictionary with a source apart."""
@@ -80,11 +83,13 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         solver: How the equation is solved; see :class:`ContinuousFlow`.
         step_count: The number of steps; see :class:`ContinuousFlow`.
         seed: Seed of times and couplings.
-        **kwargs: Arguments of `keras.Model`.
+        **kwargs: `rtol`, `atol`, `max_step_count`, `exact_limit`, `probe` and `probe_count` of
+            :class:`ContinuousFlow`, and arguments of `keras.Model`.
 
     Raises:
         TypeError: See :class:`ContinuousFlow` and :class:`FlowModel`.
-        ValueError: If there are no such paths, coupling, or solver.
+        ValueError: If there are no such paths, coupling, or solver, or as for
+            :class:`ContinuousFlow`.
 
     Attributes:
         flow: The flow, a :class:`FlowModel` that ends with a :class:`ContinuousFlow`.
@@ -130,11 +135,14 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
+        options = {name: kwargs.pop(name) for name in _SOLVER_OPTIONS if name in kwargs}
         super().__init__(**kwargs)
         policy = self.dtype_policy
         if flow_layers is None:
             flow_layers = [Standardize(dtype=policy)]
-        last = ContinuousFlow(velocity, solver=solver, step_count=step_count, dtype=policy)
+        last = ContinuousFlow(
+            velocity, solver=solver, step_count=step_count, dtype=policy, **options
+        )
         self.paths = check_choice("paths", paths, PATHS)
         self.coupling = check_choice("coupling", coupling, COUPLINGS)
         self.seed = seed
@@ -378,6 +386,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
             "context_encoder": serialize(self.flow.context_encoder),
             "solver": last.solver,
             "step_count": last.step_count,
+            **{name: getattr(last, name) for name in _SOLVER_OPTIONS},
             "seed": self.seed,
         }
 

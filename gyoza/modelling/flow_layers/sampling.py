@@ -118,7 +118,7 @@ class Sampling:
             sample_count: The number of instances.
             seed: See :meth:`FlowModel.sample`.
             context: See :meth:`FlowModel.sample`.
-            steps: The number of steps, where it is not that of the constructor.
+            steps: The number of steps, where it is not that of the constructor. Not for `"dopri5"`.
             solver: The solver, where it is not that of the constructor.
             guidance: How far velocities are led from those without a context to those with it: 1
                 for all the way, as without guidance, and more for samples that are more typical of
@@ -130,9 +130,9 @@ class Sampling:
             The samples, `[sample_count, ...]`.
 
         Raises:
-            ValueError: If there is no such solver, `steps` is not a positive integer, guidance is
-                not finite, or given without a context or without that encoder. Or as for
-                :meth:`FlowModel.sample`.
+            ValueError: If there is no such solver, `steps` is not a positive integer, or is given
+                for `"dopri5"`, guidance is not finite, or given without a context or without that
+                encoder. Or as for :meth:`FlowModel.sample`.
         """
         with self._solve_with(solver, steps, guidance, context) as flow:
             return flow.sample(sample_count, seed, context, **kwargs)
@@ -179,6 +179,11 @@ class Sampling:
             steps = check_integer("steps", steps, minimum=1)
         if solver is not None:
             check_solver(solver)
+        if steps is not None and (solver or self._continuous.solver) == "dopri5":
+            raise ValueError(
+                "`steps` should be omitted for solver 'dopri5', whose steps suit its tolerances. "
+                f"Received: steps={steps}"
+            )
         encoder = self.flow.context_encoder
         if guidance is not None and (context is None or not hasattr(encoder, "leave_out")):
             raise ValueError(

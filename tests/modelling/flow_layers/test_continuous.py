@@ -316,6 +316,13 @@ def test_a_flow_learns_by_its_likelihood():
             r"`time` should be in \[0, 1\]. Received: time=1.5",
         ),
         (
+            lambda: ContinuousFlow(VelocityMLP()).compute_velocity(
+                np.ones([2, 3]), np.array([[0.5], [1.5]])
+            ),
+            ValueError,
+            r"`time` should be in \[0, 1\]. Received: time=array",
+        ),
+        (
             lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), stop=-0.5),
             ValueError,
             r"`stop` should be in \[0, 1\]",

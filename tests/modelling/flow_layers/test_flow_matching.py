@@ -376,12 +376,24 @@ def test_guidance_needs_a_context_that_can_be_left_out(guided, gaussian):
         gaussian.sample(3, context=[1.0], guidance=2.0)
 
 
+def test_options_of_the_solver_reach_it_and_are_saved():
+    options = {"rtol": 0.1, "atol": 0.2, "max_step_count": 7}
+    options |= {"exact_limit": 1, "probe": "normal", "probe_count": 3}
+    model = FlowMatchingModel(VelocityMLP([4]), solver="dopri5", **options)
+    for each in (model, FlowMatchingModel.from_config(model.get_config())):
+        config = each.flow._flow_layers_[-1].get_config()
+        assert {name: config[name] for name in options} == options
+    with pytest.raises(ValueError, match=r"`rtol` should be positive\. Received: rtol=0"):
+        FlowMatchingModel(VelocityMLP([4]), rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"steps": 0}, "`steps` should be an integer of at least 1. Received: steps=0"),
         ({"steps": 4.0}, "`steps` should be an integer of at least 1. Received: steps=4.0"),
         ({"solver": ["rk4"]}, "`solver` should be one of"),
+        ({"solver": "dopri5", "steps": 4}, "`steps` should be omitted for solver 'dopri5'"),
         ({"guidance": np.nan}, "`guidance` should be a finite number. Received: guidance=nan"),
         ({"guidance": "strong"}, "`guidance` should be a finite number"),
     ],
