@@ -271,9 +271,13 @@ def test_compiled_execution_agrees_with_eager_execution(case):
     distribution = build(make(case))
     x, context = tensors()
     log_prob = to_numpy(distribution.log_prob(x, context=context))
+
+    def run(x, context):
+        return distribution.log_prob(x, context=context)
+
     for xla in (False, True):
-        compiled = jit(lambda x, c: distribution.log_prob(x, context=c), xla=xla)
-        np.testing.assert_allclose(to_numpy(compiled(x, context)), log_prob, rtol=1e-10)
+        received = to_numpy(jit(run, xla=xla)(x, context))
+        np.testing.assert_allclose(received, log_prob, rtol=1e-10)
     sample = jit(lambda c: distribution.sample(5, seed=1, context=c))(context)
     expected = distribution.sample(5, seed=1, context=CONTEXT)
     np.testing.assert_allclose(to_numpy(sample), to_numpy(expected), rtol=1e-6, atol=1e-6)
