@@ -44,16 +44,21 @@ class Edits:
     def _slices(self) -> dict[str, slice]:
         return slice_factors(self.dimensions_per_factor)
 
-    def edit(self, x: Any, factor: str, value: Any) -> Any:
+    def _finish(self, factors: dict[str, np.ndarray], hidden: bool) -> Any:
+        return self.to_hidden(factors) if hidden else self.decode(factors)
+
+    def edit(self, x: Any, factor: str, value: Any, hidden: bool = False) -> Any:
         """Sets a factor.
 
         Args:
             x: Inputs of the head, `[instances, ...]`.
             factor: The name of the factor.
             value: Its latent vector, in a shape that broadcasts to `[instances, size]`.
+            hidden: Whether to return the edited hidden representations, instead of what the network
+                makes of them.
 
         Returns:
-            The outputs of the network.
+            The outputs of the network, or the hidden representations, `[instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, or `value` does not have the right shape.
@@ -69,25 +74,28 @@ class Edits:
                 f"number of instances and the size of factor '{factor}'. "
                 f"Received: value.shape={value.shape}"
             ) from None
-        return self.decode(factors)
+        return self._finish(factors, hidden)
 
-    def swap(self, a: Any, b: Any, factors: str | Iterable[str]) -> Any:
+    def swap(self, a: Any, b: Any, factors: str | Iterable[str], hidden: bool = False) -> Any:
         """Replaces some factors of instances by those of others.
 
         Args:
             a: Inputs of the head, `[instances, ...]`.
             b: The same number of other inputs.
             factors: The name of the factor that `a` gets from `b`, or the names of several.
+            hidden: See :meth:`edit`.
 
         Returns:
-            The outputs of the network for `a` with these factors of `b`.
+            The outputs of the network for `a` with these factors of `b`, or the hidden
+            representations.
 
         Raises:
             ValueError: If there is no such factor, or not as many instances in `b` as in `a`.
         """
         names = self._check_names(factors)
         factors_a, factors_b = self._encode_both(a, b)
-        return self.decode({**factors_a, **{name: factors_b[name] for name in names}})
+        edited = {**factors_a, **{name: factors_b[name] for name in names}}
+        return self._finish(edited, hidden)
 
     def traverse(self, x: Any, factor: str, steps: Any = 7, direction: Any = 0) -> Any:
         """Moves a factor along a straight line, while the others stay.
@@ -204,8 +212,7 @@ class Edits:
                 standard normal. `"resample"` for a draw from it, so that the results vary as data
                 do.
             seed: See :meth:`resample`.
-            hidden: Whether to return hidden representations without the factors, instead of
-                outputs.
+            hidden: See :meth:`edit`.
 
         Returns:
             The outputs of the network, or the hidden representations, `[instances, ...]`.
@@ -240,7 +247,7 @@ class Edits:
         else:
             z = to_array(base.sample(count, seed=seed))
         erased.update({name: z[:, self._slices[name]] for name in names})
-        return self.to_hidden(erased) if hidden else self.decode(erased)
+        return self._finish(erased, hidden)
 
     def counterfactual(
         self,

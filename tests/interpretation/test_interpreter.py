@@ -83,6 +83,8 @@ def test_swap(interpreter, network):
     a, b = interpreter.encode(A), interpreter.encode(B)
     outputs = interpreter.swap(A, B, ["shape", "residual"])
     assert_outputs(interpreter, outputs, {**b, "colour": a["colour"]})
+    hidden = interpreter.swap(A, B, ["shape", "residual"], hidden=True)
+    np.testing.assert_allclose(run(interpreter.tail, hidden), outputs, atol=1e-5)
     np.testing.assert_allclose(interpreter.swap(A, B, list(SIZES)), run(network, B), atol=1e-5)
 
 
@@ -90,6 +92,8 @@ def test_edit(interpreter):
     outputs = interpreter.edit(A, "shape", [0.5, -1.0])
     expected = {**interpreter.encode(A), "shape": np.tile([0.5, -1.0], [5, 1])}
     assert_outputs(interpreter, outputs, expected)
+    hidden = interpreter.edit(A, "shape", [0.5, -1.0], hidden=True)
+    np.testing.assert_allclose(run(interpreter.tail, hidden), outputs, atol=1e-5)
 
 
 def test_traverse_moves_along_one_direction(interpreter):
