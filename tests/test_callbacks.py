@@ -8,7 +8,13 @@ import pytest
 from keras import ops
 
 from gyoza.callbacks import TerminateOnNonFinite
-from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer, FlowModel
+from gyoza.modelling.conditioners import VelocityMLP
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    FlowLayer,
+    FlowMatchingModel,
+    FlowModel,
+)
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
@@ -59,8 +65,22 @@ def test_it_knows_when_no_layer_is_to_blame(x):
     assert "learning rate" in callback.message
 
 
-def test_a_loss_that_is_not_finite_is_told_of_once_without_the_callback(x):
-    model = FlowModel([ActivationNormalization()])
+def make_matching():
+    return FlowMatchingModel(VelocityMLP([4]), flow_layers=[])
+
+
+def test_it_looks_into_the_flow_that_a_model_trains(x):
+    model = make_matching()
+    model.compile(keras.optimizers.SGD(1e30), jit_compile=keras.backend.backend() == "jax")
+    callback = TerminateOnNonFinite(x)
+    with pytest.warns(UserWarning, match="training diverged"):
+        model.fit(x, batch_size=4, verbose=0, callbacks=[callback])
+    assert callback.layer is None
+
+
+@pytest.mark.parametrize("make", [lambda: FlowModel([ActivationNormalization()]), make_matching])
+def test_a_loss_that_is_not_finite_is_told_of_once_without_the_callback(x, make):
+    model = make()
     model.compile("adam", jit_compile=keras.backend.backend() == "jax")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -71,6 +71,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     def _find(self) -> str:
         """Runs the data through the model, layer by layer, and reports what is not finite first."""
         start = 0
+        flow: Any = getattr(self.model, "flow", self.model)  # which a flow-matching model trains
         for batch in iterate_batches(self.data, self.batch_size):
             x, context = split_context(batch)
             bad = np.flatnonzero(~_is_finite(x))
@@ -81,7 +82,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
                 )
             # Layers may raise errors for values of arrays, but not of tensors.
             x = ops.convert_to_tensor(x, dtype=self.model.compute_dtype)
-            for layer, outputs, log_det in self.model.run_layers(x, context):
+            for layer, outputs, log_det in flow.run_layers(x, context):
                 for what, values in (("outputs", outputs), ("log-determinants", log_det)):
                     count = int(np.sum(~_is_finite(values)))
                     if count > 0:

@@ -15,7 +15,7 @@ from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
 from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
-from gyoza.modelling.training import Training, average_losses, describe, watch_loss
+from gyoza.modelling.training import Training, average_losses, describe
 from gyoza.typing import Tensor
 
 __all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "refuse_targets"]
@@ -198,7 +198,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         if self.loss is None:
             warn_if_discrete(self, arguments["x"])
         warn_if_unadapted(self, arguments["x"])
-        return super()._during_fit(watch_loss(arguments))
+        return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Tensor) -> None:
         inputs, context = split_context(inputs)

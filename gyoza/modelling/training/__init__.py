@@ -10,7 +10,6 @@
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
 from gyoza.modelling.training.files import SavesFiles, get_temporary, write_atomically
 from gyoza.modelling.training.fit import describe
-from gyoza.modelling.training.loss_watch import watch_loss
 from gyoza.modelling.training.trainer import Training
 
 __all__ = [
@@ -22,6 +21,5 @@ __all__ = [
     "describe",
     "get_temporary",
     "to_arrays",
-    "watch_loss",
     "write_atomically",
 ]

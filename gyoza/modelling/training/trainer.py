@@ -22,6 +22,7 @@ from gyoza.backend import (
 from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.training.data import TakesData
 from gyoza.modelling.training.fit import Fit, create_variables
+from gyoza.modelling.training.loss_watch import watch_loss
 
 __all__ = ["Training"]
 
@@ -78,7 +79,7 @@ class Training(TakesData):
         _separate_averages(getattr(self, "optimizer", None))
         outer = self._fit
         with self._keep_values():
-            self._fit = fit = Fit(self, arguments)
+            self._fit = fit = Fit(self, watch_loss(arguments))
             try:
                 yield fit.arguments
                 fit.check_progress()
