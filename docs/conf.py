@@ -42,7 +42,7 @@ if os.environ.get("READTHEDOCS"):
         "sklearn": ("https://scikit-learn.org/stable", None),
     }
 templates_path = ["_templates"]
-# What `benchmarks/accuracy.py` writes is part of the page on density estimation.
+# What `make accuracy` and `make bench` write is part of other pages.
 exclude_patterns = ["_build", "accuracy", "speed"]
 # Docstrings write code in single backticks, as Keras does.
 default_role = "code"

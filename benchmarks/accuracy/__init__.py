@@ -1,0 +1,1 @@
+"""How well gyoza's flows fit: run `python -m accuracy` in `benchmarks/`."""
