@@ -76,8 +76,13 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
 
 
 def check_finite(name: str, values: Tensor) -> Array:
-    """Makes an array of numbers, or raises a `ValueError` if some are NaN or infinite."""
-    array = np.asarray(values, "float64")
+    """Makes an array of numbers, or raises a `ValueError` if some are none, NaN or infinite."""
+    try:
+        array = np.asarray(values, "float64")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{name}` should be a number, or an array of numbers. Received: {name}={values!r}"
+        ) from error
     if not np.all(np.isfinite(array)):
         raise ValueError(f"`{name}` should be finite. Received: {name}={values}")
     return array

@@ -22,6 +22,7 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions import solve
 from gyoza.modelling.losses import SupervisedFactorLoss
+from gyoza.testing import check_flow_layer
 
 pytestmark = pytest.mark.usefixtures("without_xla")
 
@@ -58,6 +59,22 @@ class SlowVelocity(VelocityMLP):
 def test_contract(check_contract):
     layer = ContinuousFlow(SlowVelocity([8], "tanh", frequency_count=1), step_count=8)
     check_contract(layer, [3])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("options", "tolerances"),
+    [
+        ({"step_count": 100}, {}),
+        # Half precision never reaches such tolerances.
+        (
+            {"solver": "dopri5", "rtol": 1e-9, "atol": 1e-9},
+            {"policies": ["float64"], "tolerance": 1e-4},
+        ),
+    ],
+)
+def test_contract_where_errors_of_the_solver_are_small(options, tolerances):
+    check_flow_layer(ContinuousFlow(VelocityMLP([8]), **options), [3], **tolerances)
 
 
 def test_contract_of_further_axes_with_a_context(check_contract):
@@ -341,6 +358,16 @@ def test_a_flow_learns_by_its_likelihood():
             lambda: ContinuousFlow(VelocityMLP(), axes=[2])(np.ones([2, 3, 4], "float32")),
             ValueError,
             "all axes but the batch axis",
+        ),
+        (
+            lambda: ContinuousFlow(keras.layers.Dense(3))(np.ones([2, 3], "float32")),
+            ValueError,
+            r"a layer of the list \[x, time\], or .* Received: velocity=<Dense .* expects 1 input",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP(), rtol="a"),
+            ValueError,
+            "`rtol` should be a number, or an array of numbers. Received: rtol='a'",
         ),
         (
             lambda: ContinuousFlow(keras.layers.Concatenate())(np.ones([2, 3], "float32")),
