@@ -1,5 +1,7 @@
 """Log-odds and quantiles of mixtures of logistic distributions, in bulk, tails and gaps."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.special
@@ -22,18 +24,27 @@ def make_mixture():
     return log_weights, 3 * random.normal(size=(5, 1, 3)), random.normal(size=(5, 1, 3))
 
 
-def test_log_odds_are_those_of_distribution_function_and_density():
-    x = np.linspace(-8.0, 8.0, 50)
+@pytest.mark.parametrize(
+    ("options", "distribution"),
+    [({}, scipy.stats.logistic), ({"components": "normal"}, scipy.stats.norm)],
+)
+def test_log_odds_are_those_of_distribution_function_and_density(options, distribution):
+    x = np.linspace(-4.0, 4.0, 50)
     log_weights, locations, log_scales = make_mixture()
-    components = scipy.stats.logistic(locations[..., None, :], np.exp(log_scales)[..., None, :])
-    cdf, pdf = (
+    components = distribution(locations[..., None, :], np.exp(log_scales)[..., None, :])
+    below, above, density = (
         np.sum(np.exp(log_weights)[..., None, :] * values, axis=-1)[:, 0]
-        for values in (components.cdf(x[:, None]), components.pdf(x[:, None]))
+        for values in (getattr(components, name)(x[:, None]) for name in ("cdf", "sf", "pdf"))
     )
     inputs = to_tensors(np.tile(x, (5, 1)), *make_mixture(), dtype="float64")
-    bent, log_slopes = map(to_numpy, jit(mixture_log_odds)(*inputs))
-    np.testing.assert_allclose(bent, scipy.special.logit(cdf), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(log_slopes, np.log(pdf / cdf / (1 - cdf)), rtol=1e-5, atol=1e-6)
+    bent, log_slopes = jit(partial(mixture_log_odds, **options))(*inputs)
+    np.testing.assert_allclose(to_numpy(bent), np.log(below / above), rtol=1e-6, atol=1e-6)
+    expected = np.log(density / below / above)
+    np.testing.assert_allclose(to_numpy(log_slopes), expected, rtol=1e-5, atol=1e-6)
+    back = to_numpy(jit(partial(mixture_quantile, **options))(bent, *inputs[1:]))
+    # Between modes, where the slope is small, rounding of outputs is magnified.
+    error = np.abs(back - x) * np.minimum(np.exp(expected), 1.0)
+    np.testing.assert_allclose(error, 0.0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("float64", 1e-11)])

@@ -1,11 +1,12 @@
 """Comparisons of numbers that keep all digits, beside those of NumPy."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.functions.tensors import clip, larger, smaller
+from gyoza.modelling.functions.tensors import clip, fill, larger, smaller
 
 X = np.array([-1.0 - 1e-12, -0.0, 0.1 - 1e-12, 0.1 + 1e-12, 1e60, np.inf, np.nan])
 
@@ -23,3 +24,14 @@ X = np.array([-1.0 - 1e-12, -0.0, 0.1 - 1e-12, 0.1 + 1e-12, 1e60, np.inf, np.nan
 def test_numbers_in_float64_are_compared_with_all_digits(function, expected):
     x = ops.convert_to_tensor(X, dtype="float64")
     np.testing.assert_array_equal(to_numpy(function(x)), expected)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, 0.0), (1.5, 1.5), (np.float64(-2.0), -2.0)])
+@pytest.mark.parametrize("shape", [(), (3,), (3, 2)])
+def test_the_same_number_for_each_example(value, expected, shape):
+    x = ops.ones((4, *shape), "float16")
+    inputs = keras.Input(shape, dtype="float16")
+    model = keras.Model(inputs, fill(value, inputs, "float32"))
+    for filled in (fill(value, x, "float32"), model(x)):
+        assert keras.backend.standardize_dtype(filled.dtype) == "float32"
+        np.testing.assert_array_equal(to_numpy(filled), np.full(4, expected, "float32"))
