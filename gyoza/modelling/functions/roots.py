@@ -22,12 +22,13 @@ def find_root(
 ) -> Tensor:
     r"""Finds the root of an increasing function, for each entry by itself.
 
-    A bracket around the root is narrowed where its secant crosses zero, but never less than
-    bisection would after one step more (Oliveira & Takahashi 2020), in one compiled loop. What is
-    then still wide, around a root that is much closer to zero than the first bracket was long, is
-    halved in orders of magnitude, which ends after some 35 further steps (70 in float64) wherever
-    the root is. An entry is left alone as soon as its bracket is a few units in the last place long
-    or rounding hides the value at an end. So no root depends on the entries beside it.
+    A bracket around the root is cut where the inverse parabola through the last three points
+    crosses zero, or in two where the function bends too much for one (Chandrupatla 1997), in one
+    compiled loop. What is still wide after as many steps as bisection takes, around a root that is
+    much closer to zero than the first bracket was long, is halved in orders of magnitude, which
+    ends after some 35 further steps (70 in float64) wherever the root is. An entry is left alone as
+    soon as its bracket is a few units in the last place long or rounding hides the value at an end.
+    So no root depends on the entries beside it.
 
     The derivatives by the parameters :math:`\theta` are those of a step of Newton's method from the
     root :math:`x_0`, by the implicit function theorem:
@@ -65,9 +66,9 @@ def find_root(
         array([2., 3.], dtype=float32)
 
     References:
-        - Oliveira, I. F. D. & Takahashi, R. H. C. (2020). "An enhancement of the bisection method
-          average performance preserving minmax optimality." ACM Transactions on Mathematical
-          Software 47(1), 1-24.
+        - Chandrupatla, T. R. (1997). "A new hybrid quadratic/bisection algorithm for finding the
+          zero of a nonlinear function without using derivatives." Advances in Engineering Software
+          28(3), 145-149.
     """
     constants = [ops.stop_gradient(parameter) for parameter in parameters]
     precision = np.finfo(keras.backend.standardize_dtype(lower.dtype))
@@ -77,64 +78,76 @@ def find_root(
     lower, upper = (
         smaller(limit / 4, larger(-limit / 4, ops.stop_gradient(end))) for end in (lower, upper)
     )
-    width = upper - lower
     noise = 0.0 if magnitudes is None else 2 * eps * ops.stop_gradient(magnitudes)
-    secant_count = precision.nmant + 8
+    parabola_count = precision.nmant + 8
 
-    def is_left(lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Any:
-        size = larger(ops.abs(lower), ops.abs(upper))
-        is_wide = upper - lower > larger(tiny, 2 * eps * size)
-        return ops.logical_and(is_wide, smaller(-below, above) > noise)
+    def measure_digit(x_1: Tensor, x_2: Tensor) -> Any:
+        return larger(tiny, eps * larger(ops.abs(x_1), ops.abs(x_2)))
+
+    def is_left(x_1: Tensor, x_2: Tensor, f_1: Tensor, f_2: Tensor) -> Any:
+        is_wide = ops.abs(x_2 - x_1) > 2 * measure_digit(x_1, x_2)
+        return ops.logical_and(is_wide, smaller(-smaller(f_1, f_2), larger(f_1, f_2)) > noise)
 
     def narrow(
         step: Any,
-        lower: Tensor,
-        upper: Tensor,
-        below: Tensor,
-        above: Tensor,
-        reach: Tensor,
+        x_1: Tensor,
+        x_2: Tensor,
+        x_3: Tensor,
+        f_1: Tensor,
+        f_2: Tensor,
+        f_3: Tensor,
         moves: Any,
     ) -> tuple[Any, ...]:
-        """Cuts those brackets in two that move, with the values `below` and `above` at the ends."""
-        half = (upper - lower) / 2
-        rise = above - below
-        is_sloping = ops.logical_and(rise > 0, rise < np.inf)
-        share = ops.where(is_sloping, -below / ops.where(is_sloping, rise, 1.0), 0.5)
-        # How far the secant's root is above the middle, drawn towards it, such that both ends move.
-        offset = (2 * share - 1) * half
-        drawn = ops.relu(ops.abs(offset) - 0.8 * half * (half / ops.where(width > 0, width, 1.0)))
-        # After k steps, half of the bracket is not longer than 2^-k times all of it was.
-        distance = smaller(drawn, smaller(ops.relu(reach - half), half))
-        crossing = lower + half + ops.where(offset > 0, distance, -distance)
-        x = ops.where(step < secant_count, crossing, _halve_magnitudes(lower, upper, tiny))
+        """Cuts those brackets in two that move: from the last point to one of the other sign."""
+        share = _cross_zero(x_1, x_2, x_3, f_1, f_2, f_3)
+        # At least by one digit, so that both ends come close to the root.
+        least = measure_digit(x_1, x_2) / ops.where(moves, ops.abs(x_2 - x_1), 1.0)
+        crossing = x_1 + smaller(1 - least, larger(least, share)) * (x_2 - x_1)
+        middle = _halve_magnitudes(smaller(x_1, x_2), larger(x_1, x_2), tiny)
+        x = ops.where(step < parabola_count, crossing, middle)
         values, _ = function(x, *constants)
-        is_below = values < 0
-        rises, falls = (
-            ops.logical_and(moves, which) for which in (is_below, ops.logical_not(is_below))
-        )
-        ends = (
-            ops.where(rises, x, lower),
-            ops.where(falls, x, upper),
-            ops.where(rises, values, below),
-            ops.where(falls, values, above),
-        )
-        return step + 1, *ends, reach / 2, is_left(*ends)
+        replaces = ops.equal(values < 0, f_1 < 0)
+        points = x, ops.where(replaces, x_2, x_1), ops.where(replaces, x_1, x_2)
+        levels = values, ops.where(replaces, f_2, f_1), ops.where(replaces, f_1, f_2)
+        state = [
+            ops.where(moves, new, old)
+            for new, old in zip((*points, *levels), (x_1, x_2, x_3, f_1, f_2, f_3), strict=True)
+        ]
+        return step + 1, *state, is_left(*state[:2], *state[3:5])
 
     below, above = (function(end, *constants)[0] for end in (lower, upper))
-    ends = lower, upper, below, above
-    _, lower, upper, below, above, *_ = ops.while_loop(
+    _, x_1, x_2, _, f_1, f_2, *_ = ops.while_loop(
         lambda *state: ops.any(state[-1]),
         narrow,
-        (ops.zeros((), "int32"), *ends, width, is_left(*ends)),
+        (
+            ops.zeros((), "int32"),
+            *(upper, lower, upper),
+            *(above, below, above),
+            is_left(upper, lower, above, below),
+        ),
         maximum_iterations=2 * precision.nmant + 24,
     )
-    x = ops.stop_gradient(ops.where(-below < above, lower, upper))
+    x = ops.stop_gradient(ops.where(ops.abs(f_2) < ops.abs(f_1), x_2, x_1))
     values, slopes = function(x, *parameters)
     slopes = slopes() if callable(slopes) else slopes
     # Zero, but for its derivatives, and NaN where parameters are.
     is_infinite = ops.abs(values) == np.inf
     error = ops.where(is_infinite, ops.zeros_like(x), values - ops.stop_gradient(values))
     return x - error / larger(tiny, ops.stop_gradient(slopes))
+
+
+def _cross_zero(
+    x_1: Tensor, x_2: Tensor, x_3: Tensor, f_1: Tensor, f_2: Tensor, f_3: Tensor
+) -> Any:
+    """Returns which share of the way from the first to the second of three points to go.
+
+    That is where the inverse parabola through them crosses zero, if it is monotonic between them.
+    """
+    place, level = (x_1 - x_2) / (x_3 - x_2), (f_1 - f_2) / (f_3 - f_2)
+    is_monotonic = ops.logical_and(level**2 < place, (1 - level) ** 2 < 1 - place)
+    of_third = (x_3 - x_1) / (x_2 - x_1) * (f_1 / (f_3 - f_1)) * (f_2 / (f_3 - f_2))
+    share = f_1 / (f_2 - f_1) * (f_3 / (f_2 - f_3)) + of_third
+    return ops.where(is_monotonic, share, 0.5)
 
 
 def _halve_magnitudes(lower: Tensor, upper: Tensor, tiny: Tensor) -> Any:

@@ -63,6 +63,33 @@ def test_values_that_rounding_hides_end_the_search():
     assert len(steps) < 12 or keras.backend.backend() == "jax"
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="a loop is traced once there")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("function", "reach", "most"),
+    [
+        (lambda x: 3.0 * x - 1.0, 6.0, 8),
+        (lambda x: x**3 - 2.0, 6.0, 14),
+        (lambda x: ops.exp(x) - 3.0, 6.0, 14),
+        (lambda x: 3.0 - ops.exp(-x), 6.0, 14),
+        (lambda x: ops.exp(x) - ops.exp(-x) - 100.0, 20.0, 18),
+        (lambda x: x + 3.0 * ops.tanh(5.0 * x) - 2.0, 6.0, 18),
+    ],
+)
+def test_few_evaluations_suffice_where_functions_are_smooth(function, reach, most, dtype):
+    evaluated = []
+
+    def equation(x):
+        evaluated.append(x)
+        return function(x), ops.ones_like(x)
+
+    ends = ops.convert_to_tensor([reach], dtype=dtype)
+    found = find_root(equation, -ends, 1.4 * ends)
+    digit = 4 * float(np.finfo(dtype).eps) * ops.abs(found)
+    assert to_numpy(function(found - digit)) < 0.0 < to_numpy(function(found + digit))
+    assert len(evaluated) <= most
+
+
 def test_derivatives_are_finite_where_values_are_not():
     target = ops.convert_to_tensor([np.inf, 2.0], dtype="float32")
 
