@@ -1,12 +1,14 @@
 """Comparisons of numbers that keep all digits, beside those of NumPy."""
 
+import operator
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.functions.tensors import clip, fill, larger, smaller
+from gyoza.modelling.functions.tensors import clip, fill, larger, make_selector, smaller
 
 X = np.array([-1.0 - 1e-12, -0.0, 0.1 - 1e-12, 0.1 + 1e-12, 1e60, np.inf, np.nan])
 
@@ -35,3 +37,26 @@ def test_the_same_number_for_each_example(value, expected, shape):
     for filled in (fill(value, x, "float32"), model(x)):
         assert keras.backend.standardize_dtype(filled.dtype) == "float32"
         np.testing.assert_array_equal(to_numpy(filled), np.full(4, expected, "float32"))
+
+
+@pytest.mark.parametrize(
+    ("indices", "is_slice"),
+    [
+        ([], True),
+        ([2], True),
+        ([0, 1, 2], True),
+        ([1, 3, 5], True),
+        ([3, 4], True),
+        ([4, 3], False),
+        ([0, 0], False),
+        ([0, 2, 3], False),
+        ([0, 1, 0], False),
+        ([5, 0], False),
+    ],
+)
+def test_regular_indices_are_slices(indices, is_slice):
+    x = np.arange(12.0, dtype="float32").reshape(2, 6)
+    select = make_selector(np.array(indices, int))
+    selected = to_numpy(select(ops.convert_to_tensor(x)))
+    np.testing.assert_array_equal(selected, np.take(x, np.array(indices, int), axis=-1))
+    assert isinstance(select, operator.itemgetter) == is_slice
