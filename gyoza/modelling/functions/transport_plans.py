@@ -83,7 +83,7 @@ def compute_transport_plan(
         return -scale * ops.logsumexp((rows - cost) / scale, axis=0)
 
     columns = repeat(advance, ops.zeros_like(cost[0]), iteration_count)
-    log_plan = (scale_rows(columns, entropy) - cost + columns) / entropy
+    log_plan = (scale_rows(columns, entropy) - cost) / entropy
     return log_plan - ops.logsumexp(log_plan, axis=0)
 
 

@@ -101,6 +101,30 @@ def test_an_empty_batch_is_solved_at_once():
     assert int(step_count) < 10
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="a loop is traced once there")
+@pytest.mark.parametrize("rate", [1e-3, 1.0, 30.0])
+def test_the_first_step_is_that_of_the_formula(rate):
+    start, rtol, atol = np.array([[1.0, 2.0], [0.1, -0.4]]), 1e-3, 1e-4
+    times = []
+
+    def decay(time, y):
+        times.append(float(to_numpy(time)))
+        return (-rate * y,)
+
+    solve_adaptively(decay, (ops.convert_to_tensor(start, "float64"),), 0.0, 1.0, rtol, atol)
+
+    def measure(values):
+        units = values / (atol + rtol * np.abs(start))
+        return np.sqrt(np.mean(units**2, axis=1))
+
+    speed = measure(-rate * start)
+    short = np.clip(np.min(0.01 * (measure(start) + 1e-3) / (speed + 1e-3)), 1e-4, 1.0)
+    largest = max(np.max(speed), np.max(measure(rate**2 * start)))
+    step = min(100.0 * short, 1.0, (0.01 / largest) ** 0.2)
+    # The formula looks at the slope now and a short step later; the next one is within the step.
+    np.testing.assert_allclose(times[:3], [0.0, short, step / 5.0], rtol=1e-6)
+
+
 def test_too_few_steps_give_nan():
     start = ops.convert_to_tensor(START.astype("float32"))
     (y,), step_count = solve_adaptively(follow, (start,), 0.0, 1.0, 1e-6, 1e-6, max_step_count=4)

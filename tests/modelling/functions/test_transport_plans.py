@@ -54,6 +54,7 @@ def test_sources_are_drawn_by_their_probabilities():
     log_plan = ops.convert_to_tensor(np.log(np.repeat(p, 4000, axis=1)))
     chosen = to_numpy(draw_sources(log_plan, seed=0)).reshape(2, 4000)
     np.testing.assert_allclose(chosen.mean(axis=1), [0.3, 0.9], atol=0.03)
+    np.testing.assert_array_equal(to_numpy(draw_sources(log_plan, seed=0)).reshape(2, 4000), chosen)
 
 
 def test_pairs_that_are_not_allowed_have_no_part():
