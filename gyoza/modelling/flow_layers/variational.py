@@ -88,7 +88,8 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
         self, flow: FlowModel, target_log_prob: Callable[[Any], Any], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        check_instance("flow", flow, FlowModel, "a `FlowModel`")
+        what = "a `FlowModel`, such as the attribute `flow` of a `FlowMatchingModel`"
+        check_instance("flow", flow, FlowModel, what)
         if not callable(target_log_prob):
             raise TypeError(
                 "`target_log_prob` should be a function. "
