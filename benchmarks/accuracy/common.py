@@ -31,7 +31,7 @@ def train(model, x, steps, learning_rate, batch_size=BATCH_SIZE, **options):
 
 
 def choose(names, words):
-    """Returns those names that have one of the words in them, or all if there are no words."""
+    """Returns the names that contain any of the words, or all names if no word is given."""
     return [name for name in names if any(word.lower() in name.lower() for word in words or [""])]
 
 

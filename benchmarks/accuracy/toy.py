@@ -4,6 +4,8 @@ It is the negative log-likelihood less the entropy, estimated by the mean differ
 log-densities at the same points, which has the smaller error of the two estimates.
 """
 
+import functools
+
 import keras
 
 from gyoza import applications, data
@@ -50,6 +52,7 @@ FLOWS = {
 }
 
 
+@functools.cache  # since the part `continuous` asks for some of them again
 def measure(name, density):
     """Trains a flow on a toy density.
 

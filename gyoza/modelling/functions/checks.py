@@ -76,7 +76,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
 
 
 def check_finite(name: str, values: Tensor) -> Array:
-    """Makes an array of numbers, or raises a `ValueError` if some are none, NaN or infinite."""
+    """Makes an array of numbers, or raises a `ValueError` if they are not all finite numbers."""
     try:
         array = np.asarray(values, "float64")
     except (TypeError, ValueError) as error:

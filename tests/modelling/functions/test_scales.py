@@ -22,7 +22,7 @@ def test_log_scales_are_those_of_the_formula(bound):
 
 
 @pytest.mark.parametrize("bound", [0.0, -1.0, np.inf, np.nan, "wide"])
-def test_bounds_that_are_none(bound):
+def test_wrong_bounds(bound):
     message = "^`log_scale_bound` should be a positive, finite number, or None. Received: "
     with pytest.raises(ValueError, match=message):
         check_log_scale_bound(bound)
