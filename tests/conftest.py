@@ -47,6 +47,22 @@ if keras.backend.backend() != "tensorflow":
         "plotting/*",
     ]
 
+if keras.backend.backend() == "jax":
+    from jax._src.interpreters import pxla
+
+    compile_program = pxla.MeshComputation.compile
+
+    def compile_and_forget(self, *args, **kwargs):
+        """Frees what a program was compiled from, which JAX would keep, in a context of MLIR.
+
+        The more of these there are, the longer it takes to make another one.
+        """
+        executable = compile_program(self, *args, **kwargs)
+        self._hlo = None
+        return executable
+
+    pxla.MeshComputation.compile = compile_and_forget
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -75,6 +91,8 @@ def seed():
     # With a new seed, TensorFlow forgets the kernels of all operations, and makes them anew.
     with mock.patch("tensorflow.python.pywrap_tfe.TFE_ContextClearCaches"):
         keras.utils.set_random_seed(0)
+    if keras.backend.backend() == "jax":
+        pxla._cached_lowering_to_hlo.cache_clear()
 
 
 @pytest.fixture(scope="module")
