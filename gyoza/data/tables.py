@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -132,7 +132,7 @@ class Table:
         TypeError: If `frame` is not a data frame, or a column holds what is neither numbers nor
             categories, such as dates.
         ValueError: If a column has one value only or missing values, does not fit its kind, or has
-            so many categories that it looks like an identifier. The message names it.
+            so many categories that it looks like an identifier. The message names all such columns.
 
     Attributes:
         columns: The :class:`ColumnKind` of each column, by name.
@@ -177,10 +177,10 @@ class Table:
                 f"`kinds` and `bounds` should name columns of {list(frame.columns)}. "
                 f"Received: {sorted(unknown)}"
             )
-        self.columns = {
-            name: _read(name, frame[name], kinds.get(name), bounds.get(name))
-            for name in frame.columns
-        }
+        self.columns = _for_each(
+            frame.columns,
+            lambda name: _read(name, frame[name], kinds.get(name), bounds.get(name)),
+        )
 
     def make_layer(self) -> Columns:
         """Returns the layer that a flow of this table starts with. It has names."""
@@ -209,14 +209,20 @@ class Table:
             The array, `[rows, columns]`, with several columns for one of kind "one-hot".
 
         Raises:
-            ValueError: If a column is missing, or holds values that are missing, or not of its
-                kind, or unknown categories.
+            ValueError: If columns are missing, or hold values that are missing, or not of their
+                kind, or unknown categories. The message names all of them.
         """
         blocks = []
-        for name, kind in self.columns.items():
-            x = _encode(name, kind, _get(frame, name))[:, None]
+        for name, x in self._encode_columns(frame).items():
+            kind = self.columns[name]
             blocks.append(_to_codes(kind, x) if kind.width > 1 else x)
         return np.concatenate(blocks, axis=1)
+
+    def _encode_columns(self, frame: Any) -> dict[str, np.ndarray]:
+        return _for_each(
+            self.columns,
+            lambda name: _encode(name, self.columns[name], _get(frame, name))[:, None],
+        )
 
     def decode(self, x: Any) -> Any:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
@@ -255,8 +261,8 @@ class Table:
             and one for each category.
         """
         blocks = []
-        for name, kind in self.columns.items():
-            x = _encode(name, kind, _get(frame, name))[:, None]
+        for name, x in self._encode_columns(frame).items():
+            kind = self.columns[name]
             if kind.categories:
                 blocks.append(_to_codes(kind, x))
             elif kind.kind == "positive":
@@ -288,6 +294,19 @@ class Table:
     def __repr__(self) -> str:
         lines = [f"  {name}: {kind}" for name, kind in self.columns.items()]
         return "\n".join([f"Table of {len(lines)} columns", *lines])
+
+
+def _for_each(names: Iterable[str], function: Callable[[str], Any]) -> dict[str, Any]:
+    """Returns what a function returns for each column, or raises its errors about all of them."""
+    results, errors = {}, []
+    for name in names:
+        try:
+            results[name] = function(name)
+        except (TypeError, ValueError) as error:
+            errors.append(error)
+    if errors:
+        raise type(errors[0])("\n".join(dict.fromkeys(map(str, errors)))) from errors[0]
+    return results
 
 
 def _get(frame: Any, name: str) -> Any:

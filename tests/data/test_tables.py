@@ -182,6 +182,15 @@ def test_columns_that_no_density_fits_are_named(columns, options, error, message
         Table(pd.DataFrame(columns), **options)
 
 
+def test_all_columns_with_problems_are_named_at_once():
+    frame = pd.DataFrame({"a": [1.0, 1.0], "b": [1.0, 2.0], "c": [1.0, None], "d": ["x", "x"]})
+    with pytest.raises(ValueError, match=r"(?s)'a' should have several.*'c' .*missing.*'d' should"):
+        Table(frame)
+    table = Table(pd.DataFrame({"a": [1.5, 2.0], "b": [-1.0, 2.0], "c": [2.5, 3.0]}))
+    with pytest.raises(ValueError, match=r"(?s)Column 'a' .*positive numbers.*with the column 'c'"):
+        table.encode(pd.DataFrame({"a": [np.inf, 2.0], "b": [1.0, 1.0]}))
+
+
 def test_rows_that_the_table_does_not_know_are_refused(table):
     frame = make_frame(5)
     with pytest.raises(ValueError, match=r"Column 'city' should hold .*Received: \['Wien'\]"):
