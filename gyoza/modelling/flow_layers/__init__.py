@@ -25,6 +25,7 @@ from gyoza.modelling.flow_layers.dequantization import (
 from gyoza.modelling.flow_layers.disentangling import DisentanglingFlowModel
 from gyoza.modelling.flow_layers.elementwise import Affine, Standardize, YeoJohnson
 from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCoupling
+from gyoza.modelling.flow_layers.flow_distribution import FlowDistribution
 from gyoza.modelling.flow_layers.flow_matching import FlowMatchingModel
 from gyoza.modelling.flow_layers.gaussianization import MixtureGaussianization
 from gyoza.modelling.flow_layers.images import (
@@ -64,6 +65,7 @@ from gyoza.modelling.flow_layers.univariate import Elementwise
 from gyoza.modelling.flow_layers.variational import VariationalModel
 
 __all__ = [
+    "FlowDistribution",
     "FlowLayer",
     "ConditionalFlowLayer",
     "FlowModel",

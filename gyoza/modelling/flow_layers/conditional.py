@@ -10,7 +10,7 @@ from keras import ops
 from gyoza.modelling.axes import align_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.flow_layers.invertible import check_floating
+from gyoza.modelling.functions.dtypes import check_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 from gyoza.modelling.tables import is_frame

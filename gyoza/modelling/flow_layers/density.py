@@ -33,9 +33,12 @@ class Density(Quantiles):
     variables: Any
     losses: Any
     compute_dtype: str
+    dtype_policy: Any
+    context_shape: tuple[int | None, ...] | None
     run_eagerly: bool
     jit_compile: Any
     base_distribution: Distribution
+    build: Callable[..., Any]
     invert: Callable[..., Any]
     invert_and_log_det: Callable[..., Any]
     _prepare_context: Callable[..., Any]
@@ -217,8 +220,7 @@ class Density(Quantiles):
         context = to_arrays(context)
         if not hasattr(context, "shape"):
             context = np.asarray(context)
-        expected: Any = getattr(self, "context_shape", None)
-        if expected is not None and len(context.shape) == len(expected):
+        if self.context_shape is not None and len(context.shape) == len(self.context_shape):
             context = context[None]
         if tuple(context.shape[:1]) == (1,) and count != 1:
             context = ops.broadcast_to(context, (count, *context.shape[1:]))

@@ -72,8 +72,8 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
             which `adapt` sets. They are not trained.
         base_distribution: The distribution of :math:`x_0`. A
             :class:`~gyoza.modelling.distributions.StandardNormal` if omitted. It only has to be
-            sampled, as an :class:`~gyoza.modelling.distributions.Empirical` can be, and is not
-            trained.
+            sampled, as an :class:`~gyoza.modelling.distributions.Empirical` and a trained
+            :class:`FlowModel` can be, and is not trained.
         paths: `"linear"` or `"variance_preserving"`, the two above.
         coupling: How points and instances are joined: `"independent"`, or `"optimal"` within each
             batch, by :func:`~gyoza.modelling.functions.compute_transport_plan`. With a context, it
@@ -83,6 +83,8 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         solver: How the equation is solved; see :class:`ContinuousFlow`.
         step_count: The number of steps; see :class:`ContinuousFlow`.
         seed: Seed of times and couplings.
+        memory_efficient: See :class:`FlowModel`. It is `flow` that saves memory, where its
+            densities are differentiated; steps of training run the network once anyway.
         **kwargs: `rtol`, `atol`, `max_step_count`, `exact_limit`, `probe` and `probe_count` of
             :class:`ContinuousFlow`, and arguments of `keras.Model`.
 
@@ -126,13 +128,14 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         self,
         velocity: keras.Layer,
         flow_layers: Iterable[FlowLayer] | None = None,
-        base_distribution: Distribution | None = None,
+        base_distribution: Distribution | FlowModel | None = None,
         paths: str = "linear",
         coupling: str = "independent",
         context_encoder: keras.Layer | None = None,
         solver: str = "rk4",
         step_count: int = 16,
         seed: int | None = None,
+        memory_efficient: bool = False,
         **kwargs: Any,
     ) -> None:
         options = {name: kwargs.pop(name) for name in _SOLVER_OPTIONS if name in kwargs}
@@ -151,7 +154,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         other = None if seed is None else scramble(check_integer("seed", seed))
         self.seed_generator = SeedGenerator(other)
         self.flow = FlowModel(
-            [*flow_layers, last], base_distribution, context_encoder, dtype=policy
+            [*flow_layers, last], base_distribution, context_encoder, memory_efficient, dtype=policy
         )
 
     def __call__(self, inputs: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
@@ -388,6 +391,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
             "step_count": last.step_count,
             **{name: getattr(last, name) for name in _SOLVER_OPTIONS},
             "seed": self.seed,
+            "memory_efficient": self.flow.memory_efficient,
         }
 
     @classmethod

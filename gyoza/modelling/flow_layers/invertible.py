@@ -12,12 +12,12 @@ from gyoza.backend import forget_gradients
 from gyoza.modelling.flow_layers.describing import Describes
 from gyoza.modelling.freezing import freeze_after
 from gyoza.modelling.functions.checks import check_choice, is_own
-from gyoza.modelling.functions.dtypes import at_least_float32, is_floating
+from gyoza.modelling.functions.dtypes import at_least_float32, check_floating, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 from gyoza.modelling.tables import is_frame
 from gyoza.typing import Tensor
 
-__all__ = ["Invertible", "Inversion", "check_floating", "make_dense"]
+__all__ = ["Invertible", "Inversion", "make_dense"]
 
 # What `invert` may be told its first argument is called, whatever a class calls it.
 _NAMES_OF_OUTPUTS = ("outputs", "y_hat")
@@ -118,16 +118,6 @@ def _describe(x: Tensor) -> Any:
 
 def _dtype_of(x: Tensor) -> str:
     return keras.backend.standardize_dtype(x.dtype)
-
-
-def check_floating(x: Tensor, name: str, what: str = "The inputs") -> None:
-    """Raises a `TypeError` if `what` layer `name` is given are not floating-point numbers."""
-    dtype = getattr(x, "dtype", None)
-    if dtype is not None and not is_floating(dtype):
-        raise TypeError(
-            f"{what} of '{name}' should be floating-point numbers. "
-            f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
-        )
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

@@ -7,13 +7,14 @@ import keras
 
 from gyoza.backend import enter_scope, track_last
 from gyoza.modelling.batches import split_context
-from gyoza.modelling.distributions import Distribution, StandardNormal
+from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.adapting import AdaptsLayers
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.circular import set_periods
 from gyoza.modelling.flow_layers.conditional import PassesContext
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.describing import Summarises
+from gyoza.modelling.flow_layers.flow_distribution import to_distribution
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.likelihood import LikelihoodTraining
 from gyoza.modelling.flow_layers.recomputation import run_and_recompute
@@ -61,7 +62,8 @@ class FlowModel(
     Args:
         flow_layers: The layers, in the order of execution. Models count as layers, too.
         base_distribution: The distribution of the latent: a
-            :class:`~gyoza.modelling.distributions.Distribution`. A
+            :class:`~gyoza.modelling.distributions.Distribution`, or another flow, of which a
+            :class:`FlowDistribution` is made. A
             :class:`~gyoza.modelling.distributions.StandardNormal` if omitted. If it has weights,
             they are trained with the flow.
         context_encoder: A Keras layer or model that is given the context, and whose outputs are the
@@ -103,20 +105,17 @@ class FlowModel(
     def __init__(
         self,
         flow_layers: Iterable[FlowLayer] = (),
-        base_distribution: Distribution | None = None,
+        base_distribution: Distribution | Density | None = None,
         context_encoder: keras.Layer | None = None,
         memory_efficient: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.memory_efficient = memory_efficient
-        if base_distribution is None:
-            base_distribution = StandardNormal(dtype=self.dtype_policy)
-        check_instance("base_distribution", base_distribution, Distribution, "a `Distribution`")
         if context_encoder is not None:
             what = "a Keras layer or model"
             check_instance("context_encoder", context_encoder, keras.Layer, what)
-        self.base_distribution = base_distribution
+        self.base_distribution = to_distribution(base_distribution, self.dtype_policy)
         self.context_encoder = context_encoder
         check_instance("flow_layers", flow_layers, Iterable, "a list of flow layers")
         self._flow_layers_: list[FlowLayer] = []

@@ -9,7 +9,9 @@ from typing import Any
 import keras
 from keras import ops
 
-__all__ = ["at_least_float32", "check_float_dtype", "is_floating", "keep_float64"]
+from gyoza.typing import Tensor
+
+__all__ = ["at_least_float32", "check_float_dtype", "check_floating", "is_floating", "keep_float64"]
 
 _LOCK = threading.Lock()
 # What Keras' floatx was for each thread that has set it.
@@ -40,6 +42,18 @@ def check_float_dtype(dtype: Any) -> None:
     if not is_floating(dtype):
         raise TypeError(
             "Numbers to be transformed should be floating-point numbers. "
+            f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
+        )
+
+
+def check_floating(x: Tensor, name: str, what: str = "The inputs") -> None:
+    """Raises a `TypeError` if `what` layer `name` is given are not floating-point numbers."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is not None and not is_floating(dtype):
+        raise TypeError(
+            f"{what} of '{name}' should be floating-point numbers: cast them, for example by "
+            "`x.astype('float32')`. A flow of integers should also begin with a "
+            "`UniformDequantization`, as they do not have a density. "
             f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
         )
 

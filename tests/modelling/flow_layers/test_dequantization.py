@@ -259,7 +259,7 @@ def test_bad_input():
         UniformDequantization(256, dtype="mixed_bfloat16")
     with pytest.raises(TypeError, match="`noise_flow` should be a `FlowModel`"):
         VariationalDequantization(4, Reflection())
-    with pytest.raises(TypeError, match="should be floating-point numbers"):
+    with pytest.raises(TypeError, match="integers should also begin with a `UniformDeq"):
         UniformDequantization(4)(np.array([[1, 2]]))
 
 

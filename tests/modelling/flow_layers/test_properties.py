@@ -80,7 +80,7 @@ WITHOUT_CASE = {
     *("FlowLayer", "ConditionalFlowLayer", "Coupling", "ElementwiseCoupling"),
     *("FlowModel", "DisentanglingFlowModel", "VariationalModel", "FlowMatchingModel"),
     *("MaskedAutoregressive", "UniformDequantization", "VariationalDequantization"),
-    *("ArgmaxDequantization", "Columns"),
+    *("ArgmaxDequantization", "Columns", "FlowDistribution"),
 }
 
 
