@@ -154,7 +154,12 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         other = None if seed is None else scramble(check_integer("seed", seed))
         self.seed_generator = SeedGenerator(other)
         self.flow = FlowModel(
-            [*flow_layers, last], base_distribution, context_encoder, memory_efficient, dtype=policy
+            [*flow_layers, last],
+            base_distribution,
+            context_encoder,
+            memory_efficient,
+            name=f"{self.name}_flow",  # which warnings and errors show
+            dtype=policy,
         )
 
     def __call__(self, inputs: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
