@@ -20,8 +20,9 @@ from gyoza.typing import Shape, Tensor
 __all__ = ["BlockNeuralAutoregressive"]
 
 # The greatest logarithm of the slope of a path through all layers, and the greatest logit of a
-# gate: products of them, and reciprocals, are in the range of float32.
-_LARGEST_LOG_SLOPE = 78.0
+# gate. Gradients of logarithms of slopes have terms as large as the product of both exponentials,
+# which is in the range of float32.
+_LARGEST_LOG_SLOPE = 44.0
 _LARGEST_GATE = 40.0
 
 
@@ -63,7 +64,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
     second derivatives are not. To sample fast, use
     :class:`~gyoza.modelling.flow_layers.MaskedAutoregressive` layers.
 
-    So that nothing overflows, numbers in :math:`V_k` beyond :math:`\pm 78 / (K + 1)`, and logits of
+    So that nothing overflows, numbers in :math:`V_k` beyond :math:`\pm 44 / (K + 1)`, and logits of
     :math:`\alpha` beyond :math:`\pm 40`, count as these.
 
     Unlike many layers, a new one is not the identity: it starts with :math:`\alpha = 1/2` and a

@@ -86,6 +86,26 @@ def test_log_determinant_is_finite_where_all_units_are_saturated():
     np.testing.assert_allclose(to_numpy(log_det), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gate", [-50.0, 50.0])
+@pytest.mark.parametrize("log_slope", [-100.0, 100.0])
+def test_gradients_are_finite_for_the_steepest_and_flattest_networks(gate, log_slope):
+    layer = make(2, hidden_sizes=[3], scale=30.0)
+    for log_diagonal in layer.log_diagonals:
+        log_diagonal.assign(ops.full(log_diagonal.shape, log_slope))
+    layer.gates.assign([gate, gate])
+
+    def compute(x, *values):
+        with keras.StatelessScope(
+            state_mapping=list(zip(layer.trainable_weights, values, strict=True))
+        ):
+            return layer(x)[1]
+
+    weights = [weight.value for weight in layer.trainable_weights]
+    log_det, pullback = vjp(compute, [ops.convert_to_tensor(3.0 * normal(64, 2)), *weights])
+    for gradient in pullback(ops.ones_like(log_det)):
+        assert np.all(np.isfinite(to_numpy(gradient)))
+
+
 def test_outputs_increase_with_their_entry_and_depend_on_none_after_it():
     layer = make(3, hidden_sizes=[4])
     x = np.repeat(normal(1, 3), 50, axis=0)
