@@ -8,6 +8,16 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from distribution_cases import (
+    CASES,
+    COVARIANCE,
+    LOCATION,
+    events,
+    log_prob_of,
+    make,
+    sample_of,
+    shake,
+)
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.integrate import trapezoid
@@ -16,9 +26,7 @@ from gyoza.backend import jit, vjp
 from gyoza.modelling.distributions import (
     DiagonalNormal,
     Distribution,
-    Factorial,
     GaussianMixture,
-    LabelledNormal,
     Logistic,
     MultivariateNormal,
     StandardNormal,
@@ -28,113 +36,12 @@ from gyoza.modelling.distributions import (
 from gyoza.modelling.distributions.tools import log_gamma_step
 from gyoza.testing.functions import compile_on_jax as fast
 
-LOCATION, SCALE, DEGREES = np.array([0.5, -1.0, 3.0]), np.array([0.3, 1.0, 4.0]), [1.5, 4.0, 60.0]
-COVARIANCE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.5]])
-LOCATIONS = np.array([[[0.0, 1.0, 2.0], [4.0, -1.0, 0.0]], [[-3.0, 0.0, 1.0], [1.0, 1.0, -2.0]]])
-SCALES = np.array([[[1.0, 0.5, 2.0], [0.3, 1.0, 1.0]], [[1.0, 1.0, 1.0], [2.0, 0.5, 1.5]]])
-
-
-def independent(distribution):
-    """The log-density of independent entries, by SciPy."""
-    return lambda x: distribution.logpdf(x).sum(axis=-1)
-
-
-def mixture(locations, scales):
-    """The log-density of a mixture of equal weights, by SciPy."""
-
-    def log_prob(x):
-        parts = scipy.stats.norm(locations[:, None], scales[:, None]).logpdf(x).sum(axis=-1)
-        return scipy.special.logsumexp(parts, axis=0) - np.log(len(locations))
-
-    return log_prob
-
-
-# Distribution of three entries, and SciPy's log-density.
-CASES = {
-    "StandardNormal": (lambda **kwargs: StandardNormal(**kwargs), independent(scipy.stats.norm())),
-    "DiagonalNormal": (
-        lambda **kwargs: DiagonalNormal(location=LOCATION, scale=SCALE, **kwargs),
-        independent(scipy.stats.norm(LOCATION, SCALE)),
-    ),
-    "MultivariateNormal": (
-        lambda **kwargs: MultivariateNormal(location=LOCATION, covariance=COVARIANCE, **kwargs),
-        scipy.stats.multivariate_normal(LOCATION, COVARIANCE).logpdf,
-    ),
-    "Uniform": (
-        lambda **kwargs: Uniform(low=LOCATION - SCALE, high=LOCATION + 2 * SCALE, **kwargs),
-        independent(scipy.stats.uniform(LOCATION - SCALE, 3 * SCALE)),
-    ),
-    "Logistic": (
-        lambda **kwargs: Logistic(location=LOCATION, scale=SCALE, **kwargs),
-        independent(scipy.stats.logistic(LOCATION, SCALE)),
-    ),
-    "StudentT": (
-        lambda **kwargs: StudentT(
-            location=LOCATION, scale=SCALE, degrees_of_freedom=DEGREES, **kwargs
-        ),
-        independent(scipy.stats.t(DEGREES, LOCATION, SCALE)),
-    ),
-    "GaussianMixture": (
-        lambda **kwargs: GaussianMixture(2, location=LOCATIONS[0], scale=SCALES[0], **kwargs),
-        mixture(LOCATIONS[0], SCALES[0]),
-    ),
-    "GaussianMixture with classes": (
-        lambda **kwargs: GaussianMixture(
-            2, class_count=2, location=LOCATIONS, scale=SCALES, **kwargs
-        ),
-        mixture(LOCATIONS.reshape(4, 3), SCALES.reshape(4, 3)),
-    ),
-    "LabelledNormal": (
-        lambda **kwargs: LabelledNormal(noise=0.5, location=LOCATION, scale=SCALE, **kwargs),
-        independent(scipy.stats.norm(LOCATION, np.hypot(0.5, SCALE))),
-    ),
-    "Factorial": (
-        lambda **kwargs: Factorial(
-            [
-                Logistic([1], location=1.0, scale=0.5, dtype=kwargs.get("dtype")),
-                GaussianMixture(
-                    2, None, 2, LOCATIONS[..., 1:], SCALES[..., 1:], dtype=kwargs.get("dtype")
-                ),
-            ],
-            [1, 2],
-            **kwargs,
-        ),
-        lambda x: (
-            scipy.stats.logistic(1.0, 0.5).logpdf(x[:, 0])
-            + mixture(LOCATIONS[..., 1:].reshape(4, 2), SCALES[..., 1:].reshape(4, 2))(x[:, 1:])
-        ),
-    ),
-}
 each_case = pytest.mark.parametrize("case", CASES)
+
+
 each_learnt_case = pytest.mark.parametrize(
     "case", [k for k in CASES if k not in ("StandardNormal", "Uniform", "LabelledNormal")]
 )
-
-
-def make(case, **kwargs):
-    return CASES[case][0](**{"shape": [3], **kwargs})
-
-
-def events(count=64, scale=3.0, seed=0):
-    return np.random.default_rng(seed).normal(scale=scale, size=(count, 3))
-
-
-def log_prob_of(distribution, x, dtype=None):
-    """The log-densities of an array."""
-    x = ops.convert_to_tensor(x, dtype=dtype or distribution.log_prob_dtype)
-    return to_numpy(fast(distribution)(x))
-
-
-def sample_of(distribution, *args, **kwargs):
-    """Samples for a given seed."""
-    return to_numpy(fast(lambda: distribution.sample(*args, **kwargs))())
-
-
-def shake(distribution, seed=0):
-    """Moves the weights away from where they start."""
-    random = np.random.default_rng(seed)
-    for weight in distribution.trainable_weights:
-        weight.assign(weight + random.normal(scale=0.3, size=weight.shape))
 
 
 def with_weights(distribution, function):
@@ -483,115 +390,6 @@ def test_log_gamma_step(dtype, tolerance):
     x = ops.convert_to_tensor(np.array(list(expected)), dtype=dtype)
     received = to_numpy(fast(log_gamma_step)(x))
     np.testing.assert_allclose(received, list(expected.values()), rtol=tolerance, atol=tolerance)
-
-
-class TestClasses:
-    def test_log_prob_given_labels_is_that_of_the_class(self):
-        distribution = make("GaussianMixture with classes", dtype="float64")
-        shake(distribution)
-        logits, location, log_scale = map(to_numpy, distribution.weights)
-        x, labels = events(), np.arange(64) % 2
-        parts = scipy.stats.norm(location[:, :, None], np.exp(log_scale)[:, :, None]).logpdf(x)
-        log_weights = scipy.special.log_softmax(logits, axis=1)[..., None]
-        expected = scipy.special.logsumexp(parts.sum(axis=-1) + log_weights, axis=1)
-        given = to_numpy(distribution.log_prob(x, labels=labels))
-        np.testing.assert_allclose(given, expected[labels, np.arange(64)], rtol=1e-12)
-        column = ops.convert_to_tensor(labels[:, None].astype("float32"))
-        np.testing.assert_array_equal(to_numpy(distribution.log_prob(x, labels=column)), given)
-        np.testing.assert_allclose(
-            to_numpy(distribution.log_prob(x)),
-            scipy.special.logsumexp(expected, axis=0) - np.log(2),
-            rtol=1e-12,
-        )
-
-    def test_samples_are_from_the_classes_of_their_labels(self):
-        distribution = GaussianMixture(
-            2, [1], class_count=3, location=10.0 * np.arange(6.0).reshape(3, 2, 1), scale=0.1
-        )
-        distribution.logits.assign([[0.0, 0.0], [0.0, np.log(3.0)], [0.0, -np.inf]])
-        labels = np.arange(30_000) % 3
-        component = np.round(sample_of(distribution, 30_000, seed=0, labels=labels)[:, 0] / 10)
-        shares = [np.mean(component[labels == c] == k) for c, k in ((0, 1), (1, 3), (2, 4))]
-        np.testing.assert_allclose(shares, [0.5, 0.75, 1.0], atol=0.02)
-        assert np.all(component // 2 == labels)
-        component = np.round(sample_of(distribution, 1000, seed=0, labels=1)[:, 0] / 10)
-        assert set(component) == {2, 3}
-        component = np.round(sample_of(distribution, 30_000, seed=0)[:, 0] / 10)
-        np.testing.assert_allclose(
-            np.bincount(component.astype(int), minlength=6) / 30_000,
-            np.array([0.5, 0.5, 0.25, 0.75, 1.0, 0.0]) / 3,
-            atol=0.02,
-        )
-
-    def test_functional_model_with_labels(self, tmp_path):
-        x, labels = keras.Input([3]), keras.Input([], dtype="int32")
-        outputs = make("GaussianMixture with classes", shape=None)(x, labels=labels)
-        model = keras.Model([x, labels], outputs)
-        model.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
-        arrays = events().astype("float32"), np.arange(64) % 2
-        expected = make("GaussianMixture with classes").log_prob(arrays[0], labels=arrays[1])
-        np.testing.assert_array_equal(to_numpy(loaded(arrays)), to_numpy(expected))
-
-    def test_unknown_labels(self):
-        """-1, or NaN: a mixture of all classes, and samples from any of them."""
-        distribution = make("GaussianMixture with classes", dtype="float64")
-        shake(distribution)
-        x = events(6)
-        log_prob, marginal, given = (
-            to_numpy(distribution.log_prob(x, labels=labels))
-            for labels in ([0, -1, np.nan, 1, -1, 1], None, [0, 0, 0, 1, 1, 1])
-        )
-        known = [True, False, False, True, False, True]
-        np.testing.assert_array_equal(log_prob, np.where(known, given, marginal))
-        assert not np.any(marginal == given)
-        tensor = ops.convert_to_tensor([0.0, -1.0, np.nan, 1.0, -1.0, 1.0])
-        run = jit(lambda labels: distribution.log_prob(ops.convert_to_tensor(x), labels=labels))
-        np.testing.assert_allclose(to_numpy(run(tensor)), log_prob, rtol=1e-6)
-
-        distribution = GaussianMixture(1, [1], 3, np.arange(3.0)[:, None, None], scale=0.01)
-        labels = np.repeat([-1, 2], 10_000)
-        classes = np.round(sample_of(distribution, 20_000, seed=0, labels=labels)[:, 0])
-        np.testing.assert_allclose(
-            np.bincount(classes[:10_000].astype(int)) / 1e4, 1 / 3, atol=0.02
-        )
-        assert np.all(classes[10_000:] == 2)
-
-    def test_class_log_prob_is_bayes_rule(self):
-        distribution = make("GaussianMixture with classes", dtype="float64")
-        shake(distribution)
-        x = events()
-        given = [to_numpy(distribution.log_prob(x, labels=np.full(64, label))) for label in (0, 1)]
-        received = to_numpy(distribution.class_log_prob(x))
-        np.testing.assert_allclose(
-            received, scipy.special.log_softmax(np.stack(given, axis=1), axis=1), atol=1e-12
-        )
-        with pytest.raises(ValueError, match="should have classes"):
-            make("GaussianMixture").class_log_prob(x)
-
-    def test_labels_out_of_range(self):
-        distribution = make("GaussianMixture with classes")
-        x = events(3).astype("float32")
-        for labels in ([0, 1, 2], [0, -2, 1], [0, 0.5, 1]):
-            with pytest.raises(ValueError, match="`labels` should be integers from 0 to 1"):
-                distribution.log_prob(x, labels=labels)
-            with pytest.raises(ValueError, match="`labels` should be integers from 0 to 1"):
-                distribution.sample(3, labels=labels)
-        labels = ops.convert_to_tensor([0, -2, 2])
-        is_nan = np.isnan(
-            to_numpy(jit(lambda labels: distribution.log_prob(x, labels=labels))(labels))
-        )
-        np.testing.assert_array_equal(is_nan, [False, True, True])
-        is_nan = np.isnan(to_numpy(distribution.sample(3, seed=0, labels=labels))).all(axis=1)
-        np.testing.assert_array_equal(is_nan, [False, True, True])
-
-    def test_labels_that_do_not_fit(self):
-        with pytest.raises(ValueError, match="`labels` should be omitted"):
-            make("GaussianMixture").log_prob(events(2), labels=[0, 1])
-        with pytest.raises(ValueError, match="`labels` should be those of one event, or of each"):
-            make("GaussianMixture with classes").sample(3, labels=[0, 1])
-        with pytest.raises(ValueError, match="`labels` should have as many rows"):
-            make("GaussianMixture with classes").log_prob(events(3), labels=[0, 1])
 
 
 @pytest.mark.parametrize(
