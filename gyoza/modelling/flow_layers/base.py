@@ -1,7 +1,7 @@
 """The contract that every flow layer fulfils, and the work that layers share."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -310,7 +310,7 @@ class FlowLayer(Invertible, keras.Layer):
             given.get(axis) if length is None else length for axis, length in enumerate(input_shape)
         )
         if self._is_traced:
-            shape = tuple(self(keras.KerasTensor(shape, dtype=self.compute_dtype))[0].shape)
+            shape = self._trace(self, shape)
         return shape, (input_shape[0],)
 
     def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
@@ -320,9 +320,18 @@ class FlowLayer(Invertible, keras.Layer):
             output_shape: Shape of outputs, `[batch, ...]`.
         """
         if self._is_traced:
-            outputs = keras.KerasTensor(output_shape, dtype=self.compute_dtype)
-            return tuple(self.invert(outputs).shape)
+            return self._trace(self.invert, output_shape)
         return tuple(output_shape)
+
+    def _trace(self, method: Callable[..., Any], shape: Shape) -> tuple[int | None, ...]:
+        """Returns the shape of the first result of a method for a tensor of a shape."""
+        x = keras.KerasTensor((None, *shape[1:]), dtype=self.compute_dtype)
+        result, *_ = keras.tree.flatten(method(x, **self._describe_arguments()))
+        return (shape[0], *result.shape[1:])
+
+    def _describe_arguments(self) -> dict[str, Any]:
+        """Returns symbolic arguments of `call` and `invert` besides the first."""
+        return {}
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""

@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.modelling.axes import align_context
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.dtypes import check_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
@@ -87,6 +88,9 @@ class TakesContext:
         if self.context_shape is None:
             return None
         return keras.KerasTensor((None, *self.context_shape), dtype=self.context_dtype)
+
+    def _describe_arguments(self) -> dict[str, Any]:
+        return given(context=self._describe_context())
 
     def get_build_config(self) -> dict[str, Any] | None:
         """Returns the shapes that the layer was built for."""

@@ -292,7 +292,9 @@ class FlowModel(
         Returns:
             A model with the same configuration and weights of its own.
         """
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            config = make_parts(config, "base_distribution", "context_encoder")
-            layers = map(keras.saving.deserialize_keras_object, config.pop("flow_layers", ()))
-            return cls(flow_layers=layers, **config)
+        config = make_parts(config, "base_distribution", "context_encoder", objects=custom_objects)
+        layers = [
+            keras.saving.deserialize_keras_object(layer, custom_objects)
+            for layer in config.pop("flow_layers", ())
+        ]
+        return cls(flow_layers=layers, **config)

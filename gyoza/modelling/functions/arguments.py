@@ -1,5 +1,6 @@
 """Arguments of functions and constructors."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +14,17 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def make_parts(config: dict[str, Any], *names: str) -> dict[str, Any]:
+def make_parts(config: dict[str, Any], *names: str, objects: Any = None) -> dict[str, Any]:
     """Returns a configuration in which some arguments are objects, not configurations of these.
 
     Args:
         config: The configuration. Arguments that it lacks, or holds as objects, are left alone.
         *names: The names of the arguments.
+        objects: Classes that are not registered with Keras, by name.
     """
+    make = functools.partial(keras.saving.deserialize_keras_object, custom_objects=objects)
     parts = {name: config[name] for name in names if isinstance(config.get(name), dict)}
-    return {**config, **{n: keras.saving.deserialize_keras_object(p) for n, p in parts.items()}}
+    return {**config, **{name: make(part) for name, part in parts.items()}}
 
 
 def take_first(

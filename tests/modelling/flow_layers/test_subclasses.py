@@ -1,12 +1,19 @@
 """Subclasses that users derive from couplings and autoregressive layers."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import MADE, MLP
-from gyoza.modelling.flow_layers import AffineCoupling, ElementwiseCoupling, MaskedAffine
+from gyoza.modelling.flow_layers import (
+    AffineCoupling,
+    ConditionalFlowLayer,
+    ElementwiseCoupling,
+    FlowModel,
+    MaskedAffine,
+)
 
 X = np.random.default_rng(0).normal(size=[5, 4]).astype("float32")
 
@@ -30,6 +37,22 @@ class Power(ElementwiseCoupling):
 
     def compute_log_stretch(self, inputs, coupling_parameters):
         return ops.zeros_like(inputs)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class ContextShift(ConditionalFlowLayer):
+    """Implements nothing but what a layer with a context has to."""
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        self.network = keras.layers.Dense(self.dimension_count, dtype=self.dtype_policy)
+        self.network.build((None, self.context_size))
+
+    def call(self, inputs, context=None):
+        return inputs + self.network(context), ops.zeros(ops.shape(inputs)[:1], self.log_det_dtype)
+
+    def invert(self, outputs, context=None):
+        return outputs - self.network(context)
 
 
 class Steep(MaskedAffine):
@@ -74,3 +97,16 @@ def test_log_determinants_and_inverses_are_those_of_what_it_does(layer):
     rows = [(to_numpy(layer(X + h)[0]) - to_numpy(layer(X - h)[0])) / 2e-2 for h in steps]
     expected = np.linalg.slogdet(np.stack(rows, axis=1).astype("float64"))[1]
     np.testing.assert_allclose(log_det, expected, atol=1e-2)
+
+
+def test_a_conditional_layer_needs_call_and_invert_alone(check_contract, tmp_path):
+    context = X[:, :2] + 1.0
+    check_contract(ContextShift(), [4], context=context[:4])
+    model = FlowModel([ContextShift(), Steep(MADE([8]))])
+    model.compile("adam")
+    model.fit({"inputs": X, "context": context}, verbose=0)
+    assert model.compute_output_shape((None, 4)) == ((None, 4), (None,))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", {"Steep": Steep})
+    expected = to_numpy(model.log_prob(X, context))
+    np.testing.assert_allclose(to_numpy(loaded.log_prob(X, context)), expected, rtol=1e-5)
