@@ -8,9 +8,10 @@ import pytest
 from keras import ops
 
 from gyoza.callbacks import TerminateOnNonFinite
-from gyoza.modelling.conditioners import VelocityMLP
+from gyoza.modelling.conditioners import MLP, VelocityMLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
+    AffineCoupling,
     FlowLayer,
     FlowMatchingModel,
     FlowModel,
@@ -38,6 +39,17 @@ def train(x, layers, learning_rate=1e-3):
     return model, callback
 
 
+def test_it_names_contexts_that_are_not_finite(x):
+    context = x.copy()
+    context[20] = np.nan
+    data = {"inputs": x, "context": context}
+    model = FlowModel([AffineCoupling(MLP([4]))])
+    model.compile("sgd")
+    callback = TerminateOnNonFinite(data)
+    with pytest.warns(UserWarning, match="The context is not finite in 1 of 32 .* has index 20"):
+        model.fit(data, callbacks=[callback], verbose=0)
+
+
 @pytest.fixture
 def x():
     return 1.0 + np.random.default_rng(0).uniform(size=(32, 2)).astype("float32")
@@ -55,7 +67,8 @@ def test_it_names_the_first_layer_and_gives_the_weights_back(x):
     x[5] = -100.0
     model, callback = train(x, [ActivationNormalization(), Root(), Root(name="second")])
     assert callback.layer is model._flow_layers_[1]
-    assert f"'{callback.layer.name}'" in callback.message
+    assert f"'{callback.layer.name}' are the first" in callback.message
+    assert "in 1 of 16 instances, the first of which has index 5." in callback.message
     assert all(np.all(np.isfinite(weight)) for weight in model.get_weights())
 
 

@@ -74,22 +74,18 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         flow: Any = getattr(self.model, "flow", self.model)  # which a flow-matching model trains
         for batch in iterate_batches(self.data, self.batch_size):
             x, context = split_context(batch)
-            bad = np.flatnonzero(~_is_finite(x))
-            if len(bad) > 0:
-                return (
-                    f"The data are not finite in {len(bad)} of {len(x)} instances, the first of "
-                    f"which has index {start + bad[0]}."
-                )
+            for what, values in (("data are", x), ("context is", context)):
+                if values is not None and (found := _count(values, start)):
+                    return f"The {what} not finite in {found}."
             # Layers may raise errors for values of arrays, but not of tensors.
             x = ops.convert_to_tensor(x, dtype=self.model.compute_dtype)
             for layer, outputs, log_det in flow.run_layers(x, context):
                 for what, values in (("outputs", outputs), ("log-determinants", log_det)):
-                    count = int(np.sum(~_is_finite(values)))
-                    if count > 0:
+                    if found := _count(values, start):
                         self.layer = layer
                         return (
                             f"The {what} of layer '{layer.name}' are the first that are not "
-                            f"finite, in {count} of {len(x)} instances from index {start} on."
+                            f"finite, in {found}."
                         )
             start += len(x)
         return (
@@ -98,7 +94,17 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         )
 
 
-def _is_finite(values: Tensor) -> np.ndarray:
-    """Returns whether each instance is finite, `[batch]`."""
+def _count(values: Tensor, start: int) -> str:
+    """Says in how many instances values are not finite, or nothing where all of them are finite.
+
+    Args:
+        values: The values, `[batch, ...]`.
+        start: The index of the first instance.
+    """
     values = ops.convert_to_numpy(ops.cast(values, "float32"))
-    return np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))
+    is_finite = np.all(np.isfinite(values), axis=tuple(range(1, values.ndim)))
+    bad = np.flatnonzero(~is_finite)
+    if not len(bad):
+        return ""
+    first = start + bad[0]
+    return f"{len(bad)} of {len(values)} instances, the first of which has index {first}"

@@ -99,6 +99,10 @@ def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str,
 def _cut(array: Tensor, batch_size: int) -> Iterator[np.ndarray]:
     array = frame_to_array(array) if is_frame(array) else keras.ops.convert_to_numpy(array)
     if not keras.backend.is_float_dtype(str(array.dtype)):
-        raise TypeError(f"`data` should be floating-point numbers. Received: dtype={array.dtype}")
+        raise TypeError(
+            "`data` should be floating-point numbers: cast them, for example by "
+            "`x.astype('float32')`. A flow of integers should also begin with a "
+            f"`UniformDequantization`. Received: dtype={array.dtype}"
+        )
     for start in range(0, len(array), batch_size):
         yield array[start : start + batch_size]

@@ -101,8 +101,22 @@ def test_columns_are_chosen_by_the_names_of_the_frame_that_is_adapted_to():
         model.adapt(pd.concat([frame] * 2))
     assert layer.names == ("price", "rooms", "is_new")
     with pytest.raises(ValueError, match=r"\['price', 'rooms', 'is_new'\], in this order"):
-        model.log_prob(frame[["rooms", "price", "is_new"]])
+        FlowModel([layer]).log_prob(frame[["rooms", "price", "is_new"]])
     model.log_prob(frame)
+
+
+def test_columns_in_another_order_are_refused():
+    frame = make_frame()
+    model = FlowModel([Standardize()])
+    model.adapt(frame)
+    other = frame[["rooms", "price", "is_new"]]
+    for use in (model.log_prob, model.adapt, model.evaluate):
+        with pytest.raises(ValueError, match=r"`frame\[\['price', 'rooms', 'is_new'\]\]`"):
+            use(other)
+    renamed = frame.rename(columns={"price": "cost"})
+    np.testing.assert_array_equal(
+        to_numpy(model.log_prob(renamed)), to_numpy(model.log_prob(frame))
+    )
 
 
 def test_adapt_names_columns_that_are_constant_or_repeat_others():

@@ -57,8 +57,8 @@ class UniformDequantization(FlowLayer):
     in tensors, whose values cannot be checked, such values make the log-determinant NaN.
 
     Args:
-        levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits. `None` if
-            there are no bounds; in float32, integers are exact up to 16384 then.
+        levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits. `None`
+            if there are no bounds; in float32, integers are exact up to 16384 then.
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         seed: Non-negative integer that makes the sequence of noise reproducible. If omitted, it is
@@ -93,7 +93,7 @@ class UniformDequantization(FlowLayer):
 
     def __init__(
         self,
-        levels: int | None,
+        levels: int | None = None,
         shape: Iterable[int] | None = None,
         axes: Iterable[int] | None = None,
         seed: int | None = None,

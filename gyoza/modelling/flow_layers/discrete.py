@@ -108,7 +108,7 @@ def warn_if_degenerate(model: Any, x: Array) -> None:
         for pair in pairs[:5]
     ]
     warnings.warn(
-        f"Model '{model.name}' is given data that lie in a plane: {'; '.join(found)}. Their "
+        f"Model '{model.name}' is given data that are degenerate: {'; '.join(found)}. Their "
         "likelihood grows without end as the density becomes narrower there, and other points have "
         "none. Leave these columns out.",
         stacklevel=3,
@@ -138,7 +138,7 @@ def warn_if_discrete(model: Any, x: Any, is_mapped: bool = False) -> None:
         f"in {len(found)} dimensions, those {'named' if names else 'of indices'} "
         f"{describe_columns(found, names)}. A density can fit these infinitely well, by spikes "
         "that mean nothing. If they are integers, let the flow begin with a "
-        "`UniformDequantization` or `VariationalDequantization`; if they were rounded, add noise "
-        "in the range of rounding.",
+        "`UniformDequantization` or `VariationalDequantization`, within `Columns` if they are some "
+        "columns of a table; if they were rounded, add noise in the range of rounding.",
         stacklevel=3,
     )

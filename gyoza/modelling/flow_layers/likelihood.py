@@ -216,7 +216,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         if shape is not None and len(shape) < least:
             raise ValueError(
                 f"'{self.name}' should be given batches of instances, with at least {least} "
-                "axes: `x[None]` is a batch of one instance `x`. "
+                "axes: `x[None]` is a batch of one instance `x`, `x[:, None]` one of numbers. "
                 f"Received: an array of shape {tuple(shape)}"
             )
 

@@ -180,7 +180,7 @@ class Quantiles:
 
     def _has_dimensions(self, count: int) -> Exception:
         return ValueError(
-            "Distribution functions and quantiles should be asked of flows of one dimension; those "
+            "Distribution functions and quantiles are defined for flows of one dimension; those "
             "of more have a `probability_integral_transform`, and samples. "
             f"Received: '{self.name}', of {count} dimensions"
         )

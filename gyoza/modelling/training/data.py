@@ -244,10 +244,17 @@ class TakesData(WritesFiles):
     def _to_arrays(self, x: Any) -> Any:
         """Returns inputs as `to_arrays` does, and tells layers the names of columns.
 
-        The model keeps them for its messages. They are not saved with it.
+        The model keeps them for its messages, and refuses the same ones in another order. They are
+        not saved with it.
         """
-        names = get_names(x)
-        if names != self._column_names:
+        names, known = get_names(x), self._column_names
+        if names != known:
+            if names is not None and known is not None and sorted(names) == sorted(known):
+                raise ValueError(
+                    f"The columns of a data frame should be in the order in which '{self.name}' "
+                    f"was given them before, such as in `frame[{list(known)}]`. "
+                    f"Received: the columns {list(names)}"
+                )
             self._column_names = names
         if names is not None:
             for layer in flatten_layers(self):
