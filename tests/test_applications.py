@@ -232,6 +232,8 @@ def test_data_stay_as_exact_as_the_model():
         ("GaussianizationFlow", {"component_count": 1}),
         ("ResidualFlow", {"hidden_sizes": []}),
         ("FlowMatching", {"hidden_sizes": [8, 0]}),
+        ("RealNVP", {"hidden_sizes": 32}),
+        ("MAF", {"hidden_sizes": 32}),
         ("FlowMatching", {"frequency_count": -1}),
         ("FlowMatching", {"paths": "curved"}),
         ("FFJORD", {"solver": "heun"}),
@@ -244,7 +246,7 @@ def test_data_stay_as_exact_as_the_model():
 )
 def test_numbers_out_of_range_are_refused(name, options):
     (argument,) = options
-    with pytest.raises(ValueError, match=f"`{argument}` should be .* Received: "):
+    with pytest.raises((TypeError, ValueError), match=f"`{argument}` should be .* Received: "):
         getattr(applications, name)(**options)
 
 

@@ -8,6 +8,7 @@ import keras
 
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners import MADE
+from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer
 
 __all__ = ["in_dtype", "check_count", "alternate", "make_autoregressive", "ORDERS"]
@@ -60,7 +61,7 @@ def make_autoregressive(
 ) -> list[FlowLayer]:
     """Returns autoregressive layers of alternating order, each after a normalisation."""
     check_count("layer_count", layer_count)
-    hidden_sizes = list(hidden_sizes)
+    hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers: list[FlowLayer] = []
     for index in range(layer_count):
         network = MADE(hidden_sizes, residual=residual, order=ORDERS[index % 2])

@@ -5,6 +5,7 @@ from typing import Any
 
 from gyoza.applications.building import alternate, check_count, in_dtype
 from gyoza.modelling.conditioners import MLP, ResNet
+from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.distributions import Distribution, Logistic
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
@@ -62,7 +63,7 @@ def NICE(
         - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
           estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
     """
-    hidden_sizes = list(hidden_sizes)
+    hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers = alternate(
         layer_count,
         lambda: AdditiveCoupling(compute_coupling_parameters=MLP(hidden_sizes)),
@@ -104,7 +105,7 @@ def RealNVP(
         - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
           `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
     """
-    hidden_sizes = list(hidden_sizes)
+    hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers = alternate(
         layer_count,
         lambda: AffineCoupling(compute_coupling_parameters=MLP(hidden_sizes)),

@@ -5,6 +5,7 @@ from typing import Any
 
 from gyoza.applications.building import check_count, in_dtype
 from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AffineCoupling,
@@ -107,7 +108,7 @@ def InterpretationNetwork(
         raise ValueError(
             f"`capacity` should be one of {list(CAPACITIES)}. Received: capacity={capacity!r}"
         )
-    hidden_sizes = list(hidden_sizes)
+    hidden_sizes = check_hidden_sizes(hidden_sizes)
     starts_linear = dimensions_per_factor is not None
     if starts_linear and mixing != "linear":
         raise ValueError(

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gyoza.applications.building import alternate, in_dtype
+from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel, Residual
 
 __all__ = ["ResidualFlow"]
@@ -43,7 +44,7 @@ def ResidualFlow(
         - Chen, R. T. Q., Behrmann, J., Duvenaud, D. & Jacobsen, J.-H. (2019). "Residual flows for
           invertible generative modeling." `arXiv:1906.02735 <https://arxiv.org/abs/1906.02735>`_
     """
-    hidden_sizes = list(hidden_sizes)
+    hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers = alternate(
         layer_count,
         lambda: Residual(hidden_sizes=hidden_sizes),

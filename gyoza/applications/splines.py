@@ -5,6 +5,7 @@ from typing import Any
 
 from gyoza.applications.building import ORDERS, check_count, in_dtype
 from gyoza.modelling.conditioners import MADE, MLP
+from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     FlowLayer,
@@ -61,7 +62,7 @@ def NeuralSplineFlow(
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
     check_count("layer_count", layer_count)
-    hidden_sizes = list(hidden_sizes)
+    hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers: list[FlowLayer] = [ActivationNormalization()]
     for index in range(layer_count):
         if autoregressive:

@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions import importance
 from gyoza.modelling.functions.checks import check_instance, check_integer
+from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training import PreparesCallbacks, SavesFiles, average_losses, to_arrays
 from gyoza.typing import Tensor
 
@@ -162,10 +163,19 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
             The `keras.callbacks.History`.
         """
         if context is None:
-            counts = self._count_samples(batch_size, steps_per_epoch or 100)
-            return super().fit(counts, batch_size=batch_size, epochs=epochs, **kwargs)
-        options = {"steps_per_epoch": steps_per_epoch, "epochs": epochs, **kwargs}
-        return super().fit(self._take_contexts(context), batch_size=batch_size, **options)
+            x = self._count_samples(batch_size, steps_per_epoch or 100)
+        else:
+            x = self._take_contexts(context)
+            kwargs["steps_per_epoch"] = steps_per_epoch
+        history = super().fit(x, batch_size=batch_size, epochs=epochs, **kwargs)
+        if not np.all(np.isfinite(history.history["loss"])):
+            warn(
+                f"The loss of model '{self.name}' is not finite: `target_log_prob` is not finite "
+                "for some samples, such as those out of bounds, or training has diverged. The "
+                "first layer of the flow can keep bounds: `Inverse(Softplus())` those of positive "
+                "numbers, `Logit()` those of numbers from 0 to 1."
+            )
+        return history
 
     def evaluate(
         self, batch_size: int = 256, steps: int | None = None, context: Any = None, **kwargs: Any
@@ -192,7 +202,8 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
 
     def _count_samples(self, batch_size: int, steps: int) -> np.ndarray:
         """Returns inputs of a number of steps without a context."""
-        counts = np.zeros([batch_size * steps, 1], "float32")
+        check_integer("batch_size", batch_size, minimum=1)
+        counts = np.zeros([batch_size * check_integer("steps", steps, minimum=1), 1], "float32")
         self.flow._prepare_context(counts, None)
         return counts
 

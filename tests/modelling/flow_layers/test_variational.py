@@ -98,6 +98,17 @@ def test_trained_model_is_saved_and_goes_on(function, tmp_path):
     assert int(loaded.optimizer.iterations) == 3
 
 
+def test_targets_that_are_not_finite_are_told_of():
+    flow = FlowModel([ActivationNormalization([2])])
+    flow.build((None, 2))
+    trainer = VariationalModel(flow, lambda x: ops.sum(ops.log(x), axis=-1))
+    trainer.compile("sgd")
+    with pytest.warns(UserWarning, match="`target_log_prob` is not finite for some samples"):
+        trainer.fit(batch_size=16, steps_per_epoch=1, verbose=0)
+    with pytest.raises(ValueError, match="`batch_size` should be an integer of at least 1"):
+        trainer.fit(np.zeros([4, 2], "float32"))
+
+
 @pytest.mark.parametrize("function", [target, lambda x: target(x), DiagonalNormal([2]).log_prob])
 def test_model_of_a_target_that_is_not_registered_says_how_to_save_it(function, tmp_path):
     trainer = VariationalModel(make_flow(), function)
