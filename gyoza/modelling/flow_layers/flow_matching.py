@@ -20,7 +20,7 @@ from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
-from gyoza.modelling.functions.arguments import given
+from gyoza.modelling.functions.arguments import given, make_parts
 from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.seeds import SeedGenerator, scramble
@@ -410,11 +410,5 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         Returns:
             A model with the same configuration and weights of its own.
         """
-        config = dict(config)
-        for name in ("velocity", "base_distribution", "context_encoder"):
-            config[name] = keras.saving.deserialize_keras_object(config[name], custom_objects)
-        config["flow_layers"] = [
-            keras.saving.deserialize_keras_object(layer, custom_objects)
-            for layer in config["flow_layers"]
-        ]
-        return cls(**config)
+        names = "velocity", "flow_layers", "base_distribution", "context_encoder"
+        return cls(**make_parts(config, *names, objects=custom_objects))

@@ -292,9 +292,5 @@ class FlowModel(
         Returns:
             A model with the same configuration and weights of its own.
         """
-        config = make_parts(config, "base_distribution", "context_encoder", objects=custom_objects)
-        layers = [
-            keras.saving.deserialize_keras_object(layer, custom_objects)
-            for layer in config.pop("flow_layers", ())
-        ]
-        return cls(flow_layers=layers, **config)
+        names = "flow_layers", "base_distribution", "context_encoder"
+        return cls(**make_parts(config, *names, objects=custom_objects))

@@ -1,6 +1,5 @@
 """Arguments of functions and constructors."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,18 @@ def make_parts(config: dict[str, Any], *names: str, objects: Any = None) -> dict
 
     Args:
         config: The configuration. Arguments that it lacks, or holds as objects, are left alone.
-        *names: The names of the arguments.
+        *names: The names of the arguments, each an object or a list of objects.
         objects: Classes that are not registered with Keras, by name.
     """
-    make = functools.partial(keras.saving.deserialize_keras_object, custom_objects=objects)
-    parts = {name: config[name] for name in names if isinstance(config.get(name), dict)}
-    return {**config, **{name: make(part) for name, part in parts.items()}}
+
+    def make(part: Any) -> Any:
+        if isinstance(part, list):
+            return [make(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        return keras.saving.deserialize_keras_object(part, objects)
+
+    return {**config, **{name: make(config[name]) for name in names if name in config}}
 
 
 def take_first(
