@@ -48,8 +48,9 @@ def check_finite_rows(name: str, x: np.ndarray, first_row: int = 0) -> None:
     values = x.reshape(len(x), -1)[rows[0]][~is_finite[rows[0]]]
     shown = ", ".join(str(first_row + row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
     raise ValueError(
-        f"`data` should be finite where '{name}' is adapted to them. Received: {values[0]} in the "
-        f"rows {shown}"
+        f"`data` should be finite where '{name}' is adapted to them, after any layers before it, "
+        "which may be for positive or bounded numbers alone. "
+        f"Received: {values[0]} in the rows {shown}"
     )
 
 
