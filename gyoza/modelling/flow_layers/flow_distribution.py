@@ -51,7 +51,7 @@ class FlowDistribution(Distribution):
         True
     """
 
-    def __init__(self, flow: Density, **kwargs: Any) -> None:
+    def __init__(self, flow: Any, **kwargs: Any) -> None:
         what = "a `FlowModel`, such as the attribute `flow` of a `FlowMatchingModel`"
         check_instance("flow", flow, Density, what)
         super().__init__(**{"dtype": flow.dtype_policy, **kwargs})
@@ -69,11 +69,11 @@ class FlowDistribution(Distribution):
             self.flow.build(input_shape)
 
     def compute_log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Computes the log-density of the flow; see :meth:`Distribution.compute_log_prob`."""
+        """Computes log-densities of the flow."""
         return self.flow._log_prob(self._to_events(x), context)
 
     def draw(self, sample_count: Any, seed: Any, context: Tensor | None = None) -> Tensor:
-        """Draws samples of the flow; see :meth:`Distribution.draw`."""
+        """Draws samples of the flow."""
         base = self.flow.base_distribution
         z = base.sample(sample_count, seed=seed, **self.flow._base_context(context))
         return self._to_vectors(self.flow._invert(z, context))

@@ -105,7 +105,7 @@ class FlowModel(
     def __init__(
         self,
         flow_layers: Iterable[FlowLayer] = (),
-        base_distribution: Distribution | Density | None = None,
+        base_distribution: "Distribution | FlowModel | None" = None,
         context_encoder: keras.Layer | None = None,
         memory_efficient: bool = False,
         **kwargs: Any,
