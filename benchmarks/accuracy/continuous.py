@@ -124,7 +124,9 @@ def run_plans(seeds):
         "between points of a normal distribution in the plane and others, of the same one or one "
         f"that is shifted along both axes: times, and mean squared distances, over {seeds} seeds."
     )
-    header = ["points", "Sinkhorn", "SciPy", "distance at random", "Sinkhorn", "SciPy"]
+    methods = ("Sinkhorn", "SciPy")
+    header = ["points", *(f"time, {name}" for name in methods)]
+    header += [f"distance, {name}" for name in ("random", *methods)]
     write_table("plans", header, rows, note)
 
 
