@@ -95,7 +95,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
 
 
 def _count(values: Tensor, start: int) -> str:
-    """Says in how many instances values are not finite, or nothing where all of them are finite.
+    """Returns in how many instances values are not finite, in words, or "" if there are none.
 
     Args:
         values: The values, `[batch, ...]`.

@@ -213,16 +213,15 @@ class Table:
                 kind, or unknown categories. The message names all of them.
         """
         blocks = []
-        for name, x in self._encode_columns(frame).items():
-            kind = self.columns[name]
+        for kind, x in self._encode_columns(frame):
             blocks.append(_to_codes(kind, x) if kind.width > 1 else x)
         return np.concatenate(blocks, axis=1)
 
-    def _encode_columns(self, frame: Any) -> dict[str, np.ndarray]:
-        return _for_each(
-            self.columns,
-            lambda name: _encode(name, self.columns[name], _get(frame, name))[:, None],
+    def _encode_columns(self, frame: Any) -> Iterable[tuple[ColumnKind, np.ndarray]]:
+        encoded = _for_each(
+            self.columns, lambda name: _encode(name, self.columns[name], _get(frame, name))
         )
+        return [(self.columns[name], x[:, None]) for name, x in encoded.items()]
 
     def decode(self, x: Any) -> Any:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
@@ -261,8 +260,7 @@ class Table:
             and one for each category.
         """
         blocks = []
-        for name, x in self._encode_columns(frame).items():
-            kind = self.columns[name]
+        for kind, x in self._encode_columns(frame):
             if kind.categories:
                 blocks.append(_to_codes(kind, x))
             elif kind.kind == "positive":

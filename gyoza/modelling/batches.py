@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.modelling.functions.dtypes import CAST_ADVICE
 from gyoza.modelling.tables import frame_to_array, is_frame
 from gyoza.typing import Tensor
 
@@ -100,9 +101,7 @@ def _cut(array: Tensor, batch_size: int) -> Iterator[np.ndarray]:
     array = frame_to_array(array) if is_frame(array) else keras.ops.convert_to_numpy(array)
     if not keras.backend.is_float_dtype(str(array.dtype)):
         raise TypeError(
-            "`data` should be floating-point numbers: cast them, for example by "
-            "`x.astype('float32')`. A flow of integers should also begin with a "
-            f"`UniformDequantization`. Received: dtype={array.dtype}"
+            f"`data` should be floating-point numbers: {CAST_ADVICE} Received: dtype={array.dtype}"
         )
     for start in range(0, len(array), batch_size):
         yield array[start : start + batch_size]

@@ -58,7 +58,7 @@ class UniformDequantization(FlowLayer):
 
     Args:
         levels: The number of integers, :math:`L`, at least 2: 256 for images with 8 bits. `None`
-            if there are no bounds; in float32, integers are exact up to 16384 then.
+            for integers without bounds, which are exact up to 16384 in float32.
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
         seed: Non-negative integer that makes the sequence of noise reproducible. If omitted, it is

@@ -11,7 +11,19 @@ from keras import ops
 
 from gyoza.typing import Tensor
 
-__all__ = ["at_least_float32", "check_float_dtype", "check_floating", "is_floating", "keep_float64"]
+__all__ = [
+    "CAST_ADVICE",
+    "at_least_float32",
+    "check_float_dtype",
+    "check_floating",
+    "is_floating",
+    "keep_float64",
+]
+
+CAST_ADVICE = (
+    "cast them, for example by `x.astype('float32')`. A flow of integers should also begin with a "
+    "`UniformDequantization`, as they do not have a density."
+)
 
 _LOCK = threading.Lock()
 # What Keras' floatx was for each thread that has set it.
@@ -51,9 +63,7 @@ def check_floating(x: Tensor, name: str, what: str = "The inputs") -> None:
     dtype = getattr(x, "dtype", None)
     if dtype is not None and not is_floating(dtype):
         raise TypeError(
-            f"{what} of '{name}' should be floating-point numbers: cast them, for example by "
-            "`x.astype('float32')`. A flow of integers should also begin with a "
-            "`UniformDequantization`, as they do not have a density. "
+            f"{what} of '{name}' should be floating-point numbers: {CAST_ADVICE} "
             f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
         )
 
