@@ -76,7 +76,7 @@ mutation: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## See whether tests fail if
 
 coverage: $(VENV)/.gyoza-coverage  ## Run it on TensorFlow and show which lines it leaves out
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
-		--cov gyoza --cov-report term-missing:skip-covered $(ARGS)
+		-m "not long or compiled_by" --cov gyoza --cov-report term-missing:skip-covered $(ARGS)
 
 lint: $(VENV)/.gyoza-lint  ## Check style, formatting and types
 	$(BIN)/ruff check

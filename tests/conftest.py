@@ -73,8 +73,16 @@ else:
     collect_ignore_glob += ["interpretation/test_fitting.py", "test_readme.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` is looked at
 def pytest_collection_modifyitems(items):
-    """Starts the longest tests first, so that no worker waits for another one in the end."""
+    """Leaves what another backend compiles to the long run.
+
+    The longest tests start first, so that no worker waits for another one in the end.
+    """
+    for item in items:
+        mark = item.get_closest_marker("compiled_by")
+        if mark and mark.args[0] != keras.backend.backend() != "torch":
+            item.add_marker("long")
     longest = {"test_fitting.py", "test_readme.py", "test_replicas.py"}
     items.sort(key=lambda item: item.path.name not in longest)
 
@@ -108,22 +116,27 @@ def without_xla():
         yield
 
 
-@pytest.fixture
-def check_contract():
+BRIEF, FULL = "in brief", "in full"
+CONTRACTS = [FULL]
+if keras.backend.backend() != "torch":  # where a case takes least time
+    CONTRACTS = [BRIEF, pytest.param(FULL, marks=pytest.mark.long)]
+
+
+@pytest.fixture(params=CONTRACTS)
+def check_contract(request):
     """Returns a function that checks the contract of a layer: `check_flow_layer`.
 
-    What costs most on JAX and depends least on the backend is left to the other two there: other
-    dtypes, saving, and further layouts of a layer.
+    What costs most where it is compiled, and depends least on the backend, is left to PyTorch and
+    the long run: other dtypes, saving, and further layouts of a layer.
     """
-    is_cheap = keras.backend.backend() != "jax"
 
     def check(layer, input_shape, *, is_further_layout=False, **options):
         """Checks one case of a layer, or a further one, which is spared other dtypes and saving."""
-        if is_further_layout and not is_cheap:
-            pytest.skip("another case of this layer is checked")
         if is_further_layout:
+            if request.param == BRIEF:
+                pytest.skip("another case of this layer is checked")
             options = {**options, "policies": (), "fresh_process": False}
-        elif not is_cheap:
+        elif request.param == BRIEF:
             options = {"fresh_process": False, **options, "policies": ()}
         check_flow_layer(layer, input_shape, **options)
 

@@ -40,10 +40,27 @@ FLOWS = {
         [3],
     ),
 }
-# JAX compiles each of them for long: some stand for all there.
-TRAINED = ["Glow", "NeuralSplineFlow", "GaussianizationFlow", "FFJORD", "InterpretationNetwork"]
-if keras.backend.backend() != "jax":
-    TRAINED = list(FLOWS)
+COMPILED_BY_JAX = {
+    "Glow",
+    "NeuralSplineFlow",
+    "GaussianizationFlow",
+    "FlowMatching",
+    "FFJORD",
+    "InterpretationNetwork",
+}
+
+
+def divide(names):
+    """Divides flows between the backends that compile them, which takes longest."""
+    return [
+        pytest.param(
+            name,
+            marks=pytest.mark.compiled_by("jax" if name in COMPILED_BY_JAX else "tensorflow"),
+        )
+        for name in names
+    ]
+
+
 # TensorFlow takes longer to compile what is run here than to run it.
 RUN_EAGERLY = keras.backend.backend() == "tensorflow"
 WITHOUT_CONTEXT = {"GaussianizationFlow", "ResidualFlow"}
@@ -76,7 +93,7 @@ class Trained:
         return to_numpy(self.model.log_prob(self.x))
 
 
-@pytest.fixture(scope="module", params=TRAINED)
+@pytest.fixture(scope="module", params=divide(FLOWS))
 def flow(request):
     keras.utils.set_random_seed(0)
     make, shape = FLOWS[request.param]
@@ -123,16 +140,18 @@ def test_it_takes_a_context_if_its_layers_do(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "RealNVP",
-        "Glow",
-        "MAF",
-        "IAF",
-        "NeuralSplineFlow",
-        "NeuralSplineFlow, autoregressive",
-        "FlowMatching",
-        "FFJORD",
-    ],
+    divide(
+        [
+            "RealNVP",
+            "Glow",
+            "MAF",
+            "IAF",
+            "NeuralSplineFlow",
+            "NeuralSplineFlow, autoregressive",
+            "FlowMatching",
+            "FFJORD",
+        ]
+    ),
 )
 def test_a_context_counts_in_both_directions(name):
     keras.utils.set_random_seed(0)

@@ -6,6 +6,8 @@ from keras import layers, ops
 from gyoza.interpretation import Interpreter, SwapPairs, SwapTraining
 from gyoza.modelling import flow_layers, losses
 
+pytestmark = pytest.mark.compiled_by("jax")
+
 SIZES = {"residual": 3, "read": 1}
 HIDDEN = np.random.default_rng(0).normal(size=[512, 4]).astype("float32")
 A, B = HIDDEN[:6], HIDDEN[6:12]

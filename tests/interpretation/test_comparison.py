@@ -18,6 +18,8 @@ from gyoza.interpretation.controls import choose_judges, reinitialise, to_seeds
 from gyoza.interpretation.scores import rate_swaps
 from gyoza.modelling.flow_layers import FlowLayer, FlowModel
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 N = 800
 MEANS = np.array([[3.0, 0.0], [-1.5, 2.6], [-1.5, -2.6]])
 

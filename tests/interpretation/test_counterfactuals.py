@@ -8,7 +8,10 @@ from gyoza.interpretation import Interpreter
 from gyoza.interpretation.counterfactuals import check_target, find_nearest
 from gyoza.modelling import flow_layers
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 SIZES = {"residual": 2, "shape": 3, "hue": 1}
 BLOCK = slice(2, 5)

@@ -18,6 +18,8 @@ from gyoza.modelling.flow_layers import (
     Reflection,
 )
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 # Names out of alphabetical order, so that a sorted dictionary would be noticed.
 ATTRIBUTES = {"shape": 3, "x": None, "scale": 2}
 LABELS = np.array([[2, 0.25, 1], [0, -1.0, 0], [1, 3.0, 1], [0, 0.0, 0]])

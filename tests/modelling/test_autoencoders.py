@@ -19,7 +19,10 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.metrics import BitsPerDimension
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("tensorflow"),
+]
 
 # x = W z + b + noise, where W has orthogonal columns: then posteriors have diagonal covariances.
 W = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [0.0, 0.0]])

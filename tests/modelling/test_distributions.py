@@ -36,6 +36,8 @@ from gyoza.modelling.distributions import (
 from gyoza.modelling.distributions.tools import log_gamma_step
 from gyoza.testing.functions import compile_on_jax as fast
 
+pytestmark = pytest.mark.compiled_by("jax")
+
 each_case = pytest.mark.parametrize("case", CASES)
 
 

@@ -19,7 +19,10 @@ from gyoza.modelling.distributions import (
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel
 from gyoza.testing.functions import compile_on_jax as fast
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 MEANS = np.array([[0.0, 1.0], [3.0, -1.0], [-2.0, 2.0]])  # of three classes
 CENTRES = np.array([[-2.0], [2.0]])  # of two classes

@@ -8,6 +8,8 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.masks import CheckerBoardMask, HeavisideMask, Mask
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 
 @pytest.fixture
 def x():

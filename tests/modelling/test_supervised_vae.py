@@ -14,7 +14,10 @@ from scipy.special import log_softmax
 from gyoza.modelling.autoencoders import SupervisedVAE
 from gyoza.modelling.distributions import StandardNormal
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 TYPES = ["sampled", "softmax", "argmax", "argmax_norm", "l2"]
 NAMES, SIZES = ["shape", "is_big"], [3, 2]

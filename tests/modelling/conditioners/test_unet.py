@@ -12,7 +12,10 @@ from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import VelocityUNet
 from gyoza.modelling.flow_layers import ContinuousFlow, FlowMatchingModel, FlowModel
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 
 def draw(*shape, seed=0):

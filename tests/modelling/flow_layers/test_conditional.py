@@ -23,7 +23,10 @@ from gyoza.modelling.flow_layers import (
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.masks import CheckerBoardMask
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 
 def dense(units):

@@ -237,6 +237,7 @@ def test_penalties_are_those_of_a_rotation():
     assert not layer.losses
 
 
+@pytest.mark.compiled_by("jax")
 def test_factors_of_an_interpreter_can_be_those_of_a_continuous_flow():
     flow = DisentanglingFlowModel([ContinuousFlow(Scaled(), step_count=16)])
     loss = SupervisedFactorLoss([1, 2])
@@ -381,6 +382,7 @@ def test_bad_input(make, error, message):
         make()
 
 
+@pytest.mark.compiled_by("jax")
 def test_a_flow_follows_a_density_given_by_a_formula():
     flow = FlowModel([ContinuousFlow(VelocityMLP([16]), step_count=4)])
     flow.build((None, 2))

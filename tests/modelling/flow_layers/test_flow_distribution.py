@@ -17,6 +17,8 @@ from gyoza.modelling.flow_layers import (
     Reflection,
 )
 
+pytestmark = pytest.mark.compiled_by("jax")
+
 
 @pytest.fixture
 def x():

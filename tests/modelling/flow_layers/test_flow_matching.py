@@ -181,6 +181,7 @@ def test_training_with_averages_goes_on():
     assert int(model.optimizer.iterations) == 4
 
 
+@pytest.mark.compiled_by("jax")
 @pytest.mark.parametrize("options", [{"dtype": "mixed_bfloat16"}, {"dtype": "float64"}])
 def test_other_dtypes(options):
     data = make_labelled_data(64)
@@ -248,6 +249,7 @@ def test_flow_matching_learns_and_is_saved(tmp_path):
     np.testing.assert_allclose(again, samples, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.compiled_by("jax")
 def test_the_flow_of_a_model_can_go_on_by_a_formula():
     model = FlowMatchingModel(VelocityMLP([8]), flow_layers=[], step_count=2)
     model.compile(keras.optimizers.Adam(1e-2))

@@ -21,7 +21,10 @@ from gyoza.modelling.conditioners import OptionalContext, VelocityMLP
 from gyoza.modelling.distributions import DiagonalNormal
 from gyoza.modelling.flow_layers import FlowMatchingModel
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 
 class MeanVelocity(keras.Layer):

@@ -13,6 +13,8 @@ from gyoza.modelling.flow_layers.images import (
     Unsqueeze,
 )
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 
 def images(*shape):
     return np.random.default_rng(0).normal(size=shape).astype("float32")

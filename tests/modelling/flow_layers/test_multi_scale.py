@@ -19,7 +19,10 @@ from gyoza.modelling.flow_layers import (
 from gyoza.modelling.flow_layers.multi_scale import FactorOut
 from gyoza.testing.functions import compile_on_jax as fast
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("tensorflow"),
+]
 
 
 def images(*shape):

@@ -17,6 +17,8 @@ from gyoza.modelling.flow_layers import (
     UniformDequantization,
 )
 
+pytestmark = pytest.mark.compiled_by("jax")
+
 RATE = 12.0
 # Latents are normal if the equation is solved exactly.
 DATA = np.exp(-RATE) * np.random.default_rng(0).normal(size=(32, 2)).astype("float32")
@@ -66,7 +68,7 @@ def test_errors_of_few_steps_are_those_of_their_polynomial():
         assert model.check_steps(DATA, tolerance=1.0) == pytest.approx(error, rel=1e-3)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="takes longest to compile there")
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("options", [{"step_count": 32}, {"solver": "dopri5", "atol": 1e-10}])
 def test_fine_steps_are_silent(options):
     model = make(**options)

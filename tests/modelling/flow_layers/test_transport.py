@@ -12,7 +12,10 @@ from gyoza.modelling.distributions import Empirical
 from gyoza.modelling.flow_layers import FlowMatchingModel, FlowModel, Standardize
 from gyoza.modelling.flow_layers.interpolation import couple_optimally
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 
 def measure_distance(x, y):

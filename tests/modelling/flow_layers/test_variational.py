@@ -18,7 +18,10 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions import effective_sample_size, log_evidence
 
-pytestmark = pytest.mark.usefixtures("without_xla")
+pytestmark = [
+    pytest.mark.usefixtures("without_xla"),
+    pytest.mark.compiled_by("jax"),
+]
 
 
 def target(x):
@@ -255,7 +258,7 @@ def amortised():
     return trainer, contexts, history.history
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="takes longest to compile there")
+@pytest.mark.compiled_by("tensorflow")
 def test_amortised_flow_finds_the_evidence_of_each_context(amortised):
     trainer, contexts, history = amortised
     marginal = stats.multivariate_normal(np.zeros(3), A @ A.T + NOISE**2 * np.eye(3))

@@ -11,6 +11,8 @@ from gyoza.backend import jit, vjp
 from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.losses import AttributeLoss
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 ATTRIBUTES = {"shape": 3, "x": None, "scale": 2, "y": None}
 LABELS = np.array([[2, 0.25, 1, 0.0], [0, np.nan, -1, 1.0], [-1, 3.0, 0, np.nan]])
 UNKNOWN = [[-1, np.nan, np.nan, np.nan]]

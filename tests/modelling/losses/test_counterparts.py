@@ -9,6 +9,8 @@ from sklearn.metrics import explained_variance_score
 
 from gyoza.modelling import losses, metrics
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 random = np.random.default_rng(0)
 X, X_HAT = random.normal(size=(2, 6, 4))
 LABELS = random.integers(4, size=6)

@@ -10,6 +10,8 @@ from gyoza.modelling.flow_layers import ActivationNormalization, DisentanglingFl
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.metrics import PairCorrelation
 
+pytestmark = pytest.mark.compiled_by("tensorflow")
+
 DIMENSIONS = [2, 1, 3]
 
 
