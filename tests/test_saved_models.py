@@ -20,6 +20,7 @@ spec.loader.exec_module(write)
     tuple(map(int, keras.__version__.split(".")[:2])) < (3, 15),
     reason="Keras does not read what later versions of it wrote",
 )
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("name", write.NAMES)
 @pytest.mark.filterwarnings("ignore:Log-densities of model")
 def test_saved_model_computes_and_learns_what_it_did(name):
