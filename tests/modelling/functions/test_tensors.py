@@ -8,7 +8,16 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.functions.tensors import clip, fill, larger, make_selector, smaller
+from gyoza.modelling.functions.tensors import (
+    clip,
+    fill,
+    is_number,
+    larger,
+    make_selector,
+    smaller,
+    to_rows,
+    to_tensor,
+)
 
 X = np.array([-1.0 - 1e-12, -0.0, 0.1 - 1e-12, 0.1 + 1e-12, 1e60, np.inf, np.nan])
 
@@ -60,3 +69,43 @@ def test_regular_indices_are_slices(indices, is_slice):
     selected = to_numpy(select(ops.convert_to_tensor(x)))
     np.testing.assert_array_equal(selected, np.take(x, np.array(indices, int), axis=-1))
     assert isinstance(select, operator.itemgetter) == is_slice
+
+
+class Values(keras.Layer):
+    """Has a variable."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = self.add_weight(shape=(2,), initializer="ones")
+
+
+def test_whatever_is_like_a_tensor_becomes_one():
+    tensor, weight = ops.array([1.0, 1.0]), Values().values
+    symbolic = keras.Input((2,))
+    pair, several = (tensor, None), [tensor, np.ones(3)]
+    for same in (tensor, symbolic, pair, {"x": tensor}, several):
+        assert to_tensor(same) is same
+        assert to_tensor(same) is same  # also when its type is known
+    for like in (np.ones(2, "float32"), [1.0, 1.0], weight, weight.value):
+        converted = to_tensor(like)
+        assert ops.is_tensor(converted)
+        assert not hasattr(converted, "assign")
+        np.testing.assert_array_equal(to_numpy(converted), [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"should be a tensor\. Received: None"):
+        to_tensor(None)
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [(2.0, True), (np.float32(2), True), (np.ones(()), True), (None, False), (np.ones(1), False)],
+)
+def test_numbers_are_neither_missing_nor_several(x, expected):
+    assert is_number(x) is expected
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4), (2, 0, 3), (0, 3, 2), (2, 1), (3,)])
+def test_rows_keep_all_numbers(shape):
+    x = np.arange(np.prod(shape), dtype="float32").reshape(shape)
+    expected = x.reshape(len(x), int(np.prod(shape[1:])))
+    np.testing.assert_array_equal(to_numpy(to_rows(ops.array(x))), expected)
+    assert to_rows(keras.Input((None, 2))).shape == (None, None)
