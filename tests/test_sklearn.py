@@ -149,6 +149,27 @@ def test_what_does_not_fit_is_refused(x):
     assert "sklearn" in dir(gyoza)
 
 
+@pytest.mark.parametrize("estimator", [FlowDensity, FlowRegressor])
+def test_columns_of_strings_are_refused_with_what_encodes_them(x, estimator):
+    frame = pd.DataFrame({"height": x[:, 0], "city": "Bonn"})
+    for data, received in [
+        (frame, "'Bonn' in column 'city'"),
+        (frame.astype({"city": "category"}), "'Bonn' in column 'city'"),
+        (frame.to_numpy(), r"'Bonn' at index \[0, 1\]"),
+        (frame.assign(city=pd.Timestamp(0)), r"Timestamp\(.*\) in column 'city'"),
+    ]:
+        advice = rf"`{estimator.__name__}\(table=True\)` encodes .*Received: {received}"
+        with pytest.raises(ValueError, match=advice):
+            estimator().fit(data, x[:, 1])
+
+
+def test_targets_that_are_strings_are_refused(x):
+    y = np.where(x[:, 0] > 0, "tall", "small")
+    for X, table in [(x, False), (pd.DataFrame(x, columns=["a", "b"]), True)]:
+        with pytest.raises(ValueError, match=r"`y` should hold numbers. .*take a classifier"):
+            FlowRegressor(table=table).fit(X, y)
+
+
 @compiles_each_time
 def test_a_regressor_learns_the_distribution_of_targets():
     # Given inputs, targets are normal around a line, and wider to the right.

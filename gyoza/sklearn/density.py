@@ -122,7 +122,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
             if reset:
                 validate_data(self, X, skip_check_array=True)
             return check_array(self.table_.encode(X), ensure_min_samples=least)
-        return validate_data(self, X, reset=reset, dtype="float64", ensure_min_samples=least)
+        return self._validate_numbers(X, reset=reset, dtype="float64", ensure_min_samples=least)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Computes the logarithm of the density of each row, in nats.

@@ -11,12 +11,14 @@ import keras
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import validate_data
 
 from gyoza import applications
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.functions.checks import check_instance, check_integer, is_between
+from gyoza.modelling.tables import is_frame
 
-__all__ = ["FlowEstimator", "check_weights", "draw_seed"]
+__all__ = ["FlowEstimator", "advise_on_others", "check_weights", "draw_seed"]
 
 # The smallest number of instances on which it is decided when to stop.
 _LEAST_HELD_OUT = 10
@@ -39,6 +41,38 @@ def check_weights(sample_weight: Any, count: int) -> np.ndarray:
             f"Received: sample_weight of shape {weight.shape} for {count} rows"
         )
     return weight
+
+
+@contextlib.contextmanager
+def advise_on_others(name: str, data: Any, advice: str) -> Iterator[None]:
+    """Says what to do about columns without numbers, where scikit-learn finds that they have none.
+
+    Args:
+        name: The name of the data.
+        data: The data, `[rows]` or `[rows, columns]`.
+        advice: What to do about them.
+    """
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        found = _find_other(data)
+        if found is None:
+            raise
+        raise ValueError(f"`{name}` should hold numbers. {advice}. Received: {found}") from error
+
+
+def _find_other(data: Any) -> str | None:
+    """Returns in words the first string, or what else a data frame has that is not a number."""
+    names = list(data.columns) if is_frame(data) else None
+    for index, value in np.ndenumerate(np.asarray(data, dtype=object)):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            if names:
+                return f"{value!r} in column {names[index[1]]!r}"
+            if isinstance(value, str):
+                return f"{value!r} at index {list(index)}"
+    return None
 
 
 @contextlib.contextmanager
@@ -94,6 +128,15 @@ class FlowEstimator(BaseEstimator):
     jit_compile: Any
     random_state: Any
     verbose: Any
+
+    def _validate_numbers(self, X: Any, *y: Any, **checks: Any) -> Any:
+        """Checks data as `validate_data` does, and tells what to do with columns of strings."""
+        advice = (
+            f"`{type(self).__name__}(table=True)` encodes the columns of a data frame that hold "
+            "strings, categories or Boolean values; turn dates into numbers"
+        )
+        with advise_on_others("X", X, advice):
+            return validate_data(self, X, *y, **checks)
 
     def _make_flow(self, layers_before: list[Any]) -> FlowModel:
         if self.flow is None:

@@ -20,7 +20,7 @@ from gyoza.modelling.flow_layers import (
     MaskedRationalQuadraticSpline,
 )
 from gyoza.modelling.functions.checks import check_integer
-from gyoza.sklearn.fitting import FlowEstimator, check_weights, draw_seed
+from gyoza.sklearn.fitting import FlowEstimator, advise_on_others, check_weights, draw_seed
 
 __all__ = ["FlowRegressor"]
 
@@ -145,14 +145,16 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         Returns:
             The estimator.
         """
-        if self.table is not False:
-            self.table_ = self.table if isinstance(self.table, Table) else Table(X)
-            validate_data(self, X, skip_check_array=True)
-            X, y = check_X_y(self.table_.encode_context(X), y, **_CHECKS)
-        else:
-            if hasattr(self, "table_"):
-                del self.table_
-            X, y = validate_data(self, X, y, **_CHECKS)
+        with advise_on_others("y", y, "It is what is predicted; for classes, take a classifier"):
+            if self.table is not False:
+                self.table_ = self.table if isinstance(self.table, Table) else Table(X)
+                validate_data(self, X, skip_check_array=True)
+                X, y = check_X_y(self.table_.encode_context(X), y, **_CHECKS)
+            else:
+                if hasattr(self, "table_"):
+                    del self.table_
+                X, y = self._validate_numbers(X, y, **_CHECKS)
+            y = y.astype("float64")  # scikit-learn lets arrays of strings pass
         self._location, self._scale = X.mean(axis=0), X.std(axis=0)
         self._scale[self._scale == 0] = 1.0
         self._is_flat, self._target_count = y.ndim == 1, 1 if y.ndim == 1 else y.shape[1]
@@ -178,7 +180,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         check_is_fitted(self, "flow_")
         if hasattr(self, "table_"):
             return self._standardise(check_array(self.table_.encode_context(X)))
-        return self._standardise(validate_data(self, X, reset=False, dtype="float64"))
+        return self._standardise(self._validate_numbers(X, reset=False, dtype="float64"))
 
     def _to_pair(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         context = self._to_context(X)
