@@ -169,6 +169,13 @@ class DisentanglingFlowModel(FlowModel):
                 "Received: loss=None"
             )
 
+    def _no_such_loss(self, loss: Any) -> ValueError:
+        return ValueError(
+            f"Model '{self.name}' returns the latents and log-determinants of both instances of a "
+            "pair, and should be compiled with a loss of these, such as "
+            f"`gyoza.modelling.losses.SupervisedFactorLoss`. Received: loss={loss!r}"
+        )
+
     def _check_inputs(self, inputs: Tensor) -> None:
         inputs, _ = split_context(inputs)
         for part in inputs if isinstance(inputs, list | tuple) else [inputs]:

@@ -58,21 +58,30 @@ def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
         )
 
 
-def _find_foreign(metrics: Any) -> list[Any]:
-    """Returns those metrics of Keras, by name or as objects, that compare labels with predictions.
+# What Keras has of metrics and losses that can be given anything.
+_GENERAL = (
+    keras.metrics.Metric,
+    keras.metrics.Mean,
+    keras.metrics.MeanMetricWrapper,
+    keras.metrics.Sum,
+    keras.losses.Loss,
+)
 
-    Means, and what users have written or registered, can be given anything.
+
+def _find_foreign(given: Any) -> list[Any]:
+    """Returns those metrics or losses of Keras that compare labels with predictions.
+
+    They are given by name, as functions or as objects. What users have written or registered is
+    not among them.
     """
-    kinds = keras.metrics
-    means = (kinds.Metric, kinds.Mean, kinds.MeanMetricWrapper, kinds.Sum)
     found = []
-    for metric in keras.tree.flatten(metrics):
-        if isinstance(metric, str):
-            is_foreign = keras.saving.get_registered_object(metric) is None
+    for each in keras.tree.flatten(given):
+        if isinstance(each, str):
+            is_foreign = keras.saving.get_registered_object(each) is None
         else:
-            owner = metric if hasattr(metric, "__name__") else type(metric)
-            is_foreign = owner.__module__.partition(".")[0] == "keras" and owner not in means
-        found += [metric] if is_foreign else []
+            owner = each if hasattr(each, "__name__") else type(each)
+            is_foreign = owner.__module__.partition(".")[0] == "keras" and owner not in _GENERAL
+        found += [each] if is_foreign else []
     return found
 
 
@@ -102,23 +111,32 @@ class LikelihoodTraining(ExportsEndpoints, Training):
                 log-densities, as those in :mod:`gyoza.modelling.metrics` take them.
 
         Raises:
-            ValueError: If, without a loss, a metric is one of Keras that compares labels with
-                predictions, such as "mse".
+            ValueError: If the loss, or without one, a metric, is one of Keras that compares labels
+                with predictions, such as "mse". A list of losses, such as `["mse", None]`, has one
+                for outputs and one for log-determinants, which `fit` is given targets for.
         """
+        is_one = not isinstance(loss, list | tuple | dict)
+        is_own = self._is_overridden("call", "compute_loss", "train_step")
+        if is_one and not is_own and _find_foreign(loss):
+            raise self._no_such_loss(loss)
         bound = _COMPILE.bind(self, optimizer, loss, *args, **kwargs).arguments
         given = [bound.get(name) or [] for name in ("metrics", "weighted_metrics")]
-        has_own_metrics = type(self).compute_metrics is not LikelihoodTraining.compute_metrics
-        has_own_step = type(self).train_step is not keras.Model.train_step
-        foreign = [] if loss is not None or has_own_metrics or has_own_step else given
-        if _find_foreign(foreign):
+        is_told = loss is not None or self._is_overridden("compute_metrics", "train_step")
+        foreign = [] if is_told else _find_foreign(given)
+        if foreign:
             raise ValueError(
                 f"Without a loss, metrics of model '{self.name}' are given data and their "
                 "log-densities, and should be such as `gyoza.modelling.metrics."
                 "NegativeLogLikelihood()` or `BitsPerDimension()`. There are no predictions to be "
                 "compared with targets; those of a conditional flow are samples, "
-                f"`sample(context=x)`. Received: metrics={_find_foreign(foreign)}"
+                f"`sample(context=x)`. Received: metrics={foreign}"
             )
         super().compile(optimizer, loss, *args, **kwargs)
+
+    def _is_overridden(self, *names: str) -> bool:
+        """Returns whether a user's class defines one of some methods."""
+        owners = {getattr(type(self), name).__module__.partition(".")[0] for name in names}
+        return not owners <= {"gyoza", "keras"}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was compiled when it was saved."""
@@ -146,20 +164,20 @@ class LikelihoodTraining(ExportsEndpoints, Training):
                 return super().compute_loss(x, y, y_pred, sample_weight, training)
             except (KeyError, ValueError) as error:
                 if isinstance(y_pred, tuple | list) and not keras.tree.is_nested(y):
-                    raise self._no_such_loss() from error
+                    raise self._no_such_loss(self.loss) from error
                 raise
         log_prob = self._compute_log_prob(x, y, y_pred, training)
         if has_metrics(self):
             self._computed["log_prob"] = y_pred, ops.stop_gradient(log_prob)
         return average_losses(-log_prob, sample_weight, self.losses)
 
-    def _no_such_loss(self) -> ValueError:
+    def _no_such_loss(self, loss: Any) -> ValueError:
         """Returns the error for a loss that would have to compare two outputs with one target."""
         return ValueError(
             f"Model '{self.name}' returns latents and log-determinants, not predictions of targets "
             "`y`. It should be compiled without a loss, which maximises the likelihood of the "
             'inputs; for the density of `y` given `x`, call `fit({"inputs": y, "context": x})`. '
-            f"Received: loss={self.loss!r}"
+            f'`loss=["mse", None]` compares latents with targets. Received: loss={loss!r}'
         )
 
     def compute_metrics(

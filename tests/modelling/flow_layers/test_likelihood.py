@@ -148,16 +148,36 @@ def test_targets_and_what_compares_them_are_refused(x):
         for name in ("metrics", "weighted_metrics"):
             with pytest.raises(ValueError, match=r"should be such as .*NegativeLogLikelihood"):
                 model.compile("adam", **{name: [metric]})
-    for loss in ("mse", keras.losses.MeanSquaredError(), lambda y, y_pred: y_pred):
+    keras_losses = ("mse", keras.losses.MeanSquaredError(), keras.losses.mean_squared_error)
+    for loss in keras_losses:
+        with pytest.raises(ValueError, match="compiled without a loss, which maximises"):
+            model.compile("adam", loss)
+        with pytest.raises(
+            ValueError, match=r"compiled with a loss of these, such as .*FactorLoss"
+        ):
+            DisentanglingFlowModel([ActivationNormalization()]).compile("adam", loss=loss)
+    for loss in (["mse", "mse"], lambda y, y_pred: y_pred):
         model.compile("adam", loss)
         with pytest.raises(ValueError, match="compiled without a loss, which maximises"):
             model.fit(x, x, verbose=0)
 
 
+def test_models_that_compute_their_loss_themselves_take_one_of_keras(x):
+    class Bounded(FlowModel):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.losses.get(self.loss)(y, y_pred[0])
+
+    model = Bounded([ActivationNormalization()])
+    model.compile("adam", "mse")
+    assert model.evaluate(x, np.zeros_like(x), batch_size=500, verbose=0) == pytest.approx(
+        np.square(x).mean(), rel=1e-4
+    )
+
+
 def test_losses_and_metrics_of_users_are_used(x):
     model = make_model()
     squares = np.square(to_numpy(model(x)[0])).mean()
-    model.compile("adam", "mse")  # of outputs and of log-determinants
+    model.compile("adam", ["mse", "mse"])  # of outputs and of log-determinants
     losses = model.evaluate(x, (np.zeros([500, 3]), np.zeros(500)), batch_size=500, verbose=0)
     assert np.ravel(losses)[0] == pytest.approx(squares, rel=1e-4)  # volumes are preserved
     model = make_model()
