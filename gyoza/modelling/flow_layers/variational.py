@@ -1,23 +1,43 @@
 """Training by an unnormalised target density."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from gyoza.backend import forget_gradients
+from gyoza.backend import forget_gradients, keep_values
 from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions import importance
 from gyoza.modelling.functions.checks import check_instance, check_integer
+from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training import PreparesCallbacks, SavesFiles, average_losses, to_arrays
 from gyoza.typing import Tensor
 
 __all__ = ["VariationalModel"]
+
+
+def _takes_arrays(function: Callable[..., Any], tensors: Sequence[Tensor]) -> bool:
+    """Returns whether a function that raised an error for tensors takes arrays of their shapes."""
+    arrays = [np.full([length or 2 for length in x.shape], 0.5, "float32") for x in tensors]
+    try:
+        function(*arrays)
+    except Exception:  # whatever it is, arrays are not what it wants
+        return False
+    return True
+
+
+def _not_differentiable(received: str) -> TypeError:
+    """Returns the error for a target that computes with NumPy."""
+    return TypeError(
+        "`target_log_prob` should compute with `keras.ops`, such as `keras.ops.exp`, so that "
+        "gradients go through it: NumPy and SciPy cannot compute with tensors, nor can Python read "
+        f"their values. Received: {received}"
+    )
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -57,7 +77,8 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
         **kwargs: Arguments of `keras.Model`.
 
     Raises:
-        TypeError: If `flow` is not a flow model or `target_log_prob` cannot be called.
+        TypeError: If `flow` is not a flow model, `target_log_prob` cannot be called, or computes
+            with NumPy.
         ValueError: If `flow` is not built, a context is missing or should not be there,
             `target_log_prob` returns another shape, or the model is saved although
             `target_log_prob` is not registered.
@@ -117,14 +138,24 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
         context = None if self.flow.context_shape is None else inputs
         z = self.flow._draw_latents(inputs, context)
         x, log_prob = self.flow._invert_and_log_prob(z, context)
-        return log_prob - self._evaluate_target(x, context)
+        target = self._evaluate_target(x, context)
+        if isinstance(target, np.ndarray):
+            raise _not_differentiable("a NumPy array, which has no gradients")
+        return log_prob - target
 
     def _evaluate_target(self, x: Tensor, context: Tensor | None) -> Any:
-        target = self.target_log_prob(x, *([] if context is None else [context]))
-        if len(target.shape) != 1:
+        arguments = [x] if context is None else [x, context]
+        try:
+            target = self.target_log_prob(*arguments)
+        except TRACING_ERRORS as error:
+            if _takes_arrays(self.target_log_prob, arguments):
+                raise _not_differentiable(f"{type(error).__name__}: {error}") from error
+            raise
+        shape = getattr(target, "shape", None)
+        if shape is None or len(shape) != 1:
+            what = f"{target!r}" if shape is None else f"a tensor of shape {tuple(shape)}"
             raise ValueError(
-                "`target_log_prob` should return log-densities of shape [batch]. "
-                f"Received: a tensor of shape {tuple(target.shape)}"
+                f"`target_log_prob` should return log-densities of shape [batch]. Received: {what}"
             )
         return target
 
@@ -167,7 +198,8 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
         else:
             x = self._take_contexts(context)
             kwargs["steps_per_epoch"] = steps_per_epoch
-        history = super().fit(x, batch_size=batch_size, epochs=epochs, **kwargs)
+        with keep_values(self.variables):
+            history = super().fit(x, batch_size=batch_size, epochs=epochs, **kwargs)
         if not np.all(np.isfinite(history.history["loss"])):
             warn(
                 f"The loss of model '{self.name}' is not finite: `target_log_prob` is not finite "

@@ -112,6 +112,33 @@ def test_targets_that_are_not_finite_are_told_of():
         trainer.fit(np.zeros([4, 2], "float32"))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: -np.sum(np.exp(x), axis=-1),
+        lambda x: stats.norm.logpdf(x).sum(axis=-1),
+        lambda x: -ops.sum(np.exp(x), axis=-1),
+        lambda x: np.zeros(x.shape[0]),
+    ],
+)
+def test_targets_that_compute_with_numpy_are_told_of(function):
+    trainer = VariationalModel(make_flow(), function)
+    trainer.compile("sgd")
+    with pytest.raises(TypeError, match=r"`target_log_prob` should compute with `keras.ops`"):
+        trainer.fit(batch_size=16, steps_per_epoch=1, verbose=0)
+    assert trainer.flow.sample(3).shape == (3, 2)  # it still has its weights
+
+
+def test_errors_of_targets_are_not_taken_for_those_of_numpy():
+    def fail(x):
+        raise ValueError("one of its own")
+
+    trainer = VariationalModel(make_flow(), fail)
+    trainer.compile("sgd")
+    with pytest.raises(ValueError, match="one of its own"):
+        trainer.fit(batch_size=16, steps_per_epoch=1, verbose=0)
+
+
 @pytest.mark.parametrize("function", [target, lambda x: target(x), DiagonalNormal([2]).log_prob])
 def test_model_of_a_target_that_is_not_registered_says_how_to_save_it(function, tmp_path):
     trainer = VariationalModel(make_flow(), function)
@@ -347,6 +374,11 @@ def test_amortised_model_is_saved(amortised, tmp_path):
             lambda: VariationalModel(make_flow(), lambda x: x)(np.zeros([2, 1], "float32")),
             ValueError,
             r"of shape \[batch\]",
+        ),
+        (
+            lambda: VariationalModel(make_flow(), lambda x: None)(np.zeros([2, 1], "float32")),
+            ValueError,
+            r"of shape \[batch\]. Received: None",
         ),
     ],
 )
