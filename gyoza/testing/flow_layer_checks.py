@@ -15,12 +15,13 @@ from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed
 from gyoza.modelling.functions.checks import check_instance, check_integers
 from gyoza.testing.copies import copy_layer, make_symbolic, move_weights, to_lists
-from gyoza.testing.fresh_process import load_and_run
+from gyoza.testing.fresh_process import find_fault, load_and_run
 from gyoza.testing.functions import (
     RUNS_EAGERLY,
     call_and_forget,
     compile_on_jax,
     differentiate,
+    has_float64,
     there_and_back,
 )
 from gyoza.typing import Tensor
@@ -72,7 +73,8 @@ def check_flow_layer(
         tolerance: How far, relative to the largest absolute value, results in float32 that should
             be equal may be apart.
         fresh_process: Whether to load a saved model in another process. Classes must not be defined
-            in a script that is run itself (`__main__`) or in a function then.
+            in a script that is run itself (`__main__`) or in a function then. If not, it is only
+            looked up whether the class is registered.
         seed: Seed for inputs and weights.
 
     Raises:
@@ -102,6 +104,7 @@ def check_flow_layer(
     check.gradients()
     check.compilation()
     check.symbolic()
+    check.registration(fresh_process)
     if fresh_process:
         check.saving()
     for policy in policies:
@@ -121,9 +124,7 @@ class _Check:
         seed: int,
     ) -> None:
         self.name = type(layer).__name__
-        self.tolerance = tolerance
-        self.inputs = inputs
-        self.contexts = contexts
+        self.tolerance, self.inputs, self.contexts = tolerance, inputs, contexts
         self.random = np.random.default_rng(seed)
         self.layer = copy_layer(layer, "float32")
         self.layer(*make_symbolic(inputs, *contexts))
@@ -212,7 +213,7 @@ class _Check:
             self.compare(what, self.inputs[chosen], inverse, 2e-4)
 
     def copy_and_jacobian(self) -> None:
-        dtype = "float64" if _has_float64() else "float32"
+        dtype = "float64" if has_float64() else "float32"
         layer = copy_layer(self.layer, dtype, like=(self.inputs, *self.contexts))
         batch, count = len(self.inputs), self.inputs[0].size
 
@@ -361,12 +362,12 @@ class _Check:
                 f"Expected {expected}. Received: {received}"
             )
 
+    def registration(self, fresh_process: bool) -> None:
+        fault = find_fault(type(self.layer), fresh_process)
+        if fault:
+            self.fail(fault)
+
     def saving(self) -> None:
-        if type(self.layer).__module__ == "__main__" or "<locals>" in type(self.layer).__qualname__:
-            self.fail(
-                "The class should be defined at the top of a module, not in a script or function, "
-                "so that another process can import it. Or pass `fresh_process=False`."
-            )
         model, arrays = FlowModel([self.layer]), [self.inputs, *self.contexts]
         model(*make_symbolic(*arrays))
         try:
@@ -389,7 +390,7 @@ class _Check:
             )
 
     def policy(self, policy: str) -> None:
-        if "float64" in policy and not _has_float64():
+        if "float64" in policy and not has_float64():
             return
         layer = copy_layer(self.layer, policy, like=(self.inputs, *self.contexts))
         run = compile_on_jax(there_and_back(layer))
@@ -443,7 +444,3 @@ class _Check:
             except TypeError:
                 continue
             self.fail("Integer inputs should raise a TypeError.")
-
-
-def _has_float64() -> bool:
-    return keras.backend.standardize_dtype(ops.ones((), dtype="float64").dtype) == "float64"

@@ -19,7 +19,7 @@ from typing import Any
 
 from gyoza.typing import Tensor
 
-__all__ = ["load_and_run"]
+__all__ = ["find_fault", "load_and_run"]
 
 _ANSWER = "gyoza-fresh-process:"
 
@@ -37,6 +37,29 @@ def _start() -> subprocess.Popen:
     )
     atexit.register(process.kill)
     return process
+
+
+def find_fault(cls: type, is_imported: bool) -> str:
+    """Returns why an object of a class cannot be loaded in another process, or "".
+
+    Args:
+        cls: The class.
+        is_imported: Whether another process imports it, and then tells whether it is registered.
+    """
+    import keras
+
+    if is_imported and (cls.__module__ == "__main__" or "<locals>" in cls.__qualname__):
+        return (
+            "The class should be defined at the top of a module, not in a script or function, "
+            "so that another process can import it. Or pass `fresh_process=False`."
+        )
+    name = keras.saving.get_registered_name(cls)
+    if not is_imported and keras.saving.get_registered_object(name) is not cls:
+        return (
+            "The class should be registered with Keras, or saved models will not load: put "
+            "`@keras.saving.register_keras_serializable(package=…)` above it."
+        )
+    return ""
 
 
 def load_and_run(model: Any, arrays: Sequence[Any]) -> Mapping[str, Any]:

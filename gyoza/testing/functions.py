@@ -12,11 +12,23 @@ from gyoza.modelling.flow_layers import FlowLayer
 from gyoza.modelling.flow_layers.recomputation import run_and_forget
 from gyoza.typing import Tensor
 
-__all__ = ["RUNS_EAGERLY", "call_and_forget", "compile_on_jax", "differentiate", "there_and_back"]
+__all__ = [
+    "RUNS_EAGERLY",
+    "call_and_forget",
+    "compile_on_jax",
+    "differentiate",
+    "has_float64",
+    "there_and_back",
+]
 
 # JAX compiles eager operations, too, one by one, which takes longer than to compile all at once.
 # Elsewhere it takes longer to compile a function than to run it a few times.
 RUNS_EAGERLY = keras.backend.backend() != "jax"
+
+
+def has_float64() -> bool:
+    """Returns whether there is float64, which JAX has to be told to have."""
+    return keras.backend.standardize_dtype(ops.ones((), dtype="float64").dtype) == "float64"
 
 
 def compile_on_jax(function: Callable[..., Any]) -> Callable[..., Any]:

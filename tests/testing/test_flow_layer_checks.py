@@ -132,6 +132,11 @@ def test_class_that_is_not_registered_does_not_load_in_another_process():
         check_flow_layer(NotRegistered(), [3], policies=(), fresh_process=True)
 
 
+def test_class_that_is_not_registered_is_found_out_without_another_process():
+    with pytest.raises(AssertionError, match="NotRegistered: The class should be registered"):
+        check_flow_layer(NotRegistered(), [3], policies=(), fresh_process=False)
+
+
 def test_class_defined_in_a_function_is_refused():
     class Local(Scaling):
         pass
