@@ -1,5 +1,6 @@
 """The contract that every flow layer fulfils, and the work that layers share."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,6 +16,7 @@ from gyoza.modelling.axes import (
     to_vectors,
 )
 from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
+from gyoza.modelling.functions.checks import is_own
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import TRACING_ERRORS, fill, is_number
 from gyoza.typing import Shape, Tensor
@@ -29,6 +31,26 @@ def _check_pair(name: str, results: Any) -> None:
             f"`transform` of '{name}' should return a pair of outputs and log-determinants. "
             f"Received: {results} (of type {type(results)})"
         )
+
+
+def _complete(build: Callable[..., None], own_build: Callable[..., None]) -> Callable[..., None]:
+    """Wraps the `build` of a user, who may have forgotten to call the one that it overrides.
+
+    Args:
+        build: The method.
+        own_build: The `build` of gyoza's that it overrides.
+
+    Returns:
+        A method that does the same, and then what it has left out, if gyoza's `call` relies on it.
+    """
+
+    @functools.wraps(build)
+    def wrapper(layer: Any, *args: Any, **kwargs: Any) -> None:
+        build(layer, *args, **kwargs)
+        if not layer._has_read_shape and type(layer).call is layer._own_call:
+            own_build(layer, *args, **kwargs)
+
+    return wrapper
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -58,8 +80,9 @@ class FlowLayer(Invertible, keras.Layer):
     - `get_config()`, if their constructors have further arguments,
 
     and are registered with `keras.saving.register_keras_serializable`. A layer that does not fit
-    this form can override `call(inputs)` and `invert(outputs)` instead, as well as `build`, and
-    `compute_output_shape` if its `call` cannot be traced.
+    this form can override `call(inputs)` and `invert(outputs)` instead, as well as `build`, which
+    begins with `super().build(input_shape)`, and `compute_output_shape` if its `call` cannot be
+    traced.
     :func:`gyoza.testing.check_flow_layer` checks the result.
 
     Args:
@@ -123,6 +146,9 @@ class FlowLayer(Invertible, keras.Layer):
             and cls.call is not FlowLayer.call
             and cls.compute_output_shape is FlowLayer.compute_output_shape
         )
+        if not is_own(cls) and "build" in vars(cls):
+            builds = (vars(c)["build"] for c in cls.__mro__ if is_own(c) and "build" in vars(c))
+            cls.build = _complete(cls.build, next(builds))  # type: ignore[method-assign]
 
     def __init__(
         self, shape: Iterable[int] | None = None, axes: Iterable[int] | None = None, **kwargs: Any
@@ -132,7 +158,7 @@ class FlowLayer(Invertible, keras.Layer):
         self._shape_: Any
         self._axes_: Any
         self._shape_, self._axes_ = check_shape_and_axes(shape, axes)
-        self._has_weights = False
+        self._has_weights = self._has_read_shape = False
         self._set_input_spec()
 
     def _set_input_spec(self) -> None:
@@ -154,7 +180,8 @@ class FlowLayer(Invertible, keras.Layer):
         if self._shape_ is None:
             raise ValueError(
                 f"The shape of layer '{self.name}' is not known yet: pass `shape` to its "
-                "constructor, or call or build the layer first."
+                "constructor, or call or build the layer first. A `build` of your own should begin "
+                "with `super().build(input_shape)`."
             )
         return math.prod(self._shape_)
 
@@ -176,6 +203,7 @@ class FlowLayer(Invertible, keras.Layer):
                 is not needed if `shape` was given, and no negative `axes`.
         """
         self._shape_, self._axes_ = read_shape(input_shape, self._shape_, self._axes_)
+        self._has_read_shape = True
         self._set_input_spec()
         self._create_weights_once()
 

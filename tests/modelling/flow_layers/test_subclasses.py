@@ -11,6 +11,7 @@ from gyoza.modelling.flow_layers import (
     AffineCoupling,
     ConditionalFlowLayer,
     ElementwiseCoupling,
+    FlowLayer,
     FlowModel,
     MaskedAffine,
 )
@@ -110,3 +111,57 @@ def test_a_conditional_layer_needs_call_and_invert_alone(check_contract, tmp_pat
     loaded = keras.models.load_model(tmp_path / "model.keras", {"Steep": Steep})
     expected = to_numpy(model.log_prob(X, context))
     np.testing.assert_allclose(to_numpy(loaded.log_prob(X, context)), expected, rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class WithoutSuper(FlowLayer):
+    """Forgets to call the `build` that it overrides."""
+
+    def build(self, input_shape):
+        self.log_scale = self.add_weight(shape=(input_shape[-1],), initializer="zeros", name="s")
+
+    def transform(self, inputs):
+        log_det = ops.broadcast_to(ops.sum(self.log_scale), ops.shape(inputs)[:-1])
+        return inputs * ops.exp(self.log_scale), log_det
+
+    def inverse_transform(self, outputs):
+        return outputs * ops.exp(-self.log_scale)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class CouplingWithoutSuper(AffineCoupling):
+    def build(self, input_shape=None):
+        return
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [WithoutSuper(), WithoutSuper(axes=[-1]), CouplingWithoutSuper([4], [1], MLP([8]))],
+)
+def test_a_build_need_not_call_the_one_that_it_overrides(check_contract, layer):
+    check_contract(layer, [4], is_further_layout=layer._axes_ is not None)
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=r"expected axis (1|-1) of input shape to have value 4"):
+        layer(X[:, :3])
+
+
+def test_a_layer_with_a_call_of_its_own_is_built_by_its_build_alone():
+    class OfAnyLength(WithoutSuper):
+        def build(self, input_shape):
+            return
+
+        def call(self, inputs):
+            return 2.0 * inputs, np.log(2.0) * inputs.shape[-1]
+
+    layer = OfAnyLength()
+    for length in (4, 3):
+        assert to_numpy(layer(X[:, :length])[1])[0] == pytest.approx(length * np.log(2.0))
+
+
+def test_a_build_that_needs_the_shape_is_told_how_to_know_it():
+    class TooEarly(WithoutSuper):
+        def build(self, input_shape):
+            self.log_scale = self.add_weight(shape=(self.dimension_count,), name="s")
+
+    with pytest.raises(ValueError, match=r"should begin with `super\(\)\.build\(input_shape\)`"):
+        TooEarly()(X)
