@@ -105,6 +105,13 @@ def test_a_loss_that_is_not_finite_is_told_of_once_without_the_callback(x, make)
     with pytest.warns(UserWarning, match="The data are not finite in 1 of 32") as caught:
         model.fit(bad, epochs=3, verbose=0, callbacks=TerminateOnNonFinite(bad))
     assert sum(warning.category is UserWarning for warning in caught) == 1
+    message = r"validation loss .* in epoch 1: .*`log_prob"
+    for callbacks in ([], [TerminateOnNonFinite(x)]):
+        model = make()
+        model.compile("adam", jit_compile=keras.backend.backend() == "jax")
+        with pytest.warns(UserWarning, match=message) as caught:
+            model.fit(x, validation_data=(bad,), epochs=3, verbose=0, callbacks=callbacks)
+        assert sum(warning.category is UserWarning for warning in caught) == 1
 
 
 def test_it_leaves_finite_training_alone(x):

@@ -1,9 +1,12 @@
 """What layers that adapt to data have in common."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from gyoza.modelling.tables import describe_columns
 
 __all__ = ["is_left_alone", "check_finite_rows", "choose_scales"]
 
@@ -33,13 +36,21 @@ def is_left_alone(layer: Any) -> bool:
     return not layer.trainable
 
 
-def check_finite_rows(name: str, x: np.ndarray, first_row: int = 0) -> None:
-    """Raises a `ValueError` that names rows in which data are not finite.
+def check_finite_rows(
+    name: str,
+    x: np.ndarray,
+    first_row: int = 0,
+    names: Sequence[str] | None = None,
+    what: str = "`data`",
+) -> None:
+    """Raises a `ValueError` that names rows, and columns of vectors, that are not finite.
 
     Args:
         name: The name of the layer that is to be adapted.
         x: The data, or a batch of them, `[batch, ...]`.
         first_row: The index of the first row of the batch.
+        names: The names of the columns, if they have some.
+        what: What the data are called.
     """
     is_finite = np.isfinite(x).reshape(len(x), -1)
     rows = np.flatnonzero(~is_finite.all(axis=1))
@@ -47,8 +58,11 @@ def check_finite_rows(name: str, x: np.ndarray, first_row: int = 0) -> None:
         return
     values = x.reshape(len(x), -1)[rows[0]][~is_finite[rows[0]]]
     shown = ", ".join(str(first_row + row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    if x.ndim == 2:
+        columns = np.flatnonzero(~is_finite.all(axis=0))
+        shown += f" of the columns {describe_columns(columns, names)}"
     raise ValueError(
-        f"`data` should be finite where '{name}' is adapted to them, after any layers before it, "
+        f"{what} should be finite where '{name}' is adapted to them, after any layers before it, "
         "which may be for positive or bounded numbers alone. "
         f"Received: {values[0]} in the rows {shown}"
     )

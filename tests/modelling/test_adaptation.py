@@ -4,16 +4,18 @@ import warnings
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.conditioners import MADE, MLP, OptionalContext
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     Affine,
     AffineCoupling,
     FlowModel,
+    MaskedAffine,
     MixtureGaussianization,
     PrincipalRotation,
     Standardize,
@@ -144,6 +146,36 @@ def test_rows_that_are_not_finite_are_named(kind):
     layers = [Affine(scale=1e30), Affine(scale=1e30), kind(name="last")]
     with pytest.raises(ValueError, match=r"'last' is adapted.*Received: -?inf in the rows 0, 1, 2"):
         FlowModel(layers).adapt(draw("float32"))
+
+
+def test_columns_that_are_not_finite_are_named_and_contexts_are_told_apart():
+    x, context = draw("float32"), draw("float32")
+    bad, bad_context = x.copy(), context.copy()
+    bad[[3, 4], [0, 1]] = bad_context[5, 1] = np.nan
+    names = ["a", "b"]
+    orders = [MaskedAffine, Standardize], [Standardize, MaskedAffine]
+    for data, received in [
+        (bad, r"^`data` .*rows 3, 4 of the columns 0, 1$"),
+        (pd.DataFrame(bad, columns=names), r"^`data` .*rows 3, 4 of the columns 'a', 'b'$"),
+        (
+            {"inputs": x, "context": bad_context},
+            r"^The contexts in `data` should .*nan in the rows 5 of the columns 1$",
+        ),
+        (
+            {"inputs": x, "context": pd.DataFrame(bad_context, columns=names)},
+            r"^The contexts in `data` should .*nan in the rows 5 of the columns 'b'$",
+        ),
+    ]:
+        for kinds in orders:
+            with pytest.raises(ValueError, match=received):
+                FlowModel([kind() for kind in kinds]).adapt(data)
+
+
+def test_contexts_may_be_missing_where_an_encoder_takes_them():
+    x, context = draw("float32"), draw("float32")
+    context[5] = np.nan
+    layers = [MaskedAffine(MADE([8])), Standardize()]
+    FlowModel(layers, context_encoder=OptionalContext()).adapt({"inputs": x, "context": context})
 
 
 def test_generator_that_adapt_has_read_is_refused_by_fit():

@@ -17,6 +17,7 @@ from gyoza.modelling.flow_layers.discrete import (
 from gyoza.modelling.flow_layers.likelihood import not_one_array
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.pairs import to_pairs
+from gyoza.modelling.tables import get_names
 
 __all__ = ["AdaptsLayers"]
 
@@ -32,6 +33,7 @@ class AdaptsLayers:
     encode: Callable[..., Any]
     build_for: Callable[..., None]
     _check_inputs: Callable[..., None]
+    _column_names: tuple[str, ...] | None
     _to_arrays: Callable[..., Any]
 
     @property
@@ -59,7 +61,7 @@ class AdaptsLayers:
         Raises:
             ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs, if
                 it is a `tf.data.Dataset` without an end, or if data or what a layer is adapted to
-                are not finite. The first rows are named.
+                are not finite. The first rows are named, and the columns.
         """
         pairs = to_pairs(data) if self.adapts_to_pairs else None
         x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
@@ -68,13 +70,19 @@ class AdaptsLayers:
         is_mapped = isinstance(self._flow_layers_[0], Columns)
         if not is_mapped:
             self._warn_of(x)
+        given: Any = context
         if context is not None:
             context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
         adapted = [
             hasattr(layer, "adapt") and not is_left_alone(layer) for layer in self._flow_layers_
         ]
         if any(adapted):
-            check_finite_rows(self.name, x)
+            check_finite_rows(self.name, x, names=self._column_names)
+            if context is not None and not np.all(np.isfinite(context)):
+                names = get_names(data.get("context")) if isinstance(data, dict) else None
+                what = "The contexts in `data`"
+                check_finite_rows(self.name, given, names=names, what=what)
+                check_finite_rows(self.name, context, what=f"{what}, encoded,")
         for i, layer in enumerate(self._flow_layers_):
             if not any(adapted[i:]):
                 return
