@@ -90,7 +90,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         transformer: Transform | None = None,
         **kwargs: Any,
     ) -> None:
-        shape, conditioner = take_first(shape, conditioner, lambda x: isinstance(x, MADE))
+        shape, conditioner = take_first(shape, conditioner, callable)
         super().__init__(shape=shape, axes=axes, **kwargs)
         self._set_transformer(transformer)
         if transformer is not None and transformer.couples_dimensions:
@@ -100,7 +100,8 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             )
         if conditioner is None:
             conditioner = MADE(dtype=self.dtype_policy)
-        check_instance("conditioner", conditioner, MADE, "a `MADE`")
+        what = "a `MADE`, such as `MADE([64, 64])`, whose masks keep the order of dimensions"
+        check_instance("conditioner", conditioner, MADE, what)
         self.conditioner = conditioner
 
     def build(self, input_shape: Shape | None = None) -> None:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.conditioners import Conditioner
+from gyoza.modelling.conditioners import MADE, Conditioner
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.arguments import make_parts, take_first
 from gyoza.modelling.functions.checks import check_instance
@@ -138,10 +138,11 @@ class Coupling(ConditionalFlowLayer):
                     f"compute_coupling_parameters={compute_coupling_parameters}"
                 )
             compute_coupling_parameters = conditioner
-        is_class = isinstance(compute_coupling_parameters, type)
-        if is_class or not callable(compute_coupling_parameters):
+        is_wrong = isinstance(compute_coupling_parameters, type | MADE)
+        if is_wrong or not callable(compute_coupling_parameters):
             raise TypeError(
-                "`compute_coupling_parameters` should be a Keras layer or another callable. "
+                "`compute_coupling_parameters` should be a Keras layer or another callable, such "
+                "as `MLP([64, 64])`; a `MADE` is for autoregressive layers. "
                 f"Received: compute_coupling_parameters={compute_coupling_parameters}"
             )
         if mask is None:

@@ -170,8 +170,9 @@ def test_layers_that_share_a_conditioner_still_do_so_after_loading(tmp_path):
 
 
 def test_bad_input():
-    with pytest.raises(TypeError, match="`conditioner` should be a `MADE`"):
-        MaskedAffine(conditioner=MLP([8]))
+    for make in (lambda: MaskedAffine(conditioner=MLP([8])), lambda: MaskedAffine(MLP([8]))):
+        with pytest.raises(TypeError, match=r"`conditioner` should be a `MADE`, such as `MADE\("):
+            make()
     with pytest.raises(ValueError, match="`log_scale_bound` should be a positive"):
         MaskedAffine(log_scale_bound=0.0)
     with pytest.raises(ValueError, match="`bin_count` should be"):

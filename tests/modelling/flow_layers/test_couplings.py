@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
     AdditiveCoupling,
     AffineCoupling,
@@ -376,6 +376,7 @@ class _First(keras.layers.Layer):
     ("make", "error", "message"),
     [
         (lambda: AdditiveCoupling([4], [1]), TypeError, "another callable"),
+        (lambda: AdditiveCoupling(MADE([8])), TypeError, "a `MADE` is for autoregressive layers"),
         (lambda: AdditiveCoupling([4], [1], 3), TypeError, "another callable"),
         (lambda: AdditiveCoupling([4], [1], MLP(), np.ones(4)), TypeError, "should be a `Mask`"),
         (
