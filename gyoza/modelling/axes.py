@@ -40,7 +40,10 @@ def check_shape_and_axes(
     if shape is not None:
         shape = check_integers("shape", shape)
         if not shape or min(shape) < 1:
-            raise ValueError(f"`shape` should hold positive lengths. Received: shape={shape}")
+            raise ValueError(
+                "`shape` should hold positive lengths, such as [4] for vectors of 4 dimensions. "
+                f"Received: shape={shape}"
+            )
         if axes is None:
             axes = range(first_axis, first_axis + len(shape))
     if axes is not None:

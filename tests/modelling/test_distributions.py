@@ -423,6 +423,20 @@ def test_bad_arguments(make_distribution, message):
         make_distribution()
 
 
+@pytest.mark.parametrize(
+    "make_distribution",
+    [
+        lambda: MultivariateNormal(np.zeros(4), np.eye(4)),
+        lambda: MultivariateNormal([1.0, 2.0], np.eye(2)),
+        lambda: DiagonalNormal(np.ones(4), np.ones(4)),
+        lambda: Uniform(-1.0, 1.0),
+    ],
+)
+def test_parameters_in_the_place_of_the_shape_are_told_of(make_distribution):
+    with pytest.raises(TypeError, match=r"`shape` should be a list of integers.* by name"):
+        make_distribution()
+
+
 def test_subclass_without_methods():
     with pytest.raises(NotImplementedError, match="Distribution should implement `draw"):
         Distribution([2]).sample(1)

@@ -104,6 +104,11 @@ class Distribution(Conditional, keras.Layer):
     ) -> None:
         # Inputs are cast to `log_prob_dtype` below, which may be wider than the compute dtype.
         super().__init__(autocast=False, **kwargs)
+        if np.asarray(shape).dtype.kind == "f":
+            raise TypeError(
+                "`shape` should be a list of integers, such as [4] for vectors of 4 dimensions. "
+                f"Pass parameters by name, such as `location`. Received: shape={shape}"
+            )
         shape, _ = check_shape_and_axes(shape, None)
         self._event_shape = None if shape is None else tuple(shape)
         self._has_weights = False
