@@ -114,6 +114,8 @@ class AdaptsLayers:
                 "`data` should come to an end: `data.take(10)` are 10 batches. "
                 f"Received: the infinite data set {data}"
             )
+        if hasattr(data, "element_spec"):
+            self._check_inputs(data)
         batches = []
         for batch in iterate_batches(data, batch_size):
             batches.append(split_context(batch))

@@ -15,7 +15,7 @@ from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
 from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
-from gyoza.modelling.training import Training, average_losses, describe
+from gyoza.modelling.training import Training, average_losses, describe, get_rank
 from gyoza.typing import Tensor
 
 __all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "refuse_targets"]
@@ -58,6 +58,7 @@ def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
         )
 
 
+_BATCH_ADVICE = "`x[None]` is a batch of one instance `x`, `x[:, None]` one of numbers"
 # What Keras has of metrics and losses that can be given anything.
 _GENERAL = (
     keras.metrics.Metric,
@@ -219,6 +220,11 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Tensor) -> None:
+        if hasattr(inputs, "element_spec"):  # a `tf.data.Dataset`
+            x, _, _ = keras.utils.unpack_x_y_sample_weight(inputs.element_spec)
+            for part in keras.tree.flatten(x.get("inputs") if isinstance(x, dict) else x):
+                self._check_rank(part, self._least_rank, "`.batch(32)` makes them of a data set")
+            return
         inputs, context = split_context(inputs)
         if isinstance(inputs, tuple | list):
             raise not_one_array(self.name, inputs)
@@ -228,14 +234,13 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         if context is not None:
             check_rows(inputs, "context", context)
 
-    def _check_rank(self, x: Tensor, least: int) -> None:
+    def _check_rank(self, x: Tensor, least: int, advice: str = _BATCH_ADVICE) -> None:
         """Raises a `ValueError` for a single instance where there should be a batch."""
-        shape = getattr(x, "shape", None)
-        if shape is not None and len(shape) < least:
+        rank = get_rank(x)
+        if rank is not None and rank < least:
             raise ValueError(
                 f"'{self.name}' should be given batches of instances, with at least {least} "
-                "axes: `x[None]` is a batch of one instance `x`, `x[:, None]` one of numbers. "
-                f"Received: an array of shape {tuple(shape)}"
+                f"axes: {advice}. Received: an array of shape {tuple(x.shape)}"
             )
 
     def _check_shapes(self, x: Tensor) -> None:

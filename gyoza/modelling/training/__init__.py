@@ -9,7 +9,7 @@
 
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
 from gyoza.modelling.training.files import SavesFiles, get_temporary, write_atomically
-from gyoza.modelling.training.fit import describe
+from gyoza.modelling.training.fit import describe, get_rank
 from gyoza.modelling.training.trainer import Training
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Training",
     "average_losses",
     "describe",
+    "get_rank",
     "get_temporary",
     "to_arrays",
     "write_atomically",

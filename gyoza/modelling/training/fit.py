@@ -7,7 +7,7 @@ import keras
 
 from gyoza.backend import build_for_training, is_distributed, to_data_set
 
-__all__ = ["Fit", "create_variables", "describe"]
+__all__ = ["Fit", "create_variables", "describe", "get_rank"]
 
 # An execution takes so many steps, or so many that they take about half a second on two cores.
 _MOST_STEPS = 16
@@ -166,7 +166,7 @@ def create_variables(model: Any, x: Any, y: Any = None, sample_weight: Any = Non
         return
     batch = x[0] if isinstance(x, keras.utils.PyDataset) else (x, y, sample_weight)
     batch = getattr(x, "element_spec", batch)
-    if any(_get_rank(value) is None for value in keras.tree.flatten(batch) if value is not None):
+    if any(get_rank(value) is None for value in keras.tree.flatten(batch) if value is not None):
         return
     batch = keras.tree.map_structure(describe, batch)
     x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
@@ -185,7 +185,7 @@ def describe(values: Any) -> Any:
     return keras.KerasTensor((None, *values.shape[1:]), dtype)
 
 
-def _get_rank(value: Any) -> int | None:
+def get_rank(value: Any) -> int | None:
     """Returns the number of axes, or `None` if it is not known."""
     shape = getattr(value, "shape", None)
     if shape is None or hasattr(shape, "rank"):

@@ -102,6 +102,23 @@ def test_data_sets_of_inputs_alone_are_fitted(x):
     assert np.isfinite(model.fit(data_set, epochs=1, verbose=0).history["loss"][0])
 
 
+def test_data_sets_without_batches_are_refused(x):
+    tf = pytest.importorskip("tensorflow")
+    model = FlowModel([ActivationNormalization()])
+    model.compile("adam")
+    whole = tf.data.Dataset.from_tensor_slices
+    weighted = whole((x, np.zeros([500, 0]), np.ones(500)))
+    for data in (whole(x), whole({"inputs": x, "context": x}), weighted):
+        for run in (model.adapt, model.fit, model.evaluate):
+            with pytest.raises(ValueError, match=r"at least 2 axes: `\.batch\(32\)`.*shape \(3,\)"):
+                run(data)
+    images = np.zeros([4, 2, 2, 3], "float32")
+    model = FlowModel([ActivationNormalization(axes=[3])])
+    model.build(images.shape)
+    with pytest.raises(ValueError, match=r"at least 4 axes: `\.batch\(32\)`"):
+        model.adapt(whole(images))
+
+
 def test_samples_follow_the_density(x):
     model = FlowModel([ActivationNormalization()])
     model.adapt(x)
