@@ -97,7 +97,9 @@ class Edits:
         edited = {**factors_a, **{name: factors_b[name] for name in names}}
         return self._finish(edited, hidden)
 
-    def traverse(self, x: Any, factor: str, steps: Any = 7, direction: Any = 0) -> Any:
+    def traverse(
+        self, x: Any, factor: str, steps: Any = 7, direction: Any = 0, hidden: bool = False
+    ) -> Any:
         """Moves a factor along a straight line, while the others stay.
 
         Args:
@@ -107,9 +109,11 @@ class Edits:
                 distribution, or their number, from -2 to 2.
             direction: The direction of the line: a vector `[size of the factor]`, or the index of
                 a dimension. The component of the factor at right angles to it stays.
+            hidden: See :meth:`edit`.
 
         Returns:
-            The outputs of the network for each place, `[steps, instances, ...]`.
+            The outputs of the network for each place, or the hidden representations, `[steps,
+            instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, `direction` does not fit it, or there are no
@@ -131,10 +135,15 @@ class Edits:
         direction = direction / length
         block = factors[factor] - (factors[factor] @ direction)[:, None] * direction
         blocks = [block + place * direction for place in places]
-        return self._decode_steps(factors, {factor: blocks})
+        return self._finish_steps(factors, {factor: blocks}, hidden)
 
     def interpolate(
-        self, a: Any, b: Any, steps: Any = 7, factors: str | Iterable[str] | None = None
+        self,
+        a: Any,
+        b: Any,
+        steps: Any = 7,
+        factors: str | Iterable[str] | None = None,
+        hidden: bool = False,
     ) -> Any:
         """Moves factors from those of one instance to those of another.
 
@@ -148,9 +157,11 @@ class Edits:
             steps: The places on the path, from 0 at `a` to 1 at `b`, or their number.
             factors: The name of the factor that moves, or the names of several; all of them if
                 omitted.
+            hidden: See :meth:`edit`.
 
         Returns:
-            The outputs of the network for each place, `[steps, instances, ...]`.
+            The outputs of the network for each place, or the hidden representations, `[steps,
+            instances, ...]`.
 
         Raises:
             ValueError: If there is no such factor, not as many instances in `b` as in `a`, or there
@@ -163,10 +174,15 @@ class Edits:
             name: [move_on_arc(factors_a[name], factors_b[name], place) for place in places]
             for name in names
         }
-        return self._decode_steps(factors_a, moved)
+        return self._finish_steps(factors_a, moved, hidden)
 
     def resample(
-        self, x: Any, factors: str | Iterable[str], sample_count: int = 1, seed: Any = None
+        self,
+        x: Any,
+        factors: str | Iterable[str],
+        sample_count: int = 1,
+        seed: Any = None,
+        hidden: bool = False,
     ) -> Any:
         """Draws factors anew from the base distribution of the flow, while the others stay.
 
@@ -177,9 +193,11 @@ class Edits:
             factors: The name of the factor, or the names of several.
             sample_count: The number of draws for each instance.
             seed: Integer that determines the draws. If omitted, they differ from call to call.
+            hidden: See :meth:`edit`.
 
         Returns:
-            The outputs of the network, `[sample_count, instances, ...]`.
+            The outputs of the network, or the hidden representations, `[sample_count, instances,
+            ...]`.
 
         Raises:
             ValueError: If there is no such factor, or `sample_count` is not a positive integer.
@@ -190,7 +208,8 @@ class Edits:
         count = len(next(iter(encoded.values())))
         z = self.flow.base_distribution.sample(sample_count * count, seed=seed)
         z = to_array(z).reshape(sample_count, count, -1)
-        return self._decode_steps(encoded, {name: z[..., self._slices[name]] for name in names})
+        drawn = {name: z[..., self._slices[name]] for name in names}
+        return self._finish_steps(encoded, drawn, hidden)
 
     def erase(
         self,
@@ -285,6 +304,7 @@ class Edits:
             A named tuple of `outputs`, `factors`, `distance` and `found`; see
             :class:`Counterfactual`. Instances with the right answer are left unchanged, with
             distance 0, and so are those for which nothing is found, with an infinite distance.
+            `to_hidden(factors)` has the hidden representations.
 
         Raises:
             ValueError: If there is no such factor, `target` does not fit the outputs, or `steps`
@@ -369,14 +389,16 @@ class Edits:
             )
         return self.encode(a), self.encode(b)
 
-    def _decode_steps(self, factors: dict[str, np.ndarray], changed: dict[str, Any]) -> Any:
+    def _finish_steps(
+        self, factors: dict[str, np.ndarray], changed: dict[str, Any], hidden: bool
+    ) -> Any:
         """Decodes all steps at once. Factors that change have shape `[steps, instances, size]`."""
         step_count = len(next(iter(changed.values())))
         repeated = {
             name: np.concatenate(list(changed.get(name, [block] * step_count)))
             for name, block in factors.items()
         }
-        outputs = self.decode(repeated)
+        outputs = self._finish(repeated, hidden)
         return keras.tree.map_structure(lambda y: y.reshape(step_count, -1, *y.shape[1:]), outputs)
 
 

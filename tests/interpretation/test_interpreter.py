@@ -134,6 +134,22 @@ def test_resample_draws_from_the_base_distribution(interpreter):
         assert_outputs(interpreter, of_draw, {**factors, "shape": block})
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda interpreter, **options: interpreter.traverse(A, "shape", 3, **options),
+        lambda interpreter, **options: interpreter.interpolate(A, B, 3, "shape", **options),
+        lambda interpreter, **options: interpreter.resample(A, "shape", 3, seed=7, **options),
+    ],
+    ids=["traverse", "interpolate", "resample"],
+)
+def test_edits_in_several_steps_return_hidden_representations(interpreter, edit):
+    hidden = edit(interpreter, hidden=True)
+    assert hidden.shape == (3, *interpreter.head(A).shape)
+    for of_step, outputs in zip(hidden, edit(interpreter), strict=True):
+        np.testing.assert_allclose(run(interpreter.tail, of_step), outputs, atol=1e-5)
+
+
 @pytest.mark.parametrize("how", ["mean", "resample"])
 def test_erase_changes_nothing_else(interpreter, how):
     factors = interpreter.encode(A)
