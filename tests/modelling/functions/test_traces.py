@@ -31,6 +31,8 @@ def run(vectors):
 def test_unit_vectors_give_the_rows_and_the_diagonal():
     units = make_units(ops.array(X, "float32"))
     np.testing.assert_array_equal(to_numpy(units), np.repeat(np.eye(3)[:, None], 2, axis=1))
+    units = make_units(ops.array(X, "float64"))
+    assert keras.backend.standardize_dtype(units.dtype) == "float64"
     products, forms = run(units)
     np.testing.assert_allclose(products, JACOBIANS.transpose(1, 0, 2))
     np.testing.assert_allclose(forms, np.diagonal(JACOBIANS, axis1=1, axis2=2).T)
