@@ -32,6 +32,7 @@ __all__ = [
     "with_gradient",
     "after",
     "make_zeros",
+    "cos_and_sin",
     "jit",
     "jit_batches",
     "jit_step",
@@ -123,6 +124,11 @@ def make_zeros(shape: Any, dtype: str) -> Tensor:
     needed, and keeps the memory. Not so these zeros, nor what is computed from them.
     """
     return _in_use.make_zeros(shape, dtype)
+
+
+def cos_and_sin(x: Tensor) -> tuple[Any, Any]:
+    """Returns cosines and sines with all digits. On JAX, Keras's would round float64 to float32."""
+    return _in_use.cos_and_sin(x)
 
 
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:

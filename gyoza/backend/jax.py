@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from gyoza.backend import private
+from gyoza.backend import private, shared
 from gyoza.backend.shared import (
     XLA_ERRORS,
     chain,
@@ -37,6 +37,7 @@ __all__ = [
     "with_gradient",
     "after",
     "make_zeros",
+    "cos_and_sin",
     "jit",
     "jit_batches",
     "jit_step",
@@ -84,6 +85,12 @@ def with_gradient(
 
 def after(x: Tensor, other: Any) -> Any:
     return jax.lax.optimization_barrier((x, other))[0]
+
+
+def cos_and_sin(x: Tensor) -> tuple[Any, Any]:
+    if isinstance(x, keras.KerasTensor):
+        return shared.cos_and_sin(x)
+    return jnp.cos(x), jnp.sin(x)
 
 
 @functools.cache

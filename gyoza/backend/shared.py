@@ -20,6 +20,7 @@ __all__ = [
     "draw_steps",
     "chain",
     "make_zeros",
+    "cos_and_sin",
     "jit_step",
     "XLA_ERRORS",
     "find_unsupported",
@@ -75,6 +76,10 @@ def chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> C
 
 def make_zeros(shape: Any, dtype: str) -> Tensor:
     return keras.ops.zeros(shape, dtype)
+
+
+def cos_and_sin(x: Tensor) -> tuple[Any, Any]:
+    return keras.ops.cos(x), keras.ops.sin(x)
 
 
 def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:

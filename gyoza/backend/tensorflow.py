@@ -14,6 +14,7 @@ import tensorflow as tf
 from gyoza.backend import private, shared
 from gyoza.backend.shared import (
     chain,
+    cos_and_sin,
     draw_steps,
     forget_gradients,
     get_random_states,
@@ -29,6 +30,7 @@ __all__ = [
     "with_gradient",
     "after",
     "make_zeros",
+    "cos_and_sin",
     "jit",
     "jit_batches",
     "jit_step",

@@ -11,6 +11,7 @@ from gyoza.backend import shared
 from gyoza.backend.shared import (
     XLA_ERRORS,
     chain,
+    cos_and_sin,
     draw_normal,
     draw_uniform,
     enter_scope,
@@ -30,6 +31,7 @@ __all__ = [
     "with_gradient",
     "after",
     "make_zeros",
+    "cos_and_sin",
     "jit",
     "jit_batches",
     "jit_step",

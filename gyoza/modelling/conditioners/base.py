@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import flatten_layers
+from gyoza.backend import cos_and_sin, flatten_layers
 from gyoza.modelling.functions.checks import is_own
 from gyoza.typing import Shape, Tensor
 
@@ -120,7 +120,7 @@ class Conditioner(keras.Layer):
             return inputs
         angles = ops.stack([inputs[..., k] * (2 * math.pi / t) for k, t in periodic.items()], -1)
         others = [k for k in range(inputs.shape[-1]) if k not in periodic]
-        parts = [ops.cos(angles), ops.sin(angles)]
+        parts: list[Any] = [*cos_and_sin(angles)]
         if others:
             parts.append(ops.take(inputs, others, axis=-1))
         return ops.concatenate(parts, axis=-1)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import cos_and_sin
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_rows
@@ -101,7 +102,7 @@ class VelocityMLP(keras.Layer):
             frequencies = 0.25 * math.pi * 2.0 ** np.arange(self.point_frequency_count)
             frequencies = ops.convert_to_tensor(frequencies, dtype=self.compute_dtype)
             angles = ops.expand_dims(ops.cast(x, self.compute_dtype), axis=-1) * frequencies
-            parts += [ops.cos(angles), ops.sin(angles)]
+            parts += cos_and_sin(angles)
         features = merge_features(parts, time, self.frequency_count, self.compute_dtype)
         velocity = run_dense_layers(self.dense_layers, features, True)
         return ops.reshape(velocity, ops.shape(x))
@@ -134,7 +135,7 @@ def merge_features(parts: list[Tensor], time: Tensor, frequency_count: int, dtyp
     """Merges tensors and the Fourier features of their times, `[batch, 1]`, into vectors."""
     frequencies = math.pi * np.arange(1, frequency_count + 1)
     angles = time * ops.convert_to_tensor(frequencies, dtype=dtype)
-    parts = [*parts, time, ops.cos(angles), ops.sin(angles)]
+    parts = [*parts, time, *cos_and_sin(angles)]
     return ops.concatenate([ops.cast(to_rows(part), dtype) for part in parts], axis=-1)
 
 

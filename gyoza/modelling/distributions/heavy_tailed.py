@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.backend import cos_and_sin
 from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import (
     draw_open_uniform,
@@ -180,7 +181,8 @@ class StudentT(LocationScale):
         radius = ops.exp(ops.clip(exponent, 0.0, self._largest_log)) * ops.sqrt(
             -ops.expm1(-2.0 * exponent)
         )
-        return ops.sqrt(degrees) * radius * ops.cos(2.0 * math.pi * uniform[1])
+        cosine, _ = cos_and_sin(2.0 * math.pi * uniform[1])
+        return ops.sqrt(degrees) * radius * cosine
 
     @property
     def _largest_log(self) -> float:

@@ -400,8 +400,9 @@ class ContinuousFlow(ConditionalFlowLayer):
         check_integer("draw_count", draw_count, minimum=2)
         of_context = {} if context is None else {"context": context}
         draws = ops.stack([self(inputs, **of_context)[1] for _ in range(draw_count)])
-        variance = ops.var(draws, axis=0) / (draw_count - 1)
-        return ops.mean(draws, axis=0), ops.sqrt(variance)
+        mean = ops.mean(draws, axis=0)
+        variance = ops.mean(ops.square(draws - mean), axis=0) / (draw_count - 1)
+        return mean, ops.sqrt(variance)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

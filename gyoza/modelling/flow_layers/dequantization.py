@@ -14,7 +14,7 @@ from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.checks import check_integer
-from gyoza.modelling.functions.tensors import clip, larger, smaller
+from gyoza.modelling.functions.tensors import clip, floor, larger, smaller
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
 
@@ -154,7 +154,7 @@ class UniformDequantization(FlowLayer):
         noise = clip(noise, self._margin, 1.0 - self._margin)
         levels = self.levels or 1
         outputs = from_vectors((x + noise) / levels, self._axes_, self._shape_)
-        is_level = x == ops.floor(x)
+        is_level = x == floor(x)
         if self.levels is not None:
             is_level = is_level & (x >= 0.0) & (x < levels)
         log_slopes = ops.where(is_level, ops.zeros_like(x), math.nan) - math.log(levels)
@@ -163,7 +163,7 @@ class UniformDequantization(FlowLayer):
 
     def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Removes the noise; see :meth:`FlowLayer.inverse_transform`."""
-        x = ops.floor(ops.cast(outputs, self.log_det_dtype) * (self.levels or 1))
+        x = floor(ops.cast(outputs, self.log_det_dtype) * (self.levels or 1))
         if self.levels is not None:
             x = ops.clip(x, 0.0, self.levels - 1.0)
         return ops.cast(x, outputs.dtype)

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from gyoza.backend import cos_and_sin
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.functions.transport_plans import compute_transport_plan, draw_sources
 from gyoza.typing import Tensor
@@ -23,7 +24,7 @@ def _go_straight(source: Tensor, data: Tensor, time: Tensor) -> tuple[Tensor, Te
 def _preserve_variance(source: Tensor, data: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
     """Returns points between source and data, and their velocities, on quarters of circles."""
     angle = ops.multiply(0.5 * math.pi, time)
-    sine, cosine = ops.sin(angle), ops.cos(angle)
+    cosine, sine = cos_and_sin(angle)
     return cosine * source + sine * data, 0.5 * math.pi * (cosine * data - sine * source)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "smaller",
     "larger",
     "clip",
+    "floor",
     "make_selector",
 ]
 
@@ -121,6 +122,12 @@ def clip(x: Tensor, least: float, most: float) -> Any:
     """Returns the number of an interval that is closest to `x`, or NaN if it is NaN."""
     ends = (ops.convert_to_tensor(end, dtype=x.dtype) for end in (least, most))
     return ops.clip(x, *ends)
+
+
+def floor(x: Tensor) -> Any:
+    """Returns the largest integers up to `x`, where Keras rounds float64 on JAX and PyTorch."""
+    whole = ops.trunc(x)
+    return whole - ops.cast(x < whole, x.dtype)
 
 
 def make_selector(indices: Array) -> Callable[[Any], Any]:

@@ -95,6 +95,14 @@ def test_integers_without_bounds_get_noise_alone():
         VariationalDequantization(None, make_noise_flow())
 
 
+def test_integers_that_float32_does_not_have_are_kept_in_float64():
+    layer = UniformDequantization(levels=None, dtype="float64", seed=0)
+    x = np.array([[2.0**24 + 1.0, -(2.0**30) - 1.0]])
+    outputs, log_det = layer(ops.convert_to_tensor(x, dtype="float64"))
+    np.testing.assert_array_equal(to_numpy(log_det), [0.0])
+    np.testing.assert_array_equal(to_numpy(layer.invert(outputs)), x)
+
+
 def test_rows_of_a_large_batch_have_different_noise():
     model = FlowModel([UniformDequantization(8), ActivationNormalization()])
     log_prob = to_numpy(model.log_prob(np.full([256, 2], 3.0, "float32")))

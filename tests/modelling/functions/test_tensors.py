@@ -11,6 +11,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from gyoza.modelling.functions.tensors import (
     clip,
     fill,
+    floor,
     is_number,
     larger,
     make_selector,
@@ -30,6 +31,8 @@ X = np.array([-1.0 - 1e-12, -0.0, 0.1 - 1e-12, 0.1 + 1e-12, 1e60, np.inf, np.nan
         (lambda x: smaller(x[:-1], 2.0 * x[:-1]), np.minimum(X, 2.0 * X)[:-1]),
         (lambda x: clip(x, -1.0, 0.1), np.clip(X, -1.0, 0.1)),
         (lambda x: clip(x, 0.1, np.inf), np.clip(X, 0.1, np.inf)),
+        (floor, np.floor(X)),
+        (lambda x: floor(x[:2] + 2.0**24 + 2.0), [2.0**24 + 1.0, 2.0**24 + 2.0]),
     ],
 )
 def test_numbers_in_float64_are_compared_with_all_digits(function, expected):

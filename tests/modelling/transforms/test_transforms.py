@@ -146,7 +146,9 @@ def test_examples_run_on_every_backend(name):
 
 def test_a_new_transform_is_used_in_couplings(check_contract):
     layer = ElementwiseCoupling(conditioner=MLP([8], "tanh"), transformer=SinhArcsinh(0.5))
-    check_contract(layer, [5])
+    # On JAX, `keras.ops.sinh` rounds float64 to float32.
+    policies = ["float64"] if keras.backend.backend() != "jax" else []
+    check_contract(layer, [5], policies=[*policies, "float32", "mixed_float16", "mixed_bfloat16"])
     layer(np.ones([2, 5], "float32"))
     assert layer.conditioner.output_size == 2 * 2
     assert not layer.preserves_volume
