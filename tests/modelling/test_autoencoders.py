@@ -21,7 +21,7 @@ from gyoza.modelling.metrics import BitsPerDimension
 
 pytestmark = [
     pytest.mark.usefixtures("without_xla"),
-    pytest.mark.compiled_by("tensorflow"),
+    pytest.mark.compiled_by(),
 ]
 
 # x = W z + b + noise, where W has orthogonal columns: then posteriors have diagonal covariances.

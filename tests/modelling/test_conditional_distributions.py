@@ -24,7 +24,7 @@ from gyoza.modelling.distributions import (
 )
 from gyoza.testing.functions import compile_on_jax as fast
 
-pytestmark = pytest.mark.compiled_by("jax")
+pytestmark = pytest.mark.compiled_by()
 
 CONTEXT = np.random.default_rng(1).normal(size=(5, 2))
 X = np.random.default_rng(2).normal(scale=2.0, size=(5, 3))

@@ -36,7 +36,7 @@ from gyoza.modelling.distributions import (
 from gyoza.modelling.distributions.tools import log_gamma_step
 from gyoza.testing.functions import compile_on_jax as fast
 
-pytestmark = pytest.mark.compiled_by("jax")
+pytestmark = pytest.mark.compiled_by("tensorflow")
 
 each_case = pytest.mark.parametrize("case", CASES)
 

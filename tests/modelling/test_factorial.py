@@ -21,7 +21,7 @@ from gyoza.testing.functions import compile_on_jax as fast
 
 pytestmark = [
     pytest.mark.usefixtures("without_xla"),
-    pytest.mark.compiled_by("jax"),
+    pytest.mark.compiled_by(),
 ]
 
 MEANS = np.array([[0.0, 1.0], [3.0, -1.0], [-2.0, 2.0]])  # of three classes

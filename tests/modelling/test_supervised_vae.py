@@ -16,7 +16,7 @@ from gyoza.modelling.distributions import StandardNormal
 
 pytestmark = [
     pytest.mark.usefixtures("without_xla"),
-    pytest.mark.compiled_by("jax"),
+    pytest.mark.compiled_by(),
 ]
 
 TYPES = ["sampled", "softmax", "argmax", "argmax_norm", "l2"]

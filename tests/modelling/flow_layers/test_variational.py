@@ -20,7 +20,7 @@ from gyoza.modelling.functions import effective_sample_size, log_evidence
 
 pytestmark = [
     pytest.mark.usefixtures("without_xla"),
-    pytest.mark.compiled_by("jax"),
+    pytest.mark.compiled_by("tensorflow"),
 ]
 
 
@@ -285,7 +285,6 @@ def amortised():
     return trainer, contexts, history.history
 
 
-@pytest.mark.compiled_by("tensorflow")
 def test_amortised_flow_finds_the_evidence_of_each_context(amortised):
     trainer, contexts, history = amortised
     marginal = stats.multivariate_normal(np.zeros(3), A @ A.T + NOISE**2 * np.eye(3))
