@@ -19,7 +19,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     The model gets back the weights that it had at the start of the epoch, and is run on the data
     layer by layer. A warning names the first layer whose outputs or log-determinants are not
     finite, or the instances that are not finite themselves. Without this callback, `fit` warns once
-    at the end of an epoch whose loss is not finite, and goes on. So it does where the loss of
+    at the end of an epoch whose loss is not finite, and goes on. It also warns where the loss of
     `validation_data` alone is not finite.
 
     Args:

@@ -45,7 +45,7 @@ def check_weights(sample_weight: Any, count: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def advise_on_others(name: str, data: Any, advice: str) -> Iterator[None]:
-    """Says what to do about columns without numbers, where scikit-learn finds that they have none.
+    """Adds to errors of scikit-learn which value is not a number, and what to do about it.
 
     Args:
         name: The name of the data.
