@@ -96,8 +96,15 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 
 
-# Executed pages that take longest, in this order.
-LONGEST = ["seeing_inside", "continuous_flows", "attributes", "tables", "first_factor"]
+# Executed pages that take longest, in an order by which both processes get as much to do.
+LONGEST = [
+    "seeing_inside",
+    "continuous_flows",
+    "tables",
+    "attributes",
+    "first_density",
+    "recipes",
+]
 
 
 def divide_pages(app, env, docnames):

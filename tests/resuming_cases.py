@@ -180,5 +180,6 @@ def run(case, folder, kill_count, seed, epochs):
 
 
 if __name__ == "__main__":
+    keras.utils.set_random_seed(0)  # imports TensorFlow on all backends, and so before any fork
     case, folder, kill_count, seed, epochs = sys.argv[1:]
     print(*run(case, folder, int(kill_count), int(seed), int(epochs)), sep=" | ")
