@@ -2,7 +2,6 @@
 
 import gc
 import os
-from unittest import mock
 
 from xla_flags import XLA_FLAGS
 
@@ -17,6 +16,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import keras
 import pytest
+from caches import forget_what_was_compiled, forget_what_was_lowered, keep_kernels
 
 from gyoza.modelling.training.trainer import Training
 from gyoza.testing import check_flow_layer
@@ -48,20 +48,7 @@ if keras.backend.backend() != "tensorflow":
     ]
 
 if keras.backend.backend() == "jax":
-    from jax._src.interpreters import pxla
-
-    compile_program = pxla.MeshComputation.compile
-
-    def compile_and_forget(self, *args, **kwargs):
-        """Frees what a program was compiled from, which JAX would keep, in a context of MLIR.
-
-        The more of these there are, the longer it takes to make another one.
-        """
-        executable = compile_program(self, *args, **kwargs)
-        self._hlo = None
-        return executable
-
-    pxla.MeshComputation.compile = compile_and_forget
+    forget_what_was_compiled()
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -96,11 +83,10 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def seed():
     """Starts every test from the same random state."""
-    # With a new seed, TensorFlow forgets the kernels of all operations, and makes them anew.
-    with mock.patch("tensorflow.python.pywrap_tfe.TFE_ContextClearCaches"):
+    with keep_kernels():
         keras.utils.set_random_seed(0)
     if keras.backend.backend() == "jax":
-        pxla._cached_lowering_to_hlo.cache_clear()
+        forget_what_was_lowered()
 
 
 @pytest.fixture(scope="module")
