@@ -119,7 +119,7 @@ class Sigmoid(_Bounded):
 
     def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the sigmoid."""
-        log_stretch = math.log(self.high - self.low) - ops.softplus(x) - ops.softplus(-x)
+        log_stretch = math.log(self.high - self.low) + _log_slope_of_sigmoid(x)
         return _squash(x, self.low, self.high), log_stretch
 
     def compress(self, y: Tensor) -> Tensor:
@@ -208,6 +208,11 @@ class Logit(_Bounded):
         margin = (self.high - self.low) * self.alpha / (1 - 2 * self.alpha)
         return _squash(y, self.low - margin, self.high + margin)
 
+    def compress_and_stretch(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the log-derivatives as those of the sigmoid, also where it is rounded to 1."""
+        log_slope = math.log((1 - 2 * self.alpha) / (self.high - self.low))
+        return self.compress(y), log_slope - _log_slope_of_sigmoid(y)
+
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
         return {**super().get_config(), "alpha": self.alpha}
@@ -242,7 +247,7 @@ class Tanh(ElementwiseLayer):
 
     def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the hyperbolic tangent, whose derivative is 4 sigmoid(2x) sigmoid(-2x)."""
-        return _tanh(x), math.log(4.0) - ops.softplus(2 * x) - ops.softplus(-2 * x)
+        return _tanh(x), _log_slope_of_tanh(x)
 
     def compress(self, y: Tensor) -> Tensor:
         """Computes the inverse hyperbolic tangent."""
@@ -288,6 +293,18 @@ class Arctanh(ElementwiseLayer):
     def compress(self, y: Tensor) -> Tensor:
         """Computes the hyperbolic tangent."""
         return _tanh(y)
+
+    def compress_and_stretch(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes the log-derivatives as those of the tangent, also where it is rounded to 1."""
+        return _tanh(y), -_log_slope_of_tanh(y)
+
+
+def _log_slope_of_sigmoid(x: Tensor) -> Tensor:
+    return -ops.softplus(x) - ops.softplus(-x)
+
+
+def _log_slope_of_tanh(x: Tensor) -> Tensor:
+    return math.log(4.0) + _log_slope_of_sigmoid(2 * x)
 
 
 def _tanh(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, scaled_log1p
@@ -23,7 +24,8 @@ __all__ = ["ElementwiseLayer", "Affine", "Standardize", "YeoJohnson"]
 class ElementwiseLayer(FlowLayer):
     """Base class of layers that map each dimension by itself.
 
-    Subclasses implement `stretch` and `compress`, which are given vectors in at least float32.
+    Subclasses implement `stretch` and `compress`, which are given vectors in at least float32, and
+    `compress_and_stretch` if log-derivatives are more exact where they are computed from outputs.
     """
 
     # The interval that `call` is defined on, and whether its ends belong to it.
@@ -38,6 +40,11 @@ class ElementwiseLayer(FlowLayer):
         """Returns the inputs that `stretch` maps to `y`."""
         raise NotImplementedError
 
+    def compress_and_stretch(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the inputs that `stretch` maps to `y`, and their log-derivatives."""
+        x = self.compress(y)
+        return x, self.stretch(x)[1]
+
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Checks arrays, and runs `call`."""
         _check_interval(inputs, self.domain, self.has_closed_domain, self.name)
@@ -51,6 +58,13 @@ class ElementwiseLayer(FlowLayer):
     def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Maps each dimension back; see :meth:`FlowLayer.inverse_transform`."""
         return ops.cast(self.compress(ops.cast(outputs, self.log_det_dtype)), outputs.dtype)
+
+    def invert_and_log_det(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps each dimension back; see :meth:`FlowLayer.invert_and_log_det`."""
+        vectors = ops.cast(to_vectors(outputs, self._axes_, self._shape_), self.log_det_dtype)
+        x, log_stretch = self.compress_and_stretch(vectors)
+        inputs = from_vectors(ops.cast(x, outputs.dtype), self._axes_, self._shape_)
+        return inputs, self.sum_log_det(outputs, log_stretch)
 
 
 def _check_interval(x: Tensor, interval: tuple[float, float], is_closed: bool, name: str) -> None:

@@ -21,6 +21,7 @@ __all__ = ["Invertible", "Inversion", "make_dense"]
 
 # What `invert` may be told its first argument is called, whatever a class calls it.
 _NAMES_OF_OUTPUTS = ("outputs", "y_hat")
+_WAYS = {"call", "invert", "transform", "inverse_transform"}  # there and back
 _METHODS = ("invert", "invert_and_log_det", "compute_jacobian_determinant")  # those in files
 
 
@@ -231,7 +232,7 @@ class Invertible(Describes):
                 setattr(cls, name, wrap(vars(cls)[name]))
         if is_own(cls) and "call" in vars(cls):
             cls._own_call = staticmethod(vars(cls)["call"])
-        if not is_own(cls) and vars(cls).keys() & {"call", "invert"}:
+        if not is_own(cls) and vars(cls).keys() & _WAYS:
             # Those of gyoza's do what gyoza's `call` and `invert` do, in one computation.
             for name in {"invert_and_log_det", "recompute"} - vars(cls).keys():
                 setattr(cls, name, getattr(Invertible, name))

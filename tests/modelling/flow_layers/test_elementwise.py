@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers import (
     Affine,
     Arctanh,
     FlowModel,
+    Inverse,
     Logit,
     Sigmoid,
     Softplus,
@@ -107,6 +108,27 @@ def test_gradients_are_finite_in_the_tails(layer):
         return pullback((ops.ones_like(outputs), ops.ones_like(log_det)))[0]
 
     assert np.all(np.isfinite(to_numpy(differentiate(x))))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("back", "there", "bounds"), [(Arctanh, Tanh, {}), (Logit, Sigmoid, {"low": -1.0, "high": 4.0})]
+)
+def test_inverses_are_as_exact_as_the_layers_of_the_same_formula(back, there, bounds, dtype):
+    layers = Inverse(back(dtype=dtype, **bounds), dtype=dtype), there(dtype=dtype, **bounds)
+    x = ops.convert_to_tensor(GRID[:, None], dtype=dtype)
+    found, expected = [], []
+    for layer, results in zip(layers, (found, expected), strict=True):
+        layer.build(x.shape)
+
+        @fast
+        def differentiate(x, layer=layer):
+            (outputs, log_det), pullback = vjp(lambda x: layer(x), [x])
+            return outputs, log_det, pullback((ops.ones_like(outputs), ops.ones_like(log_det)))[0]
+
+        results += map(to_numpy, differentiate(x))
+    for values, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(values, right, rtol=1e-6, atol=1e-6)
 
 
 INVERSES = {
