@@ -11,7 +11,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from scipy import stats
 
 from gyoza import applications
-from gyoza.backend import jit
+from gyoza.backend import flatten_layers, jit
 from gyoza.data import CategoricalPairs
 from gyoza.modelling import distributions, flow_layers
 from gyoza.modelling.conditioners import MADE
@@ -184,12 +184,6 @@ def test_arguments_of_the_model_are_passed_on(name):
     assert model.base_distribution is base_distribution
 
 
-def walk(layer):
-    yield layer
-    for child in layer._layers:
-        yield from walk(child)
-
-
 @pytest.mark.parametrize("policy", ["float64", keras.DTypePolicy("mixed_bfloat16")])
 @pytest.mark.parametrize(
     ("name", "options", "shape"),
@@ -208,7 +202,7 @@ def walk(layer):
 def test_dtype_reaches_all_layers_networks_and_the_base_distribution(name, options, shape, policy):
     model = getattr(applications, name)(**options, dtype=policy)
     model.build((None, *shape))
-    layers = list(walk(model))
+    layers = flatten_layers(model)
     assert get_flow(model).base_distribution in layers
     expected = keras.dtype_policies.get(policy).name
     assert {layer.dtype_policy.name for layer in layers} == {expected}

@@ -55,6 +55,8 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_default_save_signature": ("tensorflow",),
     "_keras_history": _ALL,
     "_inbound_nodes": _ALL,
+    "arguments": _ALL,
+    "output_tensors": _ALL,
     "draw_seed": ("tensorflow",),
     "get_global_attribute": _ALL,
     "ArrayDataAdapter": ("tensorflow",),
@@ -191,8 +193,8 @@ class Saveable(_Saveable):
     have its state.
     """
 
-    def _obj_type(self) -> str:
-        return "Layer"  # whose attributes Keras does not look into
+    def _obj_type(self) -> str:  # which Keras asks for
+        return "Layer"  # whose attributes it does not look into
 
     # That of Keras would write a file.
     __reduce__ = object.__reduce__
@@ -219,7 +221,7 @@ def has_metrics(model: Any) -> bool:
     `model.metrics` goes through all layers, which takes long for each step on PyTorch. Without a
     name for it, it always may be: what metrics would be given is then computed for nobody.
     """
-    return getattr(model, "_compile_metrics", True) is not None
+    return not _has(model, "_compile_metrics") or model._compile_metrics is not None
 
 
 class KerasHooks:
@@ -304,6 +306,8 @@ def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
         if not _has(operation, "_inbound_nodes"):
             return _use_anew(inputs, outputs)
         node = operation._inbound_nodes[index]
+        if not _has(node, "arguments", "output_tensors"):
+            return _use_anew(inputs, outputs)
         if id(node) not in uses:
             arguments = node.arguments
             uses[id(node)] = use = Use(

@@ -14,7 +14,7 @@ __all__ = ["CallbackStates", "describe_model", "list_variables", "read_values", 
 _WITHOUT_STATE = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
 # What every callback has; and what those that monitor a metric turn the sign of when they first
 # look at it, which they do anew in each process.
-_NOT_KEPT = {"params", "model", "_model", "min_delta"}
+_NOT_KEPT = {"model", "min_delta", *vars(keras.callbacks.Callback())}
 
 
 def list_variables(model: keras.Model) -> list[Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from gyoza.backend import flatten_layers
 from gyoza.modelling.conditioners import MADE, MLP, ResNet
 from gyoza.modelling.distributions import DiagonalNormal
 from gyoza.modelling.flow_layers import (
@@ -108,7 +109,7 @@ def test_parts_of_a_network_stay_frozen(way, tmp_path):
     mlp = MLP([4, 4])
     model = FlowModel([AffineCoupling(compute_coupling_parameters=mlp)])
     model.build((None, 3))
-    parts = [part for part in mlp._flatten_layers(include_self=False) if part.weights]
+    parts = [part for part in flatten_layers(mlp, include_self=False) if part.weights]
     parts[0].trainable = False
     clone = copy_model(model, way, tmp_path)
     trained = [weight.trainable for weight in model.weights]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gyoza import applications
+from gyoza.backend import flatten_layers
 from gyoza.modelling import conditioners, distributions, flow_layers, metrics
 from gyoza.modelling.training import trainer
 
@@ -120,7 +121,7 @@ def test_all_parts_of_a_model_are_built(make_model):
     # Otherwise, Keras traces the model anew in each call of `fit` and `evaluate`.
     model = make_model()
     model.build_for(make_data(8))
-    assert [layer.name for layer in model._flatten_layers() if not layer.built] == []
+    assert [layer.name for layer in flatten_layers(model) if not layer.built] == []
 
 
 def count_operations(layer, x):

@@ -248,8 +248,7 @@ def change(path, replace):
 def make_lambda(touched):
     code = f"__import__('pathlib').Path({touched!r}).touch()"
     function = eval(f"lambda x: {code}")
-    dumped = keras.src.utils.python_utils.func_dump(function)
-    return {"class_name": "__lambda__", "config": {"value": dumped}}
+    return keras.layers.Lambda(function).get_config()["function"]
 
 
 # Each is a function of a path, and names code that would make a file there.
