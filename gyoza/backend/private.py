@@ -120,7 +120,7 @@ def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
 
     Args:
         model: The model, which Keras asks for the layers in the order in which it was given them.
-        layers: Those that come last.
+        layers: Those that come last, or `None` where there is none.
     """
     order = [*map(id, layers)]
     if _has(model, "_layers"):

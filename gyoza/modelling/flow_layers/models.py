@@ -26,6 +26,9 @@ from gyoza.typing import Shape, Tensor
 __all__ = ["FlowModel"]
 
 
+# A chain has its parts from these: a context for its layers (`PassesContext`), `log_prob` and
+# `sample` (`Density`), `adapt` (`AdaptsLayers`), what layers have, too (`Invertible`),
+# `check_steps` (`ChecksSteps`), `summary` (`Summarises`), `fit`, `evaluate` (`LikelihoodTraining`).
 @keras.saving.register_keras_serializable(package="gyoza")
 class FlowModel(
     PassesContext, Density, AdaptsLayers, Invertible, ChecksSteps, Summarises, LikelihoodTraining
@@ -141,8 +144,7 @@ class FlowModel(
                 f"Received: flow_layer={flow_layer}"
             )
         self._flow_layers_.append(flow_layer)
-        others = [self.context_encoder, self.base_distribution]
-        track_last(self, [part for part in others if part is not None])
+        track_last(self, [self.context_encoder, self.base_distribution])
 
     def build(self, input_shape: Shape) -> None:
         """Builds all layers, under the strategy of TensorFlow that the model was made under.
@@ -169,7 +171,7 @@ class FlowModel(
 
     def __call__(self, inputs: Tensor, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
-        is_array = hasattr(inputs, "shape") and not hasattr(inputs, "to_numpy")  # as data frames do
+        is_array = hasattr(inputs, "shape") and not hasattr(inputs, "to_numpy")  # not a data frame
         if not is_array or len(inputs.shape) < self._least_rank:
             inputs, context = split_context(inputs, context)
             inputs = self._to_arrays(inputs)
