@@ -236,7 +236,7 @@ def test_a_damaged_file_raises(damage, tmp_path):
     path = tmp_path / "training.npz"
     backups.write_backup(path, {"a": np.arange(100.0)})
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"remove it to start anew. Received: .*training\.npz"):
+    with pytest.raises(ValueError, match=r"remove it to start again. Received: .*training\.npz"):
         train_arrays(callbacks=[ResumableTraining(tmp_path)])
 
 

@@ -159,7 +159,7 @@ def jit_batches(
 
 
 def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a step that Keras compiled on JAX, of training, testing or predicting, anew.
+    """Recompiles a step of training, testing or predicting that Keras compiled on JAX.
 
     On processors, it is given compiler options that suit flows.
 
@@ -218,7 +218,7 @@ def mark_replica(seed: Any) -> Any:
 
 
 def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Makes arrays into what `fit` takes batches from at less cost.
+    """Converts arrays to a cheaper source of batches for `fit`.
 
     Keras' own data set for TensorFlow takes as long for a batch as a small model for a step,
     and its tuning, which ends after each epoch, as long as the epoch.
@@ -260,7 +260,7 @@ def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
     """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
 
     With TensorFlow's default algorithm, which is this one, XLA on processors derives the key
-    anew for each number if a program draws only once.
+    again for each number if a program draws only once.
     """
     return _in_use.draw_uniform(shape, dtype, seed)
 
@@ -271,7 +271,7 @@ def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
 
 
 def forget_gradients() -> contextlib.AbstractContextManager:
-    """Makes PyTorch hold nothing for gradients; it would do so without any tape."""
+    """Stops PyTorch from recording operations for gradients, which it does by default."""
     return _in_use.forget_gradients()
 
 
@@ -284,7 +284,7 @@ def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
 
 
 def get_random_states() -> dict[str, Any]:
-    """Returns the states of all generators of random numbers that no layer has.
+    """Returns the states of all random generators that do not belong to a layer.
 
     These are the global ones of Python, NumPy, Keras and PyTorch, by which `fit` shuffles.
     """

@@ -1,4 +1,4 @@
-"""Private names of Keras, TensorFlow and JAX: what each is for, and what does without it.
+"""Private names of Keras, TensorFlow and JAX: what each is for, and its fallback.
 
 No other module of gyoza uses private names. A release that drops or renames one makes gyoza slower,
 or lets it need more memory, and changes nothing else.
@@ -128,7 +128,7 @@ def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
 
 
 def list_variables(model: keras.Model) -> list[Any]:
-    """Returns what `model.variables` does, which goes through them anew for each nested layer."""
+    """Returns what `model.variables` does, which goes through them again for each nested layer."""
     if not _has(model, "_trainable_variables", "_non_trainable_variables", "_seed_generators"):
         return model.variables
     found: list[Any] = []
@@ -219,15 +219,15 @@ def has_metrics(model: Any) -> bool:
     """Returns whether a model is compiled with metrics.
 
     `model.metrics` goes through all layers, which takes long for each step on PyTorch. Without a
-    name for it, it always may be: what metrics would be given is then computed for nobody.
+    name for it, it always may be: values for metrics are then computed for nothing.
     """
     return not _has(model, "_compile_metrics") or model._compile_metrics is not None
 
 
 class KerasHooks:
-    """What Keras calls by private names; to be derived from before `keras.Model`.
+    """What Keras calls by private names; a base class to be listed before `keras.Model`.
 
-    A release that calls it by other names does without it.
+    A release with other names ignores these hooks.
     """
 
     if keras.backend.backend() == "jax":
@@ -294,7 +294,7 @@ def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
 
     Returns:
         Outputs of these uses, those that are given if Keras tells where they come from, and the
-        uses. Otherwise, the same outputs are computed anew, to see which operations that takes.
+        uses. Otherwise, the same outputs are computed again, to see which operations that takes.
     """
     pending = keras.tree.flatten(outputs)
     uses: dict[int, Use] = {}
@@ -370,7 +370,7 @@ def _derive_adapter(base: Any) -> Any:
 
 
 def make_array_adapter(*arrays: Any, **options: Any) -> Any:
-    """Returns what `fit` on TensorFlow can take batches of arrays from, without a data set.
+    """Returns a source of batches of arrays for `fit` on TensorFlow that is not a data set.
 
     Without it, `None`: Keras makes a data set, which takes longer for small models.
 

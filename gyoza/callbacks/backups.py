@@ -16,7 +16,9 @@ _TEXT = "state"
 
 
 def write_backup(path: pathlib.Path, state: Any) -> None:
-    """Writes a state so that a kill at any moment, or a full disk, leaves the old file or the new.
+    """Writes a state atomically.
+
+    A kill at any moment, or a full disk, leaves either the old file or the new one.
 
     Args:
         path: The file.
@@ -47,8 +49,8 @@ def read_backup(path: pathlib.Path) -> Any:
         return None
     except Exception as error:  # of zip files, arrays, texts and what they should contain
         raise ValueError(
-            "The file of a backup should be as it was written; remove it to start anew. "
-            f"Received: {path}, of which reading failed with {type(error).__name__}: {error}"
+            "The file of a backup should be unchanged; remove it to start again. "
+            f"Received: {path}, which could not be read: {type(error).__name__}: {error}"
         ) from error
 
 

@@ -28,7 +28,7 @@ def check_order(arguments: dict[str, Any]) -> None:
         arguments: Arguments of `fit`, by name.
 
     Raises:
-        ValueError: If the data start anew with other batches in another process, or go on from one
+        ValueError: If the data would start with other batches in another process, or go on from one
             epoch to the next.
     """
     for data in keras.tree.flatten(arguments.get("validation_data")):
@@ -42,7 +42,7 @@ def check_order(arguments: dict[str, Any]) -> None:
     if steps:
         raise ValueError(
             "`steps_per_epoch` should be left out where training is to be resumed, unless the data "
-            "are a `tf.data.Dataset` without end: epochs would start in the midst of the data. "
+            "are a `tf.data.Dataset` without end: epochs would start in the middle of the data. "
             f"Received: steps_per_epoch={steps}"
         )
     if isinstance(x, keras.utils.PyDataset):
@@ -53,7 +53,7 @@ def check_order(arguments: dict[str, Any]) -> None:
                 "`x` should yield the same batches in each epoch where training is to be resumed. "
                 "Pass arrays, which `fit` shuffles, a `keras.utils.PyDataset` with `get_state` and "
                 "`set_state`, or shuffle with `reshuffle_each_iteration=False`. Received: a data "
-                "set whose first batch was another one the second time"
+                "set whose first batch differed the second time"
             )
     elif _are_arrays(x):
         if arguments.get("shuffle", True) and not hasattr(x, "arrays") and not shuffles_alike():

@@ -199,7 +199,7 @@ class ResumableTraining(keras.callbacks.Callback):
         )
 
     def _count_batch(self, batch: int, logs: Any = None) -> None:
-        """Makes a backup every so many batches."""
+        """Makes a backup every `save_freq` batches."""
         self._execution += 1
         taken = batch + 1 - self._batch
         self._batch = batch + 1
@@ -223,7 +223,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._save(self._collect(self._epoch, self._execution, logs))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Makes a backup, unless one is made every so many batches."""
+        """Makes a backup, unless `save_freq` is a number of batches."""
         if self.save_freq != "epoch" and not self._is_due:
             return
         self._is_due, self._unsaved = False, 0
@@ -237,7 +237,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._save(state)
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Removes the backup, if that is wanted."""
+        """Removes the backup, if requested."""
         if self._backup is not None:  # there was no epoch left to train
             self._restore_history()
         self._data = None
@@ -299,7 +299,7 @@ class ResumableTraining(keras.callbacks.Callback):
             history.history = dict(self._backup["history"]["history"])
 
     def _get_order(self) -> dict[str, Any]:
-        """Returns what the order of the data depends on, at the begin of an epoch."""
+        """Returns what the order of the data depends on, at the beginning of an epoch."""
         states = [source.get_state() for source in self._sources]
         return {"random": get_random_states(), "sources": states}
 

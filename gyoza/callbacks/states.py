@@ -10,10 +10,10 @@ from gyoza.callbacks.backups import is_plain, to_fingerprint
 
 __all__ = ["CallbackStates", "describe_model", "list_variables", "read_values", "write_values"]
 
-# Keras' own, which it adds or which show the progress. The history is kept apart.
+# Keras' own, which it adds or which show the progress. The history is kept separately.
 _WITHOUT_STATE = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
 # What every callback has; and what those that monitor a metric turn the sign of when they first
-# look at it, which they do anew in each process.
+# look at it, which they do again in each process.
 _NOT_KEPT = {"model", "min_delta", *vars(keras.callbacks.Callback())}
 
 
@@ -52,7 +52,7 @@ class CallbackStates:
     numbers, strings and arrays are known, and lists, tuples and dictionaries of such.
 
     Args:
-        callbacks: The callbacks, at the begin of training.
+        callbacks: The callbacks, at the beginning of training.
     """
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:

@@ -36,13 +36,13 @@ def to_seed(seed: int | None) -> int:
 
 
 def warn_of_spike(name: str, x: np.ndarray) -> None:
-    """Warns of a value that real numbers would not have so often."""
+    """Warns of a value too frequent for continuous data."""
     values, counts = np.unique(x, return_counts=True)
     share = counts.max() / len(x)
     if share > 0.05 and counts.max() > 20:
         warn(
             f"Column {name!r} has the value {values[counts.argmax()]:g} in {share:.0%} of its "
-            "rows, where a density has an infinite spike. Fit these rows apart, or add noise."
+            "rows, where a density has an infinite spike. Fit these rows separately, or add noise."
         )
 
 

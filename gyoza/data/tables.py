@@ -42,7 +42,7 @@ class ColumnKind:
         kind: "real", "positive", "bounded", "integer", "count", "categorical" or "one-hot".
         center: The median of positive numbers and counts, and the mean of others.
         scale: The standard deviation.
-        bounds: The least and the greatest value, or `None` where there are no bounds.
+        bounds: The smallest and the largest value, or `None` where there are no bounds.
         categories: The categories in order; none of numbers.
     """
 
@@ -126,7 +126,7 @@ class Table:
     Args:
         frame: A data frame of pandas, with at least two rows.
         kinds: The kinds of columns for which you know better, by name.
-        bounds: The least and the greatest value of columns that have bounds, by name.
+        bounds: The smallest and the largest value of columns that have bounds, by name.
 
     Raises:
         TypeError: If `frame` is not a data frame, or a column holds what is neither numbers nor

@@ -36,7 +36,7 @@ def reinitialise(
         seed: The seed, which replaces those of the initialisers.
 
     Returns:
-        Both parts anew.
+        Both parts, re-initialised.
 
     Raises:
         ValueError: If they cannot be created from their configuration.
@@ -47,7 +47,7 @@ def reinitialise(
         head, tail = (_renew(part) for part in parts)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise ValueError(
-            "The re-initialised control needs a network that Keras can create anew by `get_config` "
+            "The re-initialised control needs a network that Keras can recreate by `get_config` "
             f"and `from_config`. Received: parts={parts}"
         ) from error
     finally:

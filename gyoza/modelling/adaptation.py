@@ -20,7 +20,7 @@ _PRECISION = {
 
 
 def is_left_alone(layer: Any) -> bool:
-    """Returns whether a layer is frozen and so not to be adapted, of which it warns.
+    """Returns whether a layer is frozen and so must not be adapted, with a warning if so.
 
     Args:
         layer: A layer with a method `adapt`.

@@ -14,7 +14,7 @@ __all__ = ["split_context", "iterate_batches", "iterate_inputs"]
 
 
 def split_context(inputs: Tensor, context: Tensor | None = None) -> tuple[Any, Any]:
-    """Takes inputs that may be a dictionary with a context apart.
+    """Splits inputs that may be a dictionary with a context.
 
     Args:
         inputs: The inputs, or `{"inputs": inputs, "context": context}`.

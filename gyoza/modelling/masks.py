@@ -141,7 +141,7 @@ class Mask(keras.Layer):
                 )
         self._shape_, self._axes_ = list(shape), list(axes)
         self._set_pattern()
-        # A coupling need not call its mask. Keras would trace a model with unbuilt layers anew
+        # A coupling need not call its mask. Keras would trace a model with unbuilt layers again
         # whenever `fit` is called.
         self.built = True
 

@@ -89,7 +89,7 @@ def _seed_keras(seed: int) -> Iterator[None]:
 class _Batches(keras.utils.PyDataset):
     """Batches of rows, in an order of its own that does not depend on global state.
 
-    In training, all batches have the same size, since another one would have to be compiled. What
+    In training, all batches have the same size, since another size would have to be compiled. What
     is left over differs from epoch to epoch.
     """
 

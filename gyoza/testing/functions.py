@@ -27,7 +27,7 @@ RUNS_EAGERLY = keras.backend.backend() != "jax"
 
 
 def has_float64() -> bool:
-    """Returns whether there is float64, which JAX has to be told to have."""
+    """Returns whether there is float64, which has to be enabled on JAX."""
     return keras.backend.standardize_dtype(ops.ones((), dtype="float64").dtype) == "float64"
 
 

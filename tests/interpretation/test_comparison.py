@@ -323,7 +323,7 @@ def test_controls_keep_the_scale_of_inputs_but_not_the_seeds_of_initialisers():
 
 
 class Unsaved(layers.Layer):
-    """A layer that Keras cannot create anew."""
+    """A layer that Keras cannot recreate."""
 
     def __init__(self, thing):
         super().__init__()

@@ -35,7 +35,7 @@ X = EVIDENCE.rvs(200, random_state=0).astype("float32")
 
 
 def make_encoder(log_variance=0.0, weight=POSTERIOR_WEIGHT, context=False):
-    """Gives the means of the true posterior, if `weight` is right."""
+    """Returns the means of the true posterior, if `weight` is right."""
     inputs = keras.Input([4])
     mean, spread = keras.layers.Dense(2, name="mean"), keras.layers.Dense(2, name="spread")
     outputs = [mean(inputs), spread(inputs)] + ([keras.layers.Dense(3)(inputs)] if context else [])

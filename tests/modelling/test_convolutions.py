@@ -41,7 +41,7 @@ def test_products_are_the_convolution(monkeypatch, size, channels, filters, imag
 
 
 def compile_text(network, x):
-    """Gives the code of a network, compiled by XLA, before the compiler changes it."""
+    """Returns the code of a network, compiled by XLA, before the compiler changes it."""
     if BACKEND == "jax":
         import jax
 

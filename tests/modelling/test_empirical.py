@@ -34,7 +34,7 @@ def test_data_are_saved_as_weights_that_are_not_trained(tmp_path):
 
 def test_there_is_no_density():
     distribution = Empirical(np.ones([3, 2]), name="source")
-    with pytest.raises(ValueError, match="Distribution 'source' has samples, and no density"):
+    with pytest.raises(ValueError, match="Distribution 'source' has samples, but no density"):
         distribution.log_prob(np.ones([4, 2]))
 
 

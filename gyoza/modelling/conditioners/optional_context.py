@@ -18,13 +18,13 @@ __all__ = ["OptionalContext"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class OptionalContext(keras.Layer):
-    r"""A context encoder for contexts that may be missing, of which it also leaves out some itself.
+    r"""A context encoder for contexts that may be missing, some of which it also leaves out itself.
 
     A context is missing if a part of it is: if integers, such as labels, are negative, or
-    floating-point numbers are NaN. It is then encoded as zeros, and a further entry at the end as
-    1, which is 0 where there is a context. In training, a random part of the contexts is left out,
-    too. So one velocity :math:`v` is trained for both, :math:`p(x \mid c)` and :math:`p(x)`, and
-    samples can be drawn by guidance without a classifier (see :meth:`FlowMatchingModel.sample
+    floating-point numbers are NaN. It is then encoded as zeros, followed by a further dimension
+    that is 1, and 0 where there is a context. In training, a random part of the contexts is left
+    out, too. So one velocity :math:`v` is trained for both, :math:`p(x \mid c)` and :math:`p(x)`,
+    and samples can be drawn by guidance without a classifier (see :meth:`FlowMatchingModel.sample
     <gyoza.modelling.flow_layers.FlowMatchingModel.sample>`): their velocity is
 
     .. math::

@@ -53,7 +53,7 @@ class Distribution(Conditional, keras.Layer):
         shape: Shape of an event, without the batch axis. If it is omitted it is read from the first
             input. If it is given, the weights exist right after construction.
         context_network: The network :math:`g`, a Keras layer or model that maps contexts `[batch,
-            context_size]` to one number for each entry of the weights, `[batch, outputs]`, in the
+            context_size]` to one number for each element of the weights, `[batch, outputs]`, in the
             order of the weights. A :class:`~gyoza.modelling.conditioners.Conditioner` gets their
             number; a :class:`~gyoza.modelling.conditioners.MLP` starts at zero, where the context
             does not matter yet. Without one, the distribution takes no context.
@@ -151,7 +151,10 @@ class Distribution(Conditional, keras.Layer):
         return  # AutoGraph cannot convert a function without a statement
 
     def _create_weights_once(self) -> None:
-        """Creates the weights if the shape is known; the last line of a weighty constructor."""
+        """Creates the weights if the shape is known.
+
+        Call it last in constructors of distributions with weights.
+        """
         if self._event_shape is not None and not self._has_weights:
             others = {id(weight) for weight in self.weights}
             self.create_weights()

@@ -70,7 +70,7 @@ class Conditional:
         if tuple(outputs.shape) != (None, count):
             raise ValueError(
                 f"`context_network` should have outputs of shape (batch, {count}), since the "
-                f"weights of distribution '{self.name}' have {count} entries. "
+                f"weights of distribution '{self.name}' have {count} elements. "
                 f"Received: outputs of shape {tuple(outputs.shape)}"
             )
         self._has_network = True

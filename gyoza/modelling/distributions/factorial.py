@@ -114,7 +114,7 @@ class Factorial(Labelled):
                 distribution.check_labels(columns)
 
     def split(self, x: Tensor) -> list[Any]:
-        """Takes events apart into those of the factors.
+        """Splits events into those of the factors.
 
         Args:
             x: Events, `[batch, *event_shape]`.
@@ -233,7 +233,7 @@ class Factorial(Labelled):
         ]
 
     def _arguments(self, context: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-        """Returns the arguments by which each factor is told of context and labels."""
+        """Returns the arguments that pass context and labels to each factor."""
         return [
             given(context=context if distribution.accepts_context else None, labels=columns)
             for distribution, columns in zip(

@@ -23,7 +23,7 @@ from gyoza.typing import Tensor
 
 __all__ = ["Logistic", "StudentT"]
 
-# From so many degrees of freedom on, the t-distribution is normal, as far as numbers can tell.
+# From this many degrees of freedom on, the t-distribution is normal, as far as numbers can tell.
 _NORMAL = 1e12
 
 

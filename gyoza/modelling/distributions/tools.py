@@ -65,7 +65,7 @@ def log1p_square(x: Tensor) -> Tensor:
 
 
 def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Tensor:
-    """Draws from the interval between 0 and 1, of which neither can be drawn."""
+    """Draws from the interval between 0 and 1, neither of which can be drawn."""
     margin = float(np.finfo(dtype).epsneg)
     return clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
 

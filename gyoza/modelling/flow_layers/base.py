@@ -190,7 +190,10 @@ class FlowLayer(Invertible, keras.Layer):
         return  # AutoGraph cannot convert a function without a statement
 
     def _create_weights_once(self) -> None:
-        """Creates the weights if the shape is known; the last line of a weighty constructor."""
+        """Creates the weights if the shape is known.
+
+        Call it last in constructors of layers with weights.
+        """
         if self._shape_ is not None and not self._has_weights:
             self.create_weights()
             self._has_weights = True

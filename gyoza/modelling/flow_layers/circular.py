@@ -21,8 +21,8 @@ def set_periods(layers: Sequence[Any], input_shape: Shape) -> None:
 
     Circular couplings change angles, and other couplings change other numbers. So a dimension that
     one of them changes is known in all couplings before and after it, as long as no layer in
-    between mixes dimensions. Conditioners that were told their periods, or are built, are left as
-    they are.
+    between mixes dimensions. Conditioners that were given their periods, or are built, are left
+    as they are.
 
     Args:
         layers: The layers of the flow. Only those are looked at that come before the first one that

@@ -32,7 +32,7 @@ class Columns(TakesContext, FlowLayer):
         \log \left| \det \frac{\partial y}{\partial x} \right| =
         \sum_k \log \left| \det \frac{\partial f_k(x_{I_k})}{\partial x_{I_k}} \right|.
 
-    Columns are entries along the last axis. A flow of a table starts with this layer: positive
+    Columns are dimensions along the last axis. A flow of a table starts with this layer: positive
     columns are mapped to all numbers, bounded ones too, and integers are made continuous, while the
     likelihood stays that of the table. :class:`gyoza.data.Table` proposes one.
 

@@ -267,7 +267,7 @@ class Coupling(ConditionalFlowLayer):
         raise NotImplementedError(f"{type(self).__name__} should implement `_decouple_`.")
 
     def compute_jacobian_determinant(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Computes the log-determinant.
+        """Computes the log-determinant, the logarithm of the absolute determinant.
 
         Args:
             x: The inputs of `call`, `[batch, ...]`.

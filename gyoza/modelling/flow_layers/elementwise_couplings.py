@@ -43,12 +43,13 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     returns the first parameter of all dimensions, then the second of all, and so on, which is
     faster to read than one dimension after the other.
 
-    That holds for subclasses of this class. One of gyoza's couplings that derives from it, such as
-    :class:`AdditiveCoupling`, is a :class:`Coupling` to those who override its `_couple_` or
-    `_decouple_`: these are given the inputs of `call` in full shape, and parameters likewise, where
-    those of a :class:`~gyoza.modelling.conditioners.Conditioner` are zero for dimensions that are
-    kept. The log-determinant remains that of gyoza's coupling unless it is overridden, too. Any
-    subclass that overrides `compute_jacobian_determinant` is run in full shape.
+    This holds for your own subclasses of :class:`ElementwiseCoupling`. Subclasses of gyoza's
+    couplings that derive from it, such as :class:`AdditiveCoupling`, override `_couple_` and
+    `_decouple_` as subclasses of :class:`Coupling` do: these methods are given the inputs of `call`
+    in full shape, and parameters likewise, where those of a
+    :class:`~gyoza.modelling.conditioners.Conditioner` are zero for dimensions that are kept. The
+    log-determinant remains that of gyoza's coupling unless it is overridden, too. Any subclass that
+    overrides `compute_jacobian_determinant` is run in full shape.
 
     Args:
         shape: See :class:`FlowLayer`.
@@ -125,7 +126,10 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         super().build(input_shape)
 
     def compute_jacobian_determinant(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """See :meth:`Coupling.compute_jacobian_determinant`."""
+        """Computes the log-determinant, the logarithm of the absolute determinant.
+
+        See :meth:`Coupling.compute_jacobian_determinant`.
+        """
         if self.preserves_volume:
             return self.sum_log_det(x, None)
         if self._is_in_full_shape:
@@ -164,7 +168,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         kept, _, parameters = self._split(x, context)
         zeros = ops.expand_dims(ops.zeros_like(kept), -2)
         zeros = ops.repeat(zeros, self._parameter_count, axis=-2)
-        # To the mask, parameters of a dimension are positions, which `join` puts behind all others.
+        # The mask treats the axis of parameters as another position, which `join` puts last.
         return self._mask_.join(zeros, ops.swapaxes(parameters, -1, -2))
 
     def _split(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -181,7 +185,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         if count > 1 and isinstance(self._compute_coupling_parameters_, Conditioner):
             parameters = self._group(parameters)
         _, parameters = self._mask_.split(self._broadcast_parameters(parameters, x))
-        # To the mask, parameters of a dimension are positions.
+        # The mask treats the axis of parameters as another position.
         return kept, changed, parameters if count == 1 else ops.swapaxes(parameters, -1, -2)
 
     def _group(self, parameters: Tensor) -> Tensor:

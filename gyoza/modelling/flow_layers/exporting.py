@@ -127,7 +127,7 @@ def _expand(graph: Any, onnx: Any) -> set[str]:
 
 
 def _finish_onnx(path: Path) -> None:
-    """Sees to it that a file can be loaded, which converters leave to who loads it.
+    """Makes sure that a file can be loaded, which converters do not.
 
     Raises:
         ValueError: If ONNX does not have an operation. Then the file is deleted.
@@ -190,7 +190,7 @@ class ExportsEndpoints(WritesFiles):
             filepath: Where to write it: a folder for a SavedModel, otherwise a file, which ends in
                 `.tflite` for LiteRT.
             format: `"tf_saved_model"`; `"onnx"`, which needs the packages `onnx` and `tf2onnx`, or
-                `jax2onnx` on JAX; `"litert"`; or another one of `keras.Model.export`.
+                `jax2onnx` on JAX; `"litert"`; or another format of `keras.Model.export`.
             verbose: See `keras.Model.export`.
             input_signature: Descriptions of the arguments, to fix the batch size, say. Of a
                 SavedModel, `serve` is then the only endpoint.

@@ -18,7 +18,7 @@ __all__ = ["FlowDistribution", "to_distribution"]
 class FlowDistribution(Distribution):
     r"""The distribution of what a flow model is a density of.
 
-    It makes a flow :math:`g` with the density :math:`p_g` the base distribution of another one,
+    It makes a flow :math:`g` with the density :math:`p_g` the base distribution of another,
     :math:`\log p(x) = \log p_g(f(x)) + \log \left| \det \frac{\partial f}{\partial x} \right|`:
     where a flow is a base distribution, a model makes one of these by itself. The likelihood is
     that of a single flow with the layers of both. With a

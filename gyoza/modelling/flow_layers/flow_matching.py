@@ -34,7 +34,7 @@ _SOLVER_OPTIONS = ("rtol", "atol", "max_step_count", "exact_limit", "probe", "pr
 
 
 def _split_source(inputs: Any) -> tuple[Any, Any]:
-    """Takes inputs that may be a dictionary with a source apart."""
+    """Splits inputs that may be a dictionary with a source."""
     if not isinstance(inputs, dict):
         return inputs, None
     return {name: x for name, x in inputs.items() if name != "source"}, inputs.get("source")
@@ -321,7 +321,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
             context: See :meth:`sample`.
             steps: See :meth:`sample`.
             solver: See :meth:`sample`.
-            guidance: See :meth:`sample`. The new flow has it without being asked for it.
+            guidance: See :meth:`sample`. The new flow has it built in.
             **kwargs: Arguments of `fit`, such as `epochs`.
 
         Returns:

@@ -19,7 +19,7 @@ from gyoza.typing import Tensor
 
 __all__ = ["Invertible", "Inversion", "make_dense"]
 
-# What `invert` may be told its first argument is called, whatever a class calls it.
+# Names by which `invert` accepts its first argument, whatever a class calls it.
 _NAMES_OF_OUTPUTS = ("outputs", "y_hat")
 _WAYS = {"call", "invert", "transform", "inverse_transform"}  # there and back
 _METHODS = ("invert", "invert_and_log_det", "compute_jacobian_determinant")  # those in files
@@ -202,7 +202,7 @@ def _read(x: Tensor) -> Any:
 class Invertible(Describes):
     """What `FlowLayer` and `FlowModel` have in common: a way back and a log-determinant.
 
-    It sees to it that `invert` and `compute_jacobian_determinant` are run as Keras runs `call`:
+    It ensures that `invert` and `compute_jacobian_determinant` are run as Keras runs `call`:
     arrays and variables are converted, floating-point inputs and weights are cast to the compute
     dtype, and symbolic tensors are traced. That also holds for a `call` that is called by itself.
     """
@@ -254,7 +254,7 @@ class Invertible(Describes):
         Raises:
             TypeError: If the inputs are not floating-point numbers.
             ValueError: If there is a context where there was none at first, or the other way
-                round, or its shape is another one, or its batch size is not that of the inputs.
+                round, or its shape differs, or its batch size is not that of the inputs.
         """
         if type(inputs) not in PLAIN_TYPES:
             inputs = to_tensor(inputs) if isinstance(inputs, list) else inputs
@@ -321,7 +321,7 @@ class Invertible(Describes):
     def recomputable(self) -> bool:
         """Whether a memory-efficient model gets inputs back from outputs in its backward pass.
 
-        Layers whose inverse is inexact, or takes much longer than `call`, say no.
+        Layers whose inverse is inexact, or takes much longer than `call`, return `False`.
         """
         return True
 

@@ -18,7 +18,7 @@ __all__ = ["PairAxes"]
 # Variances below this share of the mean variance are those of constants, up to rounding.
 _NEGLIGIBLE = 1e-10
 
-# Dividing a space among factors ends after so many sweeps, or at so small a relative gain.
+# Dividing a space among factors ends after this many sweeps, or at so small a relative gain.
 _MOST_SWEEPS, _LEAST_GAIN = 50, 1e-6
 
 

@@ -198,7 +198,7 @@ class Quantiles:
         return log_odds
 
     def _take_array(self, x: Any, context: Tensor | None = None) -> tuple[Any, Any]:
-        """Returns instances and their context apart, checked to be arrays, or alike."""
+        """Returns instances and their context separately, checked to be arrays or similar."""
         x, context = split_context(x, context)
         x = self._to_arrays(x)
         self._check_inputs(x)

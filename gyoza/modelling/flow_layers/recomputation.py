@@ -56,7 +56,7 @@ def run_and_recompute(
 
 
 def _pass_on(context: Tensor, layer: Any) -> dict[str, Any]:
-    """Returns the argument by which a layer is told of the context."""
+    """Returns the argument that passes the context to a layer."""
     return {"context": context} if context is not None and layer.accepts_context else {}
 
 

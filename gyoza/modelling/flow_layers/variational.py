@@ -26,7 +26,7 @@ def _takes_arrays(function: Callable[..., Any], tensors: Sequence[Tensor]) -> bo
     arrays = [np.full([length or 2 for length in x.shape], 0.5, "float32") for x in tensors]
     try:
         function(*arrays)
-    except Exception:  # whatever it is, arrays are not what it wants
+    except Exception:  # whatever it is, it does not take arrays
         return False
     return True
 
@@ -321,7 +321,7 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
         context: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        r"""Estimates how many samples of the target so many samples of the flow are worth.
+        r"""Estimates how many samples of the target a number of samples of the flow are worth.
 
         From their importance weights :math:`w_i`, Kish's effective sample size
 

@@ -35,11 +35,11 @@ def make_parts(config: dict[str, Any], *names: str, objects: Any = None) -> dict
 def take_first(
     first: Any, value: Any, is_value: Callable[[Any], bool], default: Any = None
 ) -> tuple[Any, Any]:
-    """Lets the argument that matters stand first, where its type tells it from the one before.
+    """Lets the main argument come first, where its type tells it from the one before.
 
     Args:
-        first: What was passed in the place of `shape` or `axes`.
-        value: What was passed for the argument that matters.
+        first: What was passed as `shape` or `axes`.
+        value: What was passed for the main argument.
         is_value: Whether something can only be that argument.
         default: Its default.
 

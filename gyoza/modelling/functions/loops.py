@@ -29,7 +29,7 @@ def repeat(body: Callable[[Any, Any], Any], state: Any, count: int) -> Any:
     """
     if keras.backend.backend() != "tensorflow":
         return ops.fori_loop(0, count, body, state)
-    # Under XLA, TensorFlow can differentiate only loops whose length it is told.
+    # Under XLA, TensorFlow can differentiate only loops of known length.
     return ops.while_loop(
         lambda index, _: index < count,
         lambda index, state: (index + 1, body(index, state)),

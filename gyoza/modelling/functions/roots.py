@@ -20,15 +20,15 @@ def find_root(
     parameters: Sequence[Tensor] = (),
     magnitudes: Tensor | None = None,
 ) -> Tensor:
-    r"""Finds the root of an increasing function, for each entry by itself.
+    r"""Finds the root of an increasing function, elementwise.
 
     A bracket around the root is cut where the inverse parabola through the last three points
     crosses zero, or in two where the function bends too much for one (Chandrupatla 1997), in one
     compiled loop. What is still wide after as many steps as bisection takes, around a root that is
     much closer to zero than the first bracket was long, is halved in orders of magnitude, which
-    ends after some 35 further steps (70 in float64) wherever the root is. An entry is left alone as
-    soon as its bracket is a few units in the last place long or rounding hides the value at an end.
-    So no root depends on the entries beside it.
+    ends after some 35 further steps (70 in float64) wherever the root is. An element is left alone
+    as soon as its bracket is a few units in the last place long or rounding hides the value at an
+    end. No root depends on the other elements.
 
     The derivatives by the parameters :math:`\theta` are those of a step of Newton's method from the
     root :math:`x_0`, by the implicit function theorem:

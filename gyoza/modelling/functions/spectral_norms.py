@@ -14,8 +14,8 @@ def bound_spectral_norm(matrix: Tensor, squarings: int = 6) -> Tensor:
         \lVert W \rVert_2 \le \lVert (W W^T)^{2^k} \rVert_F^{1 / 2^{k + 1}} \le
         n^{1 / 2^{k + 2}} \lVert W \rVert_2,
 
-    where :math:`n` is the lesser of both dimensions. With :math:`k = 6` squarings the bound is at
-    most 1.7% too large for :math:`n = 64`, and 2.7% for 1024. Power iteration costs less for
+    where :math:`n` is the smaller of the two dimensions. With :math:`k = 6` squarings the bound is
+    at most 1.7% too large for :math:`n = 64`, and 2.7% for 1024. Power iteration costs less for
     large matrices, but it approaches the norm from below, and promises nothing.
 
     Args:

@@ -23,7 +23,7 @@ def create_diagonal(values: Tensor) -> Tensor:
 
 
 def solve_triangle(matrix: Tensor, right: Tensor, lower: bool) -> Tensor:
-    r"""Solves `matrix @ x = right`, like `keras.ops.solve_triangular`, and sooner where it can be.
+    r"""Solves `matrix @ x = right`, like `keras.ops.solve_triangular`, but faster where possible.
 
     Where solving for one row after the other takes long, the matrix is inverted, block by block:
     from the inverses of blocks on the diagonal, of size 1 at first, those of blocks twice as large
@@ -35,7 +35,7 @@ def solve_triangle(matrix: Tensor, right: Tensor, lower: bool) -> Tensor:
 
     Args:
         matrix: A triangular matrix without zeros on its diagonal, `[size, size]`.
-        right: The right sides as columns, `[size, count]`.
+        right: The right-hand sides as columns, `[size, count]`.
         lower: Whether the entries above the diagonal are zero, and not those below.
 
     Returns:

@@ -244,8 +244,8 @@ class TakesData(WritesFiles):
     def _to_arrays(self, x: Any) -> Any:
         """Returns inputs as `to_arrays` does, and tells layers the names of columns.
 
-        The model keeps them for its messages, and refuses the same ones in another order. They are
-        not saved with it.
+        The model keeps them for its messages, and rejects the same columns in another order. They
+        are not saved with it.
         """
         names, known = get_names(x), self._column_names
         if names != known:

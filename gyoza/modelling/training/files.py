@@ -1,4 +1,4 @@
-"""Files of models: what is written besides what Keras writes, and what is refused."""
+"""Files of models: what is written besides what Keras writes, and what is rejected."""
 
 import contextlib
 import functools
@@ -51,7 +51,7 @@ def get_temporary(path: Path) -> Path:
     """Returns the path of the file that is written before it takes the place of another.
 
     Its name, which ends with that of the other, is always the same, so that what a process leaves
-    when it is killed is written over by the next one.
+    when it is killed is overwritten by the next one.
     """
     return path.with_name(f".new-{path.name}")
 
@@ -82,10 +82,10 @@ class SavesFiles(keras.Model):
         """Saves the model, as a `.keras` file; see `keras.Model.save`.
 
         A file that is there is replaced once the new one is complete, so that a full disk, or a
-        process that is killed, leaves the old one. (`keras.saving.save_model(model, …)` writes over
-        it.) The states of random generators are part of the file: a model that is loaded draws the
-        same numbers that the saved one goes on with. Processes that load the same file, to sample
-        from it, say, should pass seeds.
+        process that is killed, leaves the old one. (`keras.saving.save_model(model, …)` overwrites
+        it in place.) The states of random generators are part of the file: a model that is loaded
+        draws the same numbers that the saved one goes on with. Processes that load the same file,
+        to sample from it, say, should pass seeds.
 
         Args:
             filepath: Where to write the file.

@@ -9,7 +9,7 @@ from gyoza.backend import build_for_training, is_distributed, to_data_set
 
 __all__ = ["Fit", "create_variables", "describe", "get_rank"]
 
-# An execution takes so many steps, or so many that they take about half a second on two cores.
+# An execution takes this many steps, or as many as take about half a second on two cores.
 _MOST_STEPS = 16
 _MOST_PRODUCTS = 10**10
 _HOOKS = ["on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"]
@@ -58,7 +58,7 @@ class Fit:
         return loop(self.step_count, *arguments)
 
     def check_progress(self) -> None:
-        """Raises an error if compiled code has not counted a step.
+        """Raises an error if compiled code has taken no steps.
 
         With a persistent compilation cache, JAX 0.6.0 does not run what it has donated memory to.
         """
@@ -151,7 +151,7 @@ class _ProgressBar(keras.callbacks.ProgbarLogger):
 
 
 def create_variables(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> None:
-    """Builds model, optimizer and metrics, unless it takes drawing from an iterator.
+    """Builds model, optimizer and metrics, unless that requires drawing a batch from an iterator.
 
     Where they are built within the first step, TensorFlow traces it twice. What does not suit a
     model that is built raises an error.

@@ -30,7 +30,7 @@ class _LossWatch(keras.callbacks.Callback):
     """Warns at the end of the first epoch in which a loss is not finite.
 
     Args:
-        told: The names of losses that are told of otherwise.
+        told: The names of losses that are reported elsewhere.
     """
 
     def __init__(self, told: Iterable[str]) -> None:
@@ -55,7 +55,8 @@ def watch_loss(arguments: dict[str, Any]) -> dict[str, Any]:
         arguments: The arguments of `fit`, by name.
 
     Returns:
-        The arguments with that callback, which leaves the loss to one that says more.
+        The arguments with that callback, which leaves the training loss to a callback that explains
+        it.
     """
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):

@@ -28,7 +28,7 @@ __all__ = ["Training"]
 
 
 class _Choice(int):
-    """What is true or false, as it was chosen for a user who left `jit_compile` to Keras."""
+    """A Boolean that gyoza chose, where `jit_compile` was `"auto"`."""
 
     def __repr__(self) -> str:
         return repr(bool(self))
@@ -64,7 +64,7 @@ class Training(TakesData):
 
     @property
     def steps_per_execution(self) -> int:
-        """The number of steps per execution, as `compile` was told or `fit` chose."""
+        """The number of steps per execution, as given to `compile` or chosen by `fit`."""
         if self._fit is None or self._fit.has_begun:
             return self._steps_per_execution
         return self._fit.step_count
@@ -103,7 +103,7 @@ class Training(TakesData):
 
     @contextlib.contextmanager
     def _keep_values(self) -> Iterator[None]:
-        """Sees to it that weights outlive a failure, and that data stay as exact as the model."""
+        """Ensures that weights survive a failure, and that data keep the precision of the model."""
         optimizer = getattr(self, "optimizer", None)  # models can predict before `compile`
         variables = [*self.variables, *self.metrics_variables]
         variables += getattr(optimizer, "variables", ())
@@ -194,13 +194,13 @@ class Training(TakesData):
 
     @contextlib.contextmanager
     def _leave_xla(self, error: Exception) -> Iterator[None]:
-        """Does without XLA, for good if that helps, where it was not asked for.
+        """Runs without XLA, permanently if that succeeds, unless XLA was requested.
 
         Args:
             error: What XLA raised.
 
         Raises:
-            Exception: That error, if XLA was asked for.
+            Exception: That error, if XLA was requested.
         """
         if self.jit_compile is not _CHOICE:
             raise error

@@ -247,7 +247,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS, scope="module")
 def kind(request):
-    """Gives a function that makes layers, one of them with weights that change volume, and data."""
+    """Returns a function that makes layers, one with weights that change volume, and data."""
     make = KINDS[request.param]
     layer = make()
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")

@@ -125,7 +125,7 @@ def test_all_parts_of_a_model_are_built(make_model):
 
 
 def count_operations(layer, x):
-    """Gives the number of each operation in the graph of a layer."""
+    """Returns the number of each operation in the graph of a layer."""
     import tensorflow as tf
 
     layer(x)
@@ -284,7 +284,7 @@ def test_arrays_are_fitted_as_a_data_set_is_without_being_one(monkeypatch):
 
 
 @on_tensorflow
-def test_large_batches_are_worked_through_on_all_cores_with_one_trace(monkeypatch):
+def test_large_batches_are_processed_on_all_cores_with_one_trace(monkeypatch):
     part_counts = []
     of_tensorflow = importlib.import_module("gyoza.backend.tensorflow")
     run_in_parts = of_tensorflow._run_in_parts

@@ -121,7 +121,7 @@ def test_documented_methods_of_a_built_in_law_can_be_overridden():
 
 
 def answer_in_full_shape(count):
-    """Gives a network that is no conditioner, but a function of inputs for all parameters."""
+    """Returns a network that is not a conditioner, but a function of inputs for all parameters."""
 
     def answer(x):
         x = 0.3 * (x - ops.flip(x, axis=1))

@@ -274,7 +274,7 @@ def test_yeo_johnson_with_powers_beyond_0_and_2_reaches_only_some_numbers(power)
 
 @functools.cache
 def derivative_by_the_power():
-    """Gives a function of events, a power and cotangents; it is compiled once for all powers."""
+    """Returns a function of events, a power and cotangents; it is compiled once for all powers."""
     layer = YeoJohnson([1], dtype="float64")
 
     @fast

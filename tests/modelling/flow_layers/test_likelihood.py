@@ -283,7 +283,7 @@ def test_base_distributions_can_draw_what_xla_cannot(count):
     assert samples.min() > 0.0
 
 
-def test_large_inputs_are_worked_through_in_batches(x):
+def test_large_inputs_are_processed_in_batches(x):
     model = make_model()
     whole = to_numpy(model.log_prob(x))
     np.testing.assert_allclose(to_numpy(model.log_prob(x, batch_size=64)), whole, rtol=1e-5)

@@ -45,7 +45,7 @@ def draw_pairs(sizes, count=4000, correlations=0.9, seed=0):
 
 
 def get_angle(a, b):
-    """Gives the largest angle between the spaces that columns span."""
+    """Returns the largest angle between the spaces that columns span."""
     a, b = (np.linalg.qr(x)[0] for x in (a, b))
     return np.arccos(np.clip(np.linalg.svd(a.T @ b, compute_uv=False).min(), -1.0, 1.0))
 

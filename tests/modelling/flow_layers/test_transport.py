@@ -139,7 +139,7 @@ def test_data_move_to_data(tmp_path):
     samples = to_numpy(model.sample(500, seed=0))
     assert measure_distance(samples, corners(500, seed=1)) < noise + 0.05
     for run in (lambda: model.log_prob(data), lambda: model.sample_and_log_prob(3)):
-        with pytest.raises(ValueError, match="has samples, and no density"):
+        with pytest.raises(ValueError, match="has samples, but no density"):
             run()
 
     model.save(tmp_path / "model.keras")
@@ -152,5 +152,5 @@ def test_flows_whose_latents_are_data_have_samples_alone():
     flow.adapt(3.0 * normal(512, 2))
     assert flow.sample(5).shape == (5, 2)
     flow.compile("sgd")
-    with pytest.raises(ValueError, match="has samples, and no density"):
+    with pytest.raises(ValueError, match="has samples, but no density"):
         flow.fit(normal(64, 2), verbose=0)

@@ -54,12 +54,12 @@ def differentiation(spline, inverse):
 
 
 def evaluate(spline, x, parameters, inverse=False):
-    """Gives the values of a spline and the logarithms of its slopes."""
+    """Returns the values of a spline and the logarithms of its slopes."""
     return evaluation(spline, inverse)(x, *parameters)
 
 
 def differentiate(spline, x, parameters, inverse=False, weights=(1.0, 1.0)):
-    """Gives what `evaluate` gives, and the gradients of its weighted sum by all arguments."""
+    """Returns what `evaluate` returns, and the gradients of its weighted sum by all arguments."""
     weights = [ops.cast(weight, x.dtype) for weight in weights]
     return differentiation(spline, inverse)(weights, x, *parameters)
 

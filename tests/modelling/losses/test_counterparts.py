@@ -24,7 +24,7 @@ def value(result):
 
 
 def unreduced(loss, **kwargs):
-    """Gives the loss of each row, or of each entry if rows are columns of length 1."""
+    """Returns the loss of each row, or of each element if rows are columns of length 1."""
     return lambda y_true, y_pred: value(loss(reduction=None, **kwargs)(y_true, y_pred))
 
 
