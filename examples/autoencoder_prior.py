@@ -73,7 +73,7 @@ if __name__ == "__main__":
         prior = applications.RealNVP(6, [64, 64]) if name == "flow as prior" else None
         model = train(prior, x, validation)
         bound, accuracy = measure(model, test)
-        print(f"{name}: bound of {bound:.2f} nats, samples are told in {accuracy:.0%} of cases")
+        print(f"{name}: bound of {bound:.2f} nats, samples told apart in {accuracy:.0%} of cases")
         rows[name] = keras.ops.convert_to_numpy(model.sample(len(test), seed=0))[:12]
     folder = Path(__file__).parents[1] / "docs/images" if arguments.docs else arguments.output
     folder.mkdir(parents=True, exist_ok=True)

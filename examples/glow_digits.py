@@ -1,4 +1,4 @@
-"""Glow on digits: a multi-scale flow of images, beside a normal distribution and single pixels.
+"""Glow on digits: a multi-scale flow of images, against a normal distribution and single pixels.
 
 Bits per dimension of held-out digits measure all three: without a model, a pixel with 17 levels
 takes 4.09. All see pixels with uniform noise, so that their numbers are bounds for whole numbers.

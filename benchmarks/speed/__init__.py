@@ -1,1 +1,1 @@
-"""How fast gyoza is beside other libraries: run `python -m speed` in `benchmarks/`."""
+"""How fast gyoza is compared with other libraries: run `python -m speed` in `benchmarks/`."""

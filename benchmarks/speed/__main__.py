@@ -1,4 +1,4 @@
-"""How fast gyoza trains, evaluates and samples, and how much memory it needs, beside its peers.
+"""How fast gyoza trains, evaluates and samples, and the memory it needs, compared with its peers.
 
 Run `make bench`, or parts of it in `benchmarks/`: `python -m speed --cells W2 W3 --rows gyoza
 zuko`. Each library runs in an environment of its own, each measurement in a process of its own, and

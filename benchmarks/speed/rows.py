@@ -38,7 +38,7 @@ class Row:
         environment: Where it runs; see `ENVIRONMENTS`.
         peer: The module in `speed.peers`.
         kinds: The kinds of cells that it offers.
-        variant: What that module is told.
+        variant: What is passed to that module.
         variables: Environment variables.
         is_deep: Whether it runs the cells that measure memory.
         is_shallow: Whether it runs the others.
