@@ -87,7 +87,8 @@ class FlowLayer(Invertible, keras.Layer):
 
     Args:
         shape: Lengths of the inputs along `axes`. If it is omitted it is read from the first
-            inputs. If it is given, the weights exist right after construction.
+            inputs. If it is given, the weights of gyoza's layers exist right after construction,
+            and so do those of a layer whose constructor ends with `self._create_weights_once()`.
         axes: Ascending axes to be transformed, counted from the batch axis 0, which is not allowed
             here, or negative ones, counted from the last axis, -1, until the first inputs tell
             which ones these are. They need not be contiguous. All axes but the batch axis if
