@@ -115,6 +115,11 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
     def _compute_parameters(self, vectors: Tensor, context: Tensor, which: Any = None) -> Tensor:
         """Runs the network, for one dimension or for all, and casts what it returns."""
         parameters = self.conditioner(vectors, context=context, entry=which)
+        if which is not None and parameters.shape[-2] != 1:
+            # The network of a subclass took a slice, whose length TensorFlow does not know, and
+            # which XLA would fill up. One dimension is taken from all of them instead.
+            parameters = self.conditioner(vectors, context=context)
+            parameters = ops.take(parameters, ops.reshape(which, (1,)), axis=-2)
         if context is not None:
             parameters = mark_rows(parameters, context)
         return ops.cast(parameters, self.compute_dtype)

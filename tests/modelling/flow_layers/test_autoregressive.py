@@ -169,6 +169,30 @@ def test_layers_that_share_a_conditioner_still_do_so_after_loading(tmp_path):
     np.testing.assert_allclose(to_numpy(loaded(x)[0]), to_numpy(model(x)[0]), rtol=1e-5)
 
 
+class Sliced(MADE):
+    """Takes a slice by a tensor, whose length is not known where TensorFlow traces it."""
+
+    def call(self, inputs, context=None, entry=None):
+        parameters = super().call(inputs, context)
+        return parameters if entry is None else parameters[:, entry : entry + 1]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX refuses such a slice")
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_networks_may_return_a_slice_for_one_dimension(jit_compile):
+    if jit_compile and keras.backend.backend() == "torch":
+        pytest.skip("PyTorch runs eagerly")
+    layer = MaskedAffine(Sliced([4]))
+    model = FlowModel([layer])
+    model.compile("sgd", jit_compile=jit_compile)
+    model.build((None, 4))
+    randomize(layer)
+    samples, log_prob = model.sample_and_log_prob(8, seed=0)
+    np.testing.assert_allclose(
+        to_numpy(log_prob), to_numpy(model.log_prob(samples)), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_bad_input():
     for make in (lambda: MaskedAffine(conditioner=MLP([8])), lambda: MaskedAffine(MLP([8]))):
         with pytest.raises(TypeError, match=r"`conditioner` should be a `MADE`, such as `MADE\("):
