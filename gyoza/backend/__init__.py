@@ -42,6 +42,7 @@ __all__ = [
     "is_distributed",
     "enter_scope",
     "mark_replica",
+    "check_states_change",
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
@@ -215,6 +216,14 @@ def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
 def mark_replica(seed: Any) -> Any:
     """Changes a seed, `[2]`, such that each replica of a strategy has its own."""
     return _in_use.mark_replica(seed)
+
+
+def check_states_change() -> None:
+    """Raises a `ValueError` where states, as of random generators, could not change.
+
+    Where a user's `jax.jit` traces a function, they would become tracers, and the model useless.
+    """
+    _in_use.check_states_change()
 
 
 def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:

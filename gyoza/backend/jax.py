@@ -47,6 +47,7 @@ __all__ = [
     "is_distributed",
     "enter_scope",
     "mark_replica",
+    "check_states_change",
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",
@@ -165,6 +166,17 @@ def is_traced(tensors: Iterable[Any]) -> bool:
     return private.is_in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
 
 
+def check_states_change() -> None:
+    if private.is_top_level() or private.is_in_stateless_scope():
+        return
+    if isinstance(jnp.zeros(()), jax.core.Tracer):  # not where functions are differentiated
+        raise ValueError(
+            "Random numbers should be drawn by a `seed`, or outside of `jax.jit`: it would draw "
+            "the same ones in each call, and leave their generator without a state. Methods of "
+            "flows, such as `sample`, are compiled anyway. Received: seed=None within `jax.jit`"
+        )
+
+
 def has_slow_convolutions() -> bool:
     return jax.default_backend() == "cpu" and not private.is_top_level()
 
@@ -197,6 +209,8 @@ def jit_batches(
                 "takes the weights out of it meanwhile. A callback can run it between steps."
             )
         outputs, updated = compiled(values, *tensors)
+        if updated:
+            check_states_change()
         for k, value in updated.items():
             private.write_value(variables[k], value)
         return outputs

@@ -27,6 +27,7 @@ __all__ = [
     "is_distributed",
     "enter_scope",
     "mark_replica",
+    "check_states_change",
     "to_data_set",
     "draw_uniform",
     "draw_normal",
@@ -100,6 +101,10 @@ def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
 
 def mark_replica(seed: Any) -> Any:
     return seed
+
+
+def check_states_change() -> None:
+    return
 
 
 def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from gyoza.backend import private, shared
 from gyoza.backend.shared import (
     chain,
+    check_states_change,
     cos_and_sin,
     draw_steps,
     forget_gradients,
@@ -40,6 +41,7 @@ __all__ = [
     "is_distributed",
     "enter_scope",
     "mark_replica",
+    "check_states_change",
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",

@@ -11,6 +11,7 @@ from gyoza.backend import shared
 from gyoza.backend.shared import (
     XLA_ERRORS,
     chain,
+    check_states_change,
     cos_and_sin,
     draw_normal,
     draw_uniform,
@@ -41,6 +42,7 @@ __all__ = [
     "is_distributed",
     "enter_scope",
     "mark_replica",
+    "check_states_change",
     "to_data_set",
     "is_traced",
     "has_slow_convolutions",

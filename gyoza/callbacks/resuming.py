@@ -63,7 +63,8 @@ class ResumableTraining(keras.callbacks.Callback):
 
     Raises:
         ValueError: By `fit`, if the backup is of another model, optimizer or data, or cannot be
-            read, or if the order of the data could not be established again.
+            read, if the order of the data could not be established again, or if `tf.distribute`
+            trains the model on several devices.
         TypeError: By `fit` of a model that is not one of gyoza's, since Keras tells callbacks
             neither of the data nor of each other.
         OSError: By `fit`, if the first backup, at its beginning, cannot be written.
@@ -116,6 +117,13 @@ class ResumableTraining(keras.callbacks.Callback):
         Returns:
             Arguments that begin with the epoch in which to go on.
         """
+        strategy = getattr(model, "distribute_strategy", None)  # of TensorFlow
+        if getattr(strategy, "num_replicas_in_sync", 1) > 1:
+            raise ValueError(
+                "The model should not be trained on several devices by `tf.distribute`, whose "
+                "random numbers cannot be restored: take `keras.callbacks.BackupAndRestore`. "
+                f"Received: {type(strategy).__name__}"
+            )
         others = _flatten_callbacks(arguments)
         others.remove(self)
         if any(isinstance(other, ResumableTraining) for other in others):

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from gyoza.backend import Saveable, flatten_layers, list_seeds, mark_replica
+from gyoza.backend import Saveable, check_states_change, flatten_layers, list_seeds, mark_replica
 from gyoza.modelling.functions.checks import check_integer
 
 __all__ = ["SeedGenerator", "OtherSeeds", "scramble", "to_seed"]
@@ -63,6 +63,7 @@ class SeedGenerator(Saveable, keras.random.SeedGenerator):
 
     def next(self, ordered: bool = True) -> Any:
         """Returns the next seed; see `keras.random.SeedGenerator`."""
+        check_states_change()
         with _LOCK:
             seed = super().next(ordered)
         return mark_replica(seed)

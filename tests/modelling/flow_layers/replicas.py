@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from gyoza.callbacks import ResumableTraining
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
@@ -96,6 +97,17 @@ def draw():
     return drawn, abs(loss + np.log(2.0 * np.pi))
 
 
+def find_refusal():
+    """Returns why training on two devices cannot be resumed."""
+    with TWO.scope():
+        flow = FlowModel([ActivationNormalization([4])])
+        flow.compile("sgd")
+    try:
+        flow.fit(X, callbacks=[ResumableTraining("backup")], verbose=0)
+    except ValueError as error:
+        return str(error)
+
+
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 ONE, TWO = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
@@ -118,5 +130,6 @@ results = {
     "autoencoder": compare(make_autoencoder, X, sample_weight=WEIGHTS),
     "variational": variational,
     "samples": samples,
+    "refusal": find_refusal(),
 }
 print(json.dumps(results))

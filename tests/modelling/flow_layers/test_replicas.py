@@ -56,6 +56,7 @@ def test_two_devices_train_as_one_does_and_draw_different_samples():
     results = run("replicas.py")
     first, second = map(np.asarray, results.pop("samples"))
     assert np.all(first != second)
+    assert "BackupAndRestore" in results.pop("refusal")
     assert len(results) == 5
     # Memory-efficient models compute activations anew, with other rounding errors.
     assert max(results.values()) < 1e-4, results
