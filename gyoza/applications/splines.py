@@ -29,7 +29,7 @@ def NeuralSplineFlow(
     residual: bool = False,
     **kwargs: Any,
 ) -> FlowModel:
-    """Rational-quadratic splines between linear maps: the first choice for tables.
+    """Rational-quadratic splines between linear maps ("NSF"): the first choice for tables.
 
     With couplings, both directions take one pass. With autoregressive layers, whose order
     alternates, densities do so, and samples take one for each dimension and layer.

@@ -19,7 +19,7 @@ __all__ = ["ActivationNormalization"]
 
 @keras.saving.register_keras_serializable(package="gyoza")
 class ActivationNormalization(FlowLayer):
-    r"""Shifts and scales each dimension.
+    r"""Shifts and scales each dimension ("ActNorm").
 
     .. math::
         y = \frac{x - l}{s}, \qquad
