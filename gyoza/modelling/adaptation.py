@@ -8,7 +8,7 @@ import numpy as np
 
 from gyoza.modelling.tables import describe_columns
 
-__all__ = ["is_left_alone", "check_finite_rows", "choose_scales"]
+__all__ = ["is_left_alone", "check_finite_rows", "describe_not_finite", "choose_scales"]
 
 # The distance from 1 to the next number, and the smallest number with all digits.
 _PRECISION = {
@@ -52,20 +52,36 @@ def check_finite_rows(
         names: The names of the columns, if they have some.
         what: What the data are called.
     """
+    if found := describe_not_finite(x, first_row, names):
+        raise ValueError(
+            f"{what} should be finite where '{name}' is adapted to them. Received: {found}"
+        )
+
+
+def describe_not_finite(
+    x: np.ndarray, first_row: int = 0, names: Sequence[str] | None = None
+) -> str:
+    """Says which rows, and columns of vectors, are not finite, as in "NaN in row 17, column 1".
+
+    Args:
+        x: The data, or a batch of them, `[batch, ...]`.
+        first_row: The index of the first row of the batch.
+        names: The names of the columns, if they have some.
+
+    Returns:
+        The first value and where there are such, or "" where all are finite.
+    """
     is_finite = np.isfinite(x).reshape(len(x), -1)
     rows = np.flatnonzero(~is_finite.all(axis=1))
     if not len(rows):
-        return
-    values = x.reshape(len(x), -1)[rows[0]][~is_finite[rows[0]]]
+        return ""
+    value = x.reshape(len(x), -1)[rows[0]][~is_finite[rows[0]]][0]
     shown = ", ".join(str(first_row + row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    found = f"{'NaN' if np.isnan(value) else value} in row{'s' * (len(rows) > 1)} {shown}"
     if x.ndim == 2:
         columns = np.flatnonzero(~is_finite.all(axis=0))
-        shown += f" of the columns {describe_columns(columns, names)}"
-    raise ValueError(
-        f"{what} should be finite where '{name}' is adapted to them, after any layers before it, "
-        "which may be for positive or bounded numbers alone. "
-        f"Received: {values[0]} in the rows {shown}"
-    )
+        found += f", column{'s' * (len(columns) > 1)} {describe_columns(columns, names)}"
+    return found
 
 
 def choose_scales(

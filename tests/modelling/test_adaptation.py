@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+from gyoza.applications import NeuralSplineFlow
 from gyoza.modelling.conditioners import MADE, MLP, OptionalContext
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
@@ -23,7 +24,7 @@ from gyoza.modelling.flow_layers import (
     YeoJohnson,
     adapting,
 )
-from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
+from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted, warn_if_unscaled
 
 KINDS = [ActivationNormalization, Standardize, MixtureGaussianization]
 
@@ -138,14 +139,15 @@ def test_rows_that_are_not_finite_are_named(kind):
     x = draw("float32")
     x[[70, 150], 1] = np.nan, np.inf
     layer = kind(name="first")
-    with pytest.raises(ValueError, match=r"'first' is adapted.*Received: nan in the rows 70"):
+    with pytest.raises(ValueError, match=r"'first' is adapted.*: NaN in rows? 70.*, column 1$"):
         layer.adapt(x, batch_size=64)
-    with pytest.raises(ValueError, match=r"'flow' is adapted.*Received: nan in the rows 70, 150"):
+    with pytest.raises(ValueError, match=r"'flow' is adapted.*Received: NaN in rows 70, 150, col"):
         FlowModel([layer], name="flow").adapt(x)
     # What precedes a layer may make numbers too large.
-    layers = [Affine(scale=1e30), Affine(scale=1e30), kind(name="last")]
-    with pytest.raises(ValueError, match=r"'last' is adapted.*Received: -?inf in the rows 0, 1, 2"):
-        FlowModel(layers).adapt(draw("float32"))
+    layers = [Affine(scale=1e30), Affine(scale=1e30, name="second"), FlowModel([kind()])]
+    message = r"layer 1 of 'flow', 'second', are finite.*Received: -?inf in rows 0, 1, 2"
+    with pytest.raises(ValueError, match=message):
+        FlowModel(layers, name="flow").adapt(draw("float32"))
 
 
 def test_columns_that_are_not_finite_are_named_and_contexts_are_told_apart():
@@ -155,15 +157,15 @@ def test_columns_that_are_not_finite_are_named_and_contexts_are_told_apart():
     names = ["a", "b"]
     orders = [MaskedAffine, Standardize], [Standardize, MaskedAffine]
     for data, received in [
-        (bad, r"^`data` .*rows 3, 4 of the columns 0, 1$"),
-        (pd.DataFrame(bad, columns=names), r"^`data` .*rows 3, 4 of the columns 'a', 'b'$"),
+        (bad, r"^`data` .*rows 3, 4, columns 0, 1$"),
+        (pd.DataFrame(bad, columns=names), r"^`data` .*rows 3, 4, columns 'a', 'b'$"),
         (
             {"inputs": x, "context": bad_context},
-            r"^The contexts in `data` should .*nan in the rows 5 of the columns 1$",
+            r"^The contexts in `data` should .*NaN in row 5, column 1$",
         ),
         (
             {"inputs": x, "context": pd.DataFrame(bad_context, columns=names)},
-            r"^The contexts in `data` should .*nan in the rows 5 of the columns 'b'$",
+            r"^The contexts in `data` should .*NaN in row 5, column 'b'$",
         ),
     ]:
         for kinds in orders:
@@ -202,6 +204,75 @@ def test_flow_that_was_never_adapted_is_warned_of_once(kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warn_if_unadapted(model, x)
+
+
+def encode_and_reload(model, data, directory):
+    """Returns encoded contexts and densities of an adapted model, and those of its saved copy."""
+    model.adapt(data)
+    model.save(directory / "model.keras")
+    models = [model, keras.saving.load_model(directory / "model.keras")]
+    return [[to_numpy(m.encode(data["context"])), to_numpy(m.log_prob(data))] for m in models]
+
+
+@pytest.mark.parametrize("is_application", [True, False])
+def test_contexts_far_from_standardised_are_warned_of_once(is_application, tmp_path):
+    def make(**kwargs):
+        if is_application:
+            return NeuralSplineFlow(1, hidden_sizes=[4], autoregressive=True, **kwargs)
+        inner = FlowModel([ActivationNormalization(), MaskedAffine(MADE([4]))])
+        return FlowModel([Standardize(), inner], **kwargs)
+
+    x, random = draw("float32"), np.random.default_rng(0)
+    bounds = [[20.0, 1950.0], [200.0, 2024.0]]
+    context = random.uniform(*bounds, size=[len(x), 2]).astype("float32")
+    model = make(name="flow")
+    data = {"inputs": x, "context": pd.DataFrame(context, columns=["area", "year"])}
+    message = r"'flow' is given contexts.*e\+03 in dimension 'year'"
+    with pytest.warns(UserWarning, match=message) as caught:
+        model.adapt(data)
+    caught = [each for each in caught if "far from standardised" in str(each.message)]
+    assert [each.filename for each in caught] == [__file__]
+    # What the warning advises.
+    encoder = keras.layers.Normalization()
+    encoder.adapt(context)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.adapt(data)
+        (codes, log_prob), loaded = encode_and_reload(
+            make(context_encoder=encoder), {"inputs": x, "context": context}, tmp_path
+        )
+    np.testing.assert_allclose(codes.mean(axis=0), 0.0, atol=1e-3)
+    np.testing.assert_allclose(codes.std(axis=0), 1.0, rtol=1e-3)
+    np.testing.assert_allclose(loaded[0], codes, rtol=1e-6)
+    np.testing.assert_allclose(loaded[1], log_prob, rtol=1e-5)
+
+
+def test_models_with_an_encoder_are_not_warned_of_what_it_returns():
+    x = draw("float32")
+    inner = FlowModel([ActivationNormalization(), MaskedAffine(MADE([4]))])
+    model = FlowModel([inner], context_encoder=keras.layers.Rescaling(100.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.adapt({"inputs": x, "context": x})
+
+
+@pytest.mark.parametrize("kind", ["one-hot", "interval", "unit", "integers", "images", "few"])
+def test_contexts_of_usual_sizes_are_not_warned_of(kind):
+    random = np.random.default_rng(0)
+    context = {
+        "one-hot": np.eye(3)[random.integers(3, size=500)],
+        "interval": random.uniform(-2.0, 2.0, size=[500, 2]),
+        "unit": random.uniform(size=[500, 1]),
+        "integers": random.integers(10, size=[500, 1]),
+        "images": random.uniform(size=[300, 4, 4, 3]),
+        "few": np.full([1, 1], 9.0),
+    }[kind].astype("float32")
+    model = FlowModel([Standardize()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warn_if_unscaled(model, context)
+    with pytest.warns(UserWarning, match="far from standardised"):
+        warn_if_unscaled(model, context + 255.0)
 
 
 def test_models_among_the_layers_are_warned_of_as_layers_are():

@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.adaptation import check_finite_rows, is_left_alone
+from gyoza.modelling.adaptation import check_finite_rows, describe_not_finite, is_left_alone
 from gyoza.modelling.batches import iterate_batches, split_context
 from gyoza.modelling.flow_layers.columns import Columns
+from gyoza.modelling.flow_layers.conditional import check_context_rank
 from gyoza.modelling.flow_layers.discrete import (
     makes_continuous,
     warn_if_degenerate,
     warn_if_discrete,
 )
 from gyoza.modelling.flow_layers.likelihood import not_one_array
+from gyoza.modelling.flow_layers.unadapted import warn_if_unscaled
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.pairs import to_pairs
 from gyoza.modelling.tables import get_names
@@ -49,6 +51,11 @@ class AdaptsLayers:
         layers are left as they are, with a warning. A warning also names columns of vectors that
         are constant or repeat another one, since they make the likelihood infinite.
 
+        Contexts are not scaled: without a `context_encoder`, layers see them as they are, and a
+        warning tells where they are far from standardised. Standardise them, or make the model with
+        an encoder that does: `encoder = keras.layers.Normalization()`, `encoder.adapt(context)` and
+        `context_encoder=encoder`.
+
         Args:
             data: The inputs: an array, a data frame, a pair of arrays, a dictionary with a context,
                 or an iterable of batches, as `fit` takes them. Only inputs are used, not targets.
@@ -59,9 +66,12 @@ class AdaptsLayers:
             batch_size: Number of instances that are processed at a time.
 
         Raises:
+            TypeError: If inputs, or contexts without a `context_encoder`, are not floating-point
+                numbers.
             ValueError: If `data` holds no instances, or no pairs where a layer adapts to pairs, if
-                it is a `tf.data.Dataset` without an end, or if data or what a layer is adapted to
-                are not finite. The first rows are named, and the columns.
+                it is a `tf.data.Dataset` without an end, if contexts have no axis besides that of
+                instances, or if data are not finite, or what a layer makes of them for later ones.
+                The first rows are named, and the columns.
         """
         pairs = to_pairs(data) if self.adapts_to_pairs else None
         x, context = self._read_instances(data if pairs is None else pairs.x, batch_size)
@@ -72,6 +82,8 @@ class AdaptsLayers:
             self._warn_of(x)
         given: Any = context
         if context is not None:
+            context_names = get_names(data.get("context")) if isinstance(data, dict) else None
+            warn_if_unscaled(self, context, context_names)
             context = ops.convert_to_numpy(self.encode(ops.convert_to_tensor(context)))
         adapted = [
             hasattr(layer, "adapt") and not is_left_alone(layer) for layer in self._flow_layers_
@@ -79,9 +91,8 @@ class AdaptsLayers:
         if any(adapted):
             check_finite_rows(self.name, x, names=self._column_names)
             if context is not None and not np.all(np.isfinite(context)):
-                names = get_names(data.get("context")) if isinstance(data, dict) else None
                 what = "The contexts in `data`"
-                check_finite_rows(self.name, given, names=names, what=what)
+                check_finite_rows(self.name, given, names=context_names, what=what)
                 check_finite_rows(self.name, context, what=f"{what}, encoded,")
         for i, layer in enumerate(self._flow_layers_):
             if not any(adapted[i:]):
@@ -95,6 +106,12 @@ class AdaptsLayers:
                 layer.adapt(inputs if len(inputs) > 1 else x, batch_size)
             outputs = [layer(**batch)[0] for batch in iterate_batches(inputs, batch_size)]
             x = np.concatenate([ops.convert_to_numpy(batch) for batch in outputs])
+            if any(adapted[i + 1 :]) and (found := describe_not_finite(x)):
+                raise ValueError(
+                    f"`data` should be such that the outputs of layer {i} of '{self.name}', "
+                    f"'{layer.name}', are finite: some layers are for positive or bounded numbers "
+                    f"alone. Received: {found} of the outputs"
+                )
             if is_mapped and i == 0:
                 self._warn_of(x, is_mapped)
 
@@ -130,4 +147,8 @@ class AdaptsLayers:
         x = np.concatenate([batch for batch, _ in batches])
         self._check_inputs(x)
         contexts = [context for _, context in batches]
-        return x, None if contexts[0] is None else np.concatenate(contexts)
+        if contexts[0] is None:
+            return x, None
+        context = np.concatenate(contexts)
+        check_context_rank(context)
+        return x, context

@@ -17,7 +17,24 @@ from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 from gyoza.modelling.tables import is_frame
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["TakesContext", "PassesContext", "ConditionalFlowLayer"]
+__all__ = ["TakesContext", "PassesContext", "ConditionalFlowLayer", "check_context_rank"]
+
+_CAST_ADVICE = (
+    "one-hot rows for classes, or integers of shape (batch, 1) for a model with `context_encoder="
+    "keras.Sequential([keras.layers.Embedding(class_count, 8), keras.layers.Flatten()])`; cast "
+    "other numbers, for example by `context.astype('float32')`."
+)
+
+
+def check_context_rank(context: Tensor) -> None:
+    """Raises a `ValueError` if a context has no axis besides that of the batch."""
+    shape = tuple(np.shape(context))
+    if len(shape) < 2:
+        raise ValueError(
+            "`context` should have a batch axis and at least one more: `context[:, None]` for one "
+            "number per instance, one-hot rows for classes. "
+            f"Received: context.shape={shape}"
+        )
 
 
 class TakesContext:
@@ -47,11 +64,8 @@ class TakesContext:
             context = to_tensor(context) if is_read else context
             context = context if hasattr(context, "shape") else np.asarray(context)
         shape = None if context is None else tuple(context.shape)
-        if shape is not None and len(shape) < 2:
-            raise ValueError(
-                "`context` should have a batch axis and at least one more. "
-                f"Received: context.shape={shape}"
-            )
+        if shape is not None:
+            check_context_rank(context)
         if not self.built:
             self.context_shape, self.context_dtype = None, None
             if shape is not None:
@@ -128,7 +142,7 @@ class PassesContext(TakesContext):
         if context is None:
             return None
         if self.context_encoder is None:
-            check_floating(context, self.name, "The context")
+            check_floating(context, self.name, "The context", _CAST_ADVICE)
         if not self.accepts_context:
             raise ValueError(
                 f"Model '{self.name}' has no layers, nor a base distribution, that take a context. "
@@ -204,7 +218,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
     def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None:
-            check_floating(context, self.name, "The context")
+            check_floating(context, self.name, "The context", _CAST_ADVICE)
         return context
 
     def _prepare_inversion(self, outputs: Tensor, context: Tensor | None = None) -> None:

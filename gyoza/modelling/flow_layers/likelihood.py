@@ -12,6 +12,7 @@ from keras import ops
 from gyoza.backend import has_metrics
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.distributions import Distribution
+from gyoza.modelling.flow_layers.conditional import check_context_rank
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
 from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
@@ -46,9 +47,10 @@ def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
     """Raises a `ValueError` if model `name` is given targets or weights of their classes."""
     shape = tuple(getattr(y, "shape", None) or np.shape(y))
     if y is not None and shape[-1:] != (0,):
+        inputs = "y[:, None]" if len(shape) == 1 else "y"
         raise ValueError(
             f"Model '{name}' is trained on its inputs alone, and should be given "
-            'no targets `y`. For the density of `y` given `x`, pass `{"inputs": y, '
+            f'no targets `y`. For the density of `y` given `x`, pass `{{"inputs": {inputs}, '
             f'"context": x}}`. Received: y of shape {shape}'
         )
     if class_weight is not None:
@@ -177,7 +179,8 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         return ValueError(
             f"Model '{self.name}' returns latents and log-determinants, not predictions of targets "
             "`y`. It should be compiled without a loss, which maximises the likelihood of the "
-            'inputs; for the density of `y` given `x`, call `fit({"inputs": y, "context": x})`. '
+            'inputs; for the density of `y` given `x`, call `fit({"inputs": y, "context": x})`, '
+            "with `y[:, None]` for one target per row. "
             f'`loss=["mse", None]` compares latents with targets. Received: loss={loss!r}'
         )
 
@@ -233,6 +236,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         self._check_rank(inputs, self._least_rank)
         if context is not None:
             check_rows(inputs, "context", context)
+            check_context_rank(context)
 
     def _check_rank(self, x: Tensor, least: int, advice: str = _BATCH_ADVICE) -> None:
         """Raises a `ValueError` for a single instance where there should be a batch."""

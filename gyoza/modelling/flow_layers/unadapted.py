@@ -1,20 +1,26 @@
-"""Data that a flow should have been adapted to before it is fitted to them."""
+"""Data that a flow should have been adapted to, and contexts that it cannot adapt to."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from gyoza.typing import Tensor
+from gyoza.backend import flatten_layers
+from gyoza.modelling.functions.warning import warn
+from gyoza.modelling.tables import describe_columns
+from gyoza.typing import Array, Tensor
 
-__all__ = ["warn_if_unadapted"]
+__all__ = ["warn_if_unadapted", "warn_if_unscaled"]
 
 _MOST_ROWS = 256
 # The root mean square from which data count as far from standardised. The normal distribution's
 # -log p of one such number is 200 nats.
 _LARGEST = 20.0
+# Likewise, of contexts, which no layer scales.
+_LARGEST_CONTEXT = 10.0
 
 
 def warn_if_unadapted(model: Any, x: Any) -> None:
@@ -40,8 +46,7 @@ def warn_if_unadapted(model: Any, x: Any) -> None:
     x = x[0] if isinstance(x, tuple | list) and len(x) == 2 else x
     if not (isinstance(x, np.ndarray) or ops.is_tensor(x)):
         return
-    step = -(-len(x) // _MOST_ROWS) or 1
-    x, context = (None if part is None else part[::step] for part in (x, context))
+    x, context = (None if part is None else _thin_out(part) for part in (x, context))
     if not _measure(x).max(initial=0.0) > _LARGEST:
         return
     sizes = _measure(_run(model, layer, x, context))
@@ -56,12 +61,45 @@ def warn_if_unadapted(model: Any, x: Any) -> None:
     )
 
 
+def warn_if_unscaled(model: Any, context: Array, names: Sequence[str] | None = None) -> None:
+    """Warns, once per model, of contexts far from standardised that reach layers as they are.
+
+    Args:
+        model: The flow model that is given the contexts. One with a context encoder is not warned
+            of.
+        context: The contexts, `[instances, ...]`. At most 256 instances are looked at.
+        names: The names of the contexts' columns, if they have some.
+    """
+    if getattr(model, "_is_known_to_be_unscaled", False):
+        return
+    is_encoded = model.context_encoder is not None
+    sizes = np.zeros(0) if is_encoded else _measure(_thin_out(context))
+    is_unscaled = sizes.max(initial=0.0) > _LARGEST_CONTEXT
+    if is_encoded or is_unscaled:
+        for layer in flatten_layers(model):
+            layer._is_known_to_be_unscaled = True  # models within the model are not warned of
+    if not is_unscaled:
+        return
+    worst = int(sizes.argmax())
+    warn(
+        f"Model '{model.name}' is given contexts that are far from standardised. `adapt` does not "
+        "scale them, and networks learn badly from such numbers. Standardise them, or make the "
+        "model with `context_encoder=encoder`, after `encoder = keras.layers.Normalization()` and "
+        "`encoder.adapt(context)`. Received: contexts of a root mean square of "
+        f"{sizes[worst]:.3g} in dimension {describe_columns([worst], names)}"
+    )
+
+
 def _normalises(layer: Any) -> bool:
     # A model among the layers does if one of its layers does.
     parts = getattr(layer, "_flow_layers_", None)
     if parts is not None:
         return any(map(_normalises, parts))
     return hasattr(layer, "adapt") and not layer.preserves_volume
+
+
+def _thin_out(x: Any) -> Any:
+    return x[:: -(-len(x) // _MOST_ROWS) or 1]
 
 
 def _measure(x: Tensor) -> np.ndarray:

@@ -58,12 +58,14 @@ def check_float_dtype(dtype: Any) -> None:
         )
 
 
-def check_floating(x: Tensor, name: str, what: str = "The inputs") -> None:
+def check_floating(
+    x: Tensor, name: str, what: str = "The inputs", advice: str = CAST_ADVICE
+) -> None:
     """Raises a `TypeError` if `what` layer `name` is given are not floating-point numbers."""
     dtype = getattr(x, "dtype", None)
     if dtype is not None and not is_floating(dtype):
         raise TypeError(
-            f"{what} of '{name}' should be floating-point numbers: {CAST_ADVICE} "
+            f"{what} of '{name}' should be floating-point numbers: {advice} "
             f"Received: dtype={keras.backend.standardize_dtype(dtype)}"
         )
 

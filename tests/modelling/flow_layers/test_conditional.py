@@ -239,9 +239,28 @@ def test_pairs_share_a_context(data):
         (lambda m, x, c: m.log_prob(x, c[:3]), ValueError, "batch size 512"),
         (lambda m, x, c: m.sample(4, context=c[:3]), ValueError, "batch size 4"),
         (lambda m, x, c: m(x, c[:, :1]), ValueError, r"should have shape \(512, 2\)"),
-        (lambda m, x, c: m(x, c.astype("int32")), TypeError, "floating-point"),
+        (
+            lambda m, x, c: m(x, c.astype("int32")),
+            TypeError,
+            "floating-point numbers: one-hot rows for classes, or integers .* dtype=int32",
+        ),
+        (
+            lambda m, x, c: m._flow_layers_[0](x, c.astype("int32")),
+            TypeError,
+            "floating-point numbers: one-hot rows for classes, or integers ",
+        ),
         (lambda m, x, c: m({"inputs": x, "contexts": c}), ValueError, "contexts"),
-        (lambda m, x, c: m(x, c[:, 0]), ValueError, "a batch axis and at least one more"),
+        (lambda m, x, c: m(x, c[:, 0]), ValueError, r"at least one more: `context\[:, None\]`"),
+        (
+            lambda m, x, c: m.adapt({"inputs": x, "context": c[:, 0]}),
+            ValueError,
+            r"at least one more: `context\[:, None\]` .*context\.shape=\(512,\)",
+        ),
+        (
+            lambda m, x, c: m.fit({"inputs": x, "context": c[:, 0]}, verbose=0),
+            ValueError,
+            r"at least one more: `context\[:, None\]` .*context\.shape=\(512,\)",
+        ),
         (
             lambda m, x, c: FlowModel([ActivationNormalization()])(x, c),
             ValueError,
