@@ -51,7 +51,7 @@ class AdaptsLayers:
         layers are left as they are, with a warning. A warning also names columns of vectors that
         are constant or repeat another one, since they make the likelihood infinite.
 
-        Call it before `fit`: layers that are trained already do not suit normalisations that change.
+        Call it before `fit`: layers that have been trained do not suit new normalisations.
 
         Contexts are not scaled: without a `context_encoder`, layers see them as they are, and a
         warning tells where they are far from standardised. Standardise them, or make the model with
