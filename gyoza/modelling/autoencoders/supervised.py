@@ -232,11 +232,11 @@ class SupervisedVAE(VariationalAutoencoder):
             y = np.full([len(sample_weight), len(self.attr_list)], np.nan, "float32")
         return super()._prepare_data(x, y, sample_weight, class_weight)
 
-    def _check_targets(self, y: Tensor, class_weight: Any = None) -> None:
+    def _check_targets(self, y: Tensor | None, class_weight: Any = None) -> None:
         if isinstance(y, np.ndarray):
             self._labelled.check_labels(y)
 
-    def _compute_losses(self, x: Tensor, y: Tensor, y_pred: Tensor) -> Any:
+    def _compute_losses(self, x: Tensor, y: Tensor | None, y_pred: Tensor) -> Any:
         losses = super()._compute_losses(x, y, y_pred)
         if y is None:
             return losses
@@ -251,7 +251,7 @@ class SupervisedVAE(VariationalAutoencoder):
         return self._criterion.call(labels, y_pred["mean"])
 
     def compute_metrics(
-        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+        self, x: Tensor, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
         if y is not None:

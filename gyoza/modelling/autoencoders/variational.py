@@ -193,7 +193,7 @@ class VariationalAutoencoder(TakesData):
         return (z, 0.0) if self.posterior_flow is None else self.posterior_flow(z, **context)
 
     def _draw(
-        self, mean: Tensor, log_variance: Tensor, context: Tensor, seed: Any
+        self, mean: Tensor, log_variance: Tensor, context: dict[str, Any], seed: Any
     ) -> tuple[Any, Any]:
         """Draws from posteriors, and returns the samples and their log-densities, `[batch]`."""
         noise = draw_normal(ops.shape(mean), mean.dtype, seed)
@@ -241,7 +241,7 @@ class VariationalAutoencoder(TakesData):
         losses = self._compute_losses(x, y, y_pred)
         return average_losses(losses, sample_weight, self.losses)
 
-    def _compute_losses(self, x: Tensor, y: Tensor, y_pred: Tensor) -> Any:
+    def _compute_losses(self, x: Tensor, y: Tensor | None, y_pred: Tensor) -> Any:
         """Computes the loss of each instance, `[batch]`."""
         losses = self.kl_weight * y_pred["kl"] - self._log_likelihood(x, y_pred["decoded"])
         if self.entanglement_weight:
@@ -249,7 +249,7 @@ class VariationalAutoencoder(TakesData):
         return losses
 
     def compute_metrics(
-        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+        self, x: Tensor, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
         self._kl.update_state(y_pred["kl"], sample_weight)

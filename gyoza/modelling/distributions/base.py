@@ -330,7 +330,9 @@ class Distribution(Conditional, keras.Layer):
         sample_count, seed, changes = self._prepare_draw(sample_count, seed, context)
         return self._to_events(self.draw(sample_count, seed, **changes))
 
-    def _prepare_draw(self, sample_count: Any, seed: Any, context: Tensor) -> tuple[Any, Any, Any]:
+    def _prepare_draw(
+        self, sample_count: Any, seed: Any, context: Tensor | None
+    ) -> tuple[Any, Any, Any]:
         """Returns the arguments of `draw`, the last ones by name, and has all weights created."""
         _ = self.dimension_count  # raises an error if it is not known
         if not ops.is_tensor(sample_count):

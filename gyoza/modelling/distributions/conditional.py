@@ -98,7 +98,7 @@ class Conditional:
             self._check_context(arguments.get("context"), (batch_size,))
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
-    def _check_context(self, context: Tensor, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor | None, counts: Sequence[Any]) -> None:
         """Checks a context, which has as many rows as one of `counts`, and remembers its size."""
         if self.context_network is None:
             if context is not None:
@@ -128,7 +128,7 @@ class Conditional:
         if self.built:
             self._build_network_once()
 
-    def _change(self, context: Tensor, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor | None, count: Any = None) -> dict[str, Any]:
         """Returns the argument `changes`, by name, or nothing without a context.
 
         Args:

@@ -212,7 +212,7 @@ class Factorial(Labelled):
         ]
         return self._join(blocks)
 
-    def _check_context(self, context: Tensor, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor | None, counts: Sequence[Any]) -> None:
         if not self.accepts_context:
             super()._check_context(context, counts)
         for distribution in self.distributions:
@@ -220,11 +220,11 @@ class Factorial(Labelled):
                 distribution._check_context(context, counts)
                 self.context_size = distribution.context_size
 
-    def _change(self, context: Tensor, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor | None, count: Any = None) -> dict[str, Any]:
         # The context networks are those of the factors.
         return given(context=context)
 
-    def _split_labels(self, labels: Tensor) -> list[Any]:
+    def _split_labels(self, labels: Tensor | None) -> list[Any]:
         """Returns the labels of each factor, or `None`."""
         counts = _label_counts(self.distributions)
         return [
@@ -232,7 +232,7 @@ class Factorial(Labelled):
             for count, end in zip(counts, np.cumsum(counts), strict=True)
         ]
 
-    def _arguments(self, context: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    def _arguments(self, context: Tensor | None, labels: Tensor | None) -> list[dict[str, Any]]:
         """Returns the arguments that pass context and labels to each factor."""
         return [
             given(context=context if distribution.accepts_context else None, labels=columns)

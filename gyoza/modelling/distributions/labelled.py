@@ -47,7 +47,7 @@ class Labelled(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `check_label_values`.")
 
-    def check_labels(self, labels: Tensor) -> Any:
+    def check_labels(self, labels: Tensor | None) -> Any:
         """Returns labels as a tensor, and checks their values if they are known.
 
         Args:
@@ -247,7 +247,7 @@ class LabelledNormal(Labelled):
         shape = (sample_count, self.dimension_count)
         return location + scale * draw_normal(shape, self.log_prob_dtype, seed)
 
-    def _location_and_scale(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _location_and_scale(self, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns means and standard deviations, `[(batch,) dimension_count]`."""
         noise, location, marginal_scale = (
             ops.convert_to_tensor(

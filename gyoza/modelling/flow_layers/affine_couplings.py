@@ -149,7 +149,7 @@ class AffineCoupling(ElementwiseCoupling):
         """
         return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 
-    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor | None:
         """Computes the log-scales; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
         return None if self.preserves_volume else self.compute_log_scales(coupling_parameters)
 

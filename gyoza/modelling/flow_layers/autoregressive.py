@@ -112,7 +112,9 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             context_shape = None if self.context_size is None else (None, self.context_size)
             self.conditioner.build((None, self.dimension_count), context_shape)
 
-    def _compute_parameters(self, vectors: Tensor, context: Tensor, which: Any = None) -> Tensor:
+    def _compute_parameters(
+        self, vectors: Tensor, context: Tensor | None, which: Any = None
+    ) -> Tensor:
         """Runs the network, for one dimension or for all, and casts what it returns."""
         parameters = self.conditioner(vectors, context=context, entry=which)
         if which is not None and parameters.shape[-2] != 1:
@@ -249,7 +251,7 @@ class MaskedAffine(MaskedAutoregressive):
             # A user's subclass may compute log-scales in another way, which do not need the inputs.
             self.transformer.compute_log_scales = functools.partial(self.compute_log_stretch, None)
 
-    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
+    def compute_log_stretch(self, inputs: Tensor | None, coupling_parameters: Tensor) -> Tensor:
         """Computes the log-scales; see :meth:`MaskedAutoregressive.compute_log_stretch`."""
         return type(self.transformer).compute_log_scales(self.transformer, coupling_parameters)
 

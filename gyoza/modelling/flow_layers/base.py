@@ -221,7 +221,7 @@ class FlowLayer(Invertible, keras.Layer):
                 )
             self.build(tuple(outputs.shape))
 
-    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Maps vectors forward.
 
         Args:
@@ -282,7 +282,9 @@ class FlowLayer(Invertible, keras.Layer):
 
     invert.__doc__ = Invertible.invert.__doc__
 
-    def sum_log_det(self, inputs: Tensor, log_det: Tensor, of_each: Tensor | None = None) -> Tensor:
+    def sum_log_det(
+        self, inputs: Tensor, log_det: Tensor | None, of_each: Tensor | None = None
+    ) -> Tensor:
         """Sums contributions to the log-determinant over all axes but the batch axis.
 
         Args:

@@ -195,10 +195,10 @@ class Columns(TakesContext, FlowLayer):
     def _describe(self, columns: Iterable[int]) -> str:
         return describe_columns(columns, self.names)
 
-    def _arguments(self, layer: Any, context: Tensor) -> dict[str, Any]:
+    def _arguments(self, layer: Any, context: Tensor | None) -> dict[str, Any]:
         return given(context=context) if layer.accepts_context else {}
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None and not self.accepts_context:
             raise ValueError(
@@ -212,7 +212,7 @@ class Columns(TakesContext, FlowLayer):
         if not self.built:
             self.build(tuple(outputs.shape))
 
-    def _run(self, x: Tensor, context: Tensor, method: str) -> tuple[Any, Any]:
+    def _run(self, x: Tensor, context: Tensor | None, method: str) -> tuple[Any, Any]:
         """Runs a method of each layer on its columns, and adds up what it returns besides them.
 
         Args:

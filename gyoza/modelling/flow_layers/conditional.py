@@ -57,7 +57,7 @@ class TakesContext:
         context = self._prepare_context(inputs, context)
         return (), kwargs if context is None else {**kwargs, "context": context}
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
         """Checks a context and remembers its shape, or checks that none is missing."""
         if context is not None and type(context) not in PLAIN_TYPES:
             is_read = hasattr(context, "assign") or is_frame(context)
@@ -68,8 +68,8 @@ class TakesContext:
             check_context_rank(context)
         if not self.built:
             self.context_shape, self.context_dtype = None, None
-            if shape is not None:
-                self.context_shape = shape[1:]
+            if context is not None:
+                self.context_shape = tuple(context.shape[1:])
                 self.context_dtype = keras.backend.standardize_dtype(context.dtype)
         expected = self.context_shape
         if expected is not None and shape is None:
@@ -137,7 +137,7 @@ class PassesContext(TakesContext):
             layer.accepts_context for layer in self._flow_layers_
         )
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is None:
             return None
@@ -150,7 +150,7 @@ class PassesContext(TakesContext):
             )
         return context
 
-    def encode(self, context: Tensor, training: bool | None = None) -> Tensor:
+    def encode(self, context: Tensor | None, training: bool | None = None) -> Tensor | None:
         """Runs the context encoder.
 
         Args:
@@ -167,7 +167,7 @@ class PassesContext(TakesContext):
         return codes if getattr(encoder, "takes_missing", False) else mark_rows(codes, context)
 
     def _with_context(
-        self, context: Tensor, training: bool | None = None
+        self, context: Tensor | None, training: bool | None = None
     ) -> list[tuple[Any, dict[str, Any]]]:
         """Returns all layers, each with its arguments besides the inputs."""
         # Keras looks through all arguments, unless the inputs are the only one.
@@ -215,7 +215,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         """The length of a context along its last axis, or `None` if there is no context."""
         return None if self.context_shape is None else self.context_shape[-1]
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
         context = super()._prepare_context(inputs, context)
         if context is not None:
             check_floating(context, self.name, "The context", _CAST_ADVICE)
@@ -226,7 +226,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
             self._prepare_context(outputs, context)
             super()._prepare_inversion(outputs)
 
-    def join_context(self, x: Tensor, context: Tensor) -> Tensor:
+    def join_context(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Appends a context to vectors.
 
         Args:

@@ -280,7 +280,7 @@ class Coupling(ConditionalFlowLayer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
-    def _run_network(self, x: Tensor, context: Tensor) -> Any:
+    def _run_network(self, x: Tensor, context: Tensor | None) -> Any:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         if self.coupling_parameters is not None:
             shape = (*ops.shape(x)[:-1], self.coupling_parameters.shape[0])
@@ -331,7 +331,9 @@ class Coupling(ConditionalFlowLayer):
         log_det = self._compute_log_det(inputs, context, parameters)
         return self._put_back(inputs, coupled), ops.cast(log_det, self.log_det_dtype)
 
-    def _compute_log_det(self, inputs: Tensor, context: Tensor, parameters: Tensor) -> Tensor:
+    def _compute_log_det(
+        self, inputs: Tensor, context: Tensor | None, parameters: Tensor
+    ) -> Tensor:
         """Computes the log-determinants in full shape, for parameters that are computed already."""
         arguments = {} if context is None else {"context": context}
         return self.compute_jacobian_determinant(inputs, **arguments)

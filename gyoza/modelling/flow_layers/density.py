@@ -102,7 +102,7 @@ class Density(Quantiles):
         self,
         z: Tensor,
         log_det: Tensor,
-        context: Tensor,
+        context: Tensor | None,
         training: bool | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -111,7 +111,7 @@ class Density(Quantiles):
             kwargs |= self._base_context(context, training)
         return self.base_distribution.log_prob(z, **kwargs) + log_det
 
-    def _base_context(self, context: Tensor, training: bool | None = None) -> dict[str, Any]:
+    def _base_context(self, context: Tensor | None, training: bool | None = None) -> dict[str, Any]:
         """Returns the arguments that pass a context to the base distribution."""
         if context is None or not self.base_distribution.accepts_context:
             return {}
@@ -196,7 +196,7 @@ class Density(Quantiles):
         invert: Callable[..., Any],
         count: int,
         seed: Any,
-        context: Tensor,
+        context: Tensor | None,
         batch_size: int = _BATCH_SIZE,
         verbose: int = 0,
     ) -> Any:
@@ -213,7 +213,7 @@ class Density(Quantiles):
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
         return self._in_batches(invert, z, context, batch_size, verbose=verbose)
 
-    def _spread(self, context: Tensor, count: Any) -> Any:
+    def _spread(self, context: Tensor | None, count: Any) -> Any:
         """Repeats a context that is one for all instances."""
         if context is None:
             return None
@@ -235,7 +235,7 @@ class Density(Quantiles):
         self,
         function: Callable[..., Any],
         x: Tensor,
-        context: Tensor,
+        context: Tensor | None,
         batch_size: int,
         prepare: Callable[..., Any] | None = None,
         verbose: int = 0,

@@ -181,7 +181,7 @@ class DisentanglingFlowModel(FlowModel):
         for part in inputs if isinstance(inputs, list | tuple) else [inputs]:
             super()._check_inputs(part)
 
-    def _check_targets(self, y: Tensor, class_weight: Any = None) -> None:
+    def _check_targets(self, y: Tensor | None, class_weight: Any = None) -> None:
         """Checks correlations that are given as one array, before compiled code meets them."""
         check = getattr(self.loss, "check_correlations", None)
         if check is not None and hasattr(y, "shape"):

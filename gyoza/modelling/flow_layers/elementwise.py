@@ -216,7 +216,7 @@ class Standardize(ActivationNormalization):
         self._location_ = self._add_constant("location", self.location, 0.0)
         self._scale_ = self._add_constant("scale", self.scale, 1.0)
 
-    def _add_constant(self, name: str, values: Tensor, default: float) -> keras.Variable:
+    def _add_constant(self, name: str, values: Tensor | None, default: float) -> keras.Variable:
         values = np.array(default if values is None else values)
         _check_parameter_shape(name, values, self._shape_)
         values = np.broadcast_to(values, self._shape_)
@@ -227,7 +227,7 @@ class Standardize(ActivationNormalization):
             name=name,
         )
 
-    def _settle(self, location: Tensor, scale: Tensor) -> None:
+    def _settle(self, location: Tensor | None, scale: Tensor | None) -> None:
         """Takes what was measured and not given."""
         if self.location is None:
             self._location_.assign(location)

@@ -138,7 +138,9 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         _, log_stretch = self._couple_and_stretch_(changed, parameters)
         return self.sum_log_det(x, log_stretch, changed)
 
-    def _compute_log_det(self, inputs: Tensor, context: Tensor, parameters: Tensor) -> Tensor:
+    def _compute_log_det(
+        self, inputs: Tensor, context: Tensor | None, parameters: Tensor
+    ) -> Tensor:
         if self._replaces_log_det:
             return super()._compute_log_det(inputs, context, parameters)
         return self._sum_in_full_shape(inputs, parameters)
@@ -171,7 +173,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         # The mask treats the axis of parameters as another position, which `join` puts last.
         return self._mask_.join(zeros, ops.swapaxes(parameters, -1, -2))
 
-    def _split(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what is kept, what changes, and the parameters of what changes."""
         kept, changed = self._mask_.split(x)
         count = self._parameter_count

@@ -70,16 +70,16 @@ def _make_endpoints(
     count = keras.InputSpec(shape=(), dtype="int32", name="sample_count")
     seed = keras.InputSpec(shape=(), dtype="int32", name="seed")
 
-    def call(inputs: Tensor, context: Tensor = None) -> Any:
+    def call(inputs: Tensor, context: Tensor | None = None) -> Any:
         return model(inputs, context)
 
-    def log_prob(inputs: Tensor, context: Tensor = None) -> Any:
+    def log_prob(inputs: Tensor, context: Tensor | None = None) -> Any:
         return model.log_prob(inputs, context)
 
-    def invert(outputs: Tensor, context: Tensor = None) -> Any:
+    def invert(outputs: Tensor, context: Tensor | None = None) -> Any:
         return model.invert(outputs, context)
 
-    def sample(sample_count: Tensor, seed: Tensor, context: Tensor = None) -> Any:
+    def sample(sample_count: Tensor, seed: Tensor, context: Tensor | None = None) -> Any:
         if context is not None:  # which may be one for all samples
             context = ops.broadcast_to(context, (sample_count, *context.shape[1:]))
         return model.sample(sample_count, _GivenSeed(seed), context)

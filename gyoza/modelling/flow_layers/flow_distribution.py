@@ -78,10 +78,10 @@ class FlowDistribution(Distribution):
         z = base.sample(sample_count, seed=seed, **self.flow._base_context(context))
         return self._to_vectors(self.flow._invert(z, context))
 
-    def _check_context(self, context: Tensor, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor | None, counts: Sequence[Any]) -> None:
         """Leaves checks of the context to the flow."""
 
-    def _change(self, context: Tensor, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor | None, count: Any = None) -> dict[str, Any]:
         """Returns the context as an argument of the methods above."""
         if context is None:
             return {}

@@ -232,7 +232,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         velocity = self._continuous.compute_velocity(points, time, codes, training)
         return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
 
-    def _draw_source(self, data: Tensor, context: Tensor, codes: Tensor) -> Any:
+    def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Any:
         """Draws a point of the base distribution for each instance, as they are coupled."""
         distribution = self.flow.base_distribution
         arguments = given(context=codes) if distribution.accepts_context else {}

@@ -34,7 +34,7 @@ PATHS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-def couple_optimally(source: Tensor, data: Tensor, context: Tensor, seed: Any) -> Tensor:
+def couple_optimally(source: Tensor, data: Tensor, context: Tensor | None, seed: Any) -> Tensor:
     """Chooses a source for each instance, by the plan of optimal transport between the two.
 
     Args:

@@ -299,7 +299,7 @@ class Invertible(Describes):
         """
         return results
 
-    def _as_batch(self, log_det: Tensor, inputs: Tensor) -> Tensor:
+    def _as_batch(self, log_det: Tensor | None, inputs: Tensor) -> Tensor:
         """Returns one log-determinant for each example, also if there is one for all of them."""
         shape = tuple(getattr(log_det, "shape", ()))
         if len(shape) == 1:

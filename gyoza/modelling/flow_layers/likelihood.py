@@ -43,9 +43,9 @@ def check_rows(inputs: Tensor, name: str, values: Tensor) -> None:
         )
 
 
-def refuse_targets(name: str, y: Tensor, class_weight: Any = None) -> None:
+def refuse_targets(name: str, y: Tensor | None, class_weight: Any = None) -> None:
     """Raises a `ValueError` if model `name` is given targets or weights of their classes."""
-    shape = tuple(getattr(y, "shape", None) or np.shape(y))
+    shape = () if y is None else tuple(getattr(y, "shape", None) or np.shape(y))
     if y is not None and shape[-1:] != (0,):
         inputs = "y[:, None]" if len(shape) == 1 else "y"
         raise ValueError(
@@ -185,7 +185,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         )
 
     def compute_metrics(
-        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+        self, x: Tensor, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Any:
         """Updates the metrics; see `keras.Model.compute_metrics`.
 
@@ -205,7 +205,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         return {}
 
     def _compute_log_prob(
-        self, x: Tensor, y: Tensor, y_pred: Tensor, training: bool = False
+        self, x: Tensor, y: Tensor | None, y_pred: Tensor, training: bool = False
     ) -> Any:
         """Computes log-densities from what training steps hold."""
         labels = {}
@@ -253,7 +253,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
             if hasattr(values, "shape") and hasattr(values, "dtype"):
                 self._flow_layers_[0](describe(values))
 
-    def _check_targets(self, y: Tensor, class_weight: Any = None) -> None:
+    def _check_targets(self, y: Tensor | None, class_weight: Any = None) -> None:
         takes_labels = self.base_distribution.accepts_labels
         if takes_labels and isinstance(y, np.ndarray):
             self.base_distribution.check_labels(y)

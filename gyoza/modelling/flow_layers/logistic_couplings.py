@@ -100,6 +100,6 @@ class MixtureLogisticCoupling(AffineCoupling):
             self, shape, axes, compute_coupling_parameters, mask, transformer, **kwargs
         )
 
-    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor | None:
         """Computes the log-derivatives; see :meth:`ElementwiseCoupling.compute_log_stretch`."""
         return ElementwiseCoupling.compute_log_stretch(self, inputs, coupling_parameters)

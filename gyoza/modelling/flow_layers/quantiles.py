@@ -185,7 +185,7 @@ class Quantiles:
             f"Received: '{self.name}', of {count} dimensions"
         )
 
-    def _log_odds(self, x: Tensor, context: Tensor, batch_size: int) -> Tensor:
+    def _log_odds(self, x: Tensor, context: Tensor | None, batch_size: int) -> Tensor:
         """Returns the log-odds of data, checked to be meaningful."""
         x, context = self._take_array(x, context)
         if len(x.shape) != 2:

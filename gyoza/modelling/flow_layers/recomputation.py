@@ -30,7 +30,7 @@ def can_be_recomputed(layer: Any) -> bool:
 
 
 def run_and_recompute(
-    layers: Sequence[Any], x: Tensor, context: Tensor, training: bool | None
+    layers: Sequence[Any], x: Tensor, context: Tensor | None, training: bool | None
 ) -> tuple[Tensor, Tensor]:
     """Executes layers one after the other, and keeps inputs of those that cannot be recomputed.
 
@@ -55,12 +55,14 @@ def run_and_recompute(
     return x, log_det
 
 
-def _pass_on(context: Tensor, layer: Any) -> dict[str, Any]:
+def _pass_on(context: Tensor | None, layer: Any) -> dict[str, Any]:
     """Returns the argument that passes the context to a layer."""
     return {"context": context} if context is not None and layer.accepts_context else {}
 
 
-def run_and_forget(layers: Sequence[Any], x: Tensor, context: Tensor, training: bool | None) -> Any:
+def run_and_forget(
+    layers: Sequence[Any], x: Tensor, context: Tensor | None, training: bool | None
+) -> Any:
     r"""Executes layers one after the other, and keeps nothing but the last outputs.
 
     The backward pass goes from the last layer to the first. It gets the inputs :math:`x` of each

@@ -89,7 +89,7 @@ class AppliesTransform:
         transformer = self._transformer_for("_decouple_")
         return transformer.inverse(outputs, self._expand(coupling_parameters))
 
-    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor:
+    def compute_log_stretch(self, inputs: Tensor, coupling_parameters: Tensor) -> Tensor | None:
         """Computes the log-derivatives, the contributions to the log-determinant.
 
         Args:
@@ -106,7 +106,7 @@ class AppliesTransform:
 
     def _couple_and_stretch_(
         self, inputs: Tensor, coupling_parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Applies the transform and computes the log-derivatives.
 
         Args:
@@ -125,7 +125,7 @@ class AppliesTransform:
 
     def _decouple_and_stretch_(
         self, outputs: Tensor, coupling_parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Inverts the transform and computes the log-derivatives of `call`.
 
         Args:

@@ -99,7 +99,7 @@ class Elementwise(FlowLayer):
         shape = (*ops.shape(vectors), self.transformer.parameter_count)
         return ops.broadcast_to(self.transform_parameters, shape)
 
-    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Applies the transform; see :meth:`FlowLayer.transform`."""
         outputs, log_derivatives = self.transformer.forward(inputs, self.expand_parameters(inputs))
         if log_derivatives is None:

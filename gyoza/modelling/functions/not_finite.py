@@ -9,7 +9,7 @@ from gyoza.typing import Tensor
 __all__ = ["mark_rows"]
 
 
-def mark_rows(outputs: Tensor, context: Tensor) -> Tensor:
+def mark_rows(outputs: Tensor, context: Tensor | None) -> Tensor:
     """Makes outputs of a network NaN in rows where what it was given is not finite.
 
     Networks may lose it: TensorFlow's dense layers with the activation ReLU map NaN to 0 where they

@@ -62,7 +62,7 @@ def to_tensor(x: Tensor) -> Any:
     return ops.copy(x) if hasattr(x, "assign") else x
 
 
-def is_number(x: Tensor) -> bool:
+def is_number(x: Tensor | None) -> bool:
     """Whether `x` is one number, of Python or as a tensor, and neither `None` nor several."""
     return x is not None and len(getattr(x, "shape", ())) == 0
 

@@ -33,7 +33,7 @@ class AdditiveTransform(Transform):
 
     preserves_volume = True
 
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         """Adds the shift; see :meth:`Transform.forward`."""
         check_float_dtype(x.dtype)
         return x + parameters[..., 0], None
@@ -158,11 +158,13 @@ class VolumePreservingTransform(AffineTransform):
         """Computes log-scales whose sum is zero; see :meth:`AffineTransform.compute_log_scales`."""
         return centre(super().compute_log_scales(parameters))
 
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         """Scales and shifts; see :meth:`Transform.forward`."""
         return super().forward(x, parameters)[0], None
 
-    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_derivative(
+        self, y: Tensor, parameters: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Shifts and scales back; see :meth:`Transform.inverse_and_log_derivative`."""
         return self.inverse(y, parameters), None
 

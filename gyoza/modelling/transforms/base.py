@@ -52,7 +52,7 @@ class Transform:
     couples_dimensions = False
     recomputable = True
 
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
         """Applies the transform.
 
         Args:
@@ -82,7 +82,9 @@ class Transform:
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `inverse`.")
 
-    def inverse_and_log_derivative(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_log_derivative(
+        self, y: Tensor, parameters: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Inverts the transform, and computes the log-derivatives that `forward` has there.
 
         Override it where one computation gives both.

@@ -1,6 +1,7 @@
 """Transforms that are monotonic splines."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -51,7 +52,7 @@ class RationalQuadraticTransform(Transform):
     """
 
     # The spline, and the number of its slopes that are parameters, as an excess over that of bins.
-    _spline: Any = staticmethod(rational_quadratic_spline)
+    _spline: Callable[..., tuple[Tensor, Tensor]] = staticmethod(rational_quadratic_spline)
     _excess = -1
 
     def __init__(
@@ -70,7 +71,7 @@ class RationalQuadraticTransform(Transform):
         self.minimum_slope = minimum_slope
         self.parameter_count = 3 * self.bin_count + self._excess
 
-    def _map(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Any, Any]:
+    def _map(self, x: Tensor, parameters: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
         count = self.bin_count
         widths, heights, slopes = ops.split(parameters, [count, 2 * count], axis=-1)
         return self._spline(
