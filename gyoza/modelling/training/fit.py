@@ -9,7 +9,8 @@ from gyoza.backend import build_for_training, is_distributed, to_data_set
 
 __all__ = ["Fit", "create_variables", "describe", "get_rank"]
 
-# An execution takes this many steps, or as many as take about half a second on two cores.
+# An execution takes this many steps, or as many as take about half a second on two cores: see
+# "Several steps per execution" in docs/performance.md, also for convolutions.
 _MOST_STEPS = 16
 _MOST_PRODUCTS = 10**10
 _HOOKS = ["on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_batch_end"]
@@ -31,48 +32,20 @@ class Fit:
         runs_loop: Whether these are one compiled loop of gyoza's, not steps of Keras.
         has_begun: Whether Keras has divided its batches between executions, and asks from then on
             for the sake of validation.
-        has_run: Whether the loop has been asked for steps.
     """
 
     def __init__(self, model: Any, arguments: dict[str, Any]) -> None:
-        self.model = model
         self.step_count = model.steps_per_execution
         is_compiled = _compiles_steps(model)
         if self.step_count == 1 and is_compiled and model.built:
             self.step_count = _count_steps(model, arguments)
         self.runs_loop = is_compiled and self.step_count > 1
-        self.has_begun = self.has_run = False
+        self.has_begun = False
         if self.step_count > 1:
             arguments = {**arguments, "callbacks": _make_callbacks(arguments)}
         if not is_distributed(model) and (self.step_count == 1 or is_compiled):
             arguments = to_data_set(arguments)
         self.arguments = arguments
-        self._steps_before = self._count_taken()
-
-    def _count_taken(self) -> int:
-        return int(self.model.optimizer.iterations) if self.runs_loop else 0
-
-    def take_steps(self, loop: Any, *arguments: Any) -> Any:
-        """Calls the compiled loop of steps."""
-        self.has_run = True
-        return loop(self.step_count, *arguments)
-
-    def check_progress(self) -> None:
-        """Raises an error if compiled code has taken no steps.
-
-        With a persistent compilation cache, JAX 0.6.0 does not run what it has donated memory to.
-        """
-        model = self.model
-        has_train_step = type(model).train_step is not keras.Model.train_step
-        if not self.has_run or has_train_step:
-            return
-        if model.trainable_variables and self._count_taken() == self._steps_before:
-            raise RuntimeError(
-                f"`fit` should have taken steps, but the optimizer of model '{model.name}' has "
-                "counted none. Switch off the persistent compilation cache of the backend, or "
-                "compile the model with `steps_per_execution=2`. "
-                f"Received: optimizer.iterations={self._steps_before} before and after"
-            )
 
 
 def _compiles_steps(model: Any) -> bool:
@@ -99,7 +72,7 @@ def _count_steps(model: Any, arguments: dict[str, Any]) -> int:
     if any(map(_looks_at_batches, keras.tree.flatten(arguments.get("callbacks") or []))):
         return 1
     if any(len(variable.shape) > 2 for variable in model.trainable_variables):
-        return 1  # within loops, XLA's convolutions take 15 times as long on processors
+        return 1  # within loops, XLA's convolutions take far longer on processors
     x = arguments["x"]
     first = keras.tree.flatten(getattr(x, "element_spec", x))[0]
     shape = tuple(getattr(first, "shape", ()))

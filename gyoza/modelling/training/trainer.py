@@ -82,7 +82,6 @@ class Training(TakesData):
             self._fit = fit = Fit(self, watch_loss(arguments))
             try:
                 yield fit.arguments
-                fit.check_progress()
             finally:
                 self._fit = outer
                 if outer is not None:  # a callback of which has called this one
@@ -119,7 +118,7 @@ class Training(TakesData):
         if fit is not None and fit.runs_loop:
             if "several" not in made:
                 made["several"] = jit_steps(self.train_step, self._leave_xla)
-            self.train_function = functools.partial(fit.take_steps, made["several"])
+            self.train_function = functools.partial(made["several"], fit.step_count)
         elif "one" in made:
             self.train_function = made["one"]
         else:

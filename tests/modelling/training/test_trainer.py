@@ -254,21 +254,6 @@ def test_models_that_another_thread_trains_say_so(model, x):
     assert model.sample(2).shape == (2, 3)
 
 
-def test_a_step_that_is_not_taken_is_noticed(x, monkeypatch):
-    if BACKEND == "torch":
-        pytest.skip("Keras takes one step after the other")
-    model = FlowModel([ActivationNormalization()])
-    model.compile("adam")
-    model.fit(x, batch_size=4, verbose=0)
-    take_none = {
-        "tensorflow": lambda count, iterator: {"loss": 0.0},
-        "jax": lambda count, state, iterator: ({"loss": 0.0}, state),
-    }
-    monkeypatch.setattr(model, "_train_functions", {"several": take_none[BACKEND]})
-    with pytest.raises(RuntimeError, match="should have taken steps"):
-        model.fit(x, batch_size=4, verbose=0)
-
-
 @only_tensorflow
 def test_lengths_that_a_data_set_leaves_open_are_those_of_the_layers(x):
     import tensorflow as tf
