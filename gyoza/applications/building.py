@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 import keras
 
-from gyoza.modelling.axes import is_integer
 from gyoza.modelling.conditioners import MADE
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer
+from gyoza.modelling.functions.checks import check_integer
 
-__all__ = ["in_dtype", "check_count", "alternate", "make_autoregressive", "ORDERS"]
+__all__ = ["in_dtype", "alternate", "make_autoregressive", "ORDERS"]
 
 # Of autoregressive layers, one after the other.
 ORDERS = "natural", "reversed"
@@ -34,19 +34,13 @@ def in_dtype(make: _Make) -> _Make:
     return make_in_dtype  # type: ignore[return-value]
 
 
-def check_count(name: str, count: int) -> None:
-    """Raises an error if a number of layers or steps is not a positive integer."""
-    if not is_integer(count) or count < 1:
-        raise ValueError(f"`{name}` should be a positive integer. Received: {name}={count}")
-
-
 def alternate(
     layer_count: int,
     make_layer: Callable[[], FlowLayer],
     make_between: Callable[[], list[FlowLayer]],
 ) -> list[FlowLayer]:
     """Returns layers, with others in between."""
-    check_count("layer_count", layer_count)
+    check_integer("layer_count", layer_count, minimum=1)
     layers = [make_layer()]
     for _ in range(layer_count - 1):
         layers += [*make_between(), make_layer()]
@@ -60,7 +54,7 @@ def make_autoregressive(
     make_layer: Callable[..., FlowLayer],
 ) -> list[FlowLayer]:
     """Returns autoregressive layers of alternating order, each after a normalisation."""
-    check_count("layer_count", layer_count)
+    check_integer("layer_count", layer_count, minimum=1)
     hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers: list[FlowLayer] = []
     for index in range(layer_count):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from gyoza.applications.building import alternate, check_count, in_dtype
+from gyoza.applications.building import alternate, in_dtype
 from gyoza.modelling.conditioners import MLP, ResNet
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.distributions import Distribution, Logistic
@@ -21,6 +21,7 @@ from gyoza.modelling.flow_layers import (
     Squeeze,
     UniformDequantization,
 )
+from gyoza.modelling.functions.checks import check_integer
 
 __all__ = ["NICE", "RealNVP", "Glow"]
 
@@ -159,8 +160,8 @@ def Glow(
         - Kingma, D. P. & Dhariwal, P. (2018). "Glow: Generative flow with invertible 1x1
           convolutions." `arXiv:1807.03039 <https://arxiv.org/abs/1807.03039>`_
     """
-    check_count("scale_count", scale_count)
-    check_count("step_count", step_count)
+    check_integer("scale_count", scale_count, minimum=1)
+    check_integer("step_count", step_count, minimum=1)
     layers: list[Any] = [Flatten()]
     for scale in reversed(range(scale_count)):
         if scale < scale_count - 1:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gyoza.applications.building import check_count, in_dtype
+from gyoza.applications.building import in_dtype
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import (
@@ -22,6 +22,7 @@ from gyoza.modelling.flow_layers import (
     RationalQuadraticSplineCoupling,
     ShufflePermutation,
 )
+from gyoza.modelling.functions.checks import check_integer
 
 __all__ = ["InterpretationNetwork", "CAPACITIES"]
 
@@ -99,9 +100,9 @@ def InterpretationNetwork(
           network for explaining latent representations."
           `arXiv:2004.13166 <https://arxiv.org/abs/2004.13166>`_
     """
-    check_count("block_count", block_count)
+    check_integer("block_count", block_count, minimum=1)
     if kept_count is not None:
-        check_count("kept_count", kept_count)
+        check_integer("kept_count", kept_count, minimum=1)
     if mixing not in _MIXINGS:
         raise ValueError(f"`mixing` should be one of {list(_MIXINGS)}. Received: mixing={mixing!r}")
     if capacity not in CAPACITIES:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from gyoza.applications.building import ORDERS, check_count, in_dtype
+from gyoza.applications.building import ORDERS, in_dtype
 from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes
 from gyoza.modelling.flow_layers import (
@@ -15,6 +15,7 @@ from gyoza.modelling.flow_layers import (
     MaskedRationalQuadraticSpline,
     RationalQuadraticSplineCoupling,
 )
+from gyoza.modelling.functions.checks import check_integer
 
 __all__ = ["NeuralSplineFlow"]
 
@@ -61,7 +62,7 @@ def NeuralSplineFlow(
         - Durkan, C., Bekasov, A., Murray, I. & Papamakarios, G. (2019). "Neural spline flows."
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
-    check_count("layer_count", layer_count)
+    check_integer("layer_count", layer_count, minimum=1)
     hidden_sizes = check_hidden_sizes(hidden_sizes)
     layers: list[FlowLayer] = [ActivationNormalization()]
     for index in range(layer_count):
