@@ -17,6 +17,7 @@ from gyoza.modelling.distributions.tools import (
     log_gamma_step,
 )
 from gyoza.modelling.functions.checks import check_finite
+from gyoza.modelling.functions.logistic import logistic_log_density
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.tensors import smaller
 from gyoza.typing import Tensor
@@ -66,8 +67,7 @@ class Logistic(LocationScale):
 
     def standard_log_prob(self, z: Tensor) -> Tensor:
         """Computes log-densities of the standard logistic distribution, dimension by dimension."""
-        z = ops.abs(z)  # the density is even, and the exponential cannot overflow
-        return -z - 2.0 * ops.log1p(ops.exp(-z))
+        return logistic_log_density(z)
 
     def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Tensor:
         """Draws standard logistic numbers, by the inverse of the cumulative distribution."""

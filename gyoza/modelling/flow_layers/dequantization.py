@@ -14,6 +14,7 @@ from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.logistic import logistic_log_density
 from gyoza.modelling.functions.tensors import clip, floor, larger, smaller
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
@@ -274,8 +275,8 @@ class VariationalDequantization(UniformDequantization):
             count, seed=self.seed_generator, **self._as_context(context)
         )
         v = ops.cast(v, x.dtype)
-        log_slopes = -ops.softplus(v) - ops.softplus(-v)
-        log_density = ops.cast(log_density, x.dtype) - self.sum_log_det(v, log_slopes)
+        log_slopes = self.sum_log_det(v, logistic_log_density(v))
+        log_density = ops.cast(log_density, x.dtype) - log_slopes
         return ops.sigmoid(v), log_density
 
     def get_config(self) -> dict[str, Any]:
