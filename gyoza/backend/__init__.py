@@ -25,7 +25,7 @@ from gyoza.backend.private import (
     list_uses,
     track_last,
 )
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = [
     "vjp",
@@ -113,12 +113,12 @@ def with_gradient(
     return _in_use.with_gradient(forward, backward)
 
 
-def after(x: Tensor, other: Any) -> Any:
+def after(x: Tensor, other: Tensor) -> Tensor:
     """Returns `x`, but not to be used in compiled code before `other` is computed."""
     return _in_use.after(x, other)
 
 
-def make_zeros(shape: Any, dtype: str) -> Tensor:
+def make_zeros(shape: Shape, dtype: str) -> Tensor:
     """Returns zeros for compiled code.
 
     TensorFlow computes what is constant while it compiles, before XLA sees that it is not
@@ -127,7 +127,7 @@ def make_zeros(shape: Any, dtype: str) -> Tensor:
     return _in_use.make_zeros(shape, dtype)
 
 
-def cos_and_sin(x: Tensor) -> tuple[Any, Any]:
+def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines with all digits. On JAX, Keras's would round float64 to float32."""
     return _in_use.cos_and_sin(x)
 
@@ -265,7 +265,7 @@ def has_slow_substitution(size: int) -> bool:
     return _in_use.has_slow_substitution(size)
 
 
-def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
+def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
     """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
 
     With TensorFlow's default algorithm, which is this one, XLA on processors derives the key
@@ -274,7 +274,7 @@ def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
     return _in_use.draw_uniform(shape, dtype, seed)
 
 
-def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
+def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
     """Draws standard normal numbers: those of `keras.random.normal`; see `draw_uniform`."""
     return _in_use.draw_normal(shape, dtype, seed)
 

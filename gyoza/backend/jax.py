@@ -84,11 +84,11 @@ def with_gradient(
     return function
 
 
-def after(x: Tensor, other: Any) -> Any:
+def after(x: Tensor, other: Tensor) -> Tensor:
     return jax.lax.optimization_barrier((x, other))[0]
 
 
-def cos_and_sin(x: Tensor) -> tuple[Any, Any]:
+def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(x, keras.KerasTensor):
         return shared.cos_and_sin(x)
     return jnp.cos(x), jnp.sin(x)
@@ -194,14 +194,14 @@ def jit_batches(
     function = chain(prepare, function)
 
     @jit
-    def compiled(values: Sequence[Any], *tensors: Any) -> Any:
+    def compiled(values: Sequence[Any], *tensors: Tensor) -> Any:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = function(*tensors)
         updated = enumerate(scope.get_current_value(variable) for variable in variables)
         return outputs, {k: value for k, value in updated if value is not values[k]}
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Any:
         values = private.read_values(variables)
         if any(value is None for value in values):
             raise RuntimeError(
@@ -215,7 +215,7 @@ def jit_batches(
             private.write_value(variables[k], value)
         return outputs
 
-    def run_with(model: keras.Model, *tensors: Any) -> Any:
+    def run_with(model: keras.Model, *tensors: Tensor) -> Any:
         with _LOCK:  # or two threads could draw with the same seed
             variables[:] = private.list_variables(model)
             return pad_batches(run, *tensors)

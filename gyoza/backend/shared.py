@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from gyoza.backend import private
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = [
     "pad_batches",
@@ -41,7 +41,7 @@ __all__ = [
 XLA_ERRORS: tuple[type[Exception], ...] = ()
 
 
-def pad_batches(function: Callable[..., Any], *tensors: Any) -> Any:
+def pad_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
     """Runs a function on batches of one of a few sizes, by repeats of the last instance."""
     count = tensors[0].shape[0]
     padded_count = max(32, 1 << (count - 1).bit_length())
@@ -75,11 +75,11 @@ def chain(prepare: Callable[..., Any] | None, function: Callable[..., Any]) -> C
     return lambda x, *others: function(prepare(x, *others), *others)
 
 
-def make_zeros(shape: Any, dtype: str) -> Tensor:
+def make_zeros(shape: Shape, dtype: str) -> Tensor:
     return keras.ops.zeros(shape, dtype)
 
 
-def cos_and_sin(x: Tensor) -> tuple[Any, Any]:
+def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     return keras.ops.cos(x), keras.ops.sin(x)
 
 
@@ -111,11 +111,11 @@ def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
+def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
     return keras.random.uniform(shape, dtype=dtype, seed=seed)
 
 
-def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
+def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
     return keras.random.normal(shape, dtype=dtype, seed=seed)
 
 

@@ -24,7 +24,7 @@ from gyoza.backend.shared import (
     pad_batches,
     set_random_states,
 )
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = [
     "vjp",
@@ -112,7 +112,7 @@ def _is_within_xla() -> bool:
     return private.is_within_xla(tf.compat.v1.get_default_graph())
 
 
-def after(x: Tensor, other: Any) -> Any:
+def after(x: Tensor, other: Tensor) -> Tensor:
     barrier = private.find_xla_operation("optimization_barrier")
     if barrier and _is_within_xla():  # where control dependencies are dropped
         return barrier(x, other)[0]
@@ -120,7 +120,7 @@ def after(x: Tensor, other: Any) -> Any:
         return tf.identity(x)
 
 
-def make_zeros(shape: Any, dtype: str) -> Tensor:
+def make_zeros(shape: Shape, dtype: str) -> Tensor:
     zero = tf.zeros(())
     reduce_precision = private.find_xla_operation("reduce_precision")
     if reduce_precision and _is_within_xla():
@@ -145,14 +145,14 @@ def has_slow_substitution(size: int) -> bool:
     return _is_within_xla()
 
 
-def draw_uniform(shape: Any, dtype: str, seed: Any) -> Tensor:
+def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
     key = _draw_key(seed)
     if key is None:
         return shared.draw_uniform(shape, dtype, seed)
     return tf.random.stateless_uniform(shape, key, dtype=dtype, alg="philox")
 
 
-def draw_normal(shape: Any, dtype: str, seed: Any) -> Tensor:
+def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
     key = _draw_key(seed)
     if key is None:
         return shared.draw_normal(shape, dtype, seed)
@@ -186,7 +186,7 @@ def jit_batches(
             whole = jit(chain(prepare, whole), as_one)
         return whole.get_concrete_function(*signature)
 
-    def run_on(*tensors: Any) -> Any:
+    def run_on(*tensors: Tensor) -> Any:
         part_count = _count_parts(tensors[0].shape[0]) if xla else 1
         kinds = ((tuple(tensor.shape[1:]), tf.as_dtype(tensor.dtype)) for tensor in tensors)
         return compile_for(part_count, *kinds)(*tensors)

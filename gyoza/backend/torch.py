@@ -109,7 +109,7 @@ def with_gradient(
             return outputs
 
         @staticmethod
-        def backward(ctx: Any, *cotangents: Any) -> Any:
+        def backward(ctx: Any, *cotangents: Tensor) -> Any:
             kept = ctx.saved_tensors
             outputs, others = kept[: ctx.output_count], kept[ctx.output_count :]
             return tuple(backward(outputs, others, cotangents))
@@ -117,7 +117,7 @@ def with_gradient(
     return Function.apply
 
 
-def after(x: Tensor, other: Any) -> Any:
+def after(x: Tensor, other: Tensor) -> Tensor:
     return x
 
 

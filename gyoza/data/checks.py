@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from typing import Any
 
 import keras
 import numpy as np
 
 from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.warning import warn
+from gyoza.typing import Tensor
 
 __all__ = [
     "to_numpy",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-def to_numpy(values: Any) -> np.ndarray:
+def to_numpy(values: Tensor) -> np.ndarray:
     """Converts any array-like, including tensors of the Keras backend, to NumPy."""
     return keras.ops.convert_to_numpy(values) if keras.ops.is_tensor(values) else np.asarray(values)
 

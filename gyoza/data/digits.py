@@ -13,6 +13,7 @@ import numpy as np
 
 from gyoza.data.checks import check_integer, to_numpy
 from gyoza.extras import import_extra
+from gyoza.typing import Tensor
 
 __all__ = ["TintedDigits", "load_tinted_digits", "tint", "distort"]
 
@@ -105,7 +106,7 @@ def load_tinted_digits(
     return tuple(sets)
 
 
-def tint(images: Any, hues: Any, saturation: float = 0.85) -> np.ndarray:
+def tint(images: Tensor, hues: Tensor, saturation: float = 0.85) -> np.ndarray:
     r"""Tints the bright parts of grey pictures, while black stays black.
 
     The colour of a picture with hue :math:`h` and saturation :math:`s` is that of the HSV colour
@@ -155,7 +156,7 @@ def tint(images: Any, hues: Any, saturation: float = 0.85) -> np.ndarray:
 
 
 def distort(
-    images: Any, strength: float = 0.06, seed: int | np.random.Generator | None = None
+    images: Tensor, strength: float = 0.06, seed: int | np.random.Generator | None = None
 ) -> np.ndarray:
     r"""Rotates, shears, scales and shifts each grey picture slightly at random.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gyoza.data.checks import check_integer, to_numpy, to_seed
+from gyoza.typing import Tensor
 
 __all__ = ["Renderer"]
 
@@ -77,7 +78,7 @@ class Renderer:
         values = self._list_values(counts)
         return np.stack(np.meshgrid(*values, indexing="ij"), axis=-1).reshape(-1, len(values))
 
-    def render(self, factors: Any) -> np.ndarray:
+    def render(self, factors: Tensor) -> np.ndarray:
         """Renders pictures from given factors.
 
         Args:

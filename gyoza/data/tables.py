@@ -23,6 +23,7 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions.checks import check_choice
 from gyoza.modelling.tables import is_frame
+from gyoza.typing import Tensor
 
 __all__ = ["Table", "ColumnKind"]
 
@@ -223,7 +224,7 @@ class Table:
         )
         return [(self.columns[name], x[:, None]) for name, x in encoded.items()]
 
-    def decode(self, x: Any) -> Any:
+    def decode(self, x: Tensor) -> Any:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
 
         Args:

@@ -15,6 +15,7 @@ from gyoza.modelling.factors import index_factors
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.training import PreparesCallbacks
+from gyoza.typing import Tensor
 
 __all__ = ["SwapTraining", "SwapPairs"]
 
@@ -189,11 +190,11 @@ class SwapTraining(PreparesCallbacks, keras.Model):
             create_variables(self, keras.tree.map_structure(lambda values: values[:1], y), outputs)
         return super().fit(x, *args, **kwargs)
 
-    def _choose_givers(self, z_b: Any) -> Any:
+    def _choose_givers(self, z_b: Tensor) -> Tensor:
         """Returns the latent vectors that each instance `a` gets a factor from."""
         return z_b
 
-    def _find_exchanged(self, factor: Any) -> Any:
+    def _find_exchanged(self, factor: Tensor) -> Tensor:
         """Returns which latent dimensions are exchanged, `[batch, n]`."""
         sizes = list(self.dimensions_per_factor.values())
         factors = index_factors(sizes)
@@ -208,8 +209,8 @@ class SwapTraining(PreparesCallbacks, keras.Model):
         return ops.take(factor, factors, axis=1) > 0
 
     def _compute_likelihood_loss(
-        self, z_a: Any, z_b: Any, log_det: Any, correlations: Any = None
-    ) -> Any:
+        self, z_a: Tensor, z_b: Tensor, log_det: Tensor, correlations: Tensor | None = None
+    ) -> Tensor:
         sizes = list(self.dimensions_per_factor.values())
         if correlations is None:
             correlations = ops.zeros((ops.shape(z_a)[0], len(sizes)), dtype=log_det.dtype)
@@ -292,8 +293,8 @@ class SwapPairs(PairSource):
 
     def __init__(
         self,
-        hidden: Any,
-        answers: Any,
+        hidden: Tensor,
+        answers: Tensor,
         dimensions_per_factor: Mapping[str, int] | Iterable[int],
         factor: str,
         batch_size: int = 256,
@@ -349,7 +350,7 @@ class SwapPairs(PairSource):
         return (self._hidden[first], self._hidden[second], factor), self._answers[giver]
 
 
-def _holds_indices(factor: Any) -> bool:
+def _holds_indices(factor: Tensor) -> bool:
     """Returns whether a tensor holds indices of factors, and not a flag for each factor."""
     return len(factor.shape) == 1 or factor.shape[1] == 1
 

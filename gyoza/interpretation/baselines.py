@@ -28,6 +28,7 @@ from gyoza.interpretation.parts import (
 from gyoza.modelling.flow_layers import FlowModel, LinearMap, PairAxes
 from gyoza.modelling.functions.principal_axes import diagonalise
 from gyoza.modelling.metrics.codes import is_categorical
+from gyoza.typing import Tensor
 
 __all__ = [
     "units",
@@ -47,7 +48,7 @@ _THIN = 1e-10
 def units(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
     layer: Any = None,
@@ -105,7 +106,7 @@ def units(
 def principal_axes(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
     layer: Any = None,
@@ -137,7 +138,7 @@ def principal_axes(
 def pair_axes(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
     layer: Any = None,
@@ -171,7 +172,7 @@ def pair_axes(
 def difference_of_means(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
     layer: Any = None,
@@ -214,7 +215,7 @@ def difference_of_means(
 def leace(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
     layer: Any = None,
@@ -267,7 +268,7 @@ def leace(
 def random_subspace(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
     layer: Any = None,
@@ -317,7 +318,7 @@ class _Study(NamedTuple):
 def _prepare(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     layer: Any,
     names: Iterable[str] | None,
     dimensions_per_factor: Sizes,

@@ -26,6 +26,7 @@ from gyoza.interpretation.parts import (
 from gyoza.interpretation.scores import rate_swaps
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.metrics.codes import is_categorical
+from gyoza.typing import Tensor
 
 __all__ = ["answers_by_size", "AnswersBySize"]
 
@@ -53,9 +54,9 @@ class AnswersBySize(NamedTuple):
 def answers_by_size(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     test_x: Any,
-    test_labels: Any,
+    test_labels: Tensor,
     sizes: Iterable[int] | None = None,
     *,
     layer: Any = None,

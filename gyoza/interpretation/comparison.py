@@ -16,6 +16,7 @@ from gyoza.interpretation.estimates import Estimate, format_table
 from gyoza.interpretation.methods import Method, default_methods
 from gyoza.interpretation.parts import to_matrix, to_names, to_parts
 from gyoza.interpretation.scores import PROBES, HeldOut, Judges, measure
+from gyoza.typing import Tensor
 
 __all__ = ["compare", "Comparison"]
 
@@ -249,9 +250,9 @@ def _is_small(difference: Estimate) -> bool:
 def compare(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     test_x: Any,
-    test_labels: Any,
+    test_labels: Tensor,
     dimensions_per_factor: Any = None,
     *,
     layer: Any = None,

@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.backend import forget_gradients, vjp
 from gyoza.interpretation.latents import to_array, to_tensor
 from gyoza.modelling.functions.tensors import larger
+from gyoza.typing import Tensor
 
 __all__ = [
     "Counterfactual",
@@ -48,7 +49,7 @@ class Counterfactual(NamedTuple):
     """Whether the network gives the wanted answer, `[instances]`."""
 
 
-def check_target(target: Any, outputs: Any, count: int) -> np.ndarray:
+def check_target(target: Tensor, outputs: Any, count: int) -> np.ndarray:
     """Checks the classes that a network should answer.
 
     Args:
@@ -108,7 +109,7 @@ def are_probabilities(outputs: np.ndarray) -> bool:
     )
 
 
-def compute_margin(outputs: Any, target: Any, take_logarithms: bool) -> Any:
+def compute_margin(outputs: Any, target: Tensor, take_logarithms: bool) -> Tensor:
     """Computes by how much the output of the target exceeds that of every other class.
 
     Args:
@@ -127,7 +128,7 @@ def compute_margin(outputs: Any, target: Any, take_logarithms: bool) -> Any:
     return of_target - ops.max(of_others, axis=1)
 
 
-def differentiate_margin(margin: Callable[..., Any], z: Any) -> tuple[Any, Any]:
+def differentiate_margin(margin: Callable[..., Any], z: Tensor) -> tuple[Tensor, Tensor]:
     """Computes margins and their gradients with respect to latent vectors.
 
     Args:

@@ -25,6 +25,7 @@ from gyoza.interpretation.latents import (
 )
 from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.modelling.flow_layers import FlowModel
+from gyoza.typing import Tensor
 
 __all__ = ["Edits"]
 
@@ -47,7 +48,7 @@ class Edits:
     def _finish(self, factors: dict[str, np.ndarray], hidden: bool) -> Any:
         return self.to_hidden(factors) if hidden else self.decode(factors)
 
-    def edit(self, x: Any, factor: str, value: Any, hidden: bool = False) -> Any:
+    def edit(self, x: Any, factor: str, value: Tensor, hidden: bool = False) -> Any:
         """Sets a factor.
 
         Args:

@@ -10,6 +10,7 @@ from gyoza.data.pairs.base import PairSource
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.flow_layers import PairAxes
 from gyoza.modelling.pairs import Pairs, to_pairs
+from gyoza.typing import Tensor
 
 __all__ = ["estimate_factor_sizes", "estimate_pair_correlations", "name_factors", "to_sizes"]
 
@@ -285,7 +286,7 @@ def to_sizes(dimensions_per_factor: Any, names: list[str], count: int) -> dict[s
     return sizes
 
 
-def _compute_moments(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray]:
+def _compute_moments(a: Tensor, b: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Returns the covariance within pairs, and the variance, of each dimension."""
     a, b = (np.asarray(keras.ops.convert_to_numpy(x), "float64") for x in (a, b))
     if a.shape != b.shape or a.ndim < 2 or len(a) < 2:

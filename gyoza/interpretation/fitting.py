@@ -32,6 +32,7 @@ from gyoza.modelling.flow_layers import (
     PrincipalRotation,
 )
 from gyoza.modelling.metrics.codes import is_categorical
+from gyoza.typing import Tensor
 
 __all__ = ["fit_interpreter"]
 
@@ -45,7 +46,7 @@ _SIZE_OF_NUMBER = 4
 def fit_interpreter(
     network: Any,
     x: Any,
-    labels: Any,
+    labels: Tensor,
     dimensions_per_factor: Mapping[str, int] | Iterable[int] | None = None,
     *,
     layer: Any = None,
@@ -377,7 +378,7 @@ def _find_room(
 class _Training(SwapTraining):
     """Learns from pairs that share a factor, and from exchanges with the next pair's instance."""
 
-    def _choose_givers(self, z_b: Any) -> Any:
+    def _choose_givers(self, z_b: Tensor) -> Tensor:
         return ops.roll(z_b, 1, axis=0)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from gyoza.interpretation.parts import find_partnered, read_hidden, to_columns, to_matrix
 from gyoza.modelling.metrics.codes import is_categorical
+from gyoza.typing import Tensor
 
 __all__ = ["Instances", "gather_instances", "drop_unpartnered", "find_chance"]
 
@@ -27,7 +28,7 @@ class Instances:
 
 
 def gather_instances(
-    head: keras.Layer, x: Any, labels: Any, validation_data: Any, seed: int
+    head: keras.Layer, x: Any, labels: Tensor, validation_data: Any, seed: int
 ) -> tuple[Instances, np.ndarray]:
     """Reads hidden representations, and splits them into training and validation.
 

@@ -24,6 +24,7 @@ from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.training import SavesFiles
+from gyoza.typing import Tensor
 
 __all__ = ["Interpreter"]
 
@@ -172,10 +173,10 @@ class Interpreter(Edits, SavesFiles):
         z = self._to_latent(self.head(inputs, training=training))
         return self.tail(self._to_hidden(z), training=training)
 
-    def _to_latent(self, hidden: Any) -> Any:
+    def _to_latent(self, hidden: Tensor) -> Tensor:
         return self.flow(ops.reshape(hidden, (-1, *self._flow_shape[1:])))[0]
 
-    def _to_hidden(self, z: Any) -> Any:
+    def _to_hidden(self, z: Tensor) -> Tensor:
         return ops.reshape(self.flow.invert(z), (-1, *self._hidden_shape))
 
     def encode(self, x: Any) -> dict[str, np.ndarray]:
@@ -251,7 +252,7 @@ class Interpreter(Edits, SavesFiles):
     def _compile_margin(self, margin: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles the gradient, by latent vectors, of a margin, which is a function of outputs."""
 
-        def differentiate(z: Any, *others: Any) -> Any:
+        def differentiate(z: Tensor, *others: Any) -> Any:
             return differentiate_margin(lambda z: margin(self.tail(self._to_hidden(z)), *others), z)
 
         return functools.partial(self._run_in_batches, jit_batches(differentiate, xla=False))

@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.functions.checks import check_instance
+from gyoza.typing import Tensor
 
 __all__ = [
     "check_parts",
@@ -147,12 +148,12 @@ def move_on_arc(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
     return np.where(np.sin(angle) > 1e-4, arc, (1.0 - place) * a + place * b)
 
 
-def to_array(x: Any) -> np.ndarray:
+def to_array(x: Tensor) -> np.ndarray:
     """Converts a tensor to an array."""
     return np.asarray(ops.convert_to_numpy(x))
 
 
-def to_tensor(x: Any) -> Any:
+def to_tensor(x: Tensor) -> Tensor:
     """Converts an array to a tensor, and double precision to single precision."""
     if ops.is_tensor(x):
         return x

@@ -12,6 +12,7 @@ from gyoza.data.checks import to_numpy
 from gyoza.data.pairs import CategoricalPairs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.metrics.codes import check_labels, is_categorical
+from gyoza.typing import Tensor
 
 __all__ = [
     "to_parts",
@@ -122,7 +123,7 @@ def create_variables(model: keras.Model, y: Any, outputs: Any) -> None:
     model.reset_metrics()
 
 
-def _to_float(x: Any) -> np.ndarray:
+def _to_float(x: Tensor) -> np.ndarray:
     x = to_numpy(x)
     return x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x
 
@@ -163,13 +164,13 @@ def count_instances(x: Any) -> int:
     return shapes[0][0]
 
 
-def to_matrix(labels: Any) -> np.ndarray:
+def to_matrix(labels: Tensor) -> np.ndarray:
     """Returns labels as a matrix, `[instances, K]`; those of a single factor may be a vector."""
     labels = np.asarray(labels)
     return labels.reshape(-1, 1) if labels.ndim < 2 else labels
 
 
-def to_columns(labels: Any, count: int) -> list[np.ndarray]:
+def to_columns(labels: Tensor, count: int) -> list[np.ndarray]:
     """Converts labels to columns: of integers from 0 on for classes, of floats for real numbers.
 
     Args:

@@ -11,6 +11,7 @@ from gyoza.interpretation.parts import make_pairs, read_hidden, run_in_batches, 
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.metrics import leakage, swap_consistency
 from gyoza.modelling.metrics.codes import is_categorical
+from gyoza.typing import Tensor
 
 __all__ = ["PROBES", "Judges", "HeldOut", "measure", "measure_swaps", "rate_swaps"]
 
@@ -169,7 +170,9 @@ def _encode_pairs(
     return a, b, y > 0
 
 
-def rate_swaps(answers: Any, of_a: np.ndarray, of_b: np.ndarray, is_class: bool) -> tuple[Any, Any]:
+def rate_swaps(
+    answers: Tensor, of_a: np.ndarray, of_b: np.ndarray, is_class: bool
+) -> tuple[Any, Any]:
     """Returns how much answers are those of b, and how much those of a, from 0 to 1.
 
     Args:

@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.backend import Use, list_uses
 from gyoza.modelling.axes import is_integer
 from gyoza.modelling.functions.checks import check_instance
+from gyoza.typing import Tensor
 
 __all__ = ["split_network"]
 
@@ -309,7 +310,7 @@ def _check_composition(
     """Checks on random inputs that head and tail together return what the network returns."""
     random = np.random.default_rng(0)
 
-    def draw(x: Any) -> Any:
+    def draw(x: Tensor) -> Tensor:
         shape = [2, *(8 if length is None else length for length in x.shape[1:])]
         is_float = keras.backend.is_float_dtype(x.dtype)
         values = random.normal(size=shape) if is_float else np.zeros(shape)

@@ -170,7 +170,7 @@ class AttributeCode:
                 )
         return Factorial(factors, dtype=dtype)
 
-    def read(self, z: Tensor, reading: str = "softmax", name: str | None = None) -> Any:
+    def read(self, z: Tensor, reading: str = "softmax", name: str | None = None) -> Tensor:
         r"""Reads attributes from latent vectors.
 
         A real-valued attribute is read as its value. A categorical one has several readings:
@@ -205,7 +205,7 @@ class AttributeCode:
         self._check_names(names)
         return ops.concatenate([self._read(n, blocks[n], reading) for n in names], axis=1)
 
-    def _read(self, name: str, block: Any, reading: str) -> Any:
+    def _read(self, name: str, block: Tensor, reading: str) -> Tensor:
         class_count = self.attributes[name]
         if class_count is None or reading == "sampled":
             return block
@@ -220,7 +220,7 @@ class AttributeCode:
         classes = ops.cast(ops.argmax(block, axis=-1, keepdims=True), block.dtype)
         return classes if reading == "argmax" else classes / (class_count - 1)
 
-    def write(self, z: Tensor, attributes: Mapping[str, Any]) -> Any:
+    def write(self, z: Tensor, attributes: Mapping[str, Any]) -> Tensor:
         """Sets attributes in latent vectors, and leaves the rest as it is.
 
         Args:
@@ -241,7 +241,7 @@ class AttributeCode:
             blocks[name] = self._write(name, blocks[name], labels)
         return ops.concatenate(list(blocks.values()), axis=1)
 
-    def _write(self, name: str, block: Any, labels: Tensor) -> Any:
+    def _write(self, name: str, block: Tensor, labels: Tensor) -> Tensor:
         class_count, dtype = self.attributes[name], block.dtype
         if not ops.is_tensor(labels):
             labels = np.asarray(labels, "float64")
@@ -320,7 +320,7 @@ class AttributeCode:
                     f"The attribute should be one of {list(self.attributes)}. Received: {name!r}"
                 )
 
-    def _split(self, z: Tensor) -> dict[str | None, Any]:
+    def _split(self, z: Tensor) -> dict[str | None, Tensor]:
         """Splits latent vectors into blocks by name, where `None` is the residual block."""
         if not ops.is_tensor(z):
             z = ops.convert_to_tensor(np.asarray(z), dtype=keras.config.floatx())

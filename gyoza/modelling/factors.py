@@ -1,7 +1,6 @@
 """How latent vectors, and pairs of them, are divided among factors."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def index_factors(dimensions_per_factor: Sequence[int]) -> np.ndarray:
 
 def split_pairs(
     y_true: Tensor, y_pred: Tensor, dimensions_per_factor: Sequence[int]
-) -> tuple[Any, Any, Any, Any]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Splits the output of a model for pairs, and checks it against its targets.
 
     Args:

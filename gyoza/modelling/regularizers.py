@@ -51,7 +51,7 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
         self.factor = float(factor)
         self.covariance = covariance
 
-    def __call__(self, x: Tensor) -> Any:
+    def __call__(self, x: Tensor) -> Tensor:
         """Computes what Keras turns into the penalty.
 
         Args:

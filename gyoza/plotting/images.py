@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from gyoza.data.checks import to_numpy
 from gyoza.plotting.canvas import check_names, get_axes
+from gyoza.typing import Tensor
 
 __all__ = ["swap_grid", "traversal_strips"]
 
@@ -18,9 +19,9 @@ _GAP = 0.15
 
 
 def swap_grid(
-    results: Any,
-    row_images: Any,
-    column_images: Any,
+    results: Tensor,
+    row_images: Tensor,
+    column_images: Tensor,
     row_label: str | None = None,
     column_label: str | None = None,
     ax: Axes | None = None,
@@ -80,7 +81,7 @@ def swap_grid(
 
 
 def traversal_strips(
-    images: Any,
+    images: Tensor,
     row_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -129,7 +130,7 @@ def traversal_strips(
     return ax
 
 
-def _to_colours(name: str, images: Any, ndim: int) -> np.ndarray:
+def _to_colours(name: str, images: Tensor, ndim: int) -> np.ndarray:
     """Converts coloured or grey pictures to coloured ones."""
     images = to_numpy(images)
     if images.ndim == ndim - 1:

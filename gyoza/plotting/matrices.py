@@ -10,12 +10,13 @@ from matplotlib.axes import Axes
 
 from gyoza.data.checks import to_numpy
 from gyoza.plotting.canvas import DIVERGING, SEQUENTIAL, check_names, get_axes
+from gyoza.typing import Tensor
 
 __all__ = ["heat_map", "correlation_heat_map", "leakage_heat_map"]
 
 
 def heat_map(
-    matrix: Any,
+    matrix: Tensor,
     row_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
     value_format: str = "z.2f",
@@ -70,7 +71,7 @@ def heat_map(
 
 
 def correlation_heat_map(
-    matrix: Any,
+    matrix: Tensor,
     row_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -105,7 +106,7 @@ def correlation_heat_map(
 
 
 def leakage_heat_map(
-    matrix: Any,
+    matrix: Tensor,
     row_names: Sequence[str] | None = None,
     column_names: Sequence[str] | None = None,
     ax: Axes | None = None,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from gyoza.data.checks import check_integer, to_numpy
 from gyoza.plotting.canvas import PALETTE, SEQUENTIAL, get_axes, get_colours
+from gyoza.typing import Tensor
 
 __all__ = ["latent_scatter", "warped_grid", "density_heat_map"]
 
@@ -17,8 +18,8 @@ Bounds = tuple[tuple[float, float], tuple[float, float]]
 
 
 def latent_scatter(
-    latent: Any,
-    factor: Any = None,
+    latent: Tensor,
+    factor: Tensor | None = None,
     dimensions: tuple[int, ...] = (0, 1),
     factor_name: str | None = None,
     show_key: bool = True,
@@ -157,7 +158,7 @@ def warped_grid(
 def density_heat_map(
     log_prob: Callable[[np.ndarray], Any],
     bounds: Bounds,
-    samples: Any = None,
+    samples: Tensor | None = None,
     resolution: int = 200,
     ax: Axes | None = None,
     **kwargs: Any,

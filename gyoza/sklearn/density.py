@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from gyoza.data import Table
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.sklearn.fitting import FlowEstimator, check_weights, draw_seed
+from gyoza.typing import Tensor
 
 __all__ = ["FlowDensity"]
 
@@ -92,7 +93,9 @@ class FlowDensity(DensityMixin, FlowEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> FlowDensity:
+    def fit(
+        self, X: Tensor, y: Tensor | None = None, sample_weight: Tensor | None = None
+    ) -> FlowDensity:
         """Fits a new flow.
 
         Args:
@@ -115,7 +118,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
         self._fit(data, layers)
         return self
 
-    def _validate(self, X: Any, reset: bool = False) -> np.ndarray:
+    def _validate(self, X: Tensor, reset: bool = False) -> np.ndarray:
         # Two rows have a mean and a standard deviation.
         least = 2 if reset else 1
         if hasattr(self, "table_"):
@@ -124,7 +127,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
             return check_array(self.table_.encode(X), ensure_min_samples=least)
         return self._validate_numbers(X, reset=reset, dtype="float64", ensure_min_samples=least)
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: Tensor) -> np.ndarray:
         """Computes the logarithm of the density of each row, in nats.
 
         Args:
@@ -136,7 +139,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
         check_is_fitted(self, "flow_")
         return ops.convert_to_numpy(self.flow_.log_prob(self._validate(X)))
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: Tensor, y: Tensor | None = None) -> float:
         """Computes the mean logarithm of the density of rows, in nats.
 
         Args:

@@ -17,6 +17,7 @@ from gyoza import applications
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.functions.checks import check_instance, check_integer, is_between
 from gyoza.modelling.tables import is_frame
+from gyoza.typing import Tensor
 
 __all__ = ["FlowEstimator", "advise_on_others", "check_weights", "draw_seed"]
 
@@ -32,7 +33,7 @@ def draw_seed(random_state: Any) -> int:
     return int(check_random_state(random_state).randint(2**31 - 1))
 
 
-def check_weights(sample_weight: Any, count: int) -> np.ndarray:
+def check_weights(sample_weight: Tensor, count: int) -> np.ndarray:
     """Returns the weights of rows as an array, or raises a `ValueError`."""
     weight = check_array(sample_weight, ensure_2d=False, input_name="sample_weight")
     if weight.shape != (count,) or np.any(weight < 0) or not np.any(weight):
@@ -129,7 +130,7 @@ class FlowEstimator(BaseEstimator):
     random_state: Any
     verbose: Any
 
-    def _validate_numbers(self, X: Any, *y: Any, **checks: Any) -> Any:
+    def _validate_numbers(self, X: Tensor, *y: Tensor, **checks: Any) -> Any:
         """Checks data as `validate_data` does, and tells what to do with columns of strings."""
         advice = (
             f"`{type(self).__name__}(table=True)` encodes the columns of a data frame that hold "

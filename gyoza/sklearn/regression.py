@@ -21,6 +21,7 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.sklearn.fitting import FlowEstimator, advise_on_others, check_weights, draw_seed
+from gyoza.typing import Tensor
 
 __all__ = ["FlowRegressor"]
 
@@ -134,7 +135,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
             [ActivationNormalization(), MaskedAffine(conditioner=MADE(hidden_sizes)), *splines]
         )
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> FlowRegressor:
+    def fit(self, X: Tensor, y: Tensor, sample_weight: Tensor | None = None) -> FlowRegressor:
         """Fits a new flow.
 
         Args:
@@ -176,19 +177,19 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
     def _to_targets(self, y: np.ndarray) -> np.ndarray:
         return np.reshape(y, (len(y), -1)).astype("float64")
 
-    def _to_context(self, X: Any) -> np.ndarray:
+    def _to_context(self, X: Tensor) -> np.ndarray:
         check_is_fitted(self, "flow_")
         if hasattr(self, "table_"):
             return self._standardise(check_array(self.table_.encode_context(X)))
         return self._standardise(self._validate_numbers(X, reset=False, dtype="float64"))
 
-    def _to_pair(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _to_pair(self, X: Tensor, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
         context = self._to_context(X)
         y = check_array(y, ensure_2d=False, dtype="float64", input_name="y")
         check_consistent_length(context, y)
         return self._to_targets(y), context
 
-    def _draw(self, X: Any, count: int, levels: np.ndarray | None = None) -> np.ndarray:
+    def _draw(self, X: Tensor, count: int, levels: np.ndarray | None = None) -> np.ndarray:
         """Returns targets at probabilities that are the same for all rows.
 
         Args:
@@ -223,7 +224,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         random = np.random.default_rng(draw_seed(self.random_state))
         return random.uniform(_MARGIN, 1.0 - _MARGIN, [count, self._target_count])
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Tensor) -> np.ndarray:
         """Computes the means of targets.
 
         Args:
@@ -237,7 +238,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         means = self._draw(X, self.sample_count).mean(axis=1)
         return means[:, 0] if self._is_flat else means
 
-    def predict_quantiles(self, X: Any, quantiles: Iterable[float] = (0.05, 0.5, 0.95)) -> Any:
+    def predict_quantiles(self, X: Tensor, quantiles: Iterable[float] = (0.05, 0.5, 0.95)) -> Any:
         """Computes quantiles of targets, below which these are with given probabilities.
 
         Args:
@@ -259,7 +260,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
             values = np.moveaxis(np.quantile(samples, levels, axis=1), 0, 1)
         return values[:, :, 0] if self._is_flat else values
 
-    def sample(self, X: Any, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(self, X: Tensor, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
         """Draws targets.
 
         Args:
@@ -276,7 +277,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         samples = ops.convert_to_numpy(samples)
         return samples[..., 0] if self._is_flat else samples
 
-    def log_prob(self, X: Any, y: Any) -> np.ndarray:
+    def log_prob(self, X: Tensor, y: Tensor) -> np.ndarray:
         """Computes the logarithm of the density of targets, in nats.
 
         Args:
@@ -288,7 +289,7 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         """
         return ops.convert_to_numpy(self.flow_.log_prob(*self._to_pair(X, y)))
 
-    def probability_integral_transform(self, X: Any, y: Any) -> np.ndarray:
+    def probability_integral_transform(self, X: Tensor, y: Tensor) -> np.ndarray:
         """Computes how likely targets are to be smaller: uniform numbers if that is calibrated.
 
         Args:

@@ -145,7 +145,7 @@ class _Check:
         return results
 
     def compare(
-        self, what: str, expected: Any, received: Any, tolerance: float | None = None
+        self, what: str, expected: Tensor, received: Tensor, tolerance: float | None = None
     ) -> None:
         """Fails unless two arrays are equal up to the tolerance, relative to the largest value."""
         expected, received = to_numpy(expected), to_numpy(received)

@@ -119,7 +119,7 @@ def _answer(request: dict[str, Any]) -> str:
             importlib.import_module(module)
         model = keras.saving.load_model(request["model"])
 
-        def run(inputs: Tensor, *context: Any) -> dict[str, Any]:
+        def run(inputs: Tensor, *context: Tensor) -> dict[str, Any]:
             outputs, log_det = model(inputs, *context)
             return {
                 "outputs": outputs,

@@ -39,7 +39,7 @@ def compile_on_jax(function: Callable[..., Any]) -> Callable[..., Any]:
 def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Any, Any, Any]]:
     """Returns a function of inputs and context: outputs, log-determinants, and inputs again."""
 
-    def run(inputs: Tensor, *contexts: Any) -> tuple[Any, Any, Any]:
+    def run(inputs: Tensor, *contexts: Tensor) -> tuple[Any, Any, Any]:
         outputs, log_det = layer(inputs, *contexts)
         return outputs, log_det, layer.invert(outputs, *contexts)
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from gyoza.data.checks import check_integer, to_numpy, to_seed
+from gyoza.typing import Tensor
 
 __all__ = [
     "PairSource",
@@ -176,7 +177,7 @@ class PairSource(keras.utils.PyDataset):
         return (a, b), y
 
 
-def to_instances(x: Any) -> np.ndarray:
+def to_instances(x: Tensor) -> np.ndarray:
     """Converts `x` to NumPy and checks that pairs can be made from it."""
     x = to_numpy(x)
     if x.ndim == 0 or len(x) < 2:

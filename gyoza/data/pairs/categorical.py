@@ -16,6 +16,7 @@ from gyoza.data.pairs.base import (
     to_shared_factors,
 )
 from gyoza.data.pairs.groups import Groups
+from gyoza.typing import Tensor
 
 __all__ = ["CategoricalPairs"]
 
@@ -106,8 +107,8 @@ class CategoricalPairs(PairSource):
 
     def __init__(
         self,
-        x: Any,
-        labels: Any,
+        x: Tensor,
+        labels: Tensor,
         batch_size: int = 256,
         correlation: float | Sequence[float] = 0.9,
         shuffle: bool = True,

@@ -17,6 +17,7 @@ from gyoza.data.pairs.base import (
 )
 from gyoza.data.pairs.groups import Groups
 from gyoza.extras import import_extra
+from gyoza.typing import Tensor
 
 __all__ = ["ContinuousPairs"]
 
@@ -104,8 +105,8 @@ class ContinuousPairs(PairSource):
 
     def __init__(
         self,
-        x: Any,
-        factors: Any,
+        x: Tensor,
+        factors: Tensor,
         correlations: float | Sequence[float],
         batch_size: int = 256,
         shuffle: bool = True,

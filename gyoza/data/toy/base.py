@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from gyoza.data.checks import check_integer, to_numpy, to_seed
+from gyoza.typing import Tensor
 
 __all__ = ["CHUNK_SIZE", "ToyDensity", "rotate"]
 
@@ -48,7 +47,7 @@ class ToyDensity:
         check_integer("count", count, minimum=0)
         return self._draw(np.random.default_rng(to_seed(seed)), int(count)).astype("float32")
 
-    def log_prob(self, x: Any) -> np.ndarray:
+    def log_prob(self, x: Tensor) -> np.ndarray:
         """Computes the logarithm of the density, in nats.
 
         Args:

@@ -30,7 +30,7 @@ class AttributeDecoder(keras.Layer):
         self.reading = reading
         self.decoder = decoder
 
-    def read(self, latents: Tensor) -> Any:
+    def read(self, latents: Tensor) -> Tensor:
         """Returns the residual block and the readings, side by side."""
         residual_size = self.code.dimensions_per_factor[0]
         readings = self.code.read(latents, self.reading)

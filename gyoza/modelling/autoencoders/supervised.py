@@ -14,7 +14,7 @@ from gyoza.modelling.autoencoders.convolutions import make_decoder, make_encoder
 from gyoza.modelling.autoencoders.variational import VariationalAutoencoder
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.losses import AttributeLoss
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["SupervisedVAE"]
 
@@ -187,7 +187,7 @@ class SupervisedVAE(VariationalAutoencoder):
         if feature_size is not None:
             self.build((None, *image_shape))
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Builds all parts.
 
         Args:
@@ -236,13 +236,13 @@ class SupervisedVAE(VariationalAutoencoder):
         if isinstance(y, np.ndarray):
             self._labelled.check_labels(y)
 
-    def _compute_losses(self, x: Tensor, y: Tensor | None, y_pred: Tensor) -> Any:
+    def _compute_losses(self, x: Tensor, y: Tensor | None, y_pred: Tensor) -> Tensor:
         losses = super()._compute_losses(x, y, y_pred)
         if y is None:
             return losses
         return losses + self.attribute_weight * self._compute_attribute_losses(y, y_pred)
 
-    def _compute_attribute_losses(self, y: Tensor, y_pred: Tensor) -> Any:
+    def _compute_attribute_losses(self, y: Tensor, y_pred: Tensor) -> Tensor:
         labels = ops.cast(y, y_pred["mean"].dtype)
         if self.model_type == "l2":  # -1 is an unknown class, but could be a value
             has_classes = np.array([size is not None for size in self.attr_sizes])
@@ -259,7 +259,7 @@ class SupervisedVAE(VariationalAutoencoder):
             self._attribute_loss.update_state(losses, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def X_to_z(self, X: Any) -> np.ndarray:
+    def X_to_z(self, X: Tensor) -> np.ndarray:
         """Encodes data as the decoder sees them.
 
         Args:
@@ -291,7 +291,7 @@ class SupervisedVAE(VariationalAutoencoder):
         """
         return _map(self._decode_readings, z, 1)
 
-    def _decode_readings(self, z: np.ndarray) -> Any:
+    def _decode_readings(self, z: np.ndarray) -> Tensor:
         attribute_count = len(self.attr_list)
         in_blocks = self.model_type in ("sampled", "softmax")
         size = self.code.dimension_count if in_blocks else self.residual_size + attribute_count
@@ -308,7 +308,7 @@ class SupervisedVAE(VariationalAutoencoder):
             readings = self._to_tensor(np.pad(z, [(0, 0), (self.residual_size, 0)]))
         return self._to_mean(self.decoder.decoder(readings, training=False))
 
-    def reconstruct(self, X: Any, plot: bool = False) -> np.ndarray:
+    def reconstruct(self, X: Tensor, plot: bool = False) -> np.ndarray:
         """Encodes data and decodes them again, without noise.
 
         Args:
@@ -342,7 +342,7 @@ class SupervisedVAE(VariationalAutoencoder):
         places = np.linspace(0.0, 1.0, int(steps)) if np.ndim(steps) == 0 else np.asarray(steps)
         return np.stack([self.z_to_X(z_a + place * (z_b - z_a)) for place in places])
 
-    def traverse(self, X: Any, name: str, labels: Tensor | None = None) -> np.ndarray:
+    def traverse(self, X: Tensor, name: str, labels: Tensor | None = None) -> np.ndarray:
         """Sets an attribute to one label after another, and leaves other attributes as they are.
 
         Args:

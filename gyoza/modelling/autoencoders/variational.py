@@ -194,14 +194,14 @@ class VariationalAutoencoder(TakesData):
 
     def _draw(
         self, mean: Tensor, log_variance: Tensor, context: dict[str, Any], seed: Any
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Tensor, Tensor]:
         """Draws from posteriors, and returns the samples and their log-densities, `[batch]`."""
         noise = draw_normal(ops.shape(mean), mean.dtype, seed)
         log_densities = -0.5 * (ops.square(noise) + log_variance + LOG_2_PI)
         z, log_det = self._bend(mean + ops.exp(0.5 * log_variance) * noise, context)
         return z, ops.sum(log_densities, axis=tuple(range(1, len(mean.shape)))) - log_det
 
-    def _log_likelihood(self, x: Tensor, decoded: Tensor) -> Any:
+    def _log_likelihood(self, x: Tensor, decoded: Tensor) -> Tensor:
         decoded = ops.cast(decoded, at_least_float32(self.compute_dtype))
         if self.likelihood == "bernoulli":
             return bernoulli_log_likelihood(x, decoded)
@@ -241,7 +241,7 @@ class VariationalAutoencoder(TakesData):
         losses = self._compute_losses(x, y, y_pred)
         return average_losses(losses, sample_weight, self.losses)
 
-    def _compute_losses(self, x: Tensor, y: Tensor | None, y_pred: Tensor) -> Any:
+    def _compute_losses(self, x: Tensor, y: Tensor | None, y_pred: Tensor) -> Tensor:
         """Computes the loss of each instance, `[batch]`."""
         losses = self.kl_weight * y_pred["kl"] - self._log_likelihood(x, y_pred["decoded"])
         if self.entanglement_weight:
@@ -268,7 +268,7 @@ class VariationalAutoencoder(TakesData):
         mean, _, context = self._encode(self._to_tensor(x))
         return self._bend(mean, context)[0]
 
-    def decode(self, z: Tensor) -> Any:
+    def decode(self, z: Tensor) -> Tensor:
         """Returns the expected data for latent vectors.
 
         Args:
@@ -279,7 +279,7 @@ class VariationalAutoencoder(TakesData):
         """
         return self._to_mean(self.decoder(self._to_tensor(z), training=False))
 
-    def _to_mean(self, decoded: Tensor) -> Any:
+    def _to_mean(self, decoded: Tensor) -> Tensor:
         """Converts the outputs of the decoder to means of the likelihood."""
         return ops.sigmoid(decoded) if self.likelihood == "bernoulli" else decoded
 
@@ -329,7 +329,7 @@ class VariationalAutoencoder(TakesData):
         log_weights = ops.reshape(log_weights, (-1, sample_count))
         return ops.logsumexp(log_weights, axis=1) - math.log(sample_count)
 
-    def _to_tensor(self, x: Tensor) -> Any:
+    def _to_tensor(self, x: Tensor) -> Tensor:
         return ops.convert_to_tensor(x, dtype=at_least_float32(self.compute_dtype))
 
     def get_config(self) -> dict[str, Any]:

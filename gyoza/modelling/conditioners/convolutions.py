@@ -25,7 +25,7 @@ class Convolution(keras.layers.Conv2D):
             filters, kernel_size, padding="same", data_format="channels_last", **kwargs
         )
 
-    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Any:
+    def convolution_op(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Computes what `call` adds a bias to."""
         size, _, channels, filters = kernel.shape
         few, many = sorted((channels, filters))
@@ -44,7 +44,7 @@ class Convolution(keras.layers.Conv2D):
         return outputs
 
 
-def _shift(images: Tensor, axis: int, offset: int) -> Any:
+def _shift(images: Tensor, axis: int, offset: int) -> Tensor:
     """Shifts images: each pixel gets the value `offset` pixels further along an axis, or zero."""
     width = abs(offset)
     padded = ops.pad(images, [(width, width) if k == axis else (0, 0) for k in range(4)])

@@ -148,7 +148,9 @@ class MADE(keras.Layer):
         layer.build((None, mask.shape[0]))
         self.dense_layers.append(layer)
 
-    def call(self, inputs: Tensor, context: Tensor | None = None, entry: Any = None) -> Tensor:
+    def call(
+        self, inputs: Tensor, context: Tensor | None = None, entry: Tensor | None = None
+    ) -> Tensor:
         """Computes parameters.
 
         Args:
@@ -244,10 +246,12 @@ class _MaskedDense(keras.Layer):
     def _add_kernel(self, shape: tuple[int, ...], name: str) -> Any:
         return self.add_weight(shape=shape, initializer=self.initializer, name=name)
 
-    def call(self, inputs: Tensor, context: Tensor | None = None, columns: Any = None) -> Tensor:
+    def call(
+        self, inputs: Tensor, context: Tensor | None = None, columns: Tensor | None = None
+    ) -> Tensor:
         """Computes the outputs, or only those at the indices `columns`."""
 
-        def select(weight: Tensor) -> Any:
+        def select(weight: Tensor) -> Tensor:
             return weight if columns is None else ops.take(weight, columns, axis=-1)
 
         bias = select(self.bias)

@@ -349,7 +349,7 @@ class Distribution(Conditional, keras.Layer):
             self.build((None, *(self._event_shape or ())))
         return sample_count, seed, self._change(context, sample_count)
 
-    def _to_tensor(self, x: Tensor) -> Any:
+    def _to_tensor(self, x: Tensor | None) -> Tensor | None:
         # Keras would round arrays in float64 to float32 on some backends.
         if isinstance(x, np.ndarray | list | tuple):
             return ops.convert_to_tensor(np.asarray(x), dtype=self.log_prob_dtype)

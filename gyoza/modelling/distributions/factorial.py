@@ -113,7 +113,7 @@ class Factorial(Labelled):
             if columns is not None:
                 distribution.check_labels(columns)
 
-    def split(self, x: Tensor) -> list[Any]:
+    def split(self, x: Tensor) -> list[Tensor]:
         """Splits events into those of the factors.
 
         Args:
@@ -177,7 +177,7 @@ class Factorial(Labelled):
         ]
         return self._join(blocks)
 
-    def _join(self, blocks: Sequence[Any]) -> Any:
+    def _join(self, blocks: Sequence[Any]) -> Tensor:
         """Merges events of the factors to vectors."""
         vectors = [
             ops.reshape(ops.cast(block, self.log_prob_dtype), (-1, count))
@@ -224,7 +224,7 @@ class Factorial(Labelled):
         # The context networks are those of the factors.
         return given(context=context)
 
-    def _split_labels(self, labels: Tensor | None) -> list[Any]:
+    def _split_labels(self, labels: Tensor | None) -> list[Tensor | None]:
         """Returns the labels of each factor, or `None`."""
         counts = _label_counts(self.distributions)
         return [

@@ -163,17 +163,17 @@ class StudentT(LocationScale):
         """The degrees of freedom, with `event_shape`."""
         return self.MINIMUM + ops.softplus(self.raw_degrees_of_freedom)
 
-    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Any, ...]:
+    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Tensor, ...]:
         """Returns the degrees of freedom."""
         raw = self._parameter(self.raw_degrees_of_freedom, changes)
         return (self.MINIMUM + ops.softplus(raw),)
 
-    def standard_log_prob(self, z: Tensor, degrees: Any) -> Tensor:
+    def standard_log_prob(self, z: Tensor, degrees: Tensor) -> Tensor:
         """Computes log-densities at location 0 and scale 1, dimension by dimension."""
         normalisation = log_gamma_step(0.5 * degrees) - 0.5 * ops.log(math.pi * degrees)
         return normalisation - 0.5 * (degrees + 1.0) * log1p_square(z / ops.sqrt(degrees))
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any, degrees: Any) -> Tensor:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any, degrees: Tensor) -> Tensor:
         """Draws numbers at location 0 and scale 1 by the polar method."""
         uniform = draw_open_uniform((2, *shape), self.log_prob_dtype, seed)
         # The squared radius is ν (u^(-2/ν) - 1), which is written without overflow or cancellation.
@@ -189,14 +189,14 @@ class StudentT(LocationScale):
         """The logarithm of numbers beyond which quantiles and samples are clipped."""
         return 0.9 * math.log(float(np.finfo(self.log_prob_dtype).max))
 
-    def standard_log_odds(self, z: Tensor, degrees: Any) -> Tensor:
+    def standard_log_odds(self, z: Tensor, degrees: Tensor) -> Tensor:
         """Computes log-odds at location 0 and scale 1."""
         fixed = ops.stop_gradient(z)
         log_odds, slopes = self._log_odds(fixed, degrees)
         # The integral has to be differentiated by the degrees of freedom alone.
         return log_odds + ops.stop_gradient(slopes) * (z - fixed)
 
-    def _log_odds(self, z: Tensor, degrees: Any) -> tuple[Any, Any]:
+    def _log_odds(self, z: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:
         r"""Returns log-odds and their slopes.
 
         With :math:`a = \nu / 2` and :math:`w = \ln(1 + z^2 / \nu)`, substitution turns the integral
@@ -223,7 +223,7 @@ class StudentT(LocationScale):
         slopes = ops.exp(self.standard_log_prob(z, degrees) - log_above - log_below)
         return ops.sign(z) * (log_below - log_above), slopes
 
-    def standard_quantiles(self, log_odds: Tensor, degrees: Any) -> Tensor:
+    def standard_quantiles(self, log_odds: Tensor, degrees: Tensor) -> Tensor:
         """Inverts `standard_log_odds`, by a search on the scale of inverse hyperbolic sines."""
 
         def equation(y: Tensor, target: Tensor, degrees: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,7 +47,7 @@ class Labelled(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `check_label_values`.")
 
-    def check_labels(self, labels: Tensor | None) -> Any:
+    def check_labels(self, labels: Tensor | None) -> Tensor | None:
         """Returns labels as a tensor, and checks their values if they are known.
 
         Args:
@@ -192,7 +192,7 @@ class LabelledNormal(Labelled):
     def __init__(
         self,
         shape: Iterable[int] | None = None,
-        noise: Any = 0.3,
+        noise: Tensor = 0.3,
         location: Tensor = 0.0,
         scale: Tensor = 1.0,
         **kwargs: Any,

@@ -38,11 +38,11 @@ class LocationScale(Distribution):
         self.log_scale = self._add_parameter("log_scale", (), np.log(self._initial_scale))
 
     @property
-    def scale(self) -> Any:
+    def scale(self) -> Tensor:
         """The scale, with `event_shape`: the exponential of the weight `log_scale`."""
         return ops.exp(self.log_scale)
 
-    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Any, ...]:
+    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Tensor, ...]:
         """Returns the parameters besides location and scale, `[dimension_count]` or per event.
 
         Args:
@@ -50,7 +50,7 @@ class LocationScale(Distribution):
         """
         return ()
 
-    def standard_log_prob(self, z: Tensor, *shapes: Any) -> Tensor:
+    def standard_log_prob(self, z: Tensor, *shapes: Tensor) -> Tensor:
         """Computes log-densities at location 0 and scale 1, dimension by dimension.
 
         Args:
@@ -62,7 +62,7 @@ class LocationScale(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Any) -> Tensor:
+    def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Tensor) -> Tensor:
         """Draws numbers at location 0 and scale 1.
 
         Args:
@@ -77,7 +77,7 @@ class LocationScale(Distribution):
             f"{type(self).__name__} should implement `standard_draw(shape, seed)`."
         )
 
-    def standard_log_odds(self, z: Tensor, *shapes: Any) -> Tensor:
+    def standard_log_odds(self, z: Tensor, *shapes: Tensor) -> Tensor:
         """Computes the log-odds of numbers at location 0 and scale 1.
 
         Args:
@@ -89,7 +89,7 @@ class LocationScale(Distribution):
         """
         raise self._lacks_quantiles()
 
-    def standard_quantiles(self, log_odds: Tensor, *shapes: Any) -> Tensor:
+    def standard_quantiles(self, log_odds: Tensor, *shapes: Tensor) -> Tensor:
         """Inverts `standard_log_odds`."""
         raise self._lacks_quantiles()
 

@@ -119,7 +119,7 @@ class GaussianMixture(Labelled):
         self.log_scale = self._add_parameter("log_scale", lead, np.log(self._initial_scale))
 
     @property
-    def scale(self) -> Any:
+    def scale(self) -> Tensor:
         """The standard deviations, in the shape of `log_scale`."""
         return ops.exp(self.log_scale)
 

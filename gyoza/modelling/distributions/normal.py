@@ -182,7 +182,7 @@ class MultivariateNormal(Distribution):
             autocast=False,
         )
 
-    def _get_factor(self, changes: dict[str, Any] | None) -> tuple[Any, Any]:
+    def _get_factor(self, changes: dict[str, Any] | None) -> tuple[Tensor, Tensor]:
         """Returns the factor and the logarithm of its diagonal."""
         count = self.dimension_count
         log_diagonal = self._parameter(self.log_diagonal, changes)

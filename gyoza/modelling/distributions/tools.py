@@ -77,7 +77,7 @@ def split_seed(seed: Any, count: int = 2) -> list[Any]:
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(count)]
 
 
-def select_rows(values: Tensor, indices: Any, has_batch: bool) -> Tensor:
+def select_rows(values: Tensor, indices: Tensor, has_batch: bool) -> Tensor:
     """Selects one of several rows for each example.
 
     Args:
@@ -99,7 +99,7 @@ def to_classes(labels: Tensor) -> Tensor:
     return ops.cast(ops.where(ops.isnan(labels), -1.0, labels), "int32")
 
 
-def class_penalty(classes: Tensor, class_counts: Any, dtype: str) -> Tensor:
+def class_penalty(classes: Tensor, class_counts: Tensor, dtype: str) -> Tensor:
     """Returns NaN for classes out of range, and 0 for others and for -1."""
     valid = ops.logical_and(classes >= -1, ops.less(classes, class_counts))
     return ops.where(

@@ -113,7 +113,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
             self.conditioner.build((None, self.dimension_count), context_shape)
 
     def _compute_parameters(
-        self, vectors: Tensor, context: Tensor | None, which: Any = None
+        self, vectors: Tensor, context: Tensor | None, which: Tensor | None = None
     ) -> Tensor:
         """Runs the network, for one dimension or for all, and casts what it returns."""
         parameters = self.conditioner(vectors, context=context, entry=which)
@@ -156,7 +156,7 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         order = ops.convert_to_tensor(self.conditioner.order, dtype="int32")
         dimensions = ops.arange(self.dimension_count, dtype="int32")
 
-        def find_next(index: Any, inputs: Tensor) -> Any:
+        def find_next(index: Tensor, inputs: Tensor) -> Tensor:
             which = ops.take(order, index)
             parameters = self._compute_parameters(inputs, context, which)
             output = ops.take(vectors, ops.reshape(which, (1,)), axis=-1)

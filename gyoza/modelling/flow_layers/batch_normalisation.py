@@ -109,7 +109,7 @@ class BatchNormalization(FlowLayer):
             )
         )
 
-    def _measure(self, x: Tensor) -> tuple[Any, Any]:
+    def _measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns means and variances over all axes but `axes`, with `shape`.
 
         Sums are divided, because `ops.mean` would round float64 to float32 on some backends.
@@ -132,7 +132,7 @@ class BatchNormalization(FlowLayer):
             value = ops.cast(ops.stop_gradient(value), average.dtype)
             average.assign(self.momentum * average + (1 - self.momentum) * value)
 
-    def _align(self, values: Tensor, rank: int) -> Any:
+    def _align(self, values: Tensor, rank: int) -> Tensor:
         return align(ops.cast(values, self.log_det_dtype), self._axes_, self._shape_, rank)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ class BatchNormalization(FlowLayer):
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
 
 
-def _count(x: Tensor, axes: list[int]) -> Any:
+def _count(x: Tensor, axes: list[int]) -> Tensor:
     """Returns the number of positions along `axes`, in the dtype of `x`."""
     lengths = ops.shape(x)
     return ops.cast(math.prod(lengths[axis] for axis in axes), x.dtype)

@@ -198,7 +198,7 @@ class Columns(TakesContext, FlowLayer):
     def _arguments(self, layer: Any, context: Tensor | None) -> dict[str, Any]:
         return given(context=context) if layer.accepts_context else {}
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
         context = super()._prepare_context(inputs, context)
         if context is not None and not self.accepts_context:
             raise ValueError(
@@ -212,7 +212,7 @@ class Columns(TakesContext, FlowLayer):
         if not self.built:
             self.build(tuple(outputs.shape))
 
-    def _run(self, x: Tensor, context: Tensor | None, method: str) -> tuple[Any, Any]:
+    def _run(self, x: Tensor, context: Tensor | None, method: str) -> tuple[Tensor, Tensor]:
         """Runs a method of each layer on its columns, and adds up what it returns besides them.
 
         Args:

@@ -57,7 +57,7 @@ class TakesContext:
         context = self._prepare_context(inputs, context)
         return (), kwargs if context is None else {**kwargs, "context": context}
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
         """Checks a context and remembers its shape, or checks that none is missing."""
         if context is not None and type(context) not in PLAIN_TYPES:
             is_read = hasattr(context, "assign") or is_frame(context)
@@ -137,7 +137,7 @@ class PassesContext(TakesContext):
             layer.accepts_context for layer in self._flow_layers_
         )
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
         context = super()._prepare_context(inputs, context)
         if context is None:
             return None
@@ -215,7 +215,7 @@ class ConditionalFlowLayer(TakesContext, FlowLayer):
         """The length of a context along its last axis, or `None` if there is no context."""
         return None if self.context_shape is None else self.context_shape[-1]
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
         context = super()._prepare_context(inputs, context)
         if context is not None:
             check_floating(context, self.name, "The context", _CAST_ADVICE)

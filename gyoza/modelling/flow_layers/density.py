@@ -213,7 +213,7 @@ class Density(Quantiles):
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
         return self._in_batches(invert, z, context, batch_size, verbose=verbose)
 
-    def _spread(self, context: Tensor | None, count: Any) -> Any:
+    def _spread(self, context: Tensor | None, count: Any) -> Tensor | None:
         """Repeats a context that is one for all instances."""
         if context is None:
             return None
@@ -300,7 +300,7 @@ class Density(Quantiles):
                 progress.add(1)
         return keras.tree.map_structure(lambda *values: ops.concatenate(values), *parts)
 
-    def _to_tensor(self, x: Tensor) -> Any:
+    def _to_tensor(self, x: Tensor) -> Tensor:
         if ops.is_tensor(x):
             return x
         x = np.asarray(x)

@@ -128,7 +128,7 @@ class UniformDequantization(FlowLayer):
                 )
         return super().__call__(inputs, *args, **kwargs)
 
-    def draw_noise(self, x: Tensor) -> tuple[Any, Any]:
+    def draw_noise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Draws noise for integers.
 
         Args:
@@ -262,7 +262,7 @@ class VariationalDequantization(UniformDequantization):
     def _as_context(self, x: Tensor) -> dict[str, Any]:
         return {"context": x} if self.noise_flow.accepts_context else {}
 
-    def draw_noise(self, x: Tensor) -> tuple[Any, Any]:
+    def draw_noise(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Draws noise from the flow; see :meth:`UniformDequantization.draw_noise`."""
         count = ops.shape(x)[0]
         if not (isinstance(count, int) or ops.is_tensor(count)):

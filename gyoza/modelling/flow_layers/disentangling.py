@@ -144,7 +144,7 @@ class DisentanglingFlowModel(FlowModel):
         x: Any = None,
         y: Any = None,
         y_pred: Any = None,
-        sample_weight: Any = None,
+        sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
         """Computes the compiled loss of a batch of pairs; see `keras.Model.compute_loss`."""

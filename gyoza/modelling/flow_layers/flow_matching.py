@@ -25,7 +25,7 @@ from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.seeds import SeedGenerator, scramble
 from gyoza.modelling.training import Training, average_losses
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["FlowMatchingModel"]
 
@@ -170,7 +170,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         self.flow._prepare_context(inputs, context)
         return super().__call__(inputs, **given(context=context, source=source), **kwargs)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """Builds the flow for data without a context.
 
         Args:
@@ -232,7 +232,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         velocity = self._continuous.compute_velocity(points, time, codes, training)
         return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
 
-    def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Any:
+    def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Tensor:
         """Draws a point of the base distribution for each instance, as they are coupled."""
         distribution = self.flow.base_distribution
         arguments = given(context=codes) if distribution.accepts_context else {}
@@ -303,7 +303,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         self,
         sample_count: int,
         seed: Any = None,
-        context: Any = None,
+        context: Tensor | None = None,
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,

@@ -32,7 +32,7 @@ class _ShapeChange(FlowLayer):
         if self._shape_ is not None:
             self._change_shape(self._shape_)
 
-    def change(self, inputs: Tensor) -> Any:
+    def change(self, inputs: Tensor) -> Tensor:
         """Changes the shape of a batch."""
         raise NotImplementedError
 
@@ -167,7 +167,7 @@ class Reshape(_ShapeChange):
             )
         return self.target_shape
 
-    def change(self, inputs: Tensor) -> Any:
+    def change(self, inputs: Tensor) -> Tensor:
         """Reshapes to `target_shape`."""
         return ops.reshape(inputs, (-1, *self.target_shape))
 
@@ -203,7 +203,7 @@ class Flatten(_ShapeChange):
     def _change_shape(self, shape: Sequence[int]) -> list[int]:
         return [math.prod(shape)]
 
-    def change(self, inputs: Tensor) -> Any:
+    def change(self, inputs: Tensor) -> Tensor:
         """Flattens instances."""
         return ops.reshape(inputs, (-1, self.dimension_count))
 
@@ -253,7 +253,7 @@ class Squeeze(_ShapeChange):
     def _restore_shape(self, shape: Sequence[Any]) -> list[int]:
         return _unsqueeze_shape(shape, self.name)
 
-    def change(self, inputs: Tensor) -> Any:
+    def change(self, inputs: Tensor) -> Tensor:
         """Moves the pixels of each block to channels."""
         return _squeeze(inputs, self._shape_)
 
@@ -294,7 +294,7 @@ class Unsqueeze(_ShapeChange):
     def _restore_shape(self, shape: Sequence[Any]) -> list[int]:
         return _squeeze_shape(shape, self.name)
 
-    def change(self, inputs: Tensor) -> Any:
+    def change(self, inputs: Tensor) -> Tensor:
         """Moves channels to the pixels of each block."""
         return _unsqueeze(inputs, self._change_shape(self._shape_))
 
@@ -343,7 +343,7 @@ class HaarDownsampling(Squeeze):
 
     moves_any_dtype = False
 
-    def change(self, inputs: Tensor) -> Any:
+    def change(self, inputs: Tensor) -> Tensor:
         """Transforms the pixels of each block to channels."""
         return _transform_by_haar(super().change(inputs))
 

@@ -78,7 +78,7 @@ class Inverse(TakesContext, FlowLayer):
         """Whether the inverted layer takes any dtype."""
         return self.layer.moves_any_dtype
 
-    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Any:
+    def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
         context = super()._prepare_context(inputs, context)
         if context is not None and not self.accepts_context:
             raise ValueError(

@@ -15,7 +15,7 @@ from gyoza.modelling.functions.checks import check_choice, is_own
 from gyoza.modelling.functions.dtypes import at_least_float32, check_floating, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 from gyoza.modelling.tables import is_frame
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["Invertible", "Inversion", "make_dense"]
 
@@ -157,7 +157,7 @@ class Inversion(keras.Layer):
             and self.input_spec is self._find_spec()
         )
 
-    def build(self, output_shape: Any) -> None:
+    def build(self, output_shape: Shape) -> None:
         """Builds nothing: the layer has its weights."""
         return  # AutoGraph cannot convert a function without a statement
 
@@ -389,7 +389,7 @@ class Invertible(Describes):
         """Builds what `invert` needs, or raises a `ValueError` if that is not possible."""
         return  # AutoGraph cannot convert a function without a statement
 
-    def compute_input_shape(self, output_shape: Any) -> tuple[int | None, ...]:
+    def compute_input_shape(self, output_shape: Shape) -> tuple[int | None, ...]:
         """Returns the shape of the inputs that have outputs of `output_shape`: the same here.
 
         Args:

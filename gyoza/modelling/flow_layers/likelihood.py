@@ -206,7 +206,7 @@ class LikelihoodTraining(ExportsEndpoints, Training):
 
     def _compute_log_prob(
         self, x: Tensor, y: Tensor | None, y_pred: Tensor, training: bool = False
-    ) -> Any:
+    ) -> Tensor:
         """Computes log-densities from what training steps hold."""
         labels = {}
         if y is not None and y.shape[-1] != 0:

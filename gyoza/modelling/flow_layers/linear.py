@@ -303,7 +303,7 @@ def _add_bias(layer: FlowLayer) -> keras.Variable:
     )
 
 
-def _sum_diagonal(factors: Any, inputs: Tensor, dtype: str) -> Tensor:
+def _sum_diagonal(factors: Tensor, inputs: Tensor, dtype: str) -> Tensor:
     """Returns the log-determinant, which is the same for all vectors in `inputs`."""
     log_det = ops.sum(ops.diagonal(ops.cast(factors, dtype)))
     return ops.broadcast_to(log_det, ops.shape(inputs)[:-1])

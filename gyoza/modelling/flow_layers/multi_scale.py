@@ -189,7 +189,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         kept, log_det = self.flow.invert_and_log_det(latent, **given(context=context))
         return self._join(kept, factored), self.sum_log_det(outputs, log_det)
 
-    def _join(self, kept: Tensor, factored: Tensor) -> Any:
+    def _join(self, kept: Tensor, factored: Tensor) -> Tensor:
         return ops.concatenate([ops.cast(kept, factored.dtype), factored], axis=-1)
 
     def adapt(self, data: Any, batch_size: int = 4096) -> None:

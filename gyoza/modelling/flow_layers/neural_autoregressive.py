@@ -153,7 +153,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
     def _add(self, name: str, shape: Sequence[int], initializer: Any = "glorot_uniform") -> Any:
         return self.add_weight(shape=shape, initializer=initializer, autocast=False, name=name)
 
-    def _mask_kernels(self) -> list[Any]:
+    def _mask_kernels(self) -> list[Tensor]:
         """Returns the matrices with nothing but their blocks from one dimension to a later one."""
         count = self.dimension_count
         is_later = np.triu(np.ones([count, count]), k=1)
@@ -167,7 +167,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             for kernel, mask in zip(self.kernels, masks, strict=True)
         ]
 
-    def _diagonals(self) -> list[Any]:
+    def _diagonals(self) -> list[Tensor]:
         """Returns each dimension's own blocks, `[dimension_count, units before, units]`."""
         limit = _LARGEST_LOG_SLOPE / len(self.log_diagonals)
         weights = [
@@ -176,7 +176,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         ]
         return [ops.exp(weight) / weight.shape[1] for weight in weights]
 
-    def _cast_gates(self) -> Any:
+    def _cast_gates(self) -> Tensor:
         """Returns the logits of the gates, none of which is shut entirely."""
         gates = ops.cast(self.gates, self.log_det_dtype)
         return ops.clip(gates, -_LARGEST_GATE, _LARGEST_GATE)
@@ -197,7 +197,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             lengths = (*ops.shape(contribution)[:-1], *biases[0].shape)
             first_offsets = first_offsets + ops.reshape(contribution, lengths)
 
-        def find(level: int, units: Tensor) -> Any:
+        def find(level: int, units: Tensor) -> Tensor:
             offsets = biases[level] if level else first_offsets
             if not kernels:
                 return offsets
@@ -241,7 +241,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         lower, upper, magnitudes = self._bracket(targets, gates, diagonals[-1])
         dimensions = ops.arange(self.dimension_count, dtype="int32")
 
-        def find_next(which: Any, vectors: Tensor) -> Any:
+        def find_next(which: Tensor, vectors: Tensor) -> Tensor:
             def take(values: Tensor, axis: int) -> Tensor:
                 return ops.take(values, ops.reshape(which, (1,)), axis=axis)
 
@@ -267,7 +267,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         vectors = repeat(find_next, ops.zeros_like(targets), self.dimension_count)
         return from_vectors(ops.cast(vectors, outputs.dtype), self._axes_, self._shape_)
 
-    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Any, ...]:
+    def _bracket(self, targets: Tensor, gates: Tensor, last_diagonal: Tensor) -> tuple[Tensor, ...]:
         """Returns points below and above the inputs, and how large terms of outputs are.
 
         The last hidden units are between -1 and 1.
@@ -289,7 +289,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
 def _map(
     x: Tensor, gates: Tensor, diagonals: Sequence[Any], find_offsets: Callable[[int, Any], Any]
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     """Maps dimensions by their networks.
 
     Args:
@@ -323,7 +323,7 @@ def _multiply(units: Tensor, blocks: Any) -> Tensor:
     return ops.squeeze(ops.expand_dims(units, -2) @ blocks, -2)
 
 
-def _miss(x: Tensor, target: Any, gates: Tensor, *parts: Any) -> tuple[Any, Any]:
+def _miss(x: Tensor, target: Tensor, gates: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
     """Returns by how much a dimension is mapped above its target, and with which slope."""
     offsets, diagonals = parts[: len(parts) // 2], parts[len(parts) // 2 :]
     outputs, slopes = _map(x, gates, diagonals, lambda level, _: offsets[level])

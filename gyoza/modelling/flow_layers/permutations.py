@@ -310,7 +310,7 @@ def _find_rotation(indices: np.ndarray) -> int | None:
     return int(indices[0]) if np.array_equal(indices, rotated) else None
 
 
-def _reorder(x: Tensor, indices: Any) -> Tensor:
+def _reorder(x: Tensor, indices: Tensor) -> Tensor:
     """Reorders the last axis: by slices, which are cheaper, if it is only rotated."""
     rotation = getattr(indices, "rotation", None)
     if rotation is None:

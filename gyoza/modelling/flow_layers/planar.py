@@ -27,17 +27,17 @@ _MARGIN = 1e-3
 _LARGEST_LOG_RADIUS = 40.0
 
 
-def _bound_strength(parameter: Any) -> Tensor:
+def _bound_strength(parameter: Tensor) -> Tensor:
     """Maps all numbers to those above -1, and 0 to 0."""
     return (1 - _MARGIN) * (ops.softplus(parameter + math.log(math.e - 1)) - 1)
 
 
-def _solve_bend(target: Any, outer: Tensor, inner: Tensor, shift: Tensor) -> Tensor:
+def _solve_bend(target: Tensor, outer: Tensor, inner: Tensor, shift: Tensor) -> Tensor:
     """Solves `x + outer tanh(inner x + shift) = target` for `x`, where `outer inner > -1`."""
 
     def equation(
-        x: Tensor, target: Any, outer: Tensor, inner: Tensor, shift: Tensor
-    ) -> tuple[Any, Any]:
+        x: Tensor, target: Tensor, outer: Tensor, inner: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
         bent, slope = tanh_and_slope(inner * x + shift)
         return x + outer * bent - target, 1 + outer * inner * slope
 
@@ -241,7 +241,7 @@ class Radial(FlowLayer):
         share = 1 / (1 + ops.where(k > 0, length / larger, larger))
         return ops.cast(centre + gap / (1 + strength * share), outputs.dtype)
 
-    def _measure(self, vectors: Tensor, radius: Tensor) -> Any:
+    def _measure(self, vectors: Tensor, radius: Tensor) -> Tensor:
         """Returns the lengths of vectors in units of the radius, `[..., 1]`, and finite ones."""
         largest = float(np.finfo(self.log_det_dtype).max) / 16
         return ops.clip(_length(vectors) / radius, 0.0, largest)
@@ -394,11 +394,11 @@ class Sylvester(FlowLayer):
         return {**super().get_config(), "column_count": self.column_count}
 
 
-def _solve_triangular_bend(target: Any, outer: Tensor, inner: Tensor, bias: Tensor) -> Tensor:
+def _solve_triangular_bend(target: Tensor, outer: Tensor, inner: Tensor, bias: Tensor) -> Tensor:
     """Solves `x + R tanh(S x + b) = target` for vectors x, from the last dimension to the first."""
     count = bias.shape[0]
 
-    def solve_dimension(index: Any, x: Tensor) -> Any:
+    def solve_dimension(index: Tensor, x: Tensor) -> Tensor:
         index = count - 1 - index
         unit = ops.one_hot(index, count, dtype=x.dtype)
         outer_row, inner_row = ops.take(outer, index, axis=0), ops.take(inner, index, axis=0)

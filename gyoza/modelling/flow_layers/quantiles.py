@@ -221,7 +221,9 @@ class Quantiles:
                 "later dimensions"
             )
 
-    def _find_log_odds(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Any, Any]:
+    def _find_log_odds(
+        self, x: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log-odds of data, signs of derivatives, and the largest of those above."""
         z, pullback = vjp(lambda x: self(x, context)[0], [x])  # type: ignore[operator]
         zeros, count = ops.zeros_like(z), z.shape[1]
@@ -238,7 +240,7 @@ class Quantiles:
 
     def _find_quantiles(
         self, log_odds: Tensor, context: Tensor | None = None
-    ) -> tuple[Any, Any, Any]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns data of log-odds, signs of derivatives there, and the largest of those above."""
         z = self.base_distribution.quantiles(log_odds, **self._base_context(context))
         x = self.invert(z, context)

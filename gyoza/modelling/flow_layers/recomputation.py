@@ -99,7 +99,7 @@ def run_and_forget(
         context: Tensor,
         values: Tensor,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Any:
         """Runs a layer, or its `recompute`, with weights of these values."""
         mapping = [(variable, values[indices[id(variable)]]) for variable in layer.variables]
         of_context = _pass_on(context if has_context else None, layer)
@@ -119,7 +119,7 @@ def run_and_forget(
         """Returns a function of what the outputs of a layer are differentiated by."""
         run = Inversion(layer, type(layer).recompute)
 
-        def function(shift: Tensor, context: Tensor, *weights: Any) -> Any:
+        def function(shift: Tensor, context: Tensor, *weights: Tensor) -> Any:
             of_layer = {**dict(enumerate(values)), **dict(zip(trained, weights, strict=True))}
             return call(run, layer, y, context, of_layer, shift=shift)
 

@@ -169,7 +169,7 @@ class Reflection(FlowLayer):
         """Reflects vectors in the opposite order; see :meth:`FlowLayer.inverse_transform`."""
         return self._run(outputs, is_back=True)
 
-    def _run(self, x: Tensor, is_back: bool = False) -> Any:
+    def _run(self, x: Tensor, is_back: bool = False) -> Tensor:
         """Reflects vectors forward or back, with `_reflect_` if a subclass overrides it."""
         if type(self)._reflect_ is Reflection._reflect_:
             return reflect(x, self._reflection_normals_, reverse=self._inverse_mode_ != is_back)

@@ -157,7 +157,7 @@ class Residual(FlowLayer):
             for i in range(depth)
         ]
 
-    def _cast_weights(self) -> tuple[list[Any], list[Any], list[Any]]:
+    def _cast_weights(self) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Returns contracting kernels, biases and sharpnesses, in `log_det_dtype`."""
         kernels, biases, sharpnesses = (
             [ops.cast(weight, self.log_det_dtype) for weight in weights]
@@ -218,7 +218,7 @@ class Residual(FlowLayer):
         # Newton's method squares the error that is left.
         tolerance = float(np.finfo(self.log_det_dtype).eps) ** 0.75
 
-        def step(x: Tensor, moves: Any) -> tuple[Any, Any]:
+        def step(x: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
             # Rows that have arrived stay, so that none depends on how long others take.
             after = ops.where(moves, target - _run(x, *constants, with_slopes=False)[0], x)
             is_far = ops.abs(after - x) > tolerance * (1 + ops.abs(after))
@@ -259,7 +259,7 @@ def _run(
     sharpnesses: Sequence[Any],
     *,
     with_slopes: bool = True,
-) -> tuple[Any, list[Any]]:
+) -> tuple[Tensor, list[Tensor]]:
     """Runs the network, and returns its results and the slopes of the activations, if asked."""
     slopes = []
     for kernel, bias, sharpness in zip(kernels[:-1], biases[:-1], sharpnesses, strict=True):
@@ -290,7 +290,7 @@ def _log_determinant(matrix: Tensor) -> Tensor:
     size = matrix.shape[-1]
     indices = ops.expand_dims(ops.arange(size), -1)
 
-    def eliminate(k: Any, rest: Tensor) -> Any:
+    def eliminate(k: Tensor, rest: Tensor) -> Tensor:
         k = ops.reshape(k, (1,))
         row, column = ops.take(rest, k, axis=-2), ops.take(rest, k, axis=-1)
         factors = column / ops.take(row, k, axis=-1)
@@ -301,17 +301,19 @@ def _log_determinant(matrix: Tensor) -> Tensor:
 
 
 def _sum_series(
-    probe: Any, term_count: Any, kernels: Sequence[Any], slopes: Sequence[Any]
+    probe: Tensor, term_count: Tensor, kernels: Sequence[Any], slopes: Sequence[Any]
 ) -> tuple[Tensor, Tensor]:
     """Sums terms of the series of p ln(I + J) pᵀ and p (I + J)^-1, without bias.
 
     Terms that are not always computed are divided by the probability that they are.
     """
 
-    def is_left(k: Any, *_: Any) -> Any:
+    def is_left(k: Tensor, *_: Any) -> Tensor:
         return k <= term_count
 
-    def add(k: Any, power: Tensor, weight: Tensor, value: Any, resolved: Tensor) -> tuple[Any, ...]:
+    def add(
+        k: Tensor, power: Tensor, weight: Tensor, value: Tensor, resolved: Tensor
+    ) -> tuple[Tensor, ...]:
         power = -_multiply(power, kernels, slopes)
         weight = ops.where(k > _SURE_TERMS, weight / _CONTINUATION, weight)
         value = value - weight / k * ops.sum(power * probe, axis=-1)

@@ -71,7 +71,7 @@ class Sampling:
     def _continuous(self) -> Any:
         return self.flow._flow_layers_[-1]
 
-    def log_prob(self, x: Any, context: Any = None, **kwargs: Any) -> Tensor:
+    def log_prob(self, x: Any, context: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Computes the logarithm of the density of data; see :meth:`FlowModel.log_prob`."""
         return self.flow.log_prob(x, context, **kwargs)
 
@@ -106,7 +106,7 @@ class Sampling:
         self,
         sample_count: int,
         seed: Any = None,
-        context: Any = None,
+        context: Tensor | None = None,
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
@@ -141,7 +141,7 @@ class Sampling:
         self,
         sample_count: int,
         seed: Any = None,
-        context: Any = None,
+        context: Tensor | None = None,
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
@@ -172,7 +172,7 @@ class Sampling:
 
     @contextlib.contextmanager
     def _solve_with(
-        self, solver: str | None, steps: int | None, guidance: float | None, context: Any
+        self, solver: str | None, steps: int | None, guidance: float | None, context: Tensor | None
     ) -> Iterator[FlowModel]:
         """Yields the flow, or one with the same weights that is solved in another way."""
         if steps is not None:

@@ -104,7 +104,7 @@ class ChecksSteps:
         self._has_new_densities = False
         return difference
 
-    def _log_prob_by_steps(self, x: Tensor, context: Tensor | None = None) -> tuple[Any, Any]:
+    def _log_prob_by_steps(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Computes log-densities twice: by the steps of the model, and by shorter ones."""
         states = [seeds.state for layer in flatten_layers(self) for seeds in list_seeds(layer)]
         values = [ops.copy(state) for state in states]
@@ -133,7 +133,7 @@ class ChecksSteps:
         self._check_new_steps(*split_context(x))
         return results
 
-    def _check_new_steps(self, x: Any, context: Any) -> None:
+    def _check_new_steps(self, x: Any, context: Tensor | None) -> None:
         """Checks the steps on a few instances if the model has been trained since it last was."""
         if not self._has_new_densities or self._fit is not None:
             return

@@ -108,7 +108,7 @@ def _measure(x: Tensor) -> np.ndarray:
     return np.sqrt(np.mean(np.square(x.reshape(len(x), -1)), axis=0)) if len(x) else np.zeros(0)
 
 
-def _run(model: Any, last: Any, x: Any, context: Any) -> Tensor:
+def _run(model: Any, last: Any, x: Any, context: Tensor | None) -> Tensor:
     """Returns the outputs of a layer of a model, and leaves states of random numbers as they are.
 
     Args:

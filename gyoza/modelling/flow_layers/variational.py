@@ -143,7 +143,7 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
             raise _not_differentiable("a NumPy array, which has no gradients")
         return log_prob - target
 
-    def _evaluate_target(self, x: Tensor, context: Tensor | None) -> Any:
+    def _evaluate_target(self, x: Tensor, context: Tensor | None) -> Tensor:
         arguments = [x] if context is None else [x, context]
         try:
             target = self.target_log_prob(*arguments)

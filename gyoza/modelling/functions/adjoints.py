@@ -82,10 +82,10 @@ def solve_with_recomputation(
         history = (ops.zeros((step_count, *ops.shape(part)), part.dtype) for part in state)
         return tuple(repeat(advance, (*state, *history), step_count))
 
-    def backward(outputs: Values, others: Values, cotangents: Values) -> list[Any]:
+    def backward(outputs: Values, others: Values, cotangents: Values) -> list[Tensor]:
         history, values = outputs[count:], others[count - 1 :]
 
-        def go_back(index: Tensor, gradients: Values) -> tuple[Any, ...]:
+        def go_back(index: Tensor, gradients: Values) -> tuple[Tensor, ...]:
             index = step_count - 1 - index
             state = [ops.take(part, index, axis=0) for part in history]
             of_state, of_values = gradients[:count], gradients[count:]
@@ -167,7 +167,7 @@ def solve_with_adjoint(
             lambda time, *state: field(time, values, state), state, start, stop, *tolerances
         )[0]
 
-    def backward(outputs: Values, others: Values, cotangents: Values) -> list[Any]:
+    def backward(outputs: Values, others: Values, cotangents: Values) -> list[Tensor]:
         values = others[count - 1 :]
 
         def go_back(time: Tensor, *parts: Any) -> State:

@@ -1,7 +1,6 @@
 """What importance weights say of a normalisation, and of how well a density fits another."""
 
 import math
-from typing import Any
 
 from keras import ops
 
@@ -10,7 +9,7 @@ from gyoza.typing import Tensor
 __all__ = ["effective_sample_size", "log_evidence"]
 
 
-def effective_sample_size(log_weights: Tensor) -> Any:
+def effective_sample_size(log_weights: Tensor) -> Tensor:
     r"""Computes how many independent samples of the target importance samples are worth.
 
     Kish's estimate from the weights :math:`w_i`, on which their common factor has no effect,
@@ -41,7 +40,7 @@ def effective_sample_size(log_weights: Tensor) -> Any:
     )
 
 
-def log_evidence(log_weights: Tensor) -> tuple[Any, Any]:
+def log_evidence(log_weights: Tensor) -> tuple[Tensor, Tensor]:
     r"""Estimates the logarithm of a normalisation from importance weights, with its error.
 
     From :math:`n` weights :math:`w_i`, the ratios of an unnormalised target density and that of the

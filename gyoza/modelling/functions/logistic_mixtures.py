@@ -23,7 +23,7 @@ _FLAT = -40.0
 _LARGEST_LOG_SCALE = 80.0
 
 
-def _limit(log_scales: Tensor) -> Any:
+def _limit(log_scales: Tensor) -> Tensor:
     """Keeps scales and their reciprocals finite, and all that they are multiplied by."""
     return ops.clip(log_scales, -_LARGEST_LOG_SCALE, _LARGEST_LOG_SCALE)
 
@@ -87,7 +87,7 @@ def _log_odds(
     log_below, log_above = -ops.softplus(-own_odds), -ops.softplus(own_odds)
     joint_below, joint_above = log_weights + log_below, log_weights + log_above
 
-    def compute_log_slopes() -> Any:
+    def compute_log_slopes() -> Tensor:
         # This is ln(F' / F + F' / (1 - F)), where F' / F is the mean rate at which components grow,
         # weighted by how likely they gave a number that is below x.
         log_rates = [
@@ -138,7 +138,7 @@ def mixture_quantile(
     ) -> tuple[Any, Callable[[], Any]]:
         values, compute_log_slopes = _log_odds(x, log_weights, locations, log_scales, components)
 
-        def compute_slopes() -> Any:
+        def compute_slopes() -> Tensor:
             log_slopes = compute_log_slopes()
             # The reciprocal of the slope has to stay finite.
             return ops.exp(ops.where(log_slopes > _FLAT, log_slopes, _FLAT))

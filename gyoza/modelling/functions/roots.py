@@ -1,7 +1,6 @@
 """Inversion of increasing functions that have no inverse in closed form."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -81,23 +80,23 @@ def find_root(
     noise = 0.0 if magnitudes is None else 2 * eps * ops.stop_gradient(magnitudes)
     parabola_count = precision.nmant + 8
 
-    def measure_digit(x_1: Tensor, x_2: Tensor) -> Any:
+    def measure_digit(x_1: Tensor, x_2: Tensor) -> Tensor:
         return larger(tiny, eps * larger(ops.abs(x_1), ops.abs(x_2)))
 
-    def is_left(x_1: Tensor, x_2: Tensor, f_1: Tensor, f_2: Tensor) -> Any:
+    def is_left(x_1: Tensor, x_2: Tensor, f_1: Tensor, f_2: Tensor) -> Tensor:
         is_wide = ops.abs(x_2 - x_1) > 2 * measure_digit(x_1, x_2)
         return ops.logical_and(is_wide, smaller(-smaller(f_1, f_2), larger(f_1, f_2)) > noise)
 
     def narrow(
-        step: Any,
+        step: Tensor,
         x_1: Tensor,
         x_2: Tensor,
         x_3: Tensor,
         f_1: Tensor,
         f_2: Tensor,
         f_3: Tensor,
-        moves: Any,
-    ) -> tuple[Any, ...]:
+        moves: Tensor,
+    ) -> tuple[Tensor, ...]:
         """Cuts those brackets in two that move: from the last point to one of the other sign."""
         share = _cross_zero(x_1, x_2, x_3, f_1, f_2, f_3)
         # At least by one digit, so that both ends come close to the root.
@@ -138,7 +137,7 @@ def find_root(
 
 def _cross_zero(
     x_1: Tensor, x_2: Tensor, x_3: Tensor, f_1: Tensor, f_2: Tensor, f_3: Tensor
-) -> Any:
+) -> Tensor:
     """Returns which share of the way from the first to the second of three points to go.
 
     That is where the inverse parabola through them crosses zero, if it is monotonic between them.
@@ -150,7 +149,7 @@ def _cross_zero(
     return ops.where(is_monotonic, share, 0.5)
 
 
-def _halve_magnitudes(lower: Tensor, upper: Tensor, tiny: Tensor) -> Any:
+def _halve_magnitudes(lower: Tensor, upper: Tensor, tiny: Tensor) -> Tensor:
     """Returns the middle of a bracket in orders of magnitude, or within one in numbers."""
     sizes = [larger(tiny, ops.abs(end)) for end in (lower, upper)]
     small, large = smaller(*sizes), larger(*sizes)

@@ -116,7 +116,7 @@ def make_step(
 
 
 def _step(
-    field: Field, method: _Method, time: Tensor, state: State, step: Any, first: Any = None
+    field: Field, method: _Method, time: Tensor, state: State, step: Tensor, first: Any = None
 ) -> tuple[State, list[State]]:
     """Takes a step, and returns the state after it and all slopes."""
     slopes = [field(time, *state) if first is None else first]
@@ -125,12 +125,12 @@ def _step(
     return _add(state, method.weights, slopes, step), slopes
 
 
-def _add(state: State, weights: tuple[float, ...], slopes: list[State], step: Any) -> State:
+def _add(state: State, weights: tuple[float, ...], slopes: list[State], step: Tensor) -> State:
     """Returns `y + h (w_1 k_1 + w_2 k_2 + …)`."""
     return tuple(y + step * change for y, change in zip(state, _mix(weights, slopes), strict=True))
 
 
-def _mix(weights: tuple[float, ...], slopes: list[State]) -> list[Any]:
+def _mix(weights: tuple[float, ...], slopes: list[State]) -> list[Tensor]:
     used = [(w, slope) for w, slope in zip(weights, slopes, strict=False) if w]
     return [sum(w * slope[i] for w, slope in used) for i in range(len(slopes[0]))]
 

@@ -229,7 +229,7 @@ def _check_counts(heights: Tensor, slopes: Tensor, bin_count: int, slope_count: 
         )
 
 
-def _divide(parameters: Tensor, bound: float, minimum: float) -> tuple[Any, Any]:
+def _divide(parameters: Tensor, bound: float, minimum: float) -> tuple[Tensor, Tensor]:
     """Divides the interval by a softmax into bins: their starts and sizes, `[..., bin count]`."""
     bin_count = parameters.shape[-1]
     sizes = minimum + (1.0 - minimum * bin_count) * ops.softmax(parameters, axis=-1)

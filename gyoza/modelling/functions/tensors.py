@@ -88,7 +88,7 @@ def fill(value: Any, inputs: Tensor, dtype: str) -> Tensor:
     return ops.broadcast_to(ops.cast(value, dtype), ops.shape(inputs)[:1])
 
 
-def to_rows(x: Tensor) -> Any:
+def to_rows(x: Tensor) -> Tensor:
     """Merges all axes but the first, `[batch, ...]` to `[batch, size]`."""
     lengths = x.shape[1:]
     # JAX cannot tell what -1 stands for in an empty batch.
@@ -99,32 +99,32 @@ def to_rows(x: Tensor) -> Any:
 # `where` round numbers of Python to it.
 
 
-def _convert(x: Tensor, y: Tensor) -> tuple[Any, Any]:
+def _convert(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Converts a Python number to the dtype of the tensor that it is compared with."""
     if isinstance(x, float):
         return ops.convert_to_tensor(x, dtype=y.dtype), y
     return x, ops.convert_to_tensor(y, dtype=x.dtype) if isinstance(y, float) else y
 
 
-def smaller(x: Tensor, y: Tensor) -> Any:
+def smaller(x: Tensor, y: Tensor) -> Tensor:
     """Returns the smaller of two numbers, or `y` if one is NaN."""
     x, y = _convert(x, y)
     return ops.where(x < y, x, y)
 
 
-def larger(x: Tensor, y: Tensor) -> Any:
+def larger(x: Tensor, y: Tensor) -> Tensor:
     """Returns the larger of two numbers, or `y` if one is NaN."""
     x, y = _convert(x, y)
     return ops.where(x > y, x, y)
 
 
-def clip(x: Tensor, least: float, most: float) -> Any:
+def clip(x: Tensor, least: float, most: float) -> Tensor:
     """Returns the number of an interval that is closest to `x`, or NaN if it is NaN."""
     ends = (ops.convert_to_tensor(end, dtype=x.dtype) for end in (least, most))
     return ops.clip(x, *ends)
 
 
-def floor(x: Tensor) -> Any:
+def floor(x: Tensor) -> Tensor:
     """Returns the largest integers up to `x`, where Keras rounds float64 on JAX and PyTorch."""
     whole = ops.trunc(x)
     return whole - ops.cast(x < whole, x.dtype)

@@ -74,7 +74,7 @@ def compute_transport_plan(
     if is_allowed is not None:
         cost = ops.where(is_allowed, cost, ops.full_like(cost, np.inf))
 
-    def scale_rows(columns: Tensor, scale: Any) -> Tensor:
+    def scale_rows(columns: Tensor, scale: Tensor) -> Tensor:
         return -scale * ops.logsumexp((columns - cost) / scale, axis=1, keepdims=True)
 
     def advance(index: Tensor, columns: Tensor) -> Tensor:

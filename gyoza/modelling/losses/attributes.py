@@ -68,7 +68,9 @@ class AttributeLoss(keras.losses.Loss):
         self._class_counts = np.array([size for size in sizes if size], "int32")
         self._starts = starts.astype("int32")
 
-    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         """Computes the reduced loss; see :meth:`call`."""
         if isinstance(y_true, np.ndarray | list | tuple):
             self.code.check_labels(y_true)

@@ -4,8 +4,6 @@ Posteriors have diagonal covariances. They and the components of mixtures are gi
 and the logarithms of their variances.
 """
 
-from typing import Any
-
 from keras import ops
 
 from gyoza.modelling.losses.likelihoods import normal_log_density, sum_per_example, to_tensors
@@ -267,6 +265,6 @@ def _softmax(logits: Tensor) -> Tensor:
     return ops.exp(ops.log_softmax(logits))
 
 
-def _two_way(logits: Tensor) -> Any:
+def _two_way(logits: Tensor) -> Tensor:
     """Returns the logits of a softmax over two classes, the second with the given logit."""
     return ops.stack([ops.zeros_like(logits), logits], axis=-1)

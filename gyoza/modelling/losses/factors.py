@@ -119,7 +119,9 @@ class SupervisedFactorLoss(keras.losses.Loss):
             factors[:, None] == self._factor_of_dimension, dtype=keras.config.floatx()
         )
 
-    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         """Computes the reduced loss; see :meth:`call`."""
         if isinstance(y_true, np.ndarray | list | tuple):
             self.check_correlations(y_true)
@@ -160,7 +162,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
                 f"factor that a pair shares. Received: y_true.shape={tuple(shape)}"
             )
 
-    def _to_correlations(self, y_true: Tensor) -> Any:
+    def _to_correlations(self, y_true: Tensor) -> Tensor:
         """Returns the correlation per pair and factor, NaN where an index is out of range."""
         if self.correlation is None:
             return y_true

@@ -166,7 +166,7 @@ class NormalLoss(keras.losses.Loss):
         return {**super().get_config(), "variance": self.variance, "dtype": self.dtype}
 
 
-def to_tensors(first: Any, *others: Any) -> list[Any]:
+def to_tensors(first: Any, *others: Any) -> list[Tensor]:
     """Converts all arguments to the dtype of the first, but at least float32."""
     dtype = at_least_float32(getattr(first, "dtype", "float32"))
     # Keras would round arrays in float64 to float32 on some backends.

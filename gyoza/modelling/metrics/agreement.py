@@ -1,19 +1,19 @@
 """How similar the factors of two codes of the same instances are."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.metrics.codes import check_codes, split_units
+from gyoza.typing import Tensor
 
 __all__ = ["agreement"]
 
 
 def agreement(
-    codes_1: Any,
-    codes_2: Any,
+    codes_1: Tensor,
+    codes_2: Tensor,
     dimensions_per_factor: Mapping[str, int] | Iterable[int],
     *,
     seed: int | None = 0,

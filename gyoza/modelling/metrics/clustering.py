@@ -91,13 +91,13 @@ class ClusteringAccuracy(keras.metrics.Metric):
         of_cluster = self._one_hot(clusters, self.cluster_count)
         self.counts.assign_add(ops.transpose(of_cluster * weights[:, None]) @ of_class)
 
-    def _one_hot(self, indices: Any, count: int) -> Any:
+    def _one_hot(self, indices: Tensor, count: int) -> Tensor:
         """Returns rows with a single 1, or of NaN where an index is out of range."""
         rows = ops.cast(indices[:, None] == ops.arange(count), self.dtype)
         known = (indices >= 0) & (indices < count)
         return ops.where(known[:, None], rows, np.nan)
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """Computes the accuracy."""
         return ops.divide_no_nan(ops.sum(ops.max(self.counts, axis=1)), ops.sum(self.counts))
 

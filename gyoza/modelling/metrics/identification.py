@@ -1,7 +1,5 @@
 """Scores of how well the sources of data have been recovered."""
 
-from typing import Any
-
 import numpy as np
 
 from gyoza.extras import import_extra
@@ -12,7 +10,7 @@ __all__ = ["mean_correlation_coefficient"]
 
 
 def mean_correlation_coefficient(
-    codes: Tensor, sources: Any, correlation: str = "pearson"
+    codes: Tensor, sources: Tensor, correlation: str = "pearson"
 ) -> float:
     r"""MCC: how well codes recover sources, up to order, sign and scale.
 

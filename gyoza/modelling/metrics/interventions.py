@@ -148,7 +148,7 @@ class SwapConsistency(NamedTuple):
     """How often it is the label of a, likewise."""
 
 
-def swap_consistency(predicted: Any, labels_a: Any, labels_b: Any) -> SwapConsistency:
+def swap_consistency(predicted: Tensor, labels_a: Tensor, labels_b: Tensor) -> SwapConsistency:
     """How often edits transfer what they should, and leave the rest as it was.
 
     Instances a have been given one factor of instances b, and a classifier has been shown the

@@ -106,7 +106,7 @@ class PairCorrelation(keras.metrics.Metric):
         terms = [ops.ones_like(a[:, :1]), y_true, a, b, a * a, b * b, a * b]
         self._sums.assign_add(ops.transpose(weights) @ ops.concatenate(terms, axis=1))
 
-    def _compute_matrices(self) -> tuple[Any, Any, Any]:
+    def _compute_matrices(self) -> tuple[Tensor, Tensor, Tensor]:
         """Computes realised and requested correlations, and which of them exist."""
         factor_count = len(self.dimensions_per_factor)
         sums = ops.convert_to_tensor(self._sums)
@@ -122,7 +122,7 @@ class PairCorrelation(keras.metrics.Metric):
         means_of_blocks = ops.convert_to_tensor(self._means_of_blocks, dtype=self.dtype)
         return correlations @ means_of_blocks, requested, exist
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """Computes the mean distance of realised from requested correlations, 0 without pairs."""
         realised, requested, exist = self._compute_matrices()
         count = ops.sum(ops.cast(exist, self.dtype))

@@ -73,7 +73,7 @@ class ExplainedVariance(keras.metrics.Metric):
         terms = [weights, *(weights * x for x in values), *(weights * x * x for x in values)]
         self._sums.assign_add(ops.stack([ops.sum(term) for term in terms]))
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         """Computes the share, 0 before the first batch."""
         sums = ops.convert_to_tensor(self._sums)
         means, squares = ops.split(ops.divide_no_nan(sums[1:], sums[0]), 2)

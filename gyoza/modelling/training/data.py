@@ -14,6 +14,7 @@ from keras import ops
 from gyoza.backend import flatten_layers
 from gyoza.modelling.tables import frame_to_array, get_names, is_frame
 from gyoza.modelling.training.files import WritesFiles
+from gyoza.typing import Tensor
 
 __all__ = ["to_arrays", "average_losses", "PreparesCallbacks", "TakesData"]
 
@@ -64,7 +65,7 @@ def _check_not_empty(x: Any) -> None:
         raise ValueError(f"`x` should hold at least one instance. Received: shapes {shapes}")
 
 
-def _keep_weights(y: Any, sample_weight: Any) -> Any:
+def _keep_weights(y: Any, sample_weight: Tensor | None) -> Any:
     """Returns targets that let Keras keep the weights of instances.
 
     It drops them where there are no targets.
@@ -93,7 +94,9 @@ def _make_mean(dtype: Any) -> _Mean:
     return _Mean(name="mean", dtype=dtype)
 
 
-def average_losses(losses: Any, sample_weight: Any = None, penalties: Sequence[Any] = ()) -> Any:
+def average_losses(
+    losses: Tensor, sample_weight: Tensor | None = None, penalties: Sequence[Any] = ()
+) -> Tensor:
     """Averages the losses of instances, and adds what does not belong to one, as Keras does.
 
     Args:
@@ -198,7 +201,7 @@ class TakesData(WritesFiles):
         self,
         x: Any,
         y: Any = None,
-        sample_weight: Any = None,
+        sample_weight: Tensor | None = None,
         class_weight: Any = None,
         **kwargs: Any,
     ) -> Any:
@@ -206,7 +209,9 @@ class TakesData(WritesFiles):
         data = self._prepare_data(x, y, sample_weight, class_weight)
         return super().train_on_batch(*data, class_weight, **kwargs)
 
-    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any) -> Any:
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """Evaluates one batch; see `keras.Model.test_on_batch`."""
         return super().test_on_batch(*self._prepare_data(x, y, sample_weight), **kwargs)
 
@@ -225,7 +230,7 @@ class TakesData(WritesFiles):
         return arguments
 
     def _prepare_data(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None
+        self, x: Any, y: Any = None, sample_weight: Tensor | None = None, class_weight: Any = None
     ) -> tuple[Any, Any, Any]:
         """Checks data, and brings them into the form that Keras takes."""
         x, y = self._prepare_inputs(x), to_arrays(y)

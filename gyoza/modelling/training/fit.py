@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from gyoza.backend import build_for_training, is_distributed, to_data_set
+from gyoza.typing import Tensor
 
 __all__ = ["Fit", "create_variables", "describe", "get_rank"]
 
@@ -123,7 +124,9 @@ class _ProgressBar(keras.callbacks.ProgbarLogger):
         super().on_train_batch_end(min(batch, (self.target or math.inf) - 1), logs)
 
 
-def create_variables(model: Any, x: Any, y: Any = None, sample_weight: Any = None) -> None:
+def create_variables(
+    model: Any, x: Any, y: Any = None, sample_weight: Tensor | None = None
+) -> None:
     """Builds model, optimizer and metrics, unless that requires drawing a batch from an iterator.
 
     Where they are built within the first step, TensorFlow traces it twice. What does not suit a

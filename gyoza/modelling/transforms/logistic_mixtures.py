@@ -84,7 +84,7 @@ class LogisticMixtureTransform(AffineTransform):
         self.location_spread = location_spread
         self.parameter_count = 2 + 3 * self.component_count
 
-    def _read_mixture(self, parameters: Tensor) -> tuple[Any, Any, Any]:
+    def _read_mixture(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns log-weights, locations and log-scales of components, `[..., component count]`."""
         logits, locations, raw = ops.split(parameters[..., 2:], 3, axis=-1)
         offsets = self.location_spread * np.linspace(-1.0, 1.0, self.component_count)
@@ -185,14 +185,14 @@ class GaussianizationTransform(Transform):
         return {**super().get_config(), "component_count": self.component_count}
 
 
-def _cast(x: Tensor, parameters: Tensor) -> tuple[Any, Any]:
+def _cast(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
     """Casts numbers and parameters to float32 at least."""
     check_float_dtype(x.dtype)
     dtype = at_least_float32(x.dtype)
     return ops.cast(x, dtype), ops.cast(parameters, dtype)
 
 
-def _split_mixture(parameters: Tensor) -> tuple[Any, Any, Any]:
+def _split_mixture(parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns log-weights, locations and log-scales of components, `[..., component count]`."""
     logits, locations, log_scales = ops.split(parameters, 3, axis=-1)
     return ops.log_softmax(logits, axis=-1), locations, log_scales
