@@ -78,7 +78,7 @@ XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS
 
 
 def vjp(
-    function: Callable[..., Any], primals: Sequence[Any]
+    function: Callable[..., Any], primals: Sequence[Tensor]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     """Evaluates `function` and returns its vector-Jacobian product.
 
@@ -96,7 +96,7 @@ def vjp(
 
 
 def with_gradient(
-    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    forward: Callable[..., Sequence[Tensor]], backward: Callable[..., Sequence[Tensor]]
 ) -> Callable[..., Any]:
     """Returns a function with a gradient of its own, which does not need its first argument.
 
@@ -241,7 +241,7 @@ def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
     return _in_use.to_data_set(arguments)
 
 
-def is_traced(tensors: Iterable[Any]) -> bool:
+def is_traced(tensors: Iterable[Tensor]) -> bool:
     """Returns whether a function of `tensors` is being compiled or differentiated right now."""
     return _in_use.is_traced(tensors)
 

@@ -66,13 +66,13 @@ _LOCK = threading.RLock()
 
 
 def vjp(
-    function: Callable[..., Any], primals: Sequence[Any]
+    function: Callable[..., Any], primals: Sequence[Tensor]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     return jax.vjp(function, *primals)
 
 
 def with_gradient(
-    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    forward: Callable[..., Sequence[Tensor]], backward: Callable[..., Sequence[Tensor]]
 ) -> Callable[..., Any]:
     function = jax.custom_vjp(forward)
 
@@ -162,7 +162,7 @@ def jit_steps(
     return take_steps
 
 
-def is_traced(tensors: Iterable[Any]) -> bool:
+def is_traced(tensors: Iterable[Tensor]) -> bool:
     return private.is_in_stateless_scope() or any(isinstance(t, jax.core.Tracer) for t in tensors)
 
 
@@ -194,7 +194,7 @@ def jit_batches(
     function = chain(prepare, function)
 
     @jit
-    def compiled(values: Sequence[Any], *tensors: Tensor) -> Any:
+    def compiled(values: Sequence[Tensor], *tensors: Tensor) -> Any:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping) as scope:
             outputs = function(*tensors)

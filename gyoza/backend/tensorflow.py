@@ -66,14 +66,14 @@ _SEED_STRIDE = 2**20 + 7
 
 
 def vjp(
-    function: Callable[..., Any], primals: Sequence[Any]
+    function: Callable[..., Any], primals: Sequence[Tensor]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     primals = [tf.convert_to_tensor(primal) for primal in primals]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(primals)
         outputs = function(*primals)
 
-    def pullback(cotangents: Tensor) -> tuple[Any, ...]:
+    def pullback(cotangents: Tensor) -> tuple[Tensor, ...]:
         return tuple(
             tape.gradient(
                 outputs, primals, output_gradients=cotangents, unconnected_gradients="zero"
@@ -84,7 +84,7 @@ def vjp(
 
 
 def with_gradient(
-    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    forward: Callable[..., Sequence[Tensor]], backward: Callable[..., Sequence[Tensor]]
 ) -> Callable[..., Any]:
     def function(x: Tensor, *others: Any) -> Any:
         kept: list[Any] = []
@@ -133,7 +133,7 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
 
 
-def is_traced(tensors: Iterable[Any]) -> bool:
+def is_traced(tensors: Iterable[Tensor]) -> bool:
     return not tf.executing_eagerly()
 
 

@@ -58,7 +58,7 @@ __all__ = [
 
 
 def vjp(
-    function: Callable[..., Any], primals: Sequence[Any]
+    function: Callable[..., Any], primals: Sequence[Tensor]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
     primals = [_derive_from(torch.as_tensor(primal)) for primal in primals]
     # Like the outputs of any function, those of this one and of `pullback` can be differentiated
@@ -70,7 +70,7 @@ def vjp(
     if not is_differentiable:
         outputs = keras.tree.map_structure(torch.Tensor.detach, outputs)
 
-    def pullback(cotangents: Tensor) -> tuple[Any, ...]:
+    def pullback(cotangents: Tensor) -> tuple[Tensor, ...]:
         connected = [
             (output, cotangent)
             for output, cotangent in zip(flat_outputs, keras.tree.flatten(cotangents), strict=True)
@@ -98,7 +98,7 @@ def _derive_from(x: Tensor) -> Tensor:
 
 
 def with_gradient(
-    forward: Callable[..., Sequence[Any]], backward: Callable[..., Sequence[Any]]
+    forward: Callable[..., Sequence[Tensor]], backward: Callable[..., Sequence[Tensor]]
 ) -> Callable[..., Any]:
     class Function(torch.autograd.Function):
         @staticmethod
@@ -125,7 +125,7 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     return function
 
 
-def is_traced(tensors: Iterable[Any]) -> bool:
+def is_traced(tensors: Iterable[Tensor]) -> bool:
     return False
 
 

@@ -394,7 +394,7 @@ class _Source(keras.utils.PyDataset):
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, index: int) -> tuple[tuple[Any, ...], tuple[np.ndarray, ...]]:
+    def __getitem__(self, index: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         (a, b), correlations = self._pairs[index]
         random = np.random.default_rng([self._seed, self._pairs.epoch, index])
         a, b = (x + self._noise * random.normal(size=x.shape) for x in (a, b))

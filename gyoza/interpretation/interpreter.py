@@ -201,7 +201,7 @@ class Interpreter(Edits, SavesFiles):
         z = self._run_in_batches(self._encoders[key], *keras.tree.flatten(x))
         return {name: z[:, block] for name, block in self._slices.items()}
 
-    def decode(self, factors: Mapping[str, Any]) -> Any:
+    def decode(self, factors: Mapping[str, Tensor]) -> Any:
         """Returns the outputs of the network for given factors.
 
         Args:
@@ -215,7 +215,7 @@ class Interpreter(Edits, SavesFiles):
         """
         return self._run("decode", join_factors(factors, self.dimensions_per_factor))
 
-    def to_hidden(self, factors: Mapping[str, Any]) -> np.ndarray:
+    def to_hidden(self, factors: Mapping[str, Tensor]) -> np.ndarray:
         """Returns the hidden representations with given factors.
 
         Args:

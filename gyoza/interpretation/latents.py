@@ -1,7 +1,6 @@
 """Latent vectors and the factors that they consist of."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
@@ -84,7 +83,7 @@ def slice_factors(sizes: Mapping[str, int]) -> dict[str, slice]:
     }
 
 
-def join_factors(factors: Mapping[str, Any], sizes: Mapping[str, int]) -> np.ndarray:
+def join_factors(factors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> np.ndarray:
     """Joins factors by name into latent vectors.
 
     Args:

@@ -220,7 +220,7 @@ class AttributeCode:
         classes = ops.cast(ops.argmax(block, axis=-1, keepdims=True), block.dtype)
         return classes if reading == "argmax" else classes / (class_count - 1)
 
-    def write(self, z: Tensor, attributes: Mapping[str, Any]) -> Tensor:
+    def write(self, z: Tensor, attributes: Mapping[str, Tensor]) -> Tensor:
         """Sets attributes in latent vectors, and leaves the rest as it is.
 
         Args:

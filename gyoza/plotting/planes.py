@@ -91,7 +91,7 @@ def latent_scatter(
 
 
 def warped_grid(
-    mapping: Callable[[np.ndarray], Any],
+    mapping: Callable[[np.ndarray], Tensor],
     bounds: Bounds = ((-3.0, 3.0), (-3.0, 3.0)),
     line_count: int = 9,
     point_count: int = 121,
@@ -156,7 +156,7 @@ def warped_grid(
 
 
 def density_heat_map(
-    log_prob: Callable[[np.ndarray], Any],
+    log_prob: Callable[[np.ndarray], Tensor],
     bounds: Bounds,
     samples: Tensor | None = None,
     resolution: int = 200,

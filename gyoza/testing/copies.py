@@ -9,6 +9,7 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.flow_layers import FlowLayer
+from gyoza.typing import Tensor
 
 __all__ = ["copy_layer", "make_symbolic", "move_weights", "to_lists"]
 
@@ -44,7 +45,7 @@ def move_weights(layer: FlowLayer, random: np.random.Generator) -> None:
         weight.assign(value)
 
 
-def make_symbolic(*arrays: np.ndarray) -> list[Any]:
+def make_symbolic(*arrays: np.ndarray) -> list[Tensor]:
     """Returns symbolic tensors like these arrays, for any batch size."""
     return [keras.Input(array.shape[1:]) for array in arrays]
 

@@ -194,7 +194,7 @@ class _Check:
             self.layer.compute_jacobian_determinant(self.inputs, *self.contexts),
         )
 
-    def tensors(self, x: np.ndarray, chosen: slice = slice(None)) -> list[Any]:
+    def tensors(self, x: np.ndarray, chosen: slice = slice(None)) -> list[Tensor]:
         """Returns inputs or outputs, with their contexts, as tensors of the backend."""
         return [ops.convert_to_tensor(array[chosen]) for array in (x, *self.contexts)]
 
@@ -218,7 +218,7 @@ class _Check:
         batch, count = len(self.inputs), self.inputs[0].size
 
         # One batch holds the inputs once for each row of the Jacobian matrices.
-        def compute_rows(inputs: Tensor, units: Tensor, *contexts: Any) -> Any:
+        def compute_rows(inputs: Tensor, units: Tensor, *contexts: Tensor) -> Any:
             outputs, pullback = vjp(lambda x: layer(x, *contexts)[0], [inputs])
             return outputs, layer(inputs, *contexts)[1], pullback(ops.cast(units, outputs.dtype))[0]
 

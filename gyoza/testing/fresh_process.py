@@ -62,7 +62,7 @@ def find_fault(cls: type, is_imported: bool) -> str:
     return ""
 
 
-def load_and_run(model: Any, arrays: Sequence[Any]) -> Mapping[str, Any]:
+def load_and_run(model: Any, arrays: Sequence[Tensor]) -> Mapping[str, Any]:
     """Saves a flow model, and loads it in another process, without custom objects.
 
     The process knows the classes that are registered with Keras here, through their modules. It is

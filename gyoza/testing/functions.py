@@ -36,10 +36,10 @@ def compile_on_jax(function: Callable[..., Any]) -> Callable[..., Any]:
     return function if RUNS_EAGERLY else jit(function)
 
 
-def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Any, Any, Any]]:
+def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """Returns a function of inputs and context: outputs, log-determinants, and inputs again."""
 
-    def run(inputs: Tensor, *contexts: Tensor) -> tuple[Any, Any, Any]:
+    def run(inputs: Tensor, *contexts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         outputs, log_det = layer(inputs, *contexts)
         return outputs, log_det, layer.invert(outputs, *contexts)
 
@@ -63,13 +63,13 @@ def differentiate(
     They are a function of its tensors, followed by values of the weights.
     """
 
-    def run(*primals: Any) -> Any:
+    def run(*primals: Tensor) -> Any:
         count = len(primals) - len(weights)
         mapping = list(zip(weights, primals[count:], strict=True))
         with keras.StatelessScope(state_mapping=mapping):
             return function(*primals[:count])
 
-    def gradients(*primals: Any) -> Any:
+    def gradients(*primals: Tensor) -> Any:
         outputs, pullback = vjp(run, primals)
         random = np.random.default_rng(seed)
         return pullback(

@@ -170,7 +170,9 @@ class VariationalAutoencoder(TakesData):
                 f"Received: outputs of shape {tuple(decoded.shape)}"
             )
 
-    def _encode(self, x: Tensor, training: bool | None = False) -> tuple[Any, Any, dict[str, Any]]:
+    def _encode(
+        self, x: Tensor, training: bool | None = False
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Returns means, logarithms of variances, and the arguments of the flow."""
         outputs = self.encoder(x, training=training)
         if not isinstance(outputs, list | tuple) or len(outputs) not in (2, 3):

@@ -177,7 +177,7 @@ class Factorial(Labelled):
         ]
         return self._join(blocks)
 
-    def _join(self, blocks: Sequence[Any]) -> Tensor:
+    def _join(self, blocks: Sequence[Tensor]) -> Tensor:
         """Merges events of the factors to vectors."""
         vectors = [
             ops.reshape(ops.cast(block, self.log_prob_dtype), (-1, count))

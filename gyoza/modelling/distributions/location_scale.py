@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.functions.checks import check_finite, check_positive
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["LocationScale"]
 
@@ -62,7 +62,7 @@ class LocationScale(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any, *shapes: Tensor) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Any, *shapes: Tensor) -> Tensor:
         """Draws numbers at location 0 and scale 1.
 
         Args:

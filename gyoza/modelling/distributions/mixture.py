@@ -208,7 +208,7 @@ class GaussianMixture(Labelled):
         seeds = split_seed(seed, 3)
         has_batch = changes is not None
         chosen = keras.random.randint((sample_count,), 0, self._class_count, seed=seeds[2])
-        penalty: Any = 0.0
+        penalty: Tensor = 0.0
         if labels is not None:
             classes = to_classes(labels[:, 0])
             chosen = ops.where(classes == -1, chosen, self._clip(classes))

@@ -17,7 +17,7 @@ from gyoza.modelling.distributions.tools import (
 )
 from gyoza.modelling.functions.checks import check_finite
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
 
@@ -94,7 +94,7 @@ class DiagonalNormal(LocationScale):
         """Computes log-densities of the standard normal distribution, dimension by dimension."""
         return -0.5 * (ops.square(z) + LOG_2_PI)
 
-    def standard_draw(self, shape: tuple[Any, ...], seed: Any) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Any) -> Tensor:
         """Draws standard normal numbers."""
         return draw_normal(shape, self.log_prob_dtype, seed)
 

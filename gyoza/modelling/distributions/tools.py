@@ -10,7 +10,7 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.checks import check_finite, check_positive
 from gyoza.modelling.functions.tensors import clip, larger, smaller
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor
 
 __all__ = [
     "LOG_2_PI",
@@ -64,7 +64,7 @@ def log1p_square(x: Tensor) -> Tensor:
     return 2.0 * ops.log(large) + ops.log1p(ops.square(small / large))
 
 
-def draw_open_uniform(shape: tuple[Any, ...], dtype: str, seed: Any) -> Tensor:
+def draw_open_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
     """Draws from the interval between 0 and 1, neither of which can be drawn."""
     margin = float(np.finfo(dtype).epsneg)
     return clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)

@@ -48,7 +48,11 @@ class Uniform(Distribution):
     """
 
     def __init__(
-        self, shape: Iterable[int] | None = None, low: Any = 0.0, high: Any = 1.0, **kwargs: Any
+        self,
+        shape: Iterable[int] | None = None,
+        low: Tensor = 0.0,
+        high: Tensor = 1.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, **kwargs)
         self._low = check_finite("low", low)

@@ -276,7 +276,7 @@ class Density(Quantiles):
     def _run_compiled(
         self,
         function: Callable[..., Any],
-        tensors: Sequence[Any],
+        tensors: Sequence[Tensor],
         batch_size: int,
         prepare: Callable[..., Any] | None,
         verbose: int,

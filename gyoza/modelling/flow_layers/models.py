@@ -266,7 +266,7 @@ class FlowModel(
 
         See :meth:`FlowLayer.invert_and_log_det` and :meth:`invert`.
         """
-        log_det: Any = 0.0
+        log_det: Tensor = 0.0
         for layer, arguments in reversed(self._with_context(context)):
             outputs, of_layer = layer.invert_and_log_det(outputs, **arguments)
             log_det = log_det + of_layer

@@ -181,7 +181,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         gates = ops.cast(self.gates, self.log_det_dtype)
         return ops.clip(gates, -_LARGEST_GATE, _LARGEST_GATE)
 
-    def _offsets(self, vectors: Tensor, context: Tensor | None) -> Callable[[int, Any], Any]:
+    def _offsets(self, vectors: Tensor, context: Tensor | None) -> Callable[[int, Tensor], Tensor]:
         """Returns a function that computes what units get from dimensions before their own.
 
         It is called with the index of a layer and with the units before that layer, `[batch, ...,
@@ -288,7 +288,10 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
 
 
 def _map(
-    x: Tensor, gates: Tensor, diagonals: Sequence[Any], find_offsets: Callable[[int, Any], Any]
+    x: Tensor,
+    gates: Tensor,
+    diagonals: Sequence[Tensor],
+    find_offsets: Callable[[int, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Maps dimensions by their networks.
 

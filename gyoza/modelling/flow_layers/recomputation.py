@@ -43,7 +43,7 @@ def run_and_recompute(
     Returns:
         The pair of outputs of the last layer and summed log-determinants, `[batch]`.
     """
-    log_det: Any = 0.0
+    log_det: Tensor = 0.0
     for recomputed, group in itertools.groupby(layers, can_be_recomputed):
         if recomputed:
             x, of_group = run_and_forget([*group], x, context, training)
@@ -106,15 +106,15 @@ def run_and_forget(
         with keras.StatelessScope(state_mapping=mapping):
             return run(x, **of_context, **kwargs, training=training)
 
-    def forward(x: Tensor, context: Tensor, *values: Any) -> tuple[Tensor, Tensor]:
-        log_det: Any = 0.0
+    def forward(x: Tensor, context: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+        log_det: Tensor = 0.0
         for layer in layers:
             x, of_layer = call(layer, layer, x, context, values)
             log_det = log_det + of_layer
         return x, log_det
 
     def recompute(
-        layer: Any, y: Tensor, values: Sequence[Any], trained: Sequence[int]
+        layer: Any, y: Tensor, values: Sequence[Tensor], trained: Sequence[int]
     ) -> Callable[..., Any]:
         """Returns a function of what the outputs of a layer are differentiated by."""
         run = Inversion(layer, type(layer).recompute)
@@ -126,8 +126,8 @@ def run_and_forget(
         return function
 
     def backward(
-        outputs: Sequence[Any], others: Sequence[Any], cotangents: Sequence[Any]
-    ) -> list[Any]:
+        outputs: Sequence[Tensor], others: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> list[Tensor | None]:
         context, *values = others
         y, y_bar, log_det_bar = outputs[0], *cotangents
         # The gradient of a mean is constant, and TensorFlow would compute what follows from it.

@@ -27,7 +27,7 @@ _CONTINUATION = 0.8
 _GREATEST_SLOPE = 1.1
 
 
-def _lip_swish(x: Tensor, sharpness: Tensor, with_slope: bool) -> tuple[Any, Any]:
+def _lip_swish(x: Tensor, sharpness: Tensor, with_slope: bool) -> tuple[Tensor, Tensor | None]:
     """Computes x sigmoid(b x) / 1.1, and its slope, between -1 and 1, or `None`."""
     scaled = sharpness * x
     share = ops.sigmoid(scaled)
@@ -180,7 +180,9 @@ class Residual(FlowLayer):
             return outputs, self._estimate_log_det(x, parameters[0], slopes)
         return outputs, _log_determinant(_compute_jacobian(parameters[0], slopes))
 
-    def _estimate_log_det(self, x: Tensor, kernels: Sequence[Any], slopes: Sequence[Any]) -> Tensor:
+    def _estimate_log_det(
+        self, x: Tensor, kernels: Sequence[Tensor], slopes: Sequence[Tensor]
+    ) -> Tensor:
         """Estimates log-determinants: their values by one series, their gradients by another."""
         draw = draw_uniform(ops.shape(x), x.dtype, self.seed_generator)
         probe = ops.where(draw < 0.5, -ops.ones_like(x), ops.ones_like(x))
@@ -254,9 +256,9 @@ class Residual(FlowLayer):
 
 def _run(
     x: Tensor,
-    kernels: Sequence[Any],
-    biases: Sequence[Any],
-    sharpnesses: Sequence[Any],
+    kernels: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    sharpnesses: Sequence[Tensor],
     *,
     with_slopes: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
@@ -268,14 +270,14 @@ def _run(
     return x @ kernels[-1] + biases[-1], slopes
 
 
-def _multiply(vectors: Tensor, kernels: Sequence[Any], slopes: Sequence[Any]) -> Tensor:
+def _multiply(vectors: Tensor, kernels: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
     """Multiplies row vectors by the Jacobian matrix with entries d g_j / d x_i."""
     for kernel, slope in zip(kernels[:-1], slopes, strict=True):
         vectors = (vectors @ kernel) * slope
     return vectors @ kernels[-1]
 
 
-def _compute_jacobian(kernels: Sequence[Any], slopes: Sequence[Any]) -> Tensor:
+def _compute_jacobian(kernels: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
     """Returns the matrices of d y_j / d x_i, `[..., dimension_count, dimension_count]`."""
     units = ops.eye(kernels[0].shape[0], dtype=kernels[0].dtype)
     return units + _multiply(units, kernels, [ops.expand_dims(slope, -2) for slope in slopes])
@@ -301,7 +303,7 @@ def _log_determinant(matrix: Tensor) -> Tensor:
 
 
 def _sum_series(
-    probe: Tensor, term_count: Tensor, kernels: Sequence[Any], slopes: Sequence[Any]
+    probe: Tensor, term_count: Tensor, kernels: Sequence[Tensor], slopes: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Sums terms of the series of p ln(I + J) pᵀ and p (I + J)^-1, without bias.
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
@@ -75,7 +74,7 @@ def mixture_log_odds(
 
 def _log_odds(
     x: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor, components: str
-) -> tuple[Any, Callable[[], Any]]:
+) -> tuple[Tensor, Callable[[], Tensor]]:
     """Computes log-odds, and returns what computes the logarithms of their derivatives."""
     largest = float(np.finfo(keras.backend.standardize_dtype(x.dtype)).max) / 16
     standardised = (x[..., None] - locations) * ops.exp(-log_scales)
@@ -135,7 +134,7 @@ def mixture_quantile(
 
     def equation(
         x: Tensor, log_odds: Tensor, log_weights: Tensor, locations: Tensor, log_scales: Tensor
-    ) -> tuple[Any, Callable[[], Any]]:
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
         values, compute_log_slopes = _log_odds(x, log_weights, locations, log_scales, components)
 
         def compute_slopes() -> Tensor:

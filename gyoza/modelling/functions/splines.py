@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from typing import Any
 
 from keras import ops
 
@@ -261,8 +260,8 @@ def _positive(parameters: Tensor, minimum: float) -> Tensor:
 
 def _displace(
     x: Tensor,
-    x_bins: tuple[Any, Any],
-    y_bins: tuple[Any, Any],
+    x_bins: tuple[Tensor, Tensor],
+    y_bins: tuple[Tensor, Tensor],
     slopes: Tensor,
     minimum_slope: float,
     inverse: bool,

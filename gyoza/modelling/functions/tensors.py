@@ -130,7 +130,7 @@ def floor(x: Tensor) -> Tensor:
     return whole - ops.cast(x < whole, x.dtype)
 
 
-def make_selector(indices: Array) -> Callable[[Any], Any]:
+def make_selector(indices: Array) -> Callable[[Tensor], Tensor]:
     """Returns what selects along the last axis: a slice, which is cheaper, where one will do."""
     start, stop, step = 0, 0, 1
     if len(indices) > 0:

@@ -95,7 +95,7 @@ def _make_mean(dtype: Any) -> _Mean:
 
 
 def average_losses(
-    losses: Tensor, sample_weight: Tensor | None = None, penalties: Sequence[Any] = ()
+    losses: Tensor, sample_weight: Tensor | None = None, penalties: Sequence[Tensor] = ()
 ) -> Tensor:
     """Averages the losses of instances, and adds what does not belong to one, as Keras does.
 
