@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.flow_layers.elementwise import ElementwiseLayer
 from gyoza.modelling.functions.exponentials import expm1, log1p
+from gyoza.modelling.functions.logistic import logistic_log_density
 from gyoza.typing import Tensor
 
 __all__ = ["Softplus", "Sigmoid", "Logit", "Tanh", "Arctanh"]
@@ -119,7 +120,7 @@ class Sigmoid(_Bounded):
 
     def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the sigmoid."""
-        log_stretch = math.log(self.high - self.low) + _log_slope_of_sigmoid(x)
+        log_stretch = math.log(self.high - self.low) + logistic_log_density(x)
         return _squash(x, self.low, self.high), log_stretch
 
     def compress(self, y: Tensor) -> Tensor:
@@ -211,7 +212,7 @@ class Logit(_Bounded):
     def compress_and_stretch(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the log-derivatives as those of the sigmoid, also where it is rounded to 1."""
         log_slope = math.log((1 - 2 * self.alpha) / (self.high - self.low))
-        return self.compress(y), log_slope - _log_slope_of_sigmoid(y)
+        return self.compress(y), log_slope - logistic_log_density(y)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -299,12 +300,8 @@ class Arctanh(ElementwiseLayer):
         return _tanh(y), -_log_slope_of_tanh(y)
 
 
-def _log_slope_of_sigmoid(x: Tensor) -> Tensor:
-    return -ops.softplus(x) - ops.softplus(-x)
-
-
 def _log_slope_of_tanh(x: Tensor) -> Tensor:
-    return math.log(4.0) + _log_slope_of_sigmoid(2 * x)
+    return math.log(4.0) + logistic_log_density(2 * x)
 
 
 def _tanh(x: Tensor) -> Tensor:
