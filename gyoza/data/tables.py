@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import to_numpy, warn_of_identifier, warn_of_spike
+from gyoza.data.checks import (
+    check_complete,
+    is_text,
+    looks_like_numbers,
+    to_floats,
+    to_numpy,
+    warn_of_identifier,
+    warn_of_spike,
+)
 from gyoza.extras import import_extra
 from gyoza.modelling.flow_layers import (
     Affine,
@@ -28,6 +36,8 @@ from gyoza.typing import Tensor
 __all__ = ["Table", "ColumnKind"]
 
 _CATEGORICAL = ("categorical", "one-hot")
+# Their center is the median.
+_POSITIVE = ("positive", "count")
 _KINDS = ("real", "positive", "bounded", "integer", "count", *_CATEGORICAL)
 # Integers that range further are as good as real numbers.
 _MOST_INTEGERS = 1000
@@ -65,7 +75,7 @@ class ColumnKind:
         if self.bounds is not None:
             return [Logit(low=self.bounds[0], high=self.bounds[1], alpha=_ALPHA)]
         layers: list[FlowLayer] = [UniformDequantization(None)] if self.is_whole else []
-        if self.kind in ("positive", "count"):
+        if self.kind in _POSITIVE:
             # A count is mapped to the middle between itself and the next one, on average.
             center = self.center + 0.5 * self.is_whole
             return [*layers, Affine(scale=1.0 / center), Inverse(Softplus())]
@@ -87,7 +97,7 @@ class ColumnKind:
             return f"{self.kind}, one of {len(self.categories)}"
         if self.bounds is not None:
             return f"{self.kind} from {self.bounds[0]:g} to {self.bounds[1]:g}"
-        return f"{self.kind}, around {self.center:g}"
+        return f"{self.kind}, {'median' if self.kind in _POSITIVE else 'mean'} {self.center:g}"
 
 
 class Table:
@@ -149,8 +159,8 @@ class Table:
         >>> table = gyoza.data.Table(frame)
         >>> table
         Table of 3 columns
-          price: positive, around 165.25
-          rooms: count, around 2.5
+          price: positive, median 165.25
+          rooms: count, median 2.5
           city: categorical, one of 2
         >>> x = table.encode(frame)
         >>> x[0]
@@ -194,7 +204,7 @@ class Table:
         """Returns the names of the numbers by which a column is encoded."""
         kind = self.columns[name]
         if kind.width == 1:
-            return [name]
+            return [str(name)]
         return [f"{name}={category}" for category in kind.categories]
 
     def encode(self, frame: Any) -> np.ndarray:
@@ -272,7 +282,10 @@ class Table:
 
     def get_config(self) -> dict[str, Any]:
         """Returns what `from_config` makes an equal table from; it can be written as JSON."""
-        return {"columns": {name: dataclasses.asdict(kind) for name, kind in self.columns.items()}}
+        # Pairs, since the keys of objects in JSON are strings, and names may be integers.
+        return {
+            "columns": [[name, dataclasses.asdict(kind)] for name, kind in self.columns.items()]
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Table:
@@ -283,7 +296,8 @@ class Table:
         """
         table = cls.__new__(cls)
         table.columns = {}
-        for name, column in config["columns"].items():
+        columns = config["columns"]  # which older configurations have as a dictionary
+        for name, column in columns.items() if isinstance(columns, Mapping) else columns:
             bounds, categories = column["bounds"], tuple(column["categories"])
             bounds = None if bounds is None else tuple(bounds)
             kept = {**column, "bounds": bounds, "categories": categories}
@@ -323,10 +337,10 @@ def _read(
     """Finds out what a column holds."""
     if kind is not None:
         check_choice("kinds", kind, _KINDS)
-    values = _check_complete(name, column)
-    if kind in _CATEGORICAL or (kind is None and bounds is None and _is_text(values)):
+    values = check_complete(name, column)
+    if kind in _CATEGORICAL or (kind is None and bounds is None and is_text(values)):
         return _read_categories(name, column, values, kind)
-    x = _to_floats(name, values)
+    x = to_floats(name, values)
     low, high = float(x.min()), float(x.max())
     if low == high:
         raise ValueError(
@@ -344,47 +358,13 @@ def _read(
             warn_of_identifier(name, x, kind)
     if kind == "bounded" and bounds is None:
         bounds = (0.0, 1.0) if low >= 0.0 and high <= 1.0 else (low, high)
-    center = np.median(x) if kind in ("positive", "count") else np.mean(x)
+    center = np.median(x) if kind in _POSITIVE else np.mean(x)
     bounds = None if bounds is None else (float(bounds[0]), float(bounds[1]))
     found = ColumnKind(kind, float(center), float(x.std()), bounds)
     if not found.is_whole:
         warn_of_spike(name, x)
     _encode(name, found, column)  # checks that it fits
     return found
-
-
-def _check_complete(name: str, column: Any) -> np.ndarray:
-    """Returns the values of a column, or raises an error if some are missing."""
-    values = column.to_numpy()
-    if values.ndim != 1:
-        raise ValueError(f"The names of columns should be distinct. Received: {name!r} twice")
-    is_missing = np.asarray(column.isna() if hasattr(column, "isna") else values != values)
-    if np.any(is_missing):
-        raise ValueError(
-            f"Column {name!r} should have no missing values: fill them, or leave these rows out. "
-            f"Received: {np.sum(is_missing)} missing values, the first one in row "
-            f"{np.flatnonzero(is_missing)[0]}"
-        )
-    if not len(values):
-        raise ValueError("`frame` should have rows. Received: a data frame without rows")
-    return values
-
-
-def _is_text(values: np.ndarray) -> bool:
-    """Returns whether values are strings or Boolean, not numbers."""
-    return values.dtype.kind in "OUSTb" and isinstance(values[0], str | bool | np.bool_)
-
-
-def _to_floats(name: str, values: np.ndarray) -> np.ndarray:
-    try:
-        if values.dtype.kind not in "iufO" or _is_text(values):
-            raise TypeError
-        return values.astype("float64")
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"Column {name!r} should hold numbers, strings or Boolean values: turn dates, say, "
-            f"into numbers, or leave it out. Received: {values[0]!r}"
-        ) from error
 
 
 def _read_categories(name: str, column: Any, values: np.ndarray, kind: str | None) -> ColumnKind:
@@ -396,17 +376,21 @@ def _read_categories(name: str, column: Any, values: np.ndarray, kind: str | Non
             f"Received: {categories[0]!r} only"
         )
     if kind is None and 2 * len(categories) > max(len(values), 20):
+        advice = (
+            f"`pd.to_numeric(frame[{name!r}])` makes numbers of it, once signs such as '$' are gone"
+            if looks_like_numbers(values)
+            else f'leave it out, or pass `kinds={{{name!r}: "categorical"}}`'
+        )
         raise ValueError(
-            f"Column {name!r} should have few categories: leave it out, or pass "
-            f'`kinds={{{name!r}: "categorical"}}`. Received: {len(categories)} categories in '
-            f"{len(values)} rows"
+            f"Column {name!r} should have few categories: {advice}. Received: {len(categories)} "
+            f"categories in {len(values)} rows, such as {values[0]!r}"
         )
     return ColumnKind(kind or "categorical", categories=tuple(categories))
 
 
 def _encode(name: str, kind: ColumnKind, column: Any) -> np.ndarray:
     """Returns a column as numbers, of categories the indices, checked."""
-    values = _check_complete(name, column)
+    values = check_complete(name, column)
     if kind.categories:
         indices = {category: index for index, category in enumerate(kind.categories)}
         unknown = {value for value in values.tolist() if value not in indices}
@@ -416,21 +400,21 @@ def _encode(name: str, kind: ColumnKind, column: Any) -> np.ndarray:
                 f"Received: {sorted(map(str, unknown))[:5]}"
             )
         return np.array([indices[value] for value in values.tolist()], "float64")
-    x = _to_floats(name, values)
+    x = to_floats(name, values)
     is_wrong, expected = ~np.isfinite(x), "finite numbers"
     if kind.is_whole:
         is_wrong, expected = is_wrong | (x != np.floor(x)), "whole numbers"
     if kind.kind == "count":
         is_wrong, expected = is_wrong | (x < 0), "whole numbers of at least 0"
     if kind.kind == "positive":
-        is_wrong, expected = is_wrong | (x <= 0), "positive numbers"
+        is_wrong, expected = is_wrong | (x <= 0), "positive, finite numbers"
     if kind.bounds is not None:
         low, high = kind.bounds
         is_wrong, expected = is_wrong | (x < low) | (x > high), f"numbers from {low:g} to {high:g}"
     if np.any(is_wrong):
         raise ValueError(
             f"Column {name!r} should hold {expected}. Received: {x[is_wrong][0]:g} in row "
-            f"{np.flatnonzero(is_wrong)[0]}"
+            f"{np.flatnonzero(is_wrong)[0]} (counted from 0)"
         )
     return x
 

@@ -57,6 +57,9 @@ def test_kinds_are_found(table):
     assert table.columns["stars"].bounds == (1.0, 5.0)
     assert table.columns["city"].categories == ("Aachen", "Bonn", "Köln")
     assert "  stars: integer from 1 to 5\n" in repr(table)
+    frame = make_frame()
+    assert f"  price: positive, median {frame['price'].median():g}\n" in repr(table)
+    assert f"  height: real, mean {frame['height'].mean():g}\n" in repr(table)
 
 
 def test_kinds_can_be_given():
@@ -161,15 +164,52 @@ def test_configurations_are_json_and_make_an_equal_table(table):
     )
 
 
+def test_columns_whose_names_are_integers_survive_json_and_keep_their_layers():
+    named = make_frame()[["price", "visits", "city"]]
+    frame = named.set_axis([1, 0, 2], axis=1)
+    kinds = {2: "one-hot"}
+    table = Table(frame, kinds=kinds)
+    copy = Table.from_config(json.loads(json.dumps(table.get_config())))
+    assert copy.columns == table.columns
+    x = copy.encode(frame)
+    pd.testing.assert_frame_equal(copy.decode(x), frame, check_dtype=False)
+    expected = Table(named, kinds={"city": "one-hot"})
+    np.testing.assert_array_equal(x, expected.encode(named))
+    layer, other = copy.make_layer(), expected.make_layer()
+    assert layer.names == ("1", "0", "2=Aachen", "2=Bonn", "2=Köln")
+    # Noise is added to other columns than that of the price.
+    z, expected_z = (to_numpy(each(x)[0])[:, 0] for each in (layer, other))
+    np.testing.assert_allclose(z, expected_z, rtol=1e-6)
+
+
+def test_configurations_with_columns_in_a_dictionary_are_read(table):
+    config = json.loads(json.dumps({"columns": dict(table.get_config()["columns"])}))
+    assert Table.from_config(config).columns == table.columns
+
+
 @pytest.mark.parametrize(
     ("columns", "options", "error", "message"),
     [
         ({"a": [1.0, 1.0]}, {}, ValueError, "Column 'a' should have several values.*1.0 only"),
         ({"a": ["x", "x"]}, {}, ValueError, "Column 'a' should have several values.*'x' only"),
-        ({"a": [1.0, None]}, {}, ValueError, "no missing values.*1 missing.* in row 1"),
+        ({"a": [1.0, None]}, {}, ValueError, r"no missing values.*1 missing.* in row 1 \(c"),
         ({"a": list(map(str, range(30)))}, {}, ValueError, "'a' should have few categories"),
+        (
+            {"a": [f"${i}.5" for i in range(1000, 1030)]},
+            {},
+            ValueError,
+            r"few categories: `pd.to_numeric\(frame\['a'\]\)` makes .*30 categories.* '\$1000.5'",
+        ),
+        ({"a": [f"2020-01-{i:02}" for i in range(1, 31)]}, {}, ValueError, "leave it out, or pass"),
+        ({"a": ["1.5", "2"]}, {"kinds": {"a": "real"}}, TypeError, "`pd.to_numeric` .*: '1.5'"),
+        ({"a": [True, False]}, {"kinds": {"a": "count"}}, TypeError, "hold numbers, strings or B"),
         ({"a": pd.to_datetime(["2020", "2021"])}, {}, TypeError, "Column 'a' should hold numb"),
-        ({"a": [1.0, -2.0]}, {"kinds": {"a": "positive"}}, ValueError, "hold positive numbers.*-2"),
+        (
+            {"a": [1.0, -2.0]},
+            {"kinds": {"a": "positive"}},
+            ValueError,
+            r"positive, finite num.*-2 in row 1 \(",
+        ),
         ({"a": [1.5, 2.0]}, {"kinds": {"a": "count"}}, ValueError, "hold whole numbers.*1.5"),
         ({"a": [1.5, 2.0]}, {"bounds": {"a": (0, 1)}}, ValueError, "from 0 to 1. Received: 1.5"),
         ({"a": [1.5, 2.0]}, {"kinds": {"a": "int"}}, ValueError, "`kinds` should be one of"),
@@ -187,7 +227,7 @@ def test_all_columns_with_problems_are_named_at_once():
     with pytest.raises(ValueError, match=r"(?s)'a' should have several.*'c' .*missing.*'d' should"):
         Table(frame)
     table = Table(pd.DataFrame({"a": [1.5, 2.0], "b": [-1.0, 2.0], "c": [2.5, 3.0]}))
-    with pytest.raises(ValueError, match=r"(?s)Column 'a' .*positive numbers.*with the column 'c'"):
+    with pytest.raises(ValueError, match=r"(?s)Column 'a' .*positive, finite.*with the column 'c'"):
         table.encode(pd.DataFrame({"a": [np.inf, 2.0], "b": [1.0, 1.0]}))
 
 
