@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from gyoza.modelling.functions.checks import check_numbers
 from gyoza.modelling.functions.dtypes import CAST_ADVICE
 from gyoza.modelling.tables import frame_to_array, is_frame
 from gyoza.typing import Tensor
@@ -92,6 +93,7 @@ def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str,
     for index, array in enumerate(inputs):
         part = context[index] if isinstance(context, tuple) else context
         part = None if part is None else keras.ops.convert_to_numpy(part)
+        check_numbers("context", part)
         for number, batch in enumerate(_cut(array, batch_size)):
             rows = slice(number * batch_size, (number + 1) * batch_size)
             yield {"inputs": batch, **({} if part is None else {"context": part[rows]})}
@@ -99,6 +101,7 @@ def _cut_dictionary(data: dict[str, Any], batch_size: int) -> Iterator[dict[str,
 
 def _cut(array: Tensor, batch_size: int) -> Iterator[np.ndarray]:
     array = frame_to_array(array) if is_frame(array) else keras.ops.convert_to_numpy(array)
+    check_numbers("data", array)
     if not keras.backend.is_float_dtype(str(array.dtype)):
         raise TypeError(
             f"`data` should be floating-point numbers: {CAST_ADVICE} Received: dtype={array.dtype}"

@@ -4,6 +4,7 @@ Nothing here imports such a library: a data frame is what has `columns` and `to_
 """
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,14 @@ def _to_numbers(name: Any, column: Any) -> Array:
     if values.dtype.kind == "O" and getattr(column.dtype, "kind", "O") in "iufb":
         values = column.to_numpy(dtype="float64", na_value=np.nan)
     if values.dtype.kind not in "iufb" or values.ndim > 1:
+        are_numbers = all(isinstance(value, Real) for value in values.flat)
+        advice = (
+            '`frame.astype("float32")` makes numbers of objects'
+            if are_numbers
+            else "leave it out, or let `gyoza.data.Table` encode it"
+        )
         raise TypeError(
-            f"Column {name!r} of the data frame should hold numbers: leave it out, or let "
-            "`gyoza.data.Table` encode it. "
+            f"Column {name!r} of the data frame should hold numbers: {advice}. "
             f"Received: dtype={getattr(column, 'dtype', None)}, such as {values.flat[0]!r}"
         )
     return values.astype("float64")

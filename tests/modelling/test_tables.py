@@ -1,5 +1,7 @@
 """Data frames are data: their columns count in order, and messages name them."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +52,40 @@ def test_columns_of_other_things_are_named(values):
     for run in (model.adapt, model.log_prob, model.fit, model):
         with pytest.raises(TypeError, match="Column 'city' of the data frame should hold numbers"):
             run(frame)
+
+
+def test_columns_of_objects_that_are_numbers_say_how_to_convert_them():
+    frame = pd.DataFrame({"price": [1.0, 2.0], "area": [1.5, np.nan]}, dtype=object)
+    model = FlowModel([ActivationNormalization()])
+    message = r'Column \'price\' .* hold numbers: `frame.astype\("float32"\)`.*dtype=object'
+    for run in (model.adapt, model.log_prob, model.fit):
+        with pytest.raises(TypeError, match=message):
+            run(frame)
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [1.5, "b"], np.array(["2020-01-01"] * 2, "M8")])
+def test_arrays_of_other_things_are_named(values):
+    is_mixed = not isinstance(values[1], np.datetime64)
+    x = np.array([[1.0, values[0]], [2.0, values[1]]], object) if is_mixed else values[:, None]
+    good = np.ones([2, 2], "float32")
+    model = FlowModel([ActivationNormalization()])
+    conditional = FlowModel([AffineCoupling(MLP([4]))])
+    model.compile("sgd")
+    for array in (x, x.astype("U")):
+        both = {"inputs": good, "context": array}
+        for run, name in [
+            (lambda a: model.adapt(a), "data"),
+            (lambda a: model.adapt([a]), "data"),
+            (lambda a: model.log_prob(a), "x"),
+            (lambda a: model.fit(a, verbose=0), "x"),
+            (lambda a: model.predict(a, verbose=0), "x"),
+            (lambda a, both=both: conditional.adapt(both), "context"),
+            (lambda a, both=both: conditional.fit(both, verbose=0), "context"),
+            (lambda a: conditional.log_prob(good, a), "context"),
+        ]:
+            message = f"`{name}` should be an array of numbers.* Received: an array of dtype "
+            with pytest.raises(TypeError, match=message + re.escape(str(array.dtype))):
+                run(array)
 
 
 def test_names_are_those_of_strings():

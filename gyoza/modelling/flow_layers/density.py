@@ -12,7 +12,7 @@ from keras import ops
 from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.quantiles import Quantiles
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer, check_numbers
 from gyoza.modelling.training import describe, to_arrays
 from gyoza.typing import Tensor
 
@@ -218,6 +218,7 @@ class Density(Quantiles):
         if context is None:
             return None
         context = to_arrays(context)
+        check_numbers("context", context)
         if not hasattr(context, "shape"):
             context = np.asarray(context)
         if self.context_shape is not None and len(context.shape) == len(self.context_shape):

@@ -1,7 +1,6 @@
 """Training by the likelihood of data."""
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,12 +15,19 @@ from gyoza.modelling.flow_layers.conditional import check_context_rank
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
 from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
-from gyoza.modelling.training import Training, average_losses, describe, get_rank
+from gyoza.modelling.functions.checks import check_numbers
+from gyoza.modelling.training import (
+    ChecksCompilation,
+    Training,
+    average_losses,
+    describe,
+    find_foreign,
+    get_rank,
+    list_metrics,
+)
 from gyoza.typing import Tensor
 
 __all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "refuse_targets"]
-
-_COMPILE = inspect.signature(keras.Model.compile)
 
 
 def not_one_array(name: str, inputs: Sequence[Any]) -> ValueError:
@@ -61,34 +67,9 @@ def refuse_targets(name: str, y: Tensor | None, class_weight: Any = None) -> Non
 
 
 _BATCH_ADVICE = "`x[None]` is a batch of one instance `x`, `x[:, None]` one of numbers"
-# What Keras has of metrics and losses that can be given anything.
-_GENERAL = (
-    keras.metrics.Metric,
-    keras.metrics.Mean,
-    keras.metrics.MeanMetricWrapper,
-    keras.metrics.Sum,
-    keras.losses.Loss,
-)
 
 
-def _find_foreign(given: Any) -> list[Any]:
-    """Returns those metrics or losses of Keras that compare labels with predictions.
-
-    They are given by name, as functions or as objects. What users have written or registered is
-    not among them.
-    """
-    found = []
-    for each in keras.tree.flatten(given):
-        if isinstance(each, str):
-            is_foreign = keras.saving.get_registered_object(each) is None
-        else:
-            owner = each if hasattr(each, "__name__") else type(each)
-            is_foreign = owner.__module__.partition(".")[0] == "keras" and owner not in _GENERAL
-        found += [each] if is_foreign else []
-    return found
-
-
-class LikelihoodTraining(ExportsEndpoints, Training):
+class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
     """The part of a flow model that checks data, and compares them with their densities.
 
     A class that derives from it is a :class:`~gyoza.modelling.flow_layers.density.Density`, too,
@@ -120,12 +101,11 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         """
         is_one = not isinstance(loss, list | tuple | dict)
         is_own = self._is_overridden("call", "compute_loss", "train_step")
-        if is_one and not is_own and _find_foreign(loss):
+        if is_one and not is_own and find_foreign(loss):
             raise self._no_such_loss(loss)
-        bound = _COMPILE.bind(self, optimizer, loss, *args, **kwargs).arguments
-        given = [bound.get(name) or [] for name in ("metrics", "weighted_metrics")]
+        given = list_metrics(self, optimizer, loss, *args, **kwargs)
         is_told = loss is not None or self._is_overridden("compute_metrics", "train_step")
-        foreign = [] if is_told else _find_foreign(given)
+        foreign = [] if is_told else find_foreign(given)
         if foreign:
             raise ValueError(
                 f"Without a loss, metrics of model '{self.name}' are given data and their "
@@ -135,20 +115,6 @@ class LikelihoodTraining(ExportsEndpoints, Training):
                 f"`sample(context=x)`. Received: metrics={foreign}"
             )
         super().compile(optimizer, loss, *args, **kwargs)
-
-    def _is_overridden(self, *names: str) -> bool:
-        """Returns whether a user's class defines one of some methods."""
-        owners = {getattr(type(self), name).__module__.partition(".")[0] for name in names}
-        return not owners <= {"gyoza", "keras"}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles the model as it was compiled when it was saved."""
-        if type(self).compile is not LikelihoodTraining.compile:
-            super().compile_from_config(config)  # which warns of a `compile` that users wrote
-            return
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
         self,
@@ -231,6 +197,8 @@ class LikelihoodTraining(ExportsEndpoints, Training):
         inputs, context = split_context(inputs)
         if isinstance(inputs, tuple | list):
             raise not_one_array(self.name, inputs)
+        check_numbers("x", inputs)
+        check_numbers("context", context)
         if inputs is None:
             raise ValueError(f"The inputs of '{self.name}' should be given. Received: None")
         self._check_rank(inputs, self._least_rank)

@@ -1,7 +1,7 @@
 """Training by an unnormalised target density."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,37 +11,26 @@ from keras import ops
 from gyoza.backend import forget_gradients, keep_values
 from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.models import FlowModel
+from gyoza.modelling.flow_layers.targets import evaluate_target, not_differentiable, refuse_data
 from gyoza.modelling.functions import importance
 from gyoza.modelling.functions.checks import check_instance, check_integer
-from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.functions.warning import warn
-from gyoza.modelling.training import PreparesCallbacks, SavesFiles, average_losses, to_arrays
+from gyoza.modelling.training import (
+    ChecksCompilation,
+    PreparesCallbacks,
+    SavesFiles,
+    average_losses,
+    find_foreign,
+    list_metrics,
+    to_arrays,
+)
 from gyoza.typing import Tensor
 
 __all__ = ["VariationalModel"]
 
 
-def _takes_arrays(function: Callable[..., Any], tensors: Sequence[Tensor]) -> bool:
-    """Returns whether a function that raised an error for tensors takes arrays of their shapes."""
-    arrays = [np.full([length or 2 for length in x.shape], 0.5, "float32") for x in tensors]
-    try:
-        function(*arrays)
-    except Exception:  # whatever it is, it does not take arrays
-        return False
-    return True
-
-
-def _not_differentiable(received: str) -> TypeError:
-    """Returns the error for a target that computes with NumPy."""
-    return TypeError(
-        "`target_log_prob` should compute with `keras.ops`, such as `keras.ops.exp`, so that "
-        "gradients go through it: NumPy and SciPy cannot compute with tensors, nor can Python read "
-        f"their values. Received: {received}"
-    )
-
-
 @keras.saving.register_keras_serializable(package="gyoza")
-class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
+class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFiles):
     r"""Trains a flow to follow a density that can be evaluated, up to a factor, but not sampled.
 
     For the density :math:`q` of the flow and an unnormalised target :math:`\tilde p = Z p`, the
@@ -138,26 +127,42 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
         context = None if self.flow.context_shape is None else inputs
         z = self.flow._draw_latents(inputs, context)
         x, log_prob = self.flow._invert_and_log_prob(z, context)
-        target = self._evaluate_target(x, context)
+        target = evaluate_target(self.target_log_prob, x, context)
         if isinstance(target, np.ndarray):
-            raise _not_differentiable("a NumPy array, which has no gradients")
+            raise not_differentiable("a NumPy array, which has no gradients")
         return log_prob - target
 
-    def _evaluate_target(self, x: Tensor, context: Tensor | None) -> Tensor:
-        arguments = [x] if context is None else [x, context]
-        try:
-            target = self.target_log_prob(*arguments)
-        except TRACING_ERRORS as error:
-            if _takes_arrays(self.target_log_prob, arguments):
-                raise _not_differentiable(f"{type(error).__name__}: {error}") from error
-            raise
-        shape = getattr(target, "shape", None)
-        if shape is None or len(shape) != 1:
-            what = f"{target!r}" if shape is None else f"a tensor of shape {tuple(shape)}"
+    def compile(
+        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Configures training; see `keras.Model.compile`.
+
+        Args:
+            optimizer: The optimiser.
+            loss: `None`, since the model has a loss of its own.
+            *args: Further arguments of `keras.Model.compile`.
+            **kwargs: Likewise. `metrics` that you write are given `None` and the contributions of
+                samples to the loss.
+
+        Raises:
+            ValueError: If there is a loss, or a metric that compares data or labels with
+                predictions, such as "mse".
+        """
+        if loss is not None and not self._is_overridden("compute_loss", "train_step"):
             raise ValueError(
-                f"`target_log_prob` should return log-densities of shape [batch]. Received: {what}"
+                f"Model '{self.name}' has a loss of its own, the divergence from "
+                f"`target_log_prob`, and should be compiled without one. Received: loss={loss!r}"
             )
-        return target
+        given = list_metrics(self, optimizer, loss, *args, **kwargs)
+        foreign = find_foreign(given, ("keras", "gyoza"))
+        if foreign and not self._is_overridden("compute_metrics", "train_step"):
+            raise ValueError(
+                f"Model '{self.name}' should be compiled without metrics that compare data or "
+                "labels with predictions, as there are none. After training, "
+                "`effective_sample_size()` and `log_evidence()` tell how well the flow fits. "
+                f"Received: metrics={foreign}"
+            )
+        super().compile(optimizer, loss, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -192,7 +197,12 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
 
         Returns:
             The `keras.callbacks.History`.
+
+        Raises:
+            ValueError: If data are given.
         """
+        for name, value in {"batch_size": batch_size, "x": kwargs.get("x")}.items():
+            refuse_data(name, value)
         if context is None:
             x = self._count_samples(batch_size, steps_per_epoch or 100)
         else:
@@ -223,7 +233,11 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
 
         Returns:
             The loss, in nats.
+
+        Raises:
+            ValueError: If data are given.
         """
+        refuse_data("batch_size", batch_size)
         if "x" in kwargs:  # Keras evaluates the `validation_data` of `fit`
             return super().evaluate(batch_size=batch_size, steps=steps, **kwargs)
         if context is None:
@@ -306,8 +320,9 @@ class VariationalModel(PreparesCallbacks, Summarises, SavesFiles):
             x, log_prob = self.flow.sample_and_log_prob(total, seed, context, batch_size, verbose)
             starts = range(0, total, batch_size)
             targets = [
-                self._evaluate_target(
-                    *(None if t is None else t[start : start + batch_size] for t in (x, context))
+                evaluate_target(
+                    self.target_log_prob,
+                    *(None if t is None else t[start : start + batch_size] for t in (x, context)),
                 )
                 for start in starts
             ]

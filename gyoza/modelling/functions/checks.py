@@ -16,6 +16,7 @@ __all__ = [
     "check_integer",
     "check_integers",
     "check_choice",
+    "check_numbers",
     "check_finite",
     "check_positive",
     "check_not_negative",
@@ -73,6 +74,16 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     if value not in choices:
         raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")
     return value
+
+
+def check_numbers(name: str, values: Any) -> None:
+    """Raises a `TypeError` for an array of objects, text or dates."""
+    if isinstance(values, np.ndarray) and values.dtype.kind in "OSUTMm":
+        raise TypeError(
+            f'`{name}` should be an array of numbers: `frame.to_numpy("float32")` makes one of a '
+            "data frame without text. Leave out columns of text, or let `gyoza.data.Table` encode "
+            f"them. Received: an array of dtype {values.dtype}"
+        )
 
 
 def check_finite(name: str, values: Tensor) -> Array:

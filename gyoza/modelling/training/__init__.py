@@ -1,5 +1,6 @@
 """What `fit`, `evaluate` and `predict` do for models of gyoza, beyond what Keras does.
 
+- `compilation`: checks of what `compile` is given,
 - `data`: arrays, data frames and weights of instances in the form that Keras takes,
 - `files`: saving and exporting,
 - `fit`: one call of `fit`: with what Keras trains, and how many steps an execution takes,
@@ -7,20 +8,24 @@
 - `trainer`: how steps are compiled, and what happens where that is not possible.
 """
 
+from gyoza.modelling.training.compilation import ChecksCompilation, find_foreign, list_metrics
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
 from gyoza.modelling.training.files import SavesFiles, get_temporary, write_atomically
 from gyoza.modelling.training.fit import describe, get_rank
 from gyoza.modelling.training.trainer import Training
 
 __all__ = [
+    "ChecksCompilation",
     "PreparesCallbacks",
     "SavesFiles",
     "TakesData",
     "Training",
     "average_losses",
     "describe",
+    "find_foreign",
     "get_rank",
     "get_temporary",
+    "list_metrics",
     "to_arrays",
     "write_atomically",
 ]

@@ -1,5 +1,7 @@
 """Training by an unnormalised target density."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from gyoza.modelling.flow_layers import (
     VariationalModel,
 )
 from gyoza.modelling.functions import effective_sample_size, log_evidence
+from gyoza.modelling.metrics import NegativeLogLikelihood
 
 pytestmark = [
     pytest.mark.usefixtures("without_xla"),
@@ -109,7 +112,7 @@ def test_targets_that_are_not_finite_are_told_of():
     with pytest.warns(UserWarning, match="`target_log_prob` is not finite for some samples"):
         trainer.fit(batch_size=16, steps_per_epoch=1, verbose=0)
     with pytest.raises(ValueError, match="`batch_size` should be an integer of at least 1"):
-        trainer.fit(np.zeros([4, 2], "float32"))
+        trainer.fit(batch_size=1.5)
 
 
 @pytest.mark.parametrize(
@@ -332,6 +335,49 @@ def test_amortised_model_is_saved(amortised, tmp_path):
         np.testing.assert_array_equal(received, expected)
     assert int(loaded.optimizer.iterations) == int(trainer.optimizer.iterations)
     assert tuple(loaded(CONTEXTS).shape) == (3,)
+
+
+def test_losses_and_metrics_of_predictions_are_refused_and_own_metrics_are_not(tmp_path):
+    trainer = VariationalModel(make_flow(), registered_target)
+    for loss in ("mse", keras.losses.MeanSquaredError(), lambda y, y_pred: y_pred):
+        with pytest.raises(ValueError, match=r"has a loss of its own.* Received: loss="):
+            trainer.compile("sgd", loss)
+    for metric in ("mse", keras.metrics.MeanSquaredError(), NegativeLogLikelihood()):
+        for name in ("metrics", "weighted_metrics"):
+            with pytest.raises(
+                ValueError, match=r"`effective_sample_size\(\)`.* Received: metrics"
+            ):
+                trainer.compile("sgd", **{name: [metric]})
+    trainer.compile("sgd", metrics=[mean_contribution])
+    history = trainer.fit(batch_size=8, steps_per_epoch=1, verbose=0).history
+    assert history["mean_contribution"] == pytest.approx(history["loss"])
+    trainer.save(tmp_path / "model.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.compiled
+    assert int(loaded.optimizer.iterations) == 1
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+def mean_contribution(y, y_pred):
+    assert y is None
+    return ops.mean(y_pred)
+
+
+@pytest.mark.parametrize("given", [np.zeros([50, 2], "float32"), [[0.0, 1.0]]])
+def test_data_are_refused(given):
+    trainer = VariationalModel(make_flow(), target)
+    trainer.compile("sgd")
+    received = r"of shape \(50, 2\)$" if hasattr(given, "shape") else "a <class 'list'>$"
+    for run, name in [
+        (lambda: trainer.fit(given), "batch_size"),
+        (lambda: trainer.fit(x=given, verbose=0), "x"),
+        (lambda: trainer.evaluate(given), "batch_size"),
+    ]:
+        message = r"no data, .*`fit\(batch_size=…, epochs=…\)`.* Received: "
+        with pytest.raises(ValueError, match=message + f"{name} {received}"):
+            run()
 
 
 @pytest.mark.parametrize(
