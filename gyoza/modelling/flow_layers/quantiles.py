@@ -15,6 +15,16 @@ from gyoza.typing import Tensor
 __all__ = ["Quantiles"]
 
 
+def _check_probabilities(name: str, values: np.ndarray) -> None:
+    """Raises a `ValueError` unless all values are between 0 and 1, and equal to neither."""
+    wrong = values[~((values > 0) & (values < 1))].tolist()
+    if wrong:
+        shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (", …" if len(wrong) > 5 else "")
+        raise ValueError(
+            f"`{name}` should be above 0 and below 1: 0.05 stands for 5%. Received: {shown}"
+        )
+
+
 class Quantiles:
     """The part of a density that knows its distribution functions.
 
@@ -83,15 +93,16 @@ class Quantiles:
 
         Raises:
             NotImplementedError: See :meth:`probability_integral_transform`.
-            ValueError: Likewise, or if a probability is not between 0 and 1.
+            ValueError: Likewise, or if a probability is not above 0 and below 1.
         """
         u = np.asarray(ops.convert_to_numpy(to_arrays(probabilities)), "float64")
         shape = (len(u) if u.ndim else 0, self.base_distribution.dimension_count)
-        if u.shape != shape or not np.all((u > 0) & (u < 1)):
+        if u.shape != shape:
             raise ValueError(
-                f"`probabilities` should be between 0 and 1, and of shape [instances, {shape[1]}]. "
-                f"Received: probabilities={u}"
+                f"`probabilities` should have shape [instances, {shape[1]}]. "
+                f"Received: probabilities of shape {u.shape}"
             )
+        _check_probabilities("probabilities", u)
         log_odds = np.log(u) - np.log1p(-u)
         x, signs, above = self._in_batches(self._find_quantiles, log_odds, context, batch_size)
         self._check_triangular(above)
@@ -126,7 +137,7 @@ class Quantiles:
         r"""Computes what numbers of one dimension are below with given probabilities.
 
         Args:
-            levels: The probabilities, between 0 and 1: one number or `[levels]`.
+            levels: The probabilities, above 0 and below 1: one number or `[levels]`.
             context: The contexts, `[contexts, ...]`; for conditional flows.
             batch_size: See :meth:`log_prob`.
 
@@ -136,14 +147,16 @@ class Quantiles:
 
         Raises:
             NotImplementedError: See :meth:`probability_integral_transform`.
-            ValueError: If the flow has more dimensions than one, or a level is not between 0 and 1.
+            ValueError: If the flow has more dimensions than one, or a level is not above 0 and
+                below 1.
         """
         levels = np.asarray(levels, "float64")
         if levels.ndim > 1:
             raise ValueError(
-                "`levels` should be one number or a list of numbers, between 0 and 1. "
-                f"Received: levels={levels}"
+                "`levels` should be one number or a list of numbers, above 0 and below 1. "
+                f"Received: levels of shape {levels.shape}"
             )
+        _check_probabilities("levels", levels)
         count = self.base_distribution.dimension_count
         if count != 1:
             raise self._has_dimensions(count)

@@ -166,9 +166,24 @@ def test_what_has_no_distribution_function_says_so():
     for run in (lambda: model.cdf(x), lambda: model.quantile(0.5)):
         with pytest.raises(ValueError, match="are defined for flows of one dimension"):
             run()
-    for levels in (0.0, [0.5, 1.0], [[0.5]]):
-        with pytest.raises(ValueError, match=r"should be between 0 and 1|one number or a list"):
-            FlowModel([Standardize(shape=[1])], StandardNormal([1])).quantile(levels)
+    scalar = FlowModel([Standardize(shape=[1])], StandardNormal([1]))
+    context = np.zeros([100, 3], "float32")
+    expected = r"`levels` should be .*above 0 and below 1.*Received: "
+    for levels, received in [
+        (0.0, "0$"),
+        ([0.5, 1.0], "1$"),
+        ([5, 95], "5, 95$"),
+        (np.arange(1, 101), "1, 2, 3, 4, 5, …$"),
+        (context, r"levels of shape \(100, 3\)$"),
+    ]:
+        with pytest.raises(ValueError, match=expected + received):
+            scalar.quantile(levels, context)
+    for u, message in [
+        (np.array([[0.5], [2.0]]), "`probabilities` should be above 0 and below 1.*Received: 2$"),
+        (context, r"have shape \[instances, 1\]. Received: probabilities of shape \(100, 3\)$"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            scalar.invert_probability_integral_transform(u)
     for base in (GaussianMixture(2), MultivariateNormal()):
         with pytest.raises(NotImplementedError, match=f"A {type(base).__name__} is not known"):
             FlowModel([Standardize()], base).probability_integral_transform(x)
