@@ -63,6 +63,21 @@ def test_it_names_instances_that_are_not_finite(x):
     assert "in 2 of 16 instances, the first of which has index 20" in callback.message
 
 
+@pytest.mark.parametrize("shape", [[-1], [-1, 1]])
+def test_it_names_weights_that_are_not_finite(x, shape):
+    weights = np.where(np.arange(32) == 7, np.nan, 1.0).reshape(shape)
+    for model in (FlowModel([ActivationNormalization()]), make_matching()):
+        model.compile("sgd", jit_compile=keras.backend.backend() == "jax")
+        callback = TerminateOnNonFinite(x)
+        message = "`sample_weight` of `fit` is not finite in 1 of 32 .* has index 7."
+        with pytest.warns(UserWarning, match=message):
+            model.fit(x, sample_weight=weights, verbose=0, callbacks=callback)
+        assert callback.layer is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            model.fit(x, verbose=0, callbacks=callback)
+
+
 def test_it_names_the_first_layer_and_gives_the_weights_back(x):
     x[5] = -100.0
     model, callback = train(x, [ActivationNormalization(), Root(), Root(name="second")])

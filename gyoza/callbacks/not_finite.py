@@ -18,9 +18,9 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
 
     The model gets back the weights that it had at the start of the epoch, and is run on the data
     layer by layer. A warning names the first layer whose outputs or log-determinants are not
-    finite, or the instances that are not finite themselves. Without this callback, `fit` warns once
-    at the end of an epoch whose loss is not finite, and goes on. It also warns where the loss of
-    `validation_data` alone is not finite.
+    finite, or the instances that are not finite themselves, or have such a `sample_weight` in an
+    array for `fit`. Without this callback, `fit` warns once at the end of an epoch whose loss is
+    not finite, and goes on. It also warns where the loss of `validation_data` alone is not finite.
 
     Args:
         data: The training data, or a sample of it: an array, a pair of arrays, or `{"inputs": …,
@@ -30,6 +30,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     Attributes:
         layer: The first layer that is not finite, or `None`.
         message: What was found, or `None`.
+        sample_weight: The weights of instances that `fit` was given as an array, or `None`.
 
     Example:
 
@@ -44,7 +45,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         'The data are not finite in 1 of 64 instances, the first of which has index 5.'
     """
 
-    # It explains a loss that is not finite, so that `fit` gives no hint.
+    # It explains a loss that is not finite: `fit` gives it the `sample_weight`, and no hint itself.
     _explains_loss = True
 
     def __init__(self, data: Any, batch_size: int = 4096) -> None:
@@ -53,6 +54,7 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.layer: Any = None
         self.message: str | None = None
+        self.sample_weight: Any = None
 
     def on_epoch_begin(self, epoch: int, logs: Tensor | None = None) -> None:
         """Stores the weights."""
@@ -71,6 +73,8 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
 
     def _find(self) -> str:
         """Runs the data through the model, layer by layer, and reports what is not finite first."""
+        if self.sample_weight is not None and (found := _count(self.sample_weight, 0)):
+            return f"The `sample_weight` of `fit` is not finite in {found}."
         start = 0
         flow: Any = getattr(self.model, "flow", self.model)  # which a flow-matching model trains
         for batch in iterate_batches(self.data, self.batch_size):

@@ -56,11 +56,13 @@ def watch_loss(arguments: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         The arguments with that callback, which leaves the training loss to a callback that explains
-        it.
+        it. Such a one gets the weights of instances, which Keras tells no callback.
     """
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return arguments
     given = keras.tree.flatten(callbacks or [])
-    is_explained = any(getattr(callback, "_explains_loss", False) for callback in given)
-    return {**arguments, "callbacks": [*given, _LossWatch(["loss"] if is_explained else [])]}
+    explaining = [callback for callback in given if getattr(callback, "_explains_loss", False)]
+    for callback in explaining:
+        callback.sample_weight = arguments.get("sample_weight")
+    return {**arguments, "callbacks": [*given, _LossWatch(["loss"] if explaining else [])]}
