@@ -371,7 +371,8 @@ class Edits:
         }
 
     def _check_names(self, factors: str | Iterable[str]) -> list[str]:
-        names = [factors] if isinstance(factors, str) else list(factors)
+        is_one = isinstance(factors, str) or not isinstance(factors, Iterable)
+        names: list[Any] = [factors] if is_one else list(factors)
         unknown = [name for name in names if name not in self.dimensions_per_factor]
         if unknown or not names:
             raise ValueError(

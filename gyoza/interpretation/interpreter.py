@@ -20,7 +20,7 @@ from gyoza.interpretation.latents import (
     join_factors,
     to_tensor,
 )
-from gyoza.interpretation.parts import count_instances, to_inputs
+from gyoza.interpretation.parts import check_input_shape, count_instances, to_inputs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.training import SavesFiles
@@ -190,7 +190,8 @@ class Interpreter(Edits, SavesFiles):
             The latent vectors of each factor by name, `[instances, size of the factor]`.
 
         Raises:
-            ValueError: If several inputs do not have the same number of instances.
+            ValueError: If inputs do not have the shape of those of the head, or several inputs do
+                not have the same number of instances.
         """
         x = to_inputs(x)
         count_instances(x)
@@ -198,7 +199,11 @@ class Interpreter(Edits, SavesFiles):
         key = str(structure)
         if key not in self._encoders:
             self._encoders[key] = self._compile_encoder(structure)
-        z = self._run_in_batches(self._encoders[key], *keras.tree.flatten(x))
+        try:
+            z = self._run_in_batches(self._encoders[key], *keras.tree.flatten(x))
+        except Exception as error:
+            check_input_shape(self.head, x, error)
+            raise
         return {name: z[:, block] for name, block in self._slices.items()}
 
     def decode(self, factors: Mapping[str, Tensor]) -> Any:

@@ -21,6 +21,7 @@ __all__ = [
     "create_variables",
     "to_inputs",
     "count_instances",
+    "check_input_shape",
     "to_matrix",
     "to_columns",
     "to_names",
@@ -162,6 +163,31 @@ def count_instances(x: Any) -> int:
             f"inputs. Received: shapes {shapes}"
         )
     return shapes[0][0]
+
+
+def check_input_shape(head: keras.Layer, x: Any, cause: Exception) -> None:
+    """Explains an error of a head by the shape of its inputs, if that is not the right one.
+
+    Whether a shape is right is known after an error only, since heads may take other shapes, too.
+
+    Args:
+        head: The head, with one input or several, whose shapes are not looked at.
+        x: The inputs, as :func:`to_inputs` returns them.
+        cause: The error.
+
+    Raises:
+        ValueError: If `x` does not have the shape that the head was built for.
+    """
+    expected = getattr(head, "input_shape", None) or head.get_build_config()["input_shape"]
+    if not hasattr(x, "shape") or not isinstance(expected, tuple):
+        return
+    expected = (None, *expected[1:])  # a layer was built for the batch that it saw first
+    lengths = zip(expected, x.shape, strict=False)
+    if len(x.shape) != len(expected) or any(known not in (None, n) for known, n in lengths):
+        raise ValueError(
+            f"`x` should hold inputs of the head, of shape {expected}: `x[None]` is a batch of one "
+            f"instance `x`. Received: x of shape {tuple(x.shape)}"
+        ) from cause
 
 
 def to_matrix(labels: Tensor) -> np.ndarray:

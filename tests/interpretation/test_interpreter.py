@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -292,11 +294,31 @@ def test_bad_parts(interpreter):
         Interpreter(narrow, flow, tail, SIZES)
 
 
+@pytest.mark.parametrize(
+    "make_head",
+    [lambda: keras.Sequential([keras.Input([6]), layers.Identity()]), lambda: layers.Dense(6)],
+)
+def test_inputs_of_another_shape(interpreter, make_head):
+    x, head = np.random.default_rng(0).normal(size=[5, 6]).astype("float32"), make_head()
+    head(x)
+    of_six = Interpreter(head, interpreter.flow, interpreter.tail, SIZES)
+    for model, good in ((interpreter, A), (of_six, x)):
+        assert model.encode(good)["shape"].shape == (5, 2)
+        for bad in (good[0], good[:, 1:]):
+            shapes = [re.escape(str(shape)) for shape in ((None, good.shape[1]), bad.shape)]
+            message = "inputs of the head, of shape {}: .* Received: x of shape {}$"
+            for run in (model.encode, lambda x, model=model: model.swap(x, x, "shape")):
+                with pytest.raises(ValueError, match=message.format(*shapes)):
+                    run(bad)
+
+
 def test_bad_edits(interpreter):
     with pytest.raises(ValueError, match=r"\['residual', 'shape', 'colour'\].*'mood'"):
         interpreter.swap(A, B, "mood")
     with pytest.raises(ValueError, match=r"same number of instances\. Received: 5 and 4"):
         interpreter.swap(A, B[:4], "shape")
+    with pytest.raises(ValueError, match=r"\['residual', 'shape', 'colour'\]. Received: 1$"):
+        interpreter.swap(A, B, 1)
     with pytest.raises(ValueError, match="broadcasts"):
         interpreter.edit(A, "shape", np.zeros([5, 3]))
     with pytest.raises(ValueError, match="direction"):
