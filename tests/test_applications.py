@@ -1,6 +1,7 @@
 """Ready-made flows are densities that train, sample, save and load, made as their papers say."""
 
 import dataclasses
+import inspect
 from typing import Any
 
 import keras
@@ -182,6 +183,15 @@ def test_arguments_of_the_model_are_passed_on(name):
     model = get_flow(model)
     assert isinstance(model, flow_layers.FlowModel)
     assert model.base_distribution is base_distribution
+
+
+@pytest.mark.parametrize("name", applications.__all__)
+def test_arguments_that_nothing_takes_are_refused(name):
+    make = getattr(applications, name)
+    first = next(iter(inspect.signature(make).parameters))
+    expected = rf"`{name}` should be some of \['{first}', .*'dtype'\], .* Received: \['layers'\]"
+    with pytest.raises(TypeError, match=expected):
+        make(layers=2, name="mine")
 
 
 @pytest.mark.parametrize("policy", ["float64", keras.DTypePolicy("mixed_bfloat16")])

@@ -1,6 +1,7 @@
 """What ready-made flows are built with."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -20,7 +21,13 @@ _Make = TypeVar("_Make", bound=Callable[..., keras.Model])
 
 
 def in_dtype(make: _Make) -> _Make:
-    """Lets `dtype` be the policy of all that a function makes, by Keras' default policy."""
+    """Lets `dtype` be the policy of all that a function makes, by Keras' default policy.
+
+    A `TypeError` lists the arguments of the function if it is given others that its model does not
+    know.
+    """
+    own = [*inspect.signature(make).parameters, "dtype"]
+    own.remove("kwargs")
 
     @functools.wraps(make)
     def make_in_dtype(*args: Any, dtype: Any = None, **kwargs: Any) -> keras.Model:
@@ -28,6 +35,14 @@ def in_dtype(make: _Make) -> _Make:
         keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
         try:
             return make(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            unknown = [name for name in kwargs if f"'{name}'" in str(error)]
+            if "keyword argument" not in str(error) or not unknown:
+                raise
+            raise TypeError(
+                f"The arguments of `{make.__name__}` should be some of {own}, or arguments of the "
+                f"model that it makes, such as `name`. Received: {unknown}"
+            ) from error
         finally:
             keras.config.set_dtype_policy(default)
 

@@ -138,13 +138,6 @@ class Coupling(ConditionalFlowLayer):
                     f"compute_coupling_parameters={compute_coupling_parameters}"
                 )
             compute_coupling_parameters = conditioner
-        is_wrong = isinstance(compute_coupling_parameters, type | MADE)
-        if is_wrong or not callable(compute_coupling_parameters):
-            raise TypeError(
-                "`compute_coupling_parameters` should be a Keras layer or another callable, such "
-                "as `MLP([64, 64])`; a `MADE` is for autoregressive layers. "
-                f"Received: compute_coupling_parameters={compute_coupling_parameters}"
-            )
         if mask is None:
             mask = HeavisideMask()
         check_instance("mask", mask, Mask, "a `Mask`")
@@ -153,6 +146,13 @@ class Coupling(ConditionalFlowLayer):
             axes=mask._axes_ if axes is None else axes,
             **kwargs,
         )
+        is_wrong = isinstance(compute_coupling_parameters, type | MADE)
+        if is_wrong or not callable(compute_coupling_parameters):
+            raise TypeError(
+                "`compute_coupling_parameters` should be a Keras layer or another callable, such "
+                "as `MLP([64, 64])`; a `MADE` is for autoregressive layers. "
+                f"Received: compute_coupling_parameters={compute_coupling_parameters}"
+            )
         self._compute_coupling_parameters_ = compute_coupling_parameters
         self._mask_ = mask
         self.coupling_parameters: Any = None

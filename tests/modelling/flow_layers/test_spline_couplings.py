@@ -307,3 +307,10 @@ def test_periods_can_be_given():
     assert abs(outputs[2] - outputs[0]) > 0.01
     with pytest.raises(ValueError, match="`periods` should be positive"):
         MLP([4], periods=[0.0])
+
+
+def test_unknown_arguments_are_named_before_a_missing_network():
+    with pytest.raises(ValueError, match="bins"):
+        RationalQuadraticSplineCoupling(bins=4)
+    with pytest.raises(TypeError, match="`compute_coupling_parameters` should be"):
+        RationalQuadraticSplineCoupling(bin_count=4)
