@@ -194,7 +194,7 @@ class Table:
         )
 
     def make_layer(self) -> Columns:
-        """Returns the layer that a flow of this table starts with. It has names."""
+        """Returns the layer that a flow of this table starts with. It has names, as strings."""
         layers = {
             tuple(self._names_of(name)): kind.make_layers() for name, kind in self.columns.items()
         }
