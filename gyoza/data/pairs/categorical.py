@@ -1,7 +1,5 @@
 """Pairs for factors that are classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
