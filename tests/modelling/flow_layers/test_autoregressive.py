@@ -207,6 +207,7 @@ def test_bad_input():
         MaskedAutoregressive()
 
 
+@pytest.mark.compiled_by("jax")
 @pytest.mark.parametrize(
     ("layer", "size", "context_size"),
     [

@@ -56,6 +56,7 @@ class SlowVelocity(VelocityMLP):
         return 0.02 * super().call(inputs)
 
 
+@pytest.mark.compiled_by("jax")
 def test_contract(check_contract):
     layer = ContinuousFlow(SlowVelocity([8], "tanh", frequency_count=1), step_count=8)
     check_contract(layer, [3])
@@ -186,6 +187,7 @@ def test_gradients_are_those_without_recomputation(monkeypatch):
     np.testing.assert_allclose(weights, expected[0], atol=1e-5)
 
 
+@pytest.mark.compiled_by("jax")
 def test_adjoint_gradients_are_those_of_many_steps(monkeypatch):
     weights, loss = take_step("dopri5", rtol=1e-6, atol=1e-6)
     expected = take_step("rk4", monkeypatch, step_count=16)

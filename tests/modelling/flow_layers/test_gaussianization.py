@@ -26,6 +26,7 @@ def log_density_of_two_peaks(x):
     )[:, 0]
 
 
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize(("axes", "shape", "count"), [(None, [3], 3), ([2], [2, 2], 2)])
 def test_contract(axes, shape, count, check_contract):
     layer = MixtureGaussianization(axes=axes, component_count=count)

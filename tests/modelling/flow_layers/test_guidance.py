@@ -125,6 +125,7 @@ def test_threads_do_not_change_the_guidance_of_others(guided):
     assert not wrong
 
 
+@pytest.mark.compiled_by
 @pytest.mark.parametrize(
     "coupling", ["optimal", pytest.param("independent", marks=pytest.mark.long)]
 )

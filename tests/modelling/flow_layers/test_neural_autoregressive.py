@@ -26,6 +26,7 @@ def make(*input_shape, context_size=None, scale=1.0, dtype="float32", **argument
     return layer
 
 
+@pytest.mark.compiled_by("tensorflow")
 def test_contract(check_contract):
     layer = BlockNeuralAutoregressive(hidden_sizes=[3, 2])
     check_contract(layer, [2], policies=("mixed_float16",))
@@ -68,6 +69,7 @@ def test_layer_is_the_formula(context_size):
     np.testing.assert_allclose(to_numpy(outputs), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("gate", [-5.0, 5.0])
 def test_outputs_and_inputs_take_all_values(gate):
     layer = make(3, hidden_sizes=[4, 3], scale=2.0, dtype="float64")

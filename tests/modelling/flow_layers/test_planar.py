@@ -17,6 +17,7 @@ CASES = {
 }
 
 
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name, check_contract):
     check_contract(*CASES[name])

@@ -21,6 +21,7 @@ def with_random_weights(scale=1.0, **arguments):
     return layer
 
 
+@pytest.mark.compiled_by("tensorflow")
 def test_contract(check_contract):
     check_contract(Residual(hidden_sizes=[6, 5]), [3])
 
