@@ -61,7 +61,7 @@ def check_finite_rows(
 def describe_not_finite(
     x: np.ndarray, first_row: int = 0, names: Sequence[str] | None = None
 ) -> str:
-    """Says which rows, and columns of vectors, are not finite, as in "NaN in row 17, column 1".
+    """Returns a text on what is not finite, and where, as in "NaN in row 17, column 1".
 
     Args:
         x: The data, or a batch of them, `[batch, ...]`.
