@@ -6,15 +6,12 @@ import random
 import re
 from typing import Any
 
-import keras
 import numpy as np
 
 from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.warning import warn
-from gyoza.typing import Tensor
 
 __all__ = [
-    "to_numpy",
     "to_seed",
     "check_integer",
     "check_positive",
@@ -25,11 +22,6 @@ __all__ = [
     "warn_of_spike",
     "warn_of_identifier",
 ]
-
-
-def to_numpy(values: Tensor) -> np.ndarray:
-    """Converts any array-like, including tensors of the Keras backend, to NumPy."""
-    return keras.ops.convert_to_numpy(values) if keras.ops.is_tensor(values) else np.asarray(values)
 
 
 def to_seed(seed: int | None) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, to_numpy
+from gyoza.data.checks import check_integer
 from gyoza.extras import import_extra
+from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 
 __all__ = ["TintedDigits", "load_tinted_digits", "tint", "distort"]

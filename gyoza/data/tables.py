@@ -13,7 +13,6 @@ from gyoza.data.checks import (
     is_text,
     looks_like_numbers,
     to_floats,
-    to_numpy,
     warn_of_identifier,
     warn_of_spike,
 )
@@ -30,6 +29,7 @@ from gyoza.modelling.flow_layers import (
     UniformDequantization,
 )
 from gyoza.modelling.functions.checks import check_choice
+from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.modelling.tables import is_frame
 from gyoza.typing import Tensor
 
@@ -244,7 +244,7 @@ class Table:
             A data frame in which codes of categories are categories, integers are rounded, and
             bounded numbers are within their bounds.
         """
-        x = np.asarray(to_numpy(x))
+        x = to_numpy(x)
         widths = [kind.width for kind in self.columns.values()]
         if x.ndim != 2 or x.shape[1] != sum(widths):
             raise ValueError(

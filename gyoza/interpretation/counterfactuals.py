@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import forget_gradients, vjp
-from gyoza.interpretation.latents import to_array, to_tensor
-from gyoza.modelling.functions.tensors import larger
+from gyoza.interpretation.latents import to_tensor
+from gyoza.modelling.functions.tensors import larger, to_numpy
 from gyoza.typing import Tensor
 
 __all__ = [
@@ -94,7 +94,7 @@ def check_losses(target: Callable[[Any], Any], outputs: Any, count: int) -> None
         ValueError: If it returns something else.
     """
     with forget_gradients():
-        shape = np.shape(to_array(target(keras.tree.map_structure(to_tensor, outputs))))
+        shape = np.shape(to_numpy(target(keras.tree.map_structure(to_tensor, outputs))))
     if shape != (count,):
         raise ValueError(
             f"`target` should map outputs to a loss for each instance, of shape [{count}]. "

@@ -21,10 +21,10 @@ from gyoza.interpretation.latents import (
     join_factors,
     move_on_arc,
     slice_factors,
-    to_array,
 )
 from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 
 __all__ = ["Edits"]
@@ -66,7 +66,7 @@ class Edits:
         """
         factors = self.encode(x)
         (factor,) = self._check_names(factor)
-        value = to_array(value)
+        value = to_numpy(value)
         try:
             factors[factor] = np.broadcast_to(value, factors[factor].shape)
         except ValueError:
@@ -126,7 +126,7 @@ class Edits:
         size = self.dimensions_per_factor[factor]
         if np.ndim(direction) == 0 and -size <= direction < size:
             direction = np.eye(size)[direction]
-        direction = to_array(direction)
+        direction = to_numpy(direction)
         length = np.sqrt(np.sum(direction**2))
         if direction.shape != (size,) or not length > 0.0:
             raise ValueError(
@@ -208,7 +208,7 @@ class Edits:
         encoded = self.encode(x)
         count = len(next(iter(encoded.values())))
         z = self.flow.base_distribution.sample(sample_count * count, seed=seed)
-        z = to_array(z).reshape(sample_count, count, -1)
+        z = to_numpy(z).reshape(sample_count, count, -1)
         drawn = {name: z[..., self._slices[name]] for name in names}
         return self._finish_steps(encoded, drawn, hidden)
 
@@ -265,7 +265,7 @@ class Edits:
         if how == "mean":
             z = np.broadcast_to(find_mean(base), (count, base.dimension_count))
         else:
-            z = to_array(base.sample(count, seed=seed))
+            z = to_numpy(base.sample(count, seed=seed))
         erased.update({name: z[:, self._slices[name]] for name in names})
         return self._finish(erased, hidden)
 

@@ -9,6 +9,7 @@ from keras import ops
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.functions.checks import check_instance
+from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 
 __all__ = [
@@ -19,7 +20,6 @@ __all__ = [
     "join_factors",
     "find_mean",
     "move_on_arc",
-    "to_array",
     "to_tensor",
 ]
 
@@ -100,7 +100,7 @@ def join_factors(factors: Mapping[str, Tensor], sizes: Mapping[str, int]) -> np.
         raise ValueError(
             f"`factors` should hold the factors {list(sizes)}. Received: {list(factors)}"
         )
-    blocks = {name: to_array(factors[name]) for name in sizes}
+    blocks = {name: to_numpy(factors[name]) for name in sizes}
     shapes = {name: block.shape for name, block in blocks.items()}
     count = next(iter(shapes.values()))[:1]
     if any(shape != (*count, sizes[name]) for name, shape in shapes.items()):
@@ -122,7 +122,7 @@ def find_mean(distribution: Distribution) -> np.ndarray:
     """
     if isinstance(distribution, StandardNormal):
         return np.zeros(distribution.dimension_count, "float32")
-    return to_array(distribution.sample(_MEAN_SAMPLE_COUNT, seed=0)).mean(axis=0)
+    return to_numpy(distribution.sample(_MEAN_SAMPLE_COUNT, seed=0)).mean(axis=0)
 
 
 def move_on_arc(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
@@ -145,11 +145,6 @@ def move_on_arc(a: np.ndarray, b: np.ndarray, place: float) -> np.ndarray:
         ) / np.sin(angle)
         arc = ((1.0 - place) * length_a + place * length_b) * direction
     return np.where(np.sin(angle) > 1e-4, arc, (1.0 - place) * a + place * b)
-
-
-def to_array(x: Tensor) -> np.ndarray:
-    """Converts a tensor to an array."""
-    return np.asarray(ops.convert_to_numpy(x))
 
 
 def to_tensor(x: Tensor) -> Tensor:

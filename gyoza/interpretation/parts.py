@@ -8,9 +8,9 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import forget_gradients, is_distributed
-from gyoza.data.checks import to_numpy
 from gyoza.data.pairs import CategoricalPairs
 from gyoza.interpretation.splitting import split_network
+from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.modelling.metrics.codes import check_labels, is_categorical
 from gyoza.typing import Tensor
 

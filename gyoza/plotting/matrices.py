@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from gyoza.data.checks import to_numpy
+from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.plotting.canvas import DIVERGING, SEQUENTIAL, check_names, get_axes
 from gyoza.typing import Tensor
 

@@ -17,6 +17,7 @@ __all__ = [
     "PLAIN_TYPES",
     "TRACING_ERRORS",
     "to_tensor",
+    "to_numpy",
     "is_number",
     "fill",
     "to_rows",
@@ -60,6 +61,11 @@ def to_tensor(x: Tensor) -> Any:
         return x
     x = x if is_tensor else ops.convert_to_tensor(x)
     return ops.copy(x) if hasattr(x, "assign") else x
+
+
+def to_numpy(values: Tensor) -> np.ndarray:
+    """Converts any array-like, including tensors of the Keras backend, to NumPy."""
+    return np.asarray(ops.convert_to_numpy(values) if ops.is_tensor(values) else values)
 
 
 def is_number(x: Tensor | None) -> bool:
