@@ -120,5 +120,12 @@ def divide_pages(app, env, docnames):
     docnames[:] = executed[::2] + others + executed[1::2]
 
 
+def add_tables_of_device(app, docname, source):
+    """Adds what `benchmarks/on_device.sh` measured to the page on GPUs, where it has been run."""
+    if docname == "gpu" and Path(app.srcdir, "speed/device/tables.md").exists():
+        source[0] += "\n## Measured\n\n```{include} speed/device/tables.md\n```\n"
+
+
 def setup(app):
     app.connect("env-before-read-docs", divide_pages)
+    app.connect("source-read", add_tables_of_device)
