@@ -24,7 +24,7 @@ from gyoza.modelling.flow_layers import (
     YeoJohnson,
     adapting,
 )
-from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted, warn_if_unscaled
+from gyoza.modelling.flow_layers.unadapted import warn_if_unscaled, warn_of_scales
 
 KINDS = [ActivationNormalization, Standardize, MixtureGaussianization]
 
@@ -197,13 +197,13 @@ def test_flow_that_was_never_adapted_is_warned_of_once(kind):
     model.build((None, 2))
     seed = [to_numpy(state) for state in model.non_trainable_variables]
     with pytest.warns(UserWarning, match=r"'flow' should be adapted .*'first' does not normalise"):
-        warn_if_unadapted(model, x)
+        warn_of_scales(model, x)
     after = [to_numpy(state) for state in model.non_trainable_variables]
     assert len(seed) == len(after) > 0
     assert all(map(np.array_equal, seed, after))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warn_if_unadapted(model, x)
+        warn_of_scales(model, x)
 
 
 def encode_and_reload(model, data, directory):
@@ -247,6 +247,14 @@ def test_contexts_far_from_standardised_are_warned_of_once(is_application, tmp_p
     np.testing.assert_allclose(loaded[1], log_prob, rtol=1e-5)
 
 
+@pytest.mark.parametrize("is_data_set", [False, True])
+def test_contexts_are_looked_at_without_adapting_too(is_data_set):
+    model = FlowModel([MaskedAffine(MADE([4]))], name="flow")
+    data = Batches("context") if is_data_set else {"inputs": draw(), "context": 30.0 + draw()}
+    with pytest.warns(UserWarning, match="'flow' is given contexts that are far from standard"):
+        warn_of_scales(model, data)
+
+
 def test_models_with_an_encoder_are_not_warned_of_what_it_returns():
     x = draw("float32")
     inner = FlowModel([ActivationNormalization(), MaskedAffine(MADE([4]))])
@@ -280,11 +288,11 @@ def test_models_among_the_layers_are_warned_of_as_layers_are():
     model = FlowModel([Affine(scale=2.0), inner])
     x = 30.0 + 100.0 * draw("float32")
     with pytest.warns(UserWarning, match="'inner' does not normalise"):
-        warn_if_unadapted(model, x)
+        warn_of_scales(model, x)
     other = FlowModel([FlowModel([Affine(scale=2.0)])])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warn_if_unadapted(other, x)
+        warn_of_scales(other, x)
 
 
 class Batches(keras.utils.PyDataset):
@@ -311,8 +319,8 @@ def test_first_batch_of_a_data_set_is_looked_at(form):
     if form == "context":
         model.add(AffineCoupling(compute_coupling_parameters=MLP([2])))
     with pytest.warns(UserWarning, match="does not normalise"):
-        warn_if_unadapted(model, data)
-    warn_if_unadapted(model, data)
+        warn_of_scales(model, data)
+    warn_of_scales(model, data)
     assert data.count == 1
 
 
@@ -320,7 +328,7 @@ def test_data_sets_that_can_be_read_once_are_left_alone():
     batches = (batch for batch in [30.0 + 100.0 * draw("float32")])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        warn_if_unadapted(FlowModel([ActivationNormalization()]), batches)
+        warn_of_scales(FlowModel([ActivationNormalization()]), batches)
     assert len(list(batches)) == 1
 
 

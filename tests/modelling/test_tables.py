@@ -165,6 +165,8 @@ def test_adapt_names_columns_that_are_constant_or_repeat_others():
     assert len([warning for warning in caught if "one value" in str(warning.message)]) == 1
     with pytest.warns(UserWarning, match="column 1 has one value only; column 3 repeats column 0,"):
         FlowModel([ActivationNormalization()]).adapt(frame.to_numpy("float32"))
+    with pytest.warns(UserWarning, match="columns 'b', 'e' have one value only;"):
+        FlowModel([ActivationNormalization()]).adapt(frame.assign(e=1.0))
 
 
 def test_columns_that_differ_by_more_than_rounding_are_no_repetitions():

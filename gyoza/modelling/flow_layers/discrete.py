@@ -101,7 +101,10 @@ def warn_if_degenerate(model: Any, x: Array) -> None:
     for layer in flatten_layers(model):
         layer._is_known_to_be_degenerate = True  # models within the model see the same columns
     names = getattr(model, "_column_names", None)
-    found = [f"column {describe_columns(constant, names)} has one value only"] * (len(constant) > 0)
+    found: list[str] = []
+    if len(constant):
+        subject, verb = ("column", "has") if len(constant) == 1 else ("columns", "have")
+        found.append(f"{subject} {describe_columns(constant, names)} {verb} one value only")
     found += [
         f"column {describe_columns(pair[1:], names)} repeats column "
         f"{describe_columns(pair[:1], names)}, up to scale and shift"

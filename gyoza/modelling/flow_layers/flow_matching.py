@@ -19,7 +19,7 @@ from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_o
 from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
-from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
+from gyoza.modelling.flow_layers.unadapted import warn_of_scales
 from gyoza.modelling.functions.arguments import given, make_parts
 from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
@@ -361,7 +361,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
         warn_if_discrete(self.flow, arguments["x"])
-        warn_if_unadapted(self.flow, arguments["x"])
+        warn_of_scales(self.flow, arguments["x"])
         with super()._during_fit(arguments) as arguments:
             yield arguments
         self.flow._note_training()

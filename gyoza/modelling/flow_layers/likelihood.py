@@ -14,7 +14,7 @@ from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.conditional import check_context_rank
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.exporting import ExportsEndpoints
-from gyoza.modelling.flow_layers.unadapted import warn_if_unadapted
+from gyoza.modelling.flow_layers.unadapted import warn_of_scales
 from gyoza.modelling.functions.checks import check_numbers
 from gyoza.modelling.training import (
     ChecksCompilation,
@@ -185,7 +185,7 @@ class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
     def _during_fit(self, arguments: dict[str, Any]) -> Any:
         if self.loss is None:
             warn_if_discrete(self, arguments["x"])
-        warn_if_unadapted(self, arguments["x"])
+        warn_of_scales(self, arguments["x"])
         return super()._during_fit(arguments)
 
     def _check_inputs(self, inputs: Tensor) -> None:

@@ -1,6 +1,5 @@
 """Data that a flow should have been adapted to, and contexts that it cannot adapt to."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ from keras import ops
 from gyoza.backend import flatten_layers
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.tables import describe_columns
-from gyoza.typing import Array, Tensor
+from gyoza.typing import Tensor
 
-__all__ = ["warn_if_unadapted", "warn_if_unscaled"]
+__all__ = ["warn_of_scales", "warn_if_unscaled"]
 
 _MOST_ROWS = 256
 # The root mean square from which data count as far from standardised. The normal distribution's
@@ -23,12 +22,8 @@ _LARGEST = 20.0
 _LARGEST_CONTEXT = 10.0
 
 
-def warn_if_unadapted(model: Any, x: Any) -> None:
-    """Warns, once per model, where a normalisation does not bring data to the scale of the latent.
-
-    A new normalisation is the identity until it is adapted, loaded or set. Where data have about
-    the scale of the base distribution, that does no harm. Where they do not, training begins with
-    losses of thousands of nats.
+def warn_of_scales(model: Any, x: Any) -> None:
+    """Warns, once per model, of data that it is not adapted to, and of contexts likewise.
 
     Args:
         model: The flow model that is to be fitted to the data.
@@ -36,16 +31,31 @@ def warn_if_unadapted(model: Any, x: Any) -> None:
             and the first batch of a `keras.utils.PyDataset`. The first batch of other data sets
             cannot be had without a change to the order in which those of training are shuffled.
     """
-    layer = next((layer for layer in model._flow_layers_ if _normalises(layer)), None)
-    if layer is None or getattr(model, "_is_known_to_be_unadapted", False):
+    if getattr(model, "_is_known_to_be_unadapted", False):
         return
     if isinstance(x, keras.utils.PyDataset) and x.num_batches != 0:
         batch = x[0]  # which Keras looks at, too
         x = batch[0] if isinstance(batch, tuple | list) else batch
     x, context = (x.get("inputs"), x.get("context")) if isinstance(x, dict) else (x, None)
     x = x[0] if isinstance(x, tuple | list) and len(x) == 2 else x
-    if not (isinstance(x, np.ndarray) or ops.is_tensor(x)):
-        return
+    if _is_array(context):
+        warn_if_unscaled(model, context)
+    layer = next((layer for layer in model._flow_layers_ if _normalises(layer)), None)
+    if layer is not None and _is_array(x):
+        _warn_if_unadapted(model, layer, x, context)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or ops.is_tensor(x)
+
+
+def _warn_if_unadapted(model: Any, layer: Any, x: Any, context: Any) -> None:
+    """Warns where a normalisation does not bring data to the scale of the latent.
+
+    A new normalisation is the identity until it is adapted, loaded or set. Where data have about
+    the scale of the base distribution, that does no harm. Where they do not, training begins with
+    losses of thousands of nats.
+    """
     x, context = (None if part is None else _thin_out(part) for part in (x, context))
     if not _measure(x).max(initial=0.0) > _LARGEST:
         return
@@ -53,15 +63,14 @@ def warn_if_unadapted(model: Any, x: Any) -> None:
     if not sizes.max(initial=0.0) > _LARGEST:
         return
     model._is_known_to_be_unadapted = True
-    warnings.warn(
+    warn(
         f"Model '{model.name}' should be adapted to the data, by `adapt(x)`, before it is fitted "
         f"to them: its layer '{layer.name}' does not normalise them. Received: outputs of a root "
-        f"mean square of {sizes.max():.3g} in dimension {sizes.argmax()}",
-        stacklevel=4,
+        f"mean square of {sizes.max():.3g} in dimension {sizes.argmax()}"
     )
 
 
-def warn_if_unscaled(model: Any, context: Array, names: Sequence[str] | None = None) -> None:
+def warn_if_unscaled(model: Any, context: Tensor, names: Sequence[str] | None = None) -> None:
     """Warns, once per model, of contexts far from standardised that reach layers as they are.
 
     Args:
