@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,11 +21,7 @@ from gyoza.modelling.functions.checks import (
 )
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.solvers import State, check_solver
-from gyoza.modelling.functions.traces import (
-    compute_products,
-    compute_quadratic_forms,
-    make_units,
-)
+from gyoza.modelling.functions.traces import compute_products, compute_quadratic_forms, make_units
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
 
@@ -43,6 +40,10 @@ def refine_steps() -> Iterator[None]:
         yield
     finally:
         _IS_REFINED.reset(token)
+
+
+# By how much tensors of times may be outside of [0, 1], as in the last step of a solver.
+_ROUNDING = 1e-5
 
 
 def _check_time(name: str, time: Any) -> None:
@@ -208,13 +209,23 @@ class ContinuousFlow(ConditionalFlowLayer):
                 equation is solved, in which it has to be the same function at all times.
 
         Returns:
-            The velocities, in the shape and dtype of `x`.
+            The velocities, in the shape and dtype of `x`. They are NaN where a tensor of times is
+            outside of [0, 1] by more than rounding.
 
         Raises:
             ValueError: If the time is a number outside of [0, 1], or an array of NumPy with one.
         """
         if not hasattr(time, "shape") or isinstance(time, np.ndarray | np.generic):
             _check_time("time", time)
+            return self._run_velocity(x, time, context, training)
+        marks = ops.where(ops.abs(time - 0.5) <= 0.5 + _ROUNDING, 0.0, math.nan)
+        marks = ops.broadcast_to(marks, (ops.shape(x)[0], 1))
+        return mark_rows(self._run_velocity(x, time, context, training), marks)
+
+    def _run_velocity(
+        self, x: Tensor, time: Tensor, context: Tensor | None = None, training: bool | None = False
+    ) -> Tensor:
+        """Computes the velocity at a time that is known to be in [0, 1]."""
         count = ops.shape(x)[0]
         time = ops.broadcast_to(ops.cast(time, self.compute_dtype), (count, 1))
         parts = [ops.cast(x, self.compute_dtype), time]
@@ -238,9 +249,9 @@ class ContinuousFlow(ConditionalFlowLayer):
 
         def move(time: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             if vectors is None:
-                return (self.compute_velocity(x, time, *others),)
+                return (self._run_velocity(x, time, *others),)
             velocity, products = compute_products(
-                lambda x, *others: self.compute_velocity(x, time, *others), x, vectors, others
+                lambda x, *others: self._run_velocity(x, time, *others), x, vectors, others
             )
             trace = combine(compute_quadratic_forms(products, vectors), axis=0)
             if not has_penalty:

@@ -229,7 +229,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         time = draw_uniform((count, 1), data.dtype, self.seed_generator)
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
         points, expected = PATHS[self.paths](source, data, times)
-        velocity = self._continuous.compute_velocity(points, time, codes, training)
+        velocity = self._continuous._run_velocity(points, time, codes, training)
         return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
 
     def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Tensor:

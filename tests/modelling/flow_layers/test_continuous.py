@@ -317,6 +317,18 @@ def test_a_flow_learns_by_its_likelihood():
     assert history.history["loss"][-1] < entropy + 0.4
 
 
+def test_velocities_at_tensors_of_times_outside_are_nan():
+    layer = ContinuousFlow(VelocityMLP([4]))
+    x = ops.ones([4, 3])
+    layer(x)
+    times = [[-0.1], [0.0], [1.0000001], [1.1]]
+    velocity = to_numpy(layer.compute_velocity(x, ops.convert_to_tensor(times)))
+    np.testing.assert_array_equal(np.isnan(velocity).all(axis=1), [True, False, False, True])
+    expected = to_numpy(layer.compute_velocity(x, np.clip(np.float32(times), 0.0, 1.0)))
+    np.testing.assert_allclose(velocity[1:3], expected[1:3], atol=1e-5)
+    assert np.isnan(to_numpy(layer.compute_velocity(x, ops.convert_to_tensor(2.0)))).all()
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
