@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +14,8 @@ from gyoza.modelling.flow_layers import FlowLayer, FlowModel
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.flow_layers.recomputation import can_be_recomputed
 from gyoza.modelling.functions.checks import check_instance, check_integers
-from gyoza.testing.copies import copy_layer, make_symbolic, move_weights, to_lists
+from gyoza.testing.checked_layer import CheckedLayer
+from gyoza.testing.copies import copy_layer, make_symbolic, to_lists
 from gyoza.testing.fresh_process import find_fault, load_and_run
 from gyoza.testing.functions import (
     RUNS_EAGERLY,
@@ -52,8 +53,8 @@ def check_flow_layer(
     - that instances of a batch do not influence each other,
     - the log-determinants against the Jacobian matrix by automatic differentiation,
     - the round trip through `invert`, in both directions, and `invert_and_log_det`,
-    - that each trainable weight, and a context, has a gradient, and all gradients are finite, also
-      those of `invert`,
+    - that each trainable weight, and a context, has a gradient, and all gradients are finite,
+    - that gradients of `invert` are those of the inverse function,
     - that gradients are the same in a memory-efficient model, unless the layer is stored there,
     - that eager, compiled (for TensorFlow by XLA, too) and symbolic execution agree,
     - that `from_config(get_config())` and a saved model, loaded by another process without custom
@@ -112,55 +113,8 @@ def check_flow_layer(
     check.integer_inputs()
 
 
-class _Check:
-    """A layer with random weights, its inputs and contexts, and what it makes of them."""
-
-    def __init__(
-        self,
-        layer: FlowLayer,
-        inputs: np.ndarray,
-        contexts: Sequence[np.ndarray],
-        tolerance: float,
-        seed: int,
-    ) -> None:
-        self.name = type(layer).__name__
-        self.tolerance, self.inputs, self.contexts = tolerance, inputs, contexts
-        self.random = np.random.default_rng(seed)
-        self.layer = copy_layer(layer, "float32")
-        self.layer(*make_symbolic(inputs, *contexts))
-        move_weights(self.layer, self.random)
-        self.outputs, self.log_det = map(to_numpy, self.call(self.layer))
-        self.compiled = jit(there_and_back(self.layer))
-
-    def fail(self, message: str) -> NoReturn:
-        raise AssertionError(f"{self.name}: {message}")
-
-    def call(self, layer: Any) -> Sequence[Any]:
-        results = layer(self.inputs, *self.contexts)
-        if not isinstance(results, tuple | list) or len(results) != 2:
-            self.fail(
-                "`call` should return the pair (outputs, log-determinants). "
-                f"Received: {type(results)}"
-            )
-        return results
-
-    def compare(
-        self, what: str, expected: Tensor, received: Tensor, tolerance: float | None = None
-    ) -> None:
-        """Fails unless two arrays are equal up to the tolerance, relative to the largest value."""
-        expected, received = to_numpy(expected), to_numpy(received)
-        if expected.shape != received.shape:
-            self.fail(f"{what}: expected shape {expected.shape}. Received: {received.shape}")
-        if not np.all(np.isfinite(received)):
-            self.fail(f"{what}: {np.sum(~np.isfinite(received))} elements are not finite.")
-        scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-        gap = float(np.max(np.abs(expected - received), initial=0.0)) / scale
-        if gap > (self.tolerance if tolerance is None else tolerance):
-            index = np.unravel_index(np.argmax(np.abs(expected - received)), expected.shape)
-            self.fail(
-                f"{what}: expected {expected[index]} at index {tuple(map(int, index))}. "
-                f"Received: {received[index]} (the relative error is {gap:.2g})."
-            )
+class _Check(CheckedLayer):
+    """What can be checked, one after the other."""
 
     def results(self) -> None:
         outputs, log_det = self.call(self.layer)
@@ -193,10 +147,6 @@ class _Check:
             self.log_det,
             self.layer.compute_jacobian_determinant(self.inputs, *self.contexts),
         )
-
-    def tensors(self, x: np.ndarray, chosen: slice = slice(None)) -> list[Tensor]:
-        """Returns inputs or outputs, with their contexts, as tensors of the backend."""
-        return [ops.convert_to_tensor(array[chosen]) for array in (x, *self.contexts)]
 
     def batches(self) -> None:
         # A compiled function is there anyway, but TensorFlow would trace it for each batch size.
@@ -269,18 +219,21 @@ class _Check:
         weights = self.layer.trainable_weights
         names = ["inputs", *("the context" for _ in self.contexts)]
         names = [*names, *(f"weight '{weight.path}'" for weight in weights)]
-        seed = int(self.random.integers(2**31))
-        results = {}
-        for method, function, inputs in (
-            ("call", self.layer, self.inputs),
-            ("recompute", call_and_forget(self.layer), self.inputs),
-            ("invert", self.layer.invert, self.outputs),
+        draws = (
+            self.random.normal(size=x.shape) for x in (self.outputs, self.log_det, self.inputs)
+        )
+        *of_call, of_inverse = (ops.convert_to_tensor(x, dtype="float32") for x in draws)
+        values = [weight.value for weight in weights]
+        pull_back, results = {}, {}
+        for method, function, inputs, cotangents in (
+            ("call", self.layer, self.inputs, of_call),
+            ("recompute", call_and_forget(self.layer), self.inputs, of_call),
+            ("invert", self.layer.invert, self.outputs, [of_inverse]),
         ):
             if method == "recompute" and not can_be_recomputed(self.layer):
                 continue
-            gradients = compile_on_jax(differentiate(function, weights, seed))(
-                *self.tensors(inputs), *(weight.value for weight in weights)
-            )
+            pull_back[method] = compile_on_jax(differentiate(function, weights))
+            gradients = pull_back[method](cotangents, *self.tensors(inputs), *values)
             results[method] = list(map(to_numpy, gradients))
             for name, gradient in zip(names, results[method], strict=True):
                 if not np.all(np.isfinite(gradient)):
@@ -298,6 +251,21 @@ class _Check:
             self.compare(
                 f"The gradient with respect to {name} should be the same in a memory-efficient "
                 "model: check `invert` and `recompute`, or set `recomputable` to False",
+                expected,
+                received,
+                100 * self.tolerance,
+            )
+        # What is pulled back through `invert`, and then through `call`, comes back unchanged, and
+        # both depend on weights in opposite ways.
+        of_outputs, *of_others = results["invert"]
+        cotangents = [ops.convert_to_tensor(x) for x in (of_outputs, np.zeros_like(self.log_det))]
+        gradients = pull_back["call"](cotangents, *self.tensors(self.inputs), *values)
+        wanted = [of_inverse, *(-x for x in of_others)]
+        for name, expected, received in zip(names, wanted, gradients, strict=True):
+            self.compare(
+                f"The gradient of `invert` with respect to {name}, pulled back through `call`, "
+                "should be that of the inverse function: a loop of your own lacks it, "
+                "`gyoza.modelling.functions.find_root` has it",
                 expected,
                 received,
                 100 * self.tolerance,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from gyoza.backend import jit, vjp
@@ -56,11 +55,11 @@ def call_and_forget(layer: FlowLayer) -> Callable[..., Any]:
 
 
 def differentiate(
-    function: Callable[..., Any], weights: Sequence[keras.Variable], seed: int
+    function: Callable[..., Any], weights: Sequence[keras.Variable]
 ) -> Callable[..., Any]:
-    """Returns the gradients of a random sum of a function's outputs.
+    """Returns what pulls cotangents of a function's outputs back to all that it depends on.
 
-    They are a function of its tensors, followed by values of the weights.
+    That is a function of a list of cotangents, of its tensors, and of values of the weights.
     """
 
     def run(*primals: Tensor) -> Any:
@@ -69,14 +68,8 @@ def differentiate(
         with keras.StatelessScope(state_mapping=mapping):
             return function(*primals[:count])
 
-    def gradients(*primals: Tensor) -> Any:
+    def pull_back(cotangents: list[Tensor], *primals: Tensor) -> Any:
         outputs, pullback = vjp(run, primals)
-        random = np.random.default_rng(seed)
-        return pullback(
-            keras.tree.map_structure(
-                lambda x: ops.convert_to_tensor(random.normal(size=x.shape), dtype=x.dtype),
-                outputs,
-            )
-        )
+        return pullback(keras.tree.pack_sequence_as(outputs, cotangents))
 
-    return gradients
+    return pull_back

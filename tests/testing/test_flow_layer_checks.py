@@ -84,6 +84,21 @@ class NaNGradient(Scaling):
 
 
 @register
+class InverseWithoutGradient(Scaling):
+    """As if a loop searched for the inverse, beginning at the outputs."""
+
+    def inverse_transform(self, outputs):
+        inputs = super().inverse_transform(outputs)
+        return outputs + ops.stop_gradient(inputs - outputs)
+
+
+@register
+class InverseWithFixedWeights(Scaling):
+    def inverse_transform(self, outputs):
+        return outputs * ops.exp(-ops.stop_gradient(self.a))
+
+
+@register
 class Identity(Scaling):
     def transform(self, inputs):
         return inputs, None
@@ -111,6 +126,11 @@ def test_correct_layer_passes():
         (UnusedWeight(), "weight '.*b' should not vanish"),
         (MixesInstances(), "of a single instance should be as in the batch of 4 instances"),
         (NaNGradient(), "The gradient of `call` with respect to inputs should be finite"),
+        (
+            InverseWithoutGradient(),
+            "gradient of `invert` with respect to inputs, pulled back.*find_root",
+        ),
+        (InverseWithFixedWeights(), "gradient of `invert` with respect to weight '.*a', pulled"),
         (Identity(), "should not be the identity"),
         (NotInConfig(factor=2.0), r"should hold all .* \['factor'\]"),
         (OneOutput(), "should return the pair"),
