@@ -28,8 +28,10 @@ from gyoza.modelling.flow_layers import (
     Standardize,
     UniformDequantization,
 )
+from gyoza.modelling.flow_layers.discrete import describe_stretch, find_stretched
 from gyoza.modelling.functions.checks import check_choice
 from gyoza.modelling.functions.tensors import to_numpy
+from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.tables import is_frame
 from gyoza.typing import Tensor
 
@@ -363,6 +365,8 @@ def _read(
     found = ColumnKind(kind, float(center), float(x.std()), bounds)
     if not found.is_whole:
         warn_of_spike(name, x)
+    if len(find_stretched(x[:, None])):
+        warn(f"Column {name!r} is scaled by what a few values determine: {describe_stretch(x)}")
     _encode(name, found, column)  # checks that it fits
     return found
 

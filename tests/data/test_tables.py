@@ -88,6 +88,17 @@ def test_identifiers_of_rows_are_warned_of():
         Table(pd.DataFrame({"rank": [3, 1, 4, 2]}))
 
 
+def test_columns_that_a_few_values_scale_are_warned_of():
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"price": random.gamma(2.0, 15.0, size=500), "size": np.arange(500) / 3.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Table(frame)
+    frame.loc[17, "price"] = 9e4
+    with pytest.warns(UserWarning, match="Column 'price' is scaled .* the value 90000, where"):
+        Table(frame)
+
+
 def test_rows_come_back(table):
     frame = make_frame()
     x = table.encode(frame)

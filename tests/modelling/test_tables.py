@@ -1,6 +1,7 @@
 """Data frames are data: their columns count in order, and messages name them."""
 
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
+    Affine,
     AffineCoupling,
     Columns,
     FlowModel,
@@ -133,7 +135,7 @@ def test_columns_are_chosen_by_the_names_of_the_frame_that_is_adapted_to():
     model = FlowModel([layer, Standardize()])
     with pytest.raises(ValueError, match="`names` should be given to 'columns"):
         FlowModel([Columns({"price": Inverse(Softplus())})])(frame.to_numpy("float32"))
-    with pytest.warns(UserWarning, match=r"in 2 dimensions, those named 'rooms', 'is_new'"):
+    with pytest.warns(UserWarning, match=r"in dimensions 'rooms', 'is_new'\."):
         model.adapt(pd.concat([frame] * 2))
     assert layer.names == ("price", "rooms", "is_new")
     with pytest.raises(ValueError, match=r"\['price', 'rooms', 'is_new'\], in this order"):
@@ -167,6 +169,28 @@ def test_adapt_names_columns_that_are_constant_or_repeat_others():
         FlowModel([ActivationNormalization()]).adapt(frame.to_numpy("float32"))
     with pytest.warns(UserWarning, match="columns 'b', 'e' have one value only;"):
         FlowModel([ActivationNormalization()]).adapt(frame.assign(e=1.0))
+
+
+def test_adapt_names_columns_that_a_few_values_scale():
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": random.normal(size=500), "price": random.gamma(2.0, size=500)})
+    expected = "in column 'price': all others .* Received: the value 1e[+]06, where half of the"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        FlowModel([ActivationNormalization()]).adapt(frame)
+    frame.loc[17, "price"] = 1e6
+    model = FlowModel([FlowModel([ActivationNormalization(), Affine(scale=2.0)])])
+    with pytest.warns(UserWarning, match="in column 1: "):
+        model.adapt(frame.to_numpy("float32"))
+    with pytest.warns(UserWarning, match=expected) as caught:
+        FlowModel([ActivationNormalization(), ActivationNormalization()]).adapt(frame)
+    found = [each for each in caught if "half of the values" in str(each.message)]
+    assert [each.filename for each in found] == [__file__]
+    frozen = ActivationNormalization()
+    frozen.trainable = False
+    with pytest.warns(UserWarning, match="frozen") as caught:
+        FlowModel([frozen]).adapt(frame)
+    assert not any("half of the values" in str(each.message) for each in caught)
 
 
 def test_columns_that_differ_by_more_than_rounding_are_no_repetitions():

@@ -14,8 +14,10 @@ from gyoza.modelling.flow_layers.discrete import (
     makes_continuous,
     warn_if_degenerate,
     warn_if_discrete,
+    warn_if_stretched,
 )
 from gyoza.modelling.flow_layers.likelihood import not_one_array
+from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.flow_layers.unadapted import warn_if_unscaled
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.pairs import to_pairs
@@ -102,6 +104,9 @@ class AdaptsLayers:
             inputs: Any = {"inputs": x}
             if context is not None and layer.accepts_context:
                 inputs["context"] = context
+            is_first = adapted[i] and not any(adapted[:i])
+            if is_first and isinstance(layer, ActivationNormalization):
+                warn_if_stretched(self, x, None if i else self._column_names)
             if adapted[i] and layer.adapts_to_pairs and pairs is not None:
                 layer.adapt(pairs.of_instances(x), batch_size)
             elif adapted[i]:

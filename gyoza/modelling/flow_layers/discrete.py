@@ -1,6 +1,6 @@
-"""Data that a density cannot fit: discrete ones, and those that lie in a plane."""
+"""Data that a density cannot fit: discrete ones, in a plane, or scaled by a few outliers."""
 
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,19 +8,26 @@ from keras import ops
 
 from gyoza.backend import flatten_layers
 from gyoza.modelling.flow_layers.dequantization import ArgmaxDequantization, UniformDequantization
+from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.tables import describe_columns
 from gyoza.typing import Array
 
 __all__ = [
     "find_discrete",
     "find_degenerate",
+    "find_stretched",
+    "describe_stretch",
     "makes_continuous",
     "warn_if_discrete",
     "warn_if_degenerate",
+    "warn_if_stretched",
 ]
 
 _REMEDIES = (UniformDequantization, ArgmaxDequantization)  # the one with a flow is derived
 _LEAST_ROWS = 100
+# How many times the distance between quartiles a standard deviation is large. It is 0.7 times for
+# normal data, 1.5 for log-normal data of log-scale 1, and 16 of log-scale 2.
+_LARGE = 10.0
 _MOST_ROWS = 2000
 
 
@@ -81,6 +88,32 @@ def find_degenerate(x: Array) -> tuple[Array, Array]:
     return np.flatnonzero(is_constant), np.array(pairs, "int64").reshape(-1, 2)
 
 
+def find_stretched(x: Array) -> Array:
+    """Finds columns whose standard deviation tells of a few values alone.
+
+    Args:
+        x: Data, `[instances, columns]`.
+
+    Returns:
+        The indices of columns whose standard deviation is more than ten times the distance between
+        their quartiles. None where there are less than 100 instances, nor where half of the values
+        are the same.
+
+    Example:
+
+        >>> from gyoza.modelling.flow_layers.discrete import find_stretched
+        >>> x = np.random.default_rng(0).normal(size=[1000, 3])
+        >>> x[17, 1] = 1e4
+        >>> find_stretched(x)
+        array([1])
+    """
+    if len(x) < _LEAST_ROWS:
+        return np.zeros(0, "int64")
+    first, last = np.quantile(x[:: -(-len(x) // _MOST_ROWS)], [0.25, 0.75], axis=0)
+    spread = np.std(x, axis=0, dtype="float64")
+    return np.flatnonzero((last > first) & (spread > _LARGE * (last - first)))
+
+
 def makes_continuous(model: Any) -> bool:
     """Returns whether a model has a layer that makes discrete data continuous."""
     return any(isinstance(layer, _REMEDIES) for layer in flatten_layers(model))
@@ -110,11 +143,42 @@ def warn_if_degenerate(model: Any, x: Array) -> None:
         f"{describe_columns(pair[:1], names)}, up to scale and shift"
         for pair in pairs[:5]
     ]
-    warnings.warn(
+    warn(
         f"Model '{model.name}' is given data that are degenerate: {'; '.join(found)}. Their "
         "likelihood grows without end as the density becomes narrower there, and other points have "
-        "none. Leave these columns out.",
-        stacklevel=3,
+        "none. Leave these columns out."
+    )
+
+
+def warn_if_stretched(model: Any, x: Array, names: Sequence[str] | None) -> None:
+    """Warns, once per model, of columns that outliers would scale so that all others are alike.
+
+    Args:
+        model: The flow model, whose next layer divides by the standard deviation.
+        x: What that layer is given, `[instances, columns]`. Images are not looked at.
+        names: The names of the columns, if they have some.
+    """
+    if x.ndim != 2 or getattr(model, "_is_known_to_be_stretched", False):
+        return
+    found = find_stretched(x)
+    if not len(found):
+        return
+    model._is_known_to_be_stretched = True
+    subject = "columns" if len(found) > 1 else "column"
+    warn(
+        f"Model '{model.name}' scales data by standard deviations which a few values determine, in "
+        f"{subject} {describe_columns(found, names)}: {describe_stretch(x[:, found[0]])}"
+    )
+
+
+def describe_stretch(x: Array) -> str:
+    """Returns what it means that a few values determine a column's standard deviation."""
+    extreme = x[np.argmax(np.abs(x - np.median(x)))]
+    low, high = np.quantile(x, [0.25, 0.75])
+    return (
+        "all others then lie so close together that a flow hardly tells them apart, and none of "
+        "them looks unusual. Leave such rows out, or take logarithms. Received: the value "
+        f"{extreme:.6g}, where half of the values are between {low:.3g} and {high:.3g}"
     )
 
 
@@ -136,12 +200,11 @@ def warn_if_discrete(model: Any, x: Any, is_mapped: bool = False) -> None:
         return
     model._is_known_to_be_discrete = True
     names = getattr(model, "_column_names", None)
-    warnings.warn(
-        f"Model '{model.name}' is given data with few values, each of which occurs several times: "
-        f"in {len(found)} dimensions, those {'named' if names else 'of indices'} "
-        f"{describe_columns(found, names)}. A density can fit these infinitely well, by spikes "
+    warn(
+        f"Model '{model.name}' is given data with few values, each of which occurs several times, "
+        f"in {'dimensions' if len(found) > 1 else 'dimension'} {describe_columns(found, names)}. "
+        "A density can fit these infinitely well, by spikes "
         "that mean nothing. If they are integers, let the flow begin with a "
         "`UniformDequantization` or `VariationalDequantization`, within `Columns` if they are some "
-        "columns of a table; if they were rounded, add noise in the range of rounding.",
-        stacklevel=3,
+        "columns of a table; if they were rounded, add noise in the range of rounding."
     )

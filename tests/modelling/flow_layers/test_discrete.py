@@ -36,7 +36,7 @@ def test_discrete_data_are_warned_of_once(make):
     x = np.random.default_rng(0).integers(8, size=[200, 2]).astype("float32")
     model = make()
     model.compile("sgd")
-    message = rf"Model '{model.name}.*in 2 dimensions, those of indices 0, 1\. A density can"
+    message = rf"Model '{model.name}.*in dimensions 0, 1\. A density can"
     with pytest.warns(UserWarning, match=message):
         model.adapt(x)
     with warnings.catch_warnings():
