@@ -59,7 +59,10 @@ class ClusteringAccuracy(keras.metrics.Metric):
         self.class_count = check_integer("class_count", class_count, minimum=1)
         self.cluster_count = check_integer("cluster_count", cluster_count, minimum=1)
         self.counts = self.add_variable(
-            (self.cluster_count, self.class_count), initializer="zeros", name="counts"
+            (self.cluster_count, self.class_count),
+            initializer="zeros",
+            dtype=self.dtype,
+            name="counts",
         )
 
     def update_state(

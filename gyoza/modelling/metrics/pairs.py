@@ -13,6 +13,7 @@ from gyoza.modelling.factors import (
     index_factors,
     split_pairs,
 )
+from gyoza.modelling.metrics.moments import are_rounding_errors
 from gyoza.typing import Tensor
 
 __all__ = ["PairCorrelation"]
@@ -62,7 +63,7 @@ class PairCorrelation(keras.metrics.Metric):
     """
 
     NOISE = 1e-6
-    """A variance below this share of the mean square is a rounding error."""
+    """A variance below this share of the mean square, squared in float64, is a rounding error."""
 
     def __init__(
         self,
@@ -115,8 +116,10 @@ class PairCorrelation(keras.metrics.Metric):
         requested, moments = means[:, :factor_count], means[:, factor_count:]
         a, b, aa, bb, ab = ops.split(moments, 5, axis=1)
         variance_a, variance_b = aa - a * a, bb - b * b
-        # Not `>`, so that NaN stays NaN.
-        constant = ops.logical_or(variance_a <= self.NOISE * aa, variance_b <= self.NOISE * bb)
+        constant = ops.logical_or(
+            are_rounding_errors(variance_a, aa, self.NOISE),
+            are_rounding_errors(variance_b, bb, self.NOISE),
+        )
         scales = ops.sqrt(ops.where(constant, 1.0, variance_a * variance_b))
         correlations = ops.where(constant, 0.0, (ab - a * b) / scales)
         means_of_blocks = ops.convert_to_tensor(self._means_of_blocks, dtype=self.dtype)

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.metrics.moments import are_rounding_errors
 from gyoza.typing import Tensor
 
 __all__ = ["ExplainedVariance"]
@@ -41,12 +42,12 @@ class ExplainedVariance(keras.metrics.Metric):
     """
 
     NOISE = 1e-6
-    """A variance below this share of the mean square is a rounding error."""
+    """A variance below this share of the mean square, squared in float64, is a rounding error."""
 
     def __init__(self, name: str = "explained_variance", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         # The sums of weights, targets, residuals, and their squares. Replicas add them up.
-        self._sums = self.add_variable((5,), initializer="zeros", name="sums")
+        self._sums = self.add_variable((5,), initializer="zeros", dtype=self.dtype, name="sums")
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -76,10 +77,10 @@ class ExplainedVariance(keras.metrics.Metric):
     def result(self) -> Tensor:
         """Computes the share, 0 before the first batch."""
         sums = ops.convert_to_tensor(self._sums)
-        means, squares = ops.split(ops.divide_no_nan(sums[1:], sums[0]), 2)
+        # Not by `divide_no_nan`, which rounds to float32 on PyTorch.
+        means, squares = ops.split(sums[1:] / ops.where(sums[0] > 0, sums[0], 1.0), 2)
         variances = squares - means * means
-        # Not `>`, so that NaN stays NaN.
-        constant = variances <= self.NOISE * squares
+        constant = are_rounding_errors(variances, squares, self.NOISE)
         explained = 1.0 - variances[1] / ops.where(constant[0], 1.0, variances[0])
         of_constants = ops.cast(constant[1] & (sums[0] > 0), self.dtype)
         return ops.where(constant[0], of_constants, explained)

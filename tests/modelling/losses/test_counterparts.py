@@ -75,6 +75,15 @@ def test_pooled_explained_variance():
     assert float(metric.result()) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="without x64, there is no float64")
+def test_pooled_explained_variance_in_float64():
+    """Far from zero, where sums in float32 have no digits left for the variance."""
+    metric = metrics.ExplainedVariance(dtype="float64")
+    metric.update_state(X + 1e4, X_HAT + 1e4)
+    expected = 1 - np.var(X - X_HAT) / np.var(X)
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
+
+
 def test_explained_variance_of_constants():
     for y_pred, expected in ((np.ones(3), 1.0), (np.arange(3.0), 0.0)):
         metric = metrics.ExplainedVariance()

@@ -59,6 +59,15 @@ def test_weights_count_like_repetitions():
     assert received == pytest.approx(expected)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="without x64, there is no float64")
+def test_counts_have_the_dtype_of_the_metric():
+    """In float32, the second instance would not count."""
+    metric = ClusteringAccuracy(2, dtype="float64")
+    metric.update_state([0], [0], sample_weight=[2.0**24])
+    metric.update_state([0], [0])
+    assert float(metric.counts[0, 0]) == 2.0**24 + 1
+
+
 def test_without_data_it_is_zero_and_with_impossible_ones_not_a_number():
     metric = ClusteringAccuracy(2)
     assert float(metric.result()) == 0.0
