@@ -20,6 +20,8 @@ LOCKED := coverage docs jax lint release test
 VENV := .venv
 LOWEST := .venv-lowest
 PEERS := .venv-peers
+# A library of scores, without what it asks for, which is of 2020, but the latter.
+SCORES := disentanglement-lib==1.5 gin-config==0.4.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Python compiles modules when they are first imported. To compile all takes longer than to install.
@@ -65,8 +67,9 @@ test-lowest:  ## Run it on TensorFlow and the lowest versions that pyproject.tom
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(LOWEST)/versions.txt
 	PIP_CONSTRAINT=$(LOWEST)/versions.txt $(MAKE) VENV=$(LOWEST) test-tensorflow
 
-test-peers:  ## Compare layers with those of zuko, nflows and normflows, by the same weights
+test-peers:  ## Compare layers and scores with those of other libraries
 	$(MAKE) VENV=$(PEERS) $(PEERS)/.gyoza-peers
+	$(PEERS)/bin/python -m pip install -q --no-compile --no-deps $(SCORES)
 	KERAS_BACKEND=tensorflow $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 
 mutation: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## See whether tests fail if functions are changed
