@@ -1,6 +1,7 @@
 """Export of flows, for processes without gyoza."""
 
 import importlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def _make_endpoints(
 
 
 def _expand(graph: Any, onnx: Any) -> set[str]:
-    """Writes operations that ONNX does not have by those that it has, in place.
+    """Writes operations that ONNX does not have by those that it has, in place, but inner graphs.
 
     Args:
         graph: The graph, of numbers in float32.
@@ -104,11 +105,8 @@ def _expand(graph: Any, onnx: Any) -> set[str]:
         The names of those operations for which that is not known.
     """
     make = onnx.helper.make_node
-    nodes, unknown = [], set()
+    nodes, unknown = [], set[str]()
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                unknown |= _expand(attribute.g, onnx)
         if node.op_type not in ("Log1p", "Expm1"):
             if not node.domain and not onnx.defs.has(node.op_type):
                 unknown.add(node.op_type)
@@ -126,8 +124,42 @@ def _expand(graph: Any, onnx: Any) -> set[str]:
     return unknown
 
 
+def _find_graphs(graph: Any, onnx: Any) -> list[Any]:
+    """Returns a graph, and those within its nodes."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    inner = [one.g for one in attributes if one.type == onnx.AttributeProto.GRAPH]
+    return [graph, *(found for one in inner for found in _find_graphs(one, onnx))]
+
+
+def _choose(graphs: list[Any]) -> None:
+    """Writes by `Where` what one converter makes of it, in place: c x + y (1 - c), with casts.
+
+    That would be NaN where the other of the two is NaN or infinite, as guards against this are for.
+    """
+    nodes = [node for graph in graphs for node in graph.node]
+    makers = {output: node for node in nodes for output in node.output}
+
+    def find(name: str, *operations: str) -> Any:
+        """Returns the node at the start of a chain of operations that ends with a tensor."""
+        node = makers.get(name)
+        if node is None or node.op_type != operations[-1]:
+            return None
+        return node if len(operations) == 1 else find(node.input[0], *operations[:-1])
+
+    for node in nodes:
+        products = [find(name, "Mul") for name in node.input] if node.op_type == "Add" else []
+        if len(products) != 2 or None in products:
+            continue
+        (given, x), (y, opposite) = (product.input for product in products)
+        cast, negation = find(given, "Cast"), find(opposite, "Not", "Cast")
+        if cast is not None and negation is not None and cast.input[0] == negation.input[0]:
+            node.op_type = "Where"
+            node.ClearField("input")
+            node.input.extend([cast.input[0], x, y])
+
+
 def _finish_onnx(path: Path) -> None:
-    """Makes sure that a file can be loaded, which converters do not.
+    """Makes sure that a file can be loaded and chooses among numbers, which converters do not.
 
     Raises:
         ValueError: If ONNX does not have an operation. Then the file is deleted.
@@ -137,7 +169,10 @@ def _finish_onnx(path: Path) -> None:
     except ImportError:  # then no converter that leaves something to do has been at work
         return
     model = onnx.load(path)
-    unknown = _expand(model.graph, onnx)
+    graphs = _find_graphs(model.graph, onnx)
+    _choose(graphs)
+    # Inner ones first, since a graph is given copies of its nodes.
+    unknown = set[str]().union(*(_expand(graph, onnx) for graph in reversed(graphs)))
     if unknown:
         path.unlink()
         raise ValueError(
@@ -183,8 +218,10 @@ class ExportsEndpoints(WritesFiles):
         from the base distribution. ONNX expresses most layers, but not continuous flows and the
         inverse of :class:`~gyoza.modelling.flow_layers.Residual`. LiteRT runs couplings and
         autoregressive flows. On JAX, there are SavedModel and ONNX; on PyTorch, ONNX and PyTorch's
-        own format. Models that have been saved load on all backends: load one on TensorFlow to
-        export it there in a format that another backend does not have.
+        own format. What writes ONNX there knows fewer operations: those of affine and additive
+        couplings, and of :class:`~gyoza.modelling.flow_layers.MaskedAffine` in one direction.
+        Models that have been saved load on all backends: load one on TensorFlow to export it there
+        in a format that another backend does not have.
 
         Args:
             filepath: Where to write it: a folder for a SavedModel, otherwise a file, which ends in
@@ -247,7 +284,12 @@ class ExportsEndpoints(WritesFiles):
             return super().export(filepath, format, verbose, input_signature, **kwargs)
         run, described = endpoints[endpoint or "call"]
         signature = described if input_signature is None else input_signature
-        _Endpoint(self, run).export(filepath, format, verbose, input_signature=signature, **kwargs)
+        with warnings.catch_warnings():
+            # By PyTorch, wherever Python looks at a shape, which is not what numbers depend on.
+            warnings.filterwarnings("ignore", ".* might cause the trace to be incorrect")
+            _Endpoint(self, run).export(
+                filepath, format, verbose, input_signature=signature, **kwargs
+            )
         if format == "onnx":
             _finish_onnx(Path(filepath))
         return None

@@ -7,9 +7,11 @@ import sys
 import keras
 import numpy as np
 import pytest
+from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza import applications
+from gyoza.modelling import flow_layers
 from gyoza.modelling.conditioners import MLP, VelocityMLP
 from gyoza.modelling.distributions import DiagonalNormal
 from gyoza.modelling.flow_layers import (
@@ -19,6 +21,7 @@ from gyoza.modelling.flow_layers import (
     FlowModel,
     LULinear,
     Residual,
+    ShufflePermutation,
     UniformDequantization,
 )
 
@@ -27,32 +30,58 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=[7, 3]).astype("float32")
 CONTEXT = RANDOM.normal(size=[7, 2]).astype("float32")
 
-# Loads a SavedModel and, if there is one, a LiteRT file, and runs all that they have.
+ENDPOINTS = ("call", "log_prob", "invert")
+
+# Runs all files in a folder: a SavedModel, or others that are named after their endpoints.
 FRESH = """
-import sys
-sys.modules["gyoza"] = sys.modules["keras"] = None
-import numpy as np, tensorflow as tf
-folder = sys.argv[1]
-given = dict(np.load(folder + "/given.npz"))
-x, context = given["x"], [given["context"]] if "context" in given else []
-model = tf.saved_model.load(folder + "/saved")
-found = {}
-for n in (1, 7):
-    c = [context[0][:n]] if context else []
-    inputs = {"inputs": x[:n], "context": c[0]} if context else x[:n]
-    z, log_det = model.serve(inputs)
-    found[f"call_{n}"], found[f"log_det_{n}"] = model.call(inputs)[0], log_det
-    found[f"log_prob_{n}"] = model.log_prob(x[:n], *c)
-    found[f"invert_{n}"] = model.invert(z, *c)
-    if "with_lite" in given:
-        lite = tf.lite.Interpreter(folder + "/file.tflite").get_signature_runner()
-        named = {"inputs": x[:n], "context": c[0]} if context else {"inputs": x[:n]}
-        found[f"lite_{n}"] = lite(**named)["output_0"]
-if hasattr(model, "sample"):
-    found["sample_1"] = model.sample(5, 3, *(c[:1] for c in context))
-    found["sample_7"] = model.sample(7, 3, *context)
-found["names"] = sorted(model.signatures)
-np.savez(folder + "/found.npz", **found)
+import pathlib, sys
+for name in ("gyoza", "keras", "jax", "torch"):
+    sys.modules[name] = None
+import numpy as np
+
+folder = pathlib.Path(sys.argv[1])
+given = dict(np.load(folder / "given.npz"))
+context = [given["context"]] if "context" in given else []
+found, endpoints = {}, {}
+
+def load_onnx(path):
+    sys.modules["tensorflow"] = None
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path)
+    names = [one.name for one in session.get_inputs()]
+    return lambda *values: session.run(None, dict(zip(names, values, strict=True)))
+
+def load_lite(path):
+    import tensorflow as tf
+    run = tf.lite.Interpreter(str(path)).get_signature_runner()
+    names = ["outputs" if path.stem == "invert" else "inputs", "context"]
+    return lambda *values: [output for _, output in sorted(run(**dict(zip(names, values))).items())]
+
+for path in folder.iterdir():
+    if path.suffix in (".onnx", ".tflite"):
+        load = load_onnx if path.suffix == ".onnx" else load_lite
+        endpoints[path.suffix[1:], path.stem] = load(path)
+if (folder / "saved").exists():
+    import tensorflow as tf
+    model = tf.saved_model.load(folder / "saved")
+    found["names"] = sorted(model.signatures)
+    for name in ("log_prob", "invert"):
+        endpoints["saved", name] = getattr(model, name)
+    for name in ("call", "serve"):
+        run = getattr(model, name)
+        endpoints["saved", name] = (
+            lambda x, c=None, run=run: run(x if c is None else {"inputs": x, "context": c})
+        )
+    if hasattr(model, "sample"):
+        found["sample_1"] = model.sample(5, 3, *(c[:1] for c in context))
+        found["sample_7"] = model.sample(7, 3, *context)
+for (kind, endpoint), run in endpoints.items():
+    values = given["z" if endpoint == "invert" else "x"]
+    for n in (1, 7):
+        outputs = run(values[:n], *(c[:n] for c in context))
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        found |= {f"{kind} {endpoint} {n} {k}": output for k, output in enumerate(outputs)}
+np.savez(folder / "found.npz", **found)
 """
 
 
@@ -63,11 +92,10 @@ def move(model):
         weight.assign(to_numpy(weight) + 0.05 * random.normal(size=weight.shape))
 
 
-def run_fresh(folder, x, context=None, **given):
+def run_fresh(folder, model, x, *context):
     """Returns what a process computes that has neither gyoza nor Keras."""
-    if context is not None:
-        given["context"] = context
-    np.savez(folder / "given.npz", x=x, **given)
+    given = dict(zip(["context"], context, strict=False))
+    np.savez(folder / "given.npz", x=x, z=to_numpy(model(x, *context)[0]), **given)
     code = [sys.executable, "-c", FRESH, str(folder)]
     process = subprocess.run(code, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -75,23 +103,28 @@ def run_fresh(folder, x, context=None, **given):
         return dict(found)
 
 
-def check(found, model, x, *context):
-    """Compares with what the model itself computes."""
+def check(found, kind, endpoints, model, x, *context):
+    """Compares endpoints of files of one kind with what the model itself computes."""
     for n in (1, 7):
         c = [values[:n] for values in context]
         z, log_det = model(x[:n], *c)
         expected = {
-            "call": z,
-            "log_det": log_det,
-            "log_prob": model.log_prob(x[:n], *c),
-            "lite": model.log_prob(x[:n], *c),
-            "invert": model.invert(z, *c),
+            "call": [z, log_det],
+            "serve": [z, log_det],
+            "log_prob": [model.log_prob(x[:n], *c)],
+            "invert": [model.invert(z, *c)],
         }
-        for name, value in expected.items():
-            if f"{name}_{n}" in found:
-                given = found[f"{name}_{n}"]
-                np.testing.assert_allclose(given, to_numpy(value), 1e-4, 1e-4, err_msg=name)
-    assert {"serve", "call", "log_prob", "invert", "serving_default"} <= {*found["names"]}
+        for endpoint in endpoints:
+            assert f"{kind} {endpoint} {n} {len(expected[endpoint])}" not in found
+            for k, value in enumerate(expected[endpoint]):
+                given = found[f"{kind} {endpoint} {n} {k}"]
+                np.testing.assert_allclose(given, to_numpy(value), 1e-4, 1e-4, err_msg=endpoint)
+
+
+def check_saved(found, model, x, *context):
+    """Compares the endpoints of a SavedModel, also its samples, if it has them."""
+    check(found, "saved", ["serve", *ENDPOINTS], model, x, *context)
+    assert {"serve", *ENDPOINTS, "serving_default"} <= {*found["names"]}
     if "sample_1" in found:
         for count, name in ((5, "sample_1"), (7, "sample_7")):
             c = [values[: count if count == 7 else 1] for values in context]
@@ -113,10 +146,11 @@ def make_conditional():
 def test_conditional_flows_run_without_gyoza(tmp_path):
     model = make_conditional()
     model.export(tmp_path / "saved", verbose=False)
-    model.export(tmp_path / "file.tflite", "litert", verbose=False, endpoint="log_prob")
-    found = run_fresh(tmp_path, X, CONTEXT, with_lite=True)
-    check(found, model, X, CONTEXT)
-    assert {"sample_1", "sample_7", "lite_1", "lite_7"} <= {*found}
+    model.export(tmp_path / "log_prob.tflite", "litert", verbose=False, endpoint="log_prob")
+    found = run_fresh(tmp_path, model, X, CONTEXT)
+    check_saved(found, model, X, CONTEXT)
+    check(found, "tflite", ["log_prob"], model, X, CONTEXT)
+    assert "sample_7" in found
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the samples of TensorFlow are compared above")
@@ -144,6 +178,11 @@ def make_flow(name):
         networks = [MLP([4]), MLP([4])]
         layers = [AffineCoupling(compute_coupling_parameters=network) for network in networks]
         return FlowModel(layers, memory_efficient=True)
+    if name in COUPLINGS:
+        first, second = (
+            getattr(flow_layers, name)(compute_coupling_parameters=MLP([4])) for _ in range(2)
+        )
+        return FlowModel([ActivationNormalization(), first, ShufflePermutation(), second])
     options = {} if name in ("Glow", "GaussianizationFlow") else {"hidden_sizes": [8]}
     if name not in ("FFJORD", "Glow"):
         options["layer_count"] = 2
@@ -167,26 +206,52 @@ FLOWS = [
 
 
 # TensorFlow has no LAPACK for what JAX has written.
-if BACKEND == "jax":
-    solving = {"NeuralSplineFlow", "ResidualFlow", "Glow", "GaussianizationFlow"}
-    FLOWS = [name for name in FLOWS if name not in solving]
+UNSAVED = {"NeuralSplineFlow", "ResidualFlow", "Glow", "GaussianizationFlow"}
+UNSAVED = UNSAVED if BACKEND == "jax" else set()
+
+
+def prepare(name):
+    """Returns a flow whose weights are not those it starts with, and what it is run on."""
+    if name == "conditional":
+        return make_conditional(), X, CONTEXT
+    x = X if name != "Glow" else RANDOM.normal(size=[7, 8, 8, 1]).astype("float32")
+    model = make_flow(name)
+    model.adapt(x)
+    model.log_prob(x)
+    move(model)
+    return model, x
 
 
 @pytest.mark.long
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras writes no SavedModel there")
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", [name for name in FLOWS if name not in UNSAVED])
 def test_all_flows_run_without_gyoza(name, tmp_path):
-    x = X if name != "Glow" else RANDOM.normal(size=[7, 8, 8, 1]).astype("float32")
-    context = [CONTEXT] if name == "conditional" else []
-    if context:
-        model = make_conditional()
-    else:
-        model = make_flow(name)
-        model.adapt(x)
-        model.log_prob(x)
-        move(model)
+    model, *given = prepare(name)
     model.export(tmp_path / "saved", verbose=False)
-    check(run_fresh(tmp_path, x, *context), getattr(model, "flow", model), x, *context)
+    flow = getattr(model, "flow", model)
+    check_saved(run_fresh(tmp_path, flow, *given), flow, *given)
+
+
+COUPLINGS = [
+    "AdditiveCoupling",
+    "AffineCoupling",
+    "VolumePreservingCoupling",
+    "RationalQuadraticSplineCoupling",
+    "CircularSplineCoupling",
+    "MixtureLogisticCoupling",
+]
+
+
+@pytest.mark.long
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow writes LiteRT")
+@pytest.mark.parametrize("name", [*COUPLINGS, "NICE", "NeuralSplineFlow", "MAF", "IAF"])
+def test_lite_runs_couplings_and_autoregressive_flows(name, tmp_path):
+    """Couplings with normalisation before, and a permutation between them."""
+    model, *given = prepare(name)
+    for endpoint in ENDPOINTS:
+        path = tmp_path / f"{endpoint}.tflite"
+        model.export(path, "litert", verbose=False, endpoint=endpoint)
+    check(run_fresh(tmp_path, model, *given), "tflite", ENDPOINTS, model, *given)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="other files have no samples")
@@ -226,37 +291,86 @@ def import_onnx():
     return pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("endpoint", ["call", "log_prob", "invert"])
-def test_onnx_runs_flows(endpoint, tmp_path):
-    onnxruntime = import_onnx()
+def check_onnx(folder, endpoints, model, *given):
+    """Writes endpoints to ONNX, and compares them with those of the flow itself."""
+    for endpoint in endpoints:
+        path = str(folder / f"{endpoint}.onnx")
+        model.export(path, "onnx", verbose=False, endpoint=endpoint)
+    flow = getattr(model, "flow", model)
+    check(run_fresh(folder, flow, *given), "onnx", endpoints, flow, *given)
+
+
+def test_onnx_runs_without_gyoza(tmp_path):
+    import_onnx()
+    check_onnx(tmp_path, ENDPOINTS, make_conditional(), X, CONTEXT)
+
+
+# Couplings, and one direction of autoregressive flows, on every backend.
+IN_ONNX = {
+    "RealNVP": ENDPOINTS,
+    "NICE": ENDPOINTS,
+    "MAF": ("call", "log_prob"),
+    "IAF": ("invert",),
+}
+if BACKEND == "jax":
+    IN_ONNX |= {"GaussianizationFlow": ENDPOINTS, "memory-efficient": ENDPOINTS}
+elif BACKEND == "tensorflow":
+    lacking = {"FFJORD": (), "FlowMatching": (), "ResidualFlow": ("call", "log_prob")}
+    IN_ONNX = {name: ENDPOINTS for name in FLOWS if name != "conditional"} | lacking
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", IN_ONNX)
+def test_onnx_runs_all_flows_or_names_what_it_lacks(name, tmp_path):
+    import_onnx()
+    model, *given = prepare(name)
+    check_onnx(tmp_path, IN_ONNX[name], model, *given)
     path = tmp_path / "file.onnx"
-    model = make_conditional()
-    model.export(str(path), "onnx", verbose=False, endpoint=endpoint)
-    session = onnxruntime.InferenceSession(path)
-    names = [given.name for given in session.get_inputs()]
-    assert names == ["outputs" if endpoint == "invert" else "inputs", "context"]
-    for n in (1, 7):
-        found = session.run(None, {names[0]: X[:n], "context": CONTEXT[:n]})
-        run = model if endpoint == "call" else getattr(model, endpoint)
-        expected = keras.tree.flatten(run(X[:n], CONTEXT[:n]))
-        for value, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(value, to_numpy(other), 1e-4, 1e-4)
+    for endpoint in {*ENDPOINTS}.difference(IN_ONNX[name]) if BACKEND == "tensorflow" else ():
+        with pytest.raises(ValueError, match="ONNX cannot express all operations of the model: it"):
+            model.export(str(path), "onnx", verbose=False, endpoint=endpoint)
+        assert not path.exists()
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="others write other operations")
 def test_onnx_runs_or_names_what_its_converter_leaves(tmp_path):
-    onnxruntime = import_onnx()
-    path = tmp_path / "file.onnx"
+    import_onnx()
     flow = applications.NICE(layer_count=2, hidden_sizes=[8])  # its logistic base has a log1p
     flow(X)
-    flow.export(str(path), "onnx", verbose=False, endpoint="log_prob")
-    (found,) = onnxruntime.InferenceSession(path).run(None, {"inputs": X})
-    np.testing.assert_allclose(found, to_numpy(flow.log_prob(X)), 1e-4, 1e-4)
+    check_onnx(tmp_path, ["log_prob"], flow, X)
+    path = tmp_path / "file.onnx"
     flow = FlowModel([Residual(hidden_sizes=[8])])
     flow(X)
     with pytest.raises(ValueError, match="it has no MatrixSolve"):
         flow.export(str(path), "onnx", verbose=False, endpoint="invert")
     assert not path.exists()
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="others write other operations")
+def test_onnx_chooses_among_numbers_that_are_not_finite(tmp_path):
+    """As `where` does, of which the converter makes c x + y (1 - c), in a loop, too."""
+    import_onnx()
+
+    def halve(x):
+        condition = x > 1.0
+        return ops.where(condition, 0.5 * x, ops.log(ops.where(condition, -1.0, x)))
+
+    class Halve(keras.Model):
+        def call(self, x):
+            x = halve(x)
+            return ops.while_loop(lambda x: ops.any(x > 1.0), lambda x: (halve(x),), (x,))[0]
+
+    x = np.array([[0.5, 1.0, 1.5, 4.0]], "float32")
+    model = Halve()
+    expected = to_numpy(model(x))
+    path = tmp_path / "file.onnx"
+    spec = keras.InputSpec(shape=(None, 4), dtype="float32", name="x")
+    model.export(str(path), "onnx", verbose=False, input_signature=[spec])
+    exporting = importlib.import_module("gyoza.modelling.flow_layers.exporting")
+    exporting._finish_onnx(path)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (found,) = onnxruntime.InferenceSession(path).run(None, {"x": x})
+    np.testing.assert_allclose(found, expected, 1e-6)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="others write other operations")
