@@ -19,6 +19,7 @@ LOCKED := coverage docs jax lint release test
 
 VENV := .venv
 LOWEST := .venv-lowest
+EXPORT := .venv-export
 PEERS := .venv-peers
 # A library of scores, without what it asks for, which is of 2020, but the latter.
 SCORES := disentanglement-lib==1.5 gin-config==0.4.0
@@ -35,8 +36,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-peers mutation \
-	lint format docs linkcheck accuracy bench bench-quick clean coverage distclean lock locked
+.PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-export test-peers \
+	mutation lint format docs linkcheck accuracy bench bench-quick clean coverage distclean lock locked
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -66,6 +67,12 @@ test-lowest:  ## Run it on TensorFlow and the lowest versions that pyproject.tom
 	$(MAKE) VENV=$(LOWEST) $(LOWEST)/.created
 	grep -oE '"[a-z-]+>=[0-9.]+' pyproject.toml | sed 's/"//; s/>=/==/' > $(LOWEST)/versions.txt
 	PIP_CONSTRAINT=$(LOWEST)/versions.txt $(MAKE) VENV=$(LOWEST) test-tensorflow
+
+test-export:  ## Run exported flows without gyoza, also those in ONNX
+	$(MAKE) VENV=$(EXPORT) $(EXPORT)/.gyoza-test-export
+	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend \
+		$(EXPORT)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "long or not long" \
+		tests/modelling/flow_layers/test_exporting.py $(ARGS) || exit 1; done
 
 test-peers:  ## Compare layers and scores with those of other libraries
 	$(MAKE) VENV=$(PEERS) $(PEERS)/.gyoza-peers
@@ -127,7 +134,7 @@ clean:  ## Remove what was built, all but .venv
 	find . -path './.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv and other environments, too
-	rm -rf $(VENV) $(LOWEST) $(PEERS) benchmarks/.environments
+	rm -rf $(VENV) $(LOWEST) $(EXPORT) $(PEERS) benchmarks/.environments
 
 $(VENV)/.created:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { \
@@ -142,7 +149,7 @@ $(VENV)/.torch: | $(VENV)/.created
 	@$(INSTALL) $(TORCH_FLAGS) "$(TORCH)"
 	@touch $@
 
-$(addprefix $(VENV)/.gyoza-,torch peers all): | $(VENV)/.torch
+$(addprefix $(VENV)/.gyoza-,torch peers test-export all): | $(VENV)/.torch
 
 $(VENV)/.gyoza-all: pyproject.toml | $(VENV)/.created
 	@echo "Installing gyoza[docs,jax,lint,solvers,test,torch] into $(VENV) (the first time this takes minutes)"
