@@ -128,3 +128,14 @@ def test_locked_dependencies_have_hashes_and_are_those_that_are_asked_for():
             continue
         versions = locked[canonicalize_name(requirement.name)]
         assert all(map(requirement.specifier.contains, versions)), line
+
+
+def test_workflows_name_the_commits_of_actions():
+    folder = pathlib.Path(gyoza.__file__).parents[1] / ".github" / "workflows"
+    if not folder.exists():
+        pytest.skip("installed without the repository")
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.yml")]
+    actions = re.findall("(?m)uses: *(.*)$", "\n".join(texts))
+    assert len(actions) > 10
+    pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    assert all(map(pinned.fullmatch, actions))
