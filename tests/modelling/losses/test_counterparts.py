@@ -75,7 +75,6 @@ def test_pooled_explained_variance():
     assert float(metric.result()) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="without x64, there is no float64")
 def test_pooled_explained_variance_in_float64():
     """Far from zero, where sums in float32 have no digits left for the variance."""
     metric = metrics.ExplainedVariance(dtype="float64")

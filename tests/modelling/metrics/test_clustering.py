@@ -59,7 +59,6 @@ def test_weights_count_like_repetitions():
     assert received == pytest.approx(expected)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="without x64, there is no float64")
 def test_counts_have_the_dtype_of_the_metric():
     """In float32, the second instance would not count."""
     metric = ClusteringAccuracy(2, dtype="float64")
