@@ -382,9 +382,10 @@ class ArgmaxDequantization(FlowLayer):
         """Draws vectors whose largest entry is at the place of the category."""
         x = ops.cast(inputs, self.log_det_dtype)
         noise = draw_normal(ops.shape(x), x.dtype, self.seed_generator)
-        largest = ops.max(noise, axis=-1, keepdims=True)
+        is_largest = self._find_largest(noise)
+        largest = ops.sum(is_largest * noise, axis=-1, keepdims=True)
         at_place = ops.sum(x * noise, axis=-1, keepdims=True)
-        outputs = ops.where(noise == largest, at_place, noise)
+        outputs = ops.where(is_largest > 0.5, at_place, noise)
         # So that rounding never makes another entry as large.
         margin = 2.0 * _PRECISIONS.get(self.compute_dtype, _PRECISION)
         others = largest - margin * larger(ops.abs(largest), 1.0)
@@ -396,8 +397,16 @@ class ArgmaxDequantization(FlowLayer):
         return outputs, ops.where(is_code, -log_density, math.nan)
 
     def inverse_transform(self, outputs: Tensor) -> Tensor:
-        """Finds the categories; see :meth:`FlowLayer.inverse_transform`."""
-        return ops.one_hot(ops.argmax(outputs, axis=-1), self.dimension_count, dtype=outputs.dtype)
+        """Finds the categories; see :meth:`FlowLayer.inverse_transform`. Those of NaN are NaN."""
+        is_lost = ops.any(ops.isnan(outputs), axis=-1, keepdims=True)
+        return ops.where(is_lost, math.nan, self._find_largest(outputs))
+
+    def _find_largest(self, x: Tensor) -> Tensor:
+        """Returns 1 at the place of the largest entry of each vector, and 0 elsewhere.
+
+        There may be no vectors, of which `ops.max` would not take the maximum.
+        """
+        return ops.one_hot(ops.argmax(x, axis=-1), self.dimension_count, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""

@@ -299,6 +299,18 @@ def test_noise_of_a_category_is_normal_where_its_entry_is_the_largest():
         assert scipy.stats.ks_2samp(y @ direction, expected @ direction).pvalue > 0.01
 
 
+@pytest.mark.compiled_by("tensorflow")
+def test_categories_of_vectors_with_nan_are_nan_and_there_may_be_none():
+    layer = ArgmaxDequantization(axes=[2], shape=[3])
+    y = np.array([[[0.0, 2.0, 1.0], [np.nan, 2.0, 1.0]], [[-np.inf] * 3, [0.0, np.inf, np.nan]]])
+    x = to_numpy(layer.invert(y.astype("float32")))
+    np.testing.assert_array_equal(x[:, 0], codes([1, 0], 3))
+    assert np.all(np.isnan(x[:, 1]))
+    outputs, log_det = layer(np.zeros([0, 2, 3], "float32"))
+    assert tuple(outputs.shape) == tuple(layer.invert(outputs).shape) == (0, 2, 3)
+    assert tuple(log_det.shape) == (0,)
+
+
 class Reweighted(StandardNormal):
     """Normal vectors of which those with the largest entry at a place have a probability."""
 
