@@ -139,3 +139,18 @@ def test_workflows_name_the_commits_of_actions():
     assert len(actions) > 10
     pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     assert all(map(pinned.fullmatch, actions))
+
+
+@pytest.mark.long
+def test_tests_that_hang_end_and_show_where(tmp_path):
+    """The configuration of the tests, but for the time that it allows, ends an endless loop."""
+    root = pathlib.Path(__file__).parents[1]
+    path = tmp_path / "test_endless.py"
+    path.write_text("def test_endless():\n    while True:\n        pass\n", encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-c", root / "pyproject.toml", path]
+    result = subprocess.run(
+        [*command, "-o", "faulthandler_timeout=1"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert "Timeout" in result.stderr
+    assert re.search(r'test_endless\.py", line \d in test_endless', result.stderr)
