@@ -47,6 +47,7 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
+    "take_along_last",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -263,6 +264,21 @@ def has_slow_substitution(size: int) -> bool:
         size: The number of rows.
     """
     return _in_use.has_slow_substitution(size)
+
+
+def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    """Takes one entry of each row of tensors: Keras's `take_along_axis`, along the last axis.
+
+    On TensorFlow, the latter has 60 operations, whose gradients take seconds to trace and compile.
+
+    Args:
+        indices: Which entry of each row, non-negative integers, `[..., 1]`.
+        values: Tensors of one shape, `[..., size]`.
+
+    Returns:
+        The entries of each tensor, `[...]`.
+    """
+    return _in_use.take_along_last(indices, *values)
 
 
 def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:

@@ -52,6 +52,7 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
+    "take_along_last",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -183,6 +184,12 @@ def has_slow_convolutions() -> bool:
 
 def has_slow_substitution(size: int) -> bool:
     return size > 128
+
+
+def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    # Without a comparison of each index with the bounds, which takes time to compile.
+    take = functools.partial(jnp.take_along_axis, axis=-1, mode="promise_in_bounds")
+    return [take(value, indices)[..., 0] for value in values]
 
 
 def jit_batches(

@@ -29,6 +29,7 @@ __all__ = [
     "mark_replica",
     "check_states_change",
     "to_data_set",
+    "take_along_last",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -109,6 +110,11 @@ def check_states_change() -> None:
 
 def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
+
+
+def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    taken = (keras.ops.take_along_axis(value, indices, axis=-1) for value in values)
+    return [keras.ops.squeeze(value, axis=-1) for value in taken]
 
 
 def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:

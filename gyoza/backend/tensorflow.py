@@ -46,6 +46,7 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
+    "take_along_last",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -143,6 +144,15 @@ def has_slow_convolutions() -> bool:
 
 def has_slow_substitution(size: int) -> bool:
     return _is_within_xla()
+
+
+def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    chosen = tf.reshape(tf.cast(indices, "int64"), [-1])
+    starts = values[0].shape[-1] * tf.range(tf.size(chosen, tf.int64))
+    shape = tf.shape(indices)[:-1]
+    return [
+        tf.reshape(tf.gather(tf.reshape(value, [-1]), starts + chosen), shape) for value in values
+    ]
 
 
 def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:

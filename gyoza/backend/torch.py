@@ -23,6 +23,7 @@ from gyoza.backend.shared import (
     make_zeros,
     mark_replica,
     shuffles_alike,
+    take_along_last,
     to_data_set,
 )
 from gyoza.typing import Tensor
@@ -47,6 +48,7 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
+    "take_along_last",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",

@@ -5,6 +5,7 @@ import math
 
 from keras import ops
 
+from gyoza.backend import take_along_last
 from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.modelling.functions.tensors import clip
@@ -286,18 +287,17 @@ def _displace(
     is_passed = ops.cast(ops.expand_dims(x, -1) >= inner_knots, "int32")
     bins = ops.sum(is_passed, axis=-1, keepdims=True)
 
-    def take(values: Tensor, indices: Tensor) -> Tensor:
-        if x.shape[-1] == 1:
-            # As within loops over dimensions, where XLA cannot differentiate `take_along_axis`.
-            is_taken = indices == ops.arange(values.shape[-1], dtype="int32")
-            return ops.sum(ops.where(is_taken, values, ops.zeros_like(values)), axis=-1)
-        return ops.squeeze(ops.take_along_axis(values, indices, axis=-1), axis=-1)
+    def take(indices: Tensor, *values: Tensor) -> list[Tensor]:
+        if x.shape[-1] > 1:
+            return take_along_last(indices, *values)
+        # As within loops over dimensions, where XLA cannot differentiate `take_along_axis`.
+        is_taken = indices == ops.arange(values[0].shape[-1], dtype="int32")
+        return [ops.sum(ops.where(is_taken, v, ops.zeros_like(v)), axis=-1) for v in values]
 
-    (x_k, width), (y_k, height) = ([take(part, bins) for part in each] for each in (x_bins, y_bins))
+    x_k, width, y_k, height = take(bins, *x_bins, *y_bins)
     s = height / width
     # Only two slopes per number are needed: select first, transform them afterwards.
-    d_k = _positive(take(slopes, bins), minimum_slope)
-    d_next = _positive(take(slopes, bins + 1), minimum_slope)
+    d_k, d_next = (_positive(take(i, slopes)[0], minimum_slope) for i in (bins, bins + 1))
 
     if inverse:
         theta = ops.clip((x - y_k) / height, 0.0, 1.0)  # as rounding may move knots
