@@ -18,6 +18,7 @@ import keras
 import pytest
 from caches import forget_what_was_compiled, forget_what_was_lowered, keep_kernels
 
+import gyoza.modelling.training.fit
 from gyoza.modelling.training.trainer import Training
 from gyoza.testing import check_flow_layer
 
@@ -87,6 +88,14 @@ def seed():
         keras.utils.set_random_seed(0)
     if keras.backend.backend() == "jax":
         forget_what_was_lowered()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compile_short_trainings():
+    """Compiles the few steps of tests as the many of other trainings are."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(gyoza.modelling.training.fit, "LEAST_STEPS_FOR_XLA", 0)
+        yield
 
 
 @pytest.fixture(scope="module")

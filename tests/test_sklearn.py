@@ -67,7 +67,7 @@ def test_xla_can_be_left_out_and_is_where_training_is_short(x, monkeypatch):
     if keras.backend.backend() == "tensorflow":
         assert FlowDensity(**options, jit_compile=True).fit(x).flow_.jit_compile is True
         assert FlowDensity(**options).fit(x).flow_.jit_compile is False
-        monkeypatch.setattr("gyoza.sklearn.fitting._LEAST_STEPS_FOR_XLA", 1)
+        monkeypatch.setattr("gyoza.sklearn.fitting.LEAST_STEPS_FOR_XLA", 1)
         assert FlowDensity(**options).fit(x).flow_.jit_compile
 
 

@@ -40,7 +40,7 @@ class FlowDensity(DensityMixin, FlowEstimator):
         validation_fraction: The fraction of rows that are held out, 0 for none.
         patience: After how many epochs without progress training stops.
         jit_compile: Whether to compile by XLA; see `keras.Model.compile`. On TensorFlow, `"auto"`
-            leaves out XLA where training takes less than 1000 steps, since compilation would take
+            leaves out XLA where training takes less than 300 steps, since compilation would take
             longer.
         random_state: An integer for the same result every time, or what else scikit-learn takes.
         verbose: See `keras.Model.fit`.

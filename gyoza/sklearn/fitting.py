@@ -17,15 +17,13 @@ from gyoza import applications
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.functions.checks import check_instance, check_integer, is_between
 from gyoza.modelling.tables import is_frame
+from gyoza.modelling.training.fit import LEAST_STEPS_FOR_XLA
 from gyoza.typing import Tensor
 
 __all__ = ["FlowEstimator", "advise_on_others", "check_weights", "draw_seed"]
 
 # The smallest number of instances on which it is decided when to stop.
 _LEAST_HELD_OUT = 10
-
-# The number of steps from which on training by TensorFlow takes less time with XLA.
-_LEAST_STEPS_FOR_XLA = 1000
 
 
 def draw_seed(random_state: Any) -> int:
@@ -181,7 +179,7 @@ class FlowEstimator(BaseEstimator):
             batches = _Batches(training, batch_size, seed)
             jit_compile = self.jit_compile
             if jit_compile == "auto" and keras.backend.backend() == "tensorflow":
-                is_long = epochs * len(batches) >= _LEAST_STEPS_FOR_XLA
+                is_long = epochs * len(batches) >= LEAST_STEPS_FOR_XLA
                 jit_compile = "auto" if is_long else False
             self.flow_.compile(optimizer, jit_compile=jit_compile)
             history = self.flow_.fit(batches, epochs=epochs, verbose=self.verbose, **arguments)

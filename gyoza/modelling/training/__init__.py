@@ -3,7 +3,7 @@
 - `compilation`: checks of what `compile` is given,
 - `data`: arrays, data frames and weights of instances in the form that Keras takes,
 - `files`: saving and exporting,
-- `fit`: one call of `fit`: with what Keras trains, and how many steps an execution takes,
+- `fit`: one call of `fit`: with what Keras trains, by XLA or not, in how many steps per execution,
 - `loss_watch`: a hint where the loss is not finite,
 - `trainer`: how steps are compiled, and what happens where that is not possible.
 """

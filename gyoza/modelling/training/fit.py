@@ -1,4 +1,4 @@
-"""One call of `fit`: with what Keras trains, and how many steps an execution takes."""
+"""One call of `fit`: with what Keras trains, by XLA or not, in how many steps per execution."""
 
 import math
 from typing import Any
@@ -8,7 +8,18 @@ import keras
 from gyoza.backend import build_for_training, is_distributed, to_data_set
 from gyoza.typing import Tensor
 
-__all__ = ["Fit", "create_variables", "describe", "get_rank"]
+__all__ = [
+    "LEAST_STEPS_FOR_XLA",
+    "Fit",
+    "count_all_steps",
+    "create_variables",
+    "describe",
+    "get_rank",
+]
+
+# The number of steps from which on training by TensorFlow takes less time with XLA: see "XLA" in
+# docs/performance.md.
+LEAST_STEPS_FOR_XLA = 300
 
 # An execution takes this many steps, or as many as take about half a second on two cores: see
 # "Several steps per execution" in docs/performance.md, also for convolutions.
@@ -20,8 +31,9 @@ _HOOKS = ["on_batch_begin", "on_batch_end", "on_train_batch_begin", "on_train_ba
 class Fit:
     """The state of one call of `fit`.
 
-    It takes several steps per execution where nobody looks in between, and batches from arrays
-    where that costs less than a data set, as far as nothing but the time changes.
+    It leaves out XLA where training is too short for it to pay, takes several steps per execution
+    where nobody looks in between, and batches from arrays where that costs less than a data set, as
+    far as nothing but the time changes.
 
     Args:
         model: The model, whose variables are created if that was possible.
@@ -29,6 +41,7 @@ class Fit:
 
     Attributes:
         arguments: Arguments to call it with instead.
+        is_short: Whether XLA is left out, which gyoza had chosen, since training is short.
         step_count: The number of steps per execution.
         runs_loop: Whether these are one compiled loop of gyoza's, not steps of Keras.
         has_begun: Whether Keras has divided its batches between executions, and asks from then on
@@ -36,8 +49,9 @@ class Fit:
     """
 
     def __init__(self, model: Any, arguments: dict[str, Any]) -> None:
+        self.is_short = _is_short(model, arguments)
         self.step_count = model.steps_per_execution
-        is_compiled = _compiles_steps(model)
+        is_compiled = _compiles_steps(model) and not self.is_short
         if self.step_count == 1 and is_compiled and model.built:
             self.step_count = _count_steps(model, arguments)
         self.runs_loop = is_compiled and self.step_count > 1
@@ -47,6 +61,38 @@ class Fit:
         if not is_distributed(model) and (self.step_count == 1 or is_compiled):
             arguments = to_data_set(arguments)
         self.arguments = arguments
+
+
+def _is_short(model: Any, arguments: dict[str, Any]) -> bool:
+    """Returns whether XLA would take longer to compile steps than it saves.
+
+    Steps before count, so that whoever calls `fit` again and again has XLA in the end.
+    """
+    if getattr(model, "optimizer", None) is None or not model._chose_xla:
+        return False
+    count = int(model.optimizer.iterations) + count_all_steps(arguments)
+    return count < LEAST_STEPS_FOR_XLA
+
+
+def count_all_steps(arguments: dict[str, Any]) -> float:
+    """Returns how many steps `fit` takes at most.
+
+    Args:
+        arguments: Arguments of `fit`.
+
+    Returns:
+        The number of steps, or infinity if it is not known in advance.
+    """
+    x, per_epoch = arguments["x"], arguments.get("steps_per_epoch")
+    shape = getattr(keras.tree.flatten(x)[0], "shape", None)
+    if per_epoch is None and shape:
+        per_epoch = math.ceil(shape[0] / (arguments.get("batch_size") or 32))
+    if per_epoch is None:
+        try:
+            per_epoch = len(x)
+        except (TypeError, NotImplementedError):  # generators, and data sets of unknown length
+            return math.inf
+    return per_epoch * (arguments.get("epochs", 1) - arguments.get("initial_epoch", 0))
 
 
 def _compiles_steps(model: Any) -> bool:

@@ -52,8 +52,8 @@ def _separate_averages(optimizer: Any) -> None:
 class Training(TakesData):
     """A Keras model whose `fit`, `evaluate` and `predict` suit flows.
 
-    Steps are compiled by XLA on processors, too, and an execution takes several, where nothing but
-    the time changes.
+    Steps of trainings that are not short are compiled by XLA on processors, too, and an execution
+    takes several, where nothing but the time changes.
     """
 
     jit_compile: Any
@@ -61,6 +61,13 @@ class Training(TakesData):
     # The call of `fit` that is going on, if there is one.
     _fit: Fit | None = None
     _steps_per_execution = 1
+    # Whether `evaluate` runs without XLA, as it was made by a call of `fit` that does.
+    _has_short_test = False
+
+    @property
+    def _chose_xla(self) -> bool:
+        """Whether gyoza chose XLA, which Keras would not have done, and nobody asked for."""
+        return self.jit_compile is _CHOICE and not self.run_eagerly
 
     @property
     def steps_per_execution(self) -> int:
@@ -112,33 +119,54 @@ class Training(TakesData):
     def make_train_function(self, force: bool = False) -> None:
         """Makes what `fit` calls to take steps; see `keras.Model.make_train_function`."""
         if self.train_function is None or force:
-            # One of Keras, and one that takes several steps: a model may need both in turn.
+            # Two of Keras, of which one is without XLA, and one that takes several steps: a model
+            # may need all in turn.
             self._train_functions: dict[str, Any] = {}
         made, fit = self._train_functions, self._fit
+        name = "short" if self._is_short else "one"
         if fit is not None and fit.runs_loop:
             if "several" not in made:
                 made["several"] = jit_steps(self.train_step, self._leave_xla)
             self.train_function = functools.partial(made["several"], fit.step_count)
-        elif "one" in made:
-            self.train_function = made["one"]
+        elif name in made:
+            self.train_function = made[name]
         else:
-            super().make_train_function(force=True)
-            self._guard("train_function")
-            made["one"] = self.train_function
+            with self._leave_xla_if_short():
+                super().make_train_function(force=True)
+                self._guard("train_function")
+            made[name] = self.train_function
         if fit is not None:
             fit.has_begun = True
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes what `evaluate` calls; see `keras.Model.make_test_function`."""
-        if self.test_function is None or force:
-            super().make_test_function(force=True)
-            self._guard("test_function")
+        is_too_slow = self._has_short_test and self._fit is not None and not self._is_short
+        if self.test_function is None or force or is_too_slow:
+            with self._leave_xla_if_short():
+                super().make_test_function(force=True)
+                self._guard("test_function")
+            self._has_short_test = self._is_short
 
     def make_predict_function(self, force: bool = False) -> None:
         """Makes what `predict` calls; see `keras.Model.make_predict_function`."""
         if self.predict_function is None or force:
             super().make_predict_function(force=True)
             self._guard("predict_function")
+
+    @property
+    def _is_short(self) -> bool:
+        return self._fit is not None and self._fit.is_short
+
+    @contextlib.contextmanager
+    def _leave_xla_if_short(self) -> Iterator[None]:
+        """Lets Keras make functions without XLA if training is too short for it."""
+        chosen = self.jit_compile
+        if self._is_short:
+            self.jit_compile = False
+        try:
+            yield
+        finally:
+            self.jit_compile = chosen
 
     def _choose_jit(self, default: bool) -> Any:
         """Chooses XLA for TensorFlow on processors, too, where Keras leaves it out.
@@ -168,7 +196,7 @@ class Training(TakesData):
             name: `"train_function"` or `"test_function"`, which are given an iterator, or
                 `"predict_function"`, which is given a list of batches.
         """
-        if self.run_eagerly or self.jit_compile is not _CHOICE:
+        if not self._chose_xla:
             return
         compiled = getattr(self, name)
         remake: Callable[..., Any] = getattr(super(), f"make_{name}")

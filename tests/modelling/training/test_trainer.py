@@ -9,6 +9,7 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+from gyoza.backend import has_slow_substitution
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.distributions import GaussianMixture
@@ -22,6 +23,7 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.losses import SupervisedFactorLoss
+from gyoza.modelling.training import fit
 
 BACKEND = keras.backend.backend()
 only_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow and its XLA")
@@ -376,3 +378,93 @@ def test_models_are_cloned_after_training(x, tmp_path):
     np.testing.assert_array_equal(to_numpy(clone(x, c)[0]), expected)
     with pytest.raises(ValueError, match=r"`filepath` should end in '.keras'.*model.h5"):
         model.save(tmp_path / "model.h5")
+
+
+class Traced(keras.layers.Dense):
+    """A conditioner that notes whether XLA compiles it, each time that it is traced."""
+
+    def call(self, x):
+        self.by_xla.append(has_slow_substitution(1))  # as in code that XLA compiles
+        return super().call(x)
+
+
+def make_traced_model(jit_compile="auto"):
+    conditioner = Traced(3)
+    conditioner.by_xla = []
+    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=conditioner)])
+    model.build((None, 3))
+    model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+    return model, conditioner.by_xla
+
+
+@only_tensorflow
+def test_xla_is_left_out_until_training_is_long(x, monkeypatch):
+    monkeypatch.setattr(fit, "LEAST_STEPS_FOR_XLA", 10)
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0, "validation_data": (x[:8],)}
+    model, by_xla = make_traced_model()
+    always, by_xla_always = make_traced_model(True)
+    always.set_weights(model.get_weights())
+    by_xla.clear()
+    by_xla_always.clear()
+    for epochs, step_count, expected in (
+        (2, 6, {False}),
+        (1, 9, set()),
+        (2, 15, {True}),
+        (1, 18, set()),
+    ):
+        history = model.fit(x, epochs=epochs, **options).history
+        of_xla = always.fit(x, epochs=epochs, **options).history
+        assert set(by_xla) == expected  # nothing is traced again
+        by_xla.clear()
+        for name in ("loss", "val_loss"):
+            np.testing.assert_allclose(history[name], of_xla[name], rtol=1e-5)
+        assert int(model.optimizer.iterations) == step_count
+        assert model.jit_compile
+        assert model.get_compile_config()["jit_compile"] == "auto"
+    assert set(by_xla_always) == {True}
+    np.testing.assert_allclose(model.get_weights()[0], always.get_weights()[0], rtol=1e-4)
+
+
+@only_tensorflow
+def test_the_other_methods_have_xla_after_a_short_training(x, monkeypatch):
+    monkeypatch.setattr(fit, "LEAST_STEPS_FOR_XLA", 10)
+    model, by_xla = make_traced_model()
+    model.fit(x, verbose=0)
+    for name in ("evaluate", "predict", "log_prob"):
+        by_xla.clear()
+        getattr(model, name)(x, **({} if name == "log_prob" else {"verbose": 0}))
+        assert set(by_xla) == {True}
+
+
+class FourBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        raise AssertionError("No batch should be drawn to count them.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"x": np.zeros([65, 2])}, 3),
+        ({"x": {"inputs": np.zeros([65, 2]), "context": np.zeros([65, 1])}, "epochs": 5}, 15),
+        ({"x": np.zeros([65, 2]), "batch_size": 13, "epochs": 5, "initial_epoch": 2}, 15),
+        ({"x": np.zeros([65, 2]), "steps_per_epoch": 2, "epochs": 5}, 10),
+        ({"x": FourBatches(), "epochs": 3}, 12),
+        ({"x": iter([]), "epochs": 3}, np.inf),
+        ({"x": iter([]), "epochs": 3, "steps_per_epoch": 7}, 21),
+    ],
+)
+def test_steps_are_counted_in_advance_where_that_is_possible(arguments, expected):
+    assert fit.count_all_steps(arguments) == expected
+
+
+@only_tensorflow
+def test_steps_of_data_sets_are_counted_where_their_length_is_known(x):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices(x).batch(5)
+    assert fit.count_all_steps({"x": data, "epochs": 2}) == 10
+    assert fit.count_all_steps({"x": data.repeat()}) == np.inf
+    assert fit.count_all_steps({"x": data.filter(lambda x: True)}) == np.inf
