@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.conditioners import MLP
+from gyoza.modelling.conditioners import MADE, MLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     Affine,
@@ -16,6 +16,7 @@ from gyoza.modelling.flow_layers import (
     Columns,
     FlowModel,
     Inverse,
+    MaskedAffine,
     Softplus,
     Standardize,
 )
@@ -155,6 +156,35 @@ def test_columns_in_another_order_are_refused():
     np.testing.assert_array_equal(
         to_numpy(model.log_prob(renamed)), to_numpy(model.log_prob(frame))
     )
+
+
+def test_columns_of_contexts_in_another_order_are_refused():
+    frame = make_frame()
+    c = frame[["price", "rooms"]].astype("float32")
+    x = np.random.default_rng(0).normal(size=[len(frame), 1]).astype("float32")
+    model = FlowModel([MaskedAffine(MADE([4]))])
+    model.adapt({"inputs": x, "context": c})
+    other = c[["rooms", "price"]]
+    for use in (
+        lambda: model.log_prob(x, context=other),
+        lambda: model.log_prob({"inputs": x, "context": other}),
+        lambda: model(x, context=other),
+        lambda: model.invert(x, context=other),
+        lambda: model.sample(len(x), context=other),
+        lambda: model.sample_each(2, other),
+        lambda: model.quantile(0.5, other),
+        lambda: model.adapt({"inputs": x, "context": other}),
+    ):
+        with pytest.raises(ValueError, match=r"such as in `frame\[\['price', 'rooms'\]\]`"):
+            use()
+    expected = to_numpy(model.log_prob(x, context=c.to_numpy()))
+    np.testing.assert_array_equal(to_numpy(model.log_prob(x, context=c)), expected)
+    for use in (
+        lambda: model.quantile([0.5], [1.0, 2.0]),
+        lambda: model.sample_each(2, [1.0, 2.0]),
+    ):
+        with pytest.raises(ValueError, match=r"shape \(contexts, 2\).*context of shape \(2,\)"):
+            use()
 
 
 def test_adapt_names_columns_that_are_constant_or_repeat_others():

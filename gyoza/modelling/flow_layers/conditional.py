@@ -1,6 +1,7 @@
 """Flow layers that can take a context, for conditional flows."""
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -129,6 +130,7 @@ class PassesContext(TakesContext):
     base_distribution: Distribution
     context_encoder: Any
     _flow_layers_: list[FlowLayer]
+    _read_context: Callable[..., Any]
 
     @property
     def accepts_context(self) -> bool:
@@ -138,6 +140,8 @@ class PassesContext(TakesContext):
         )
 
     def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
+        if is_frame(context):
+            context = self._read_context(context)
         context = super()._prepare_context(inputs, context)
         if context is None:
             return None

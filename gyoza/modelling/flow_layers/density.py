@@ -13,7 +13,7 @@ from gyoza.backend import XLA_ERRORS, forget_gradients, is_traced, jit_batches
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.quantiles import Quantiles
 from gyoza.modelling.functions.checks import check_integer, check_numbers
-from gyoza.modelling.training import describe, to_arrays
+from gyoza.modelling.training import describe
 from gyoza.typing import Tensor
 
 __all__ = ["Density"]
@@ -45,6 +45,7 @@ class Density(Quantiles):
     _take_array: Callable[..., Any]
     _check_new_steps: Callable[..., None]
     _to_arrays: Callable[..., Any]
+    _read_context: Callable[..., Any]
     _leave_xla: Callable[..., Any]
     encode: Callable[..., Any]
 
@@ -217,7 +218,7 @@ class Density(Quantiles):
         """Repeats a context that is one for all instances."""
         if context is None:
             return None
-        context = to_arrays(context)
+        context = self._read_context(context)
         check_numbers("context", context)
         if not hasattr(context, "shape"):
             context = np.asarray(context)

@@ -39,6 +39,8 @@ class Quantiles:
     _in_batches: Callable[..., Any]
     _check_inputs: Callable[..., None]
     _to_arrays: Callable[..., Any]
+    _read_context: Callable[..., Any]
+    context_shape: tuple[int | None, ...] | None
 
     def probability_integral_transform(
         self, x: Tensor, context: Tensor | None = None, batch_size: int = 4096
@@ -162,7 +164,7 @@ class Quantiles:
             raise self._has_dimensions(count)
         shape, u = levels.shape, levels.reshape(-1, 1)
         if context is not None:
-            context = np.asarray(ops.convert_to_numpy(to_arrays(context)))
+            context = self._to_context_array(context)
             shape, u = (len(context), *shape), np.tile(u, [len(context), 1])
             context = np.repeat(context, levels.size, axis=0)
         x = self.invert_probability_integral_transform(u, context, batch_size)
@@ -186,10 +188,19 @@ class Quantiles:
             ValueError: See :meth:`sample`.
         """
         sample_count = check_integer("sample_count", sample_count)
-        context = np.asarray(ops.convert_to_numpy(to_arrays(context)))
+        context = self._to_context_array(context)
         contexts = np.concatenate([context[:0], *[context] * sample_count])
         samples = self.sample(len(contexts), seed=seed, context=contexts, **kwargs)
         return ops.reshape(samples, (sample_count, len(context), *samples.shape[1:]))
+
+    def _to_context_array(self, context: Any) -> np.ndarray:
+        context = np.asarray(ops.convert_to_numpy(self._read_context(context)))
+        if self.context_shape is not None and context.ndim != 1 + len(self.context_shape):
+            raise ValueError(
+                f"`context` should have shape (contexts, {', '.join(map(str, self.context_shape))}"
+                f") for '{self.name}'. Received: context of shape {context.shape}"
+            )
+        return context
 
     def _has_dimensions(self, count: int) -> Exception:
         return ValueError(

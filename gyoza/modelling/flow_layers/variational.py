@@ -22,7 +22,6 @@ from gyoza.modelling.training import (
     average_losses,
     find_foreign,
     list_metrics,
-    to_arrays,
 )
 from gyoza.typing import Tensor
 
@@ -255,7 +254,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
 
     def _take_contexts(self, context: Any) -> Any:
         """Checks contexts, and returns them as Keras takes them."""
-        context = to_arrays(context)
+        context = self.flow._read_context(context)
         if hasattr(context, "shape") or self.flow.context_shape is None:
             self.flow._prepare_context(context, context)
         return context
@@ -308,7 +307,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         total, axes = check_integer("sample_count", sample_count, minimum=1), [sample_count]
         shape = self.flow.context_shape
         if context is not None:
-            context = self.flow._to_tensor(to_arrays(context))
+            context = self.flow._to_tensor(self.flow._read_context(context))
             if shape is not None and len(context.shape) > len(shape):
                 axes = [sample_count, context.shape[0]]
                 total = math.prod(axes)

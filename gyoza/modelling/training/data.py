@@ -158,8 +158,9 @@ class TakesData(WritesFiles):
     Weights of instances count whether there are targets or not.
     """
 
-    # Those of the last data frame that the model was given.
+    # Those of the last data frame that the model was given, and of the last frame of contexts.
     _column_names: tuple[str, ...] | None = None
+    _context_names: tuple[str, ...] | None = None
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
@@ -254,18 +255,31 @@ class TakesData(WritesFiles):
         """
         names, known = get_names(x), self._column_names
         if names != known:
-            if names is not None and known is not None and sorted(names) == sorted(known):
-                raise ValueError(
-                    f"The columns of a data frame should be in the order in which '{self.name}' "
-                    f"was given them before, such as in `frame[{list(known)}]`. "
-                    f"Received: the columns {list(names)}"
-                )
+            self._check_order(names, known)
             self._column_names = names
+        if isinstance(x, dict) and "context" in x:
+            x = {**x, "context": self._read_context(x["context"])}
         if names is not None:
             for layer in flatten_layers(self):
                 if hasattr(layer, "take_names"):
                     layer.take_names(names)
         return to_arrays(x)
+
+    def _read_context(self, context: Any) -> Any:
+        """Returns contexts as `to_arrays` does, and rejects known columns in another order."""
+        names = get_names(context)
+        if names is not None:
+            self._check_order(names, self._context_names)
+            self._context_names = names
+        return to_arrays(context)
+
+    def _check_order(self, names: tuple[str, ...] | None, known: tuple[str, ...] | None) -> None:
+        if names and known and names != known and sorted(names) == sorted(known):
+            raise ValueError(
+                f"The columns of a data frame should be in the order in which '{self.name}' was "
+                f"given them before, such as in `frame[{list(known)}]`. "
+                f"Received: the columns {list(names)}"
+            )
 
     def _check_inputs(self, inputs: Any) -> None:
         """Raises an error if inputs are not what the model can be given."""

@@ -20,6 +20,7 @@ from gyoza.backend import (
     keep_values,
 )
 from gyoza.modelling.functions.dtypes import keep_float64
+from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training.data import TakesData
 from gyoza.modelling.training.fit import Fit, create_variables
 from gyoza.modelling.training.loss_watch import watch_loss
@@ -80,8 +81,21 @@ class Training(TakesData):
     def steps_per_execution(self, count: int) -> None:
         self._steps_per_execution = count
 
+    def _warn_if_uncompiled(self) -> None:
+        """Warns where JAX is asked not to compile, which on TensorFlow leaves out XLA alone."""
+        is_chosen = isinstance(self.jit_compile, _Choice)
+        if keras.backend.backend() != "jax" or self.jit_compile or is_chosen or self.run_eagerly:
+            return
+        warn(
+            f"Model '{self.name}' should be compiled without the argument `jit_compile` on JAX, "
+            "which otherwise runs each operation of a step by itself, a hundred times as slowly: "
+            "`run_eagerly=True` does the same without this warning. "
+            f"Received: jit_compile={self.jit_compile}"
+        )
+
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        self._warn_if_uncompiled()
         create_variables(self, *(arguments[name] for name in ("x", "y", "sample_weight")))
         _separate_averages(getattr(self, "optimizer", None))
         outer = self._fit

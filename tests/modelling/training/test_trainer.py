@@ -1,6 +1,7 @@
 """What models do with the data that they are trained with, and with what XLA cannot compile."""
 
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -468,3 +469,18 @@ def test_steps_of_data_sets_are_counted_where_their_length_is_known(x):
     assert fit.count_all_steps({"x": data, "epochs": 2}) == 10
     assert fit.count_all_steps({"x": data.repeat()}) == np.inf
     assert fit.count_all_steps({"x": data.filter(lambda x: True)}) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "is_warned_of"),
+    [({}, False), ({"jit_compile": False}, True), ({"run_eagerly": True}, False)],
+)
+def test_jax_is_warned_of_without_compilation(x, options, is_warned_of):
+    model = FlowModel([ActivationNormalization()])
+    model.adapt(x)
+    model.compile("sgd", **options)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x, verbose=0)
+    found = [each for each in caught if "without the argument `jit_compile`" in str(each.message)]
+    assert len(found) == (is_warned_of and BACKEND == "jax")
