@@ -25,7 +25,9 @@ import numpy as np
 from gyoza.callbacks import ResumableTraining
 from gyoza.data import CategoricalPairs, ContinuousPairs
 from gyoza.modelling import conditioners, flow_layers, losses
+from gyoza.modelling.training import fit
 
+fit.LEAST_STEPS_FOR_XLA = 0  # as in all tests
 # Keras runs single steps on PyTorch.
 SEVERAL = 1 if keras.backend.backend() == "torch" else 3
 CASES = {

@@ -269,7 +269,7 @@ def has_slow_substitution(size: int) -> bool:
 def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
     """Takes one entry of each row of tensors: Keras's `take_along_axis`, along the last axis.
 
-    On TensorFlow, the latter has 60 operations, whose gradients take seconds to trace and compile.
+    On TensorFlow, the latter has tens of operations, whose gradients take seconds to compile.
 
     Args:
         indices: Which entry of each row, non-negative integers, `[..., 1]`.
