@@ -121,9 +121,12 @@ def _tabulate(cell: Cell, rows: dict[str, list[dict]]) -> str:
         for measure, title in _name_measures(cell).items()
         if any(_all(entries, measure) for entries in rows.values())
     }
+    first_calls = "first step"
+    if any(_all(entries, "first_log_prob_s") for entries in rows.values()):
+        first_calls += ", then first calls of the others"
     rate = " | share of the rate of matrix products" if cell.is_large else ""
     lines = [
-        f"| library | {' | '.join(measures.values())}{rate} | first step, s | memory, MiB |",
+        f"| library | {' | '.join(measures.values())}{rate} | {first_calls}, s | memory, MiB |",
         "|---|" + "--:|" * (len(measures) + 2 + cell.is_large),
     ]
     order = sorted(rows, key=lambda row: _median(rows[row], "train_s") or 0.0)
@@ -135,8 +138,10 @@ def _tabulate(cell: Cell, rows: dict[str, list[dict]]) -> str:
             cells.append("" if median is None else ratio + _format_spread(rows[row], measure))
         if cell.is_large:
             cells.append(_format_rate(rows[row]))
-        first, peak = (_median(rows[row], key) or 0.0 for key in ("first_step_s", "peak_mib"))
-        lines.append(f"| {row} | " + " | ".join(cells) + f" | {first:.1f} | {peak:.0f} |")
+        firsts = [_median(rows[row], f"first_{name}_s") for name in ("step", "log_prob", "sample")]
+        first = ", ".join(f"{seconds:.1f}" for seconds in firsts if seconds is not None)
+        peak = _median(rows[row], "peak_mib") or 0.0
+        lines.append(f"| {row} | " + " | ".join(cells) + f" | {first} | {peak:.0f} |")
     return "\n".join(lines)
 
 

@@ -33,15 +33,17 @@ def main() -> None:
         return
     work.train(1)
     figures = {"first_step_s": time.time() - started, "weight_count": work.weight_count}
+    functions = {"log_prob": work.log_prob, "sample": work.sample}
+    functions = {name: _repeat(each) for name, each in functions.items() if each is not None}
+    if not cell.measures_memory:
+        for name, function in functions.items():
+            figures[f"first_{name}_s"] = _clock(function, 1)
     if cell.measures_memory:  # a step takes seconds
         figures["train_s"] = [_clock(work.train, 1)]
     else:
         figures["train_s"] = _time(work.train, arguments.seconds, arguments.repeats)
-        for name in ("log_prob", "sample"):
-            function = getattr(work, name)
-            if function is not None:
-                times = _time(_repeat(function), arguments.seconds, arguments.repeats)
-                figures[f"{name}_s"] = times
+        for name, function in functions.items():
+            figures[f"{name}_s"] = _time(function, arguments.seconds, arguments.repeats)
     figures["peak_mib"] = read_process_memory("VmHWM") / 2**20
     if cell.measures_memory:  # in the end, since profilers take memory, too
         figures["step_mib"] = measure_step(functools.partial(work.train, 1), work.count_memory)
