@@ -128,7 +128,7 @@ class Density(Quantiles):
     ) -> Tensor:
         """Draws new data: latents from the base distribution, mapped back.
 
-        It is compiled and differentiable like :meth:`log_prob`.
+        It is compiled like :meth:`log_prob`, and differentiable by the weights on all backends.
 
         Args:
             sample_count: The number of instances.
