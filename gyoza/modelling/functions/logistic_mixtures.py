@@ -9,7 +9,7 @@ from keras import ops
 
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.roots import find_root
-from gyoza.modelling.functions.tensors import larger, smaller
+from gyoza.modelling.functions.tensors import clip, larger, smaller
 from gyoza.typing import Tensor
 
 __all__ = ["mixture_log_odds", "mixture_quantile"]
@@ -82,7 +82,7 @@ def _log_odds(
     if components == "normal":
         own_odds, slopes = normal_log_odds(standardised)
         log_growth = ops.log(slopes) - log_scales
-    own_odds = ops.clip(own_odds, -largest, largest)
+    own_odds = clip(own_odds, -largest, largest)
     log_below, log_above = -ops.softplus(-own_odds), -ops.softplus(own_odds)
     joint_below, joint_above = log_weights + log_below, log_weights + log_above
 

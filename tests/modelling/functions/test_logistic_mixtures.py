@@ -84,6 +84,18 @@ def test_tails_are_those_of_the_widest_component(dtype):
     assert all(np.all(np.isfinite(to_numpy(gradient))) for gradient in gradients)
 
 
+@pytest.mark.parametrize(("dtype", "far"), [("float32", 1e30), ("float64", 1e60)])
+def test_numbers_of_any_size_have_finite_log_odds(dtype, far):
+    most = float(np.finfo(dtype).max)
+    mixture = to_tensors(np.log([0.5, 0.5]), [-1.0, 1.0], [0.0, 0.0], dtype=dtype)
+    log_odds, log_slopes = mixture_log_odds(*to_tensors([-far, far], dtype=dtype), *mixture)
+    np.testing.assert_allclose(to_numpy(log_odds), [-far, far], rtol=1e-6)
+    np.testing.assert_allclose(to_numpy(log_slopes), 0.0, atol=1e-6)
+    mixture[2] = mixture[2] - 3.0  # by which the largest numbers are scaled beyond all
+    for results in mixture_log_odds(*to_tensors([-most, most], dtype=dtype), *mixture):
+        assert np.all(np.isfinite(to_numpy(results)))
+
+
 def test_the_gap_between_modes_has_a_finite_inverse_and_gradient():
     # Half of the mass is at -100 and half at 100: in between, the law is flat at zero.
     mixture = to_tensors([np.log([0.5, 0.5])], [[-100.0, 100.0]], [[0.0, 0.0]], dtype="float32")
