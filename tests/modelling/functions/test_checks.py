@@ -87,6 +87,22 @@ def test_what_is_wrong_is_named(check, value, error, message):
         check("it", value)
 
 
+@pytest.mark.parametrize("dtype", ["O", "S1", "U1", "M8[s]", "m8[s]"])
+def test_arrays_of_anything_but_numbers_are_refused_with_advice(dtype):
+    with pytest.raises(TypeError) as caught:
+        checks.check_numbers("it", np.zeros(2, dtype))
+    assert str(caught.value) == (
+        '`it` should be an array of numbers: `frame.to_numpy("float32")` makes one of a data frame '
+        "without text. Leave out columns of text, or let `gyoza.data.Table` encode them. "
+        f"Received: an array of dtype {np.dtype(dtype)}"
+    )
+
+
+@pytest.mark.parametrize("values", [np.zeros(2), np.zeros(2, int), np.zeros(2, bool), ["a"], None])
+def test_arrays_of_numbers_and_what_is_no_array_pass(values):
+    checks.check_numbers("it", values)
+
+
 def test_instances_of_derived_classes_pass():
     checks.check_instance("it", True, int, "an integer")
 

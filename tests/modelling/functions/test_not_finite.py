@@ -69,5 +69,13 @@ def test_outputs_may_have_any_structure():
     np.testing.assert_array_equal(ops.convert_to_numpy(wide)[2], 1)
     assert np.isnan(ops.convert_to_numpy(wide)[:2]).all()
     assert float(scalar) == 1
-    integers = mark_rows(ops.ones([3, 1]), ops.ones([3], dtype="int32"))
-    np.testing.assert_array_equal(ops.convert_to_numpy(integers), 1)
+    for dtype in ("int32", "bool"):
+        unmarked = mark_rows(ops.ones([3, 1]), ops.ones([3], dtype=dtype))
+        np.testing.assert_array_equal(ops.convert_to_numpy(unmarked), 1)
+    assert mark_rows([wide], None)[0] is wide
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_outputs_keep_their_dtype(dtype):
+    marked = mark_rows(ops.ones([2, 1], dtype), ops.ones([2, 1], "float32"))
+    assert keras.backend.standardize_dtype(marked.dtype) == dtype

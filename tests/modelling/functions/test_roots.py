@@ -64,6 +64,20 @@ def test_values_that_rounding_hides_end_the_search():
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="a loop is traced once there")
+def test_rounding_errors_of_large_terms_end_the_search():
+    steps = []
+
+    def equation(x):
+        steps.append(x)
+        return (x + 4.0) - 4.0 + 1e-7, ops.ones_like(x)  # in steps of 2e-7 and more
+
+    ends = ops.convert_to_tensor([1.0], dtype="float32")
+    (found,) = to_numpy(find_root(equation, -ends, 2 * ends, magnitudes=4 * ends))
+    assert np.abs(found) < 1e-6
+    assert len(steps) < 12
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="a loop is traced once there")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     ("function", "reach", "most"),

@@ -17,6 +17,7 @@ from gyoza.modelling.functions import (
     solve_with_adjoint,
     solve_with_recomputation,
 )
+from gyoza.modelling.functions.solvers import check_solver
 
 MATRIX = np.array([[-1.0, 2.0], [-3.0, 0.5]])
 START = np.array([[1.0, 2.0], [0.5, -1.0]])
@@ -55,6 +56,19 @@ def test_adaptive_errors_are_as_tolerated(tolerance):
     (y,), _ = solve_adaptively(follow, (y,), 1.0, 0.0, tolerance, tolerance)
     assert np.abs(to_numpy(y) - START).max() < 20.0 * tolerance
     assert 3 <= int(step_count) <= 20
+    assert keras.backend.standardize_dtype(step_count.dtype) == "int32"
+
+
+@pytest.mark.compiled_by
+def test_tolerances_are_1e_5_unless_they_are_given():
+    start = ops.convert_to_tensor(START, dtype="float64")
+    for run in (
+        lambda *options: solve_adaptively(follow, (start,), 0.0, 1.0, *options)[0],
+        lambda *options: solve_with_adjoint(
+            lambda time, _, y: follow(time, *y), (start,), [], 0.0, 1.0, *options
+        ),
+    ):
+        np.testing.assert_array_equal(to_numpy(run()[0]), to_numpy(run(1e-5, 1e-5)[0]))
 
 
 def test_numbers_beyond_those_of_float32_have_errors_as_tolerated():
@@ -102,10 +116,12 @@ def test_an_empty_batch_is_solved_at_once():
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="a loop is traced once there")
-@pytest.mark.parametrize("rate", [1e-3, 1.0, 30.0])
-def test_the_first_step_is_that_of_the_formula(rate):
-    start, rtol, atol = np.array([[1.0, 2.0], [0.1, -0.4]]), 1e-3, 1e-4
-    times = []
+@pytest.mark.parametrize(
+    ("rate", "rtol", "atol"),
+    [(1e-3, 1e-3, 1e-4), (1.0, 1e-3, 1e-4), (30.0, 1e-3, 1e-4), (30.0, 0.1, 0.1)],
+)
+def test_the_first_step_is_that_of_the_formula(rate, rtol, atol):
+    start, times = np.array([[1.0, 2.0], [0.1, -0.4]]), []
 
     def decay(time, y):
         times.append(float(to_numpy(time)))
@@ -125,11 +141,12 @@ def test_the_first_step_is_that_of_the_formula(rate):
     np.testing.assert_allclose(times[:3], [0.0, short, step / 5.0], rtol=1e-6)
 
 
-def test_too_few_steps_give_nan():
+@pytest.mark.parametrize("most", [1, 4])
+def test_too_few_steps_give_nan(most):
     start = ops.convert_to_tensor(START.astype("float32"))
-    (y,), step_count = solve_adaptively(follow, (start,), 0.0, 1.0, 1e-6, 1e-6, max_step_count=4)
+    (y,), step_count = solve_adaptively(follow, (start,), 0.0, 1.0, 1e-6, 1e-6, max_step_count=most)
     assert np.isnan(to_numpy(y)).all()
-    assert int(step_count) == 4
+    assert int(step_count) == most
 
 
 @pytest.mark.parametrize(
@@ -159,6 +176,36 @@ def test_gradients_are_those_of_matrix_exponentials(run, options, compiled):
     np.testing.assert_allclose(to_numpy(of_matrix), expected, atol=2e-5)
 
 
+@pytest.mark.compiled_by("tensorflow")
+@pytest.mark.parametrize(
+    ("run", "options"),
+    [(solve_with_recomputation, ("rk4", 16)), (solve_with_adjoint, (1e-6, 1e-6))],
+)
+def test_gradients_by_several_values_of_an_equation_of_the_time(run, options):
+    y_0, a, b = 0.5, 0.7, -0.3  # y' = a t y + b t, so y + b / a grows by exp(a t^2 / 2)
+    growth = np.exp(a / 2.0)
+
+    def run_from(y, *values):
+        def move(time, values, state):
+            return (values[0] * time * state[0] + values[1] * time,)
+
+        return run(move, (y,), list(values), 0.0, 1.0, *options)[0]
+
+    arguments = [ops.convert_to_tensor(x, dtype="float32") for x in ([[y_0]], a, b)]
+    y, pull_back = vjp(run_from, arguments)
+    gradients = [to_numpy(gradient).item() for gradient in pull_back(ops.ones_like(y))]
+    assert to_numpy(y).item() == pytest.approx((y_0 + b / a) * growth - b / a, rel=1e-5)
+    by_a = (y_0 + b / a) * growth / 2.0 - b / a**2 * (growth - 1.0)
+    np.testing.assert_allclose(gradients, [growth, by_a, (growth - 1.0) / a], rtol=1e-4)
+
+
+def test_one_step_can_be_recomputed():
+    (y,) = solve_with_recomputation(
+        lambda time, _, state: state, (ops.ones([1, 1]),), [], 0.0, 1.0, "euler", 1
+    )
+    assert to_numpy(y).item() == 2.0
+
+
 @pytest.mark.parametrize(
     ("run", "options"),
     [
@@ -173,7 +220,8 @@ def test_gradients_are_those_of_matrix_exponentials(run, options, compiled):
     ],
 )
 def test_gradients_can_be_differentiated(run, options):
-    x, rate = (ops.convert_to_tensor(np.array(value, "float32")) for value in ([[0.5]], 0.7))
+    starts = np.array([[0.5], [0.25]])
+    x, rate = (ops.convert_to_tensor(value, dtype="float32") for value in (starts, 0.7))
 
     def differentiate(rate):
         def run_from(x):  # the solution of y' = r y^2 is x / (1 - r t x)
@@ -187,8 +235,10 @@ def test_gradients_can_be_differentiated(run, options):
 
     first, pull_back = vjp(differentiate, [rate])
     (second,) = pull_back(ops.ones_like(first))
-    assert to_numpy(first).item() == pytest.approx((1.0 - 0.35) ** -2, rel=1e-5)
-    assert to_numpy(second).item() == pytest.approx((1.0 - 0.35) ** -3, rel=1e-5)
+    shrinkage = 1.0 - 0.7 * starts
+    np.testing.assert_allclose(to_numpy(first), shrinkage**-2, rtol=1e-5)
+    expected = np.sum(2.0 * starts * shrinkage**-3)
+    assert to_numpy(second).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_forms_are_those_of_the_jacobian_matrix():
@@ -214,6 +264,18 @@ def test_forms_are_those_of_the_jacobian_matrix():
     [
         (lambda y: solve(follow, (y,), 0.0, 1.0, "rk5", 3), "one of .*'rk4'.*Received: .*'rk5'"),
         (lambda y: solve(follow, (y,), 0.0, 1.0, "rk4", 0), "Received: step_count=0"),
+        (
+            lambda y: solve_with_recomputation(follow, (y,), [], 0.0, 1.0, "rk4", 0),
+            "^`step_count` should be .* at least 1. Received: step_count=0",
+        ),
+        (
+            lambda _: check_solver("rk5"),
+            "^`solver` should be one of .*'dopri5'.* Received: solver=",
+        ),
+        (
+            lambda y: solve_adaptively(follow, (y,), 0.0, 1.0, max_step_count=0),
+            "^`max_step_count` should be .* at least 1. Received: max_step_count=0",
+        ),
         (lambda y: solve_adaptively(follow, (y,), 0.0, 1.0, rtol=0.0), "`rtol` should be positive"),
         (lambda y: solve_adaptively(follow, (y,), 0.0, 1.0, atol=-1.0), "`atol` should be pos"),
     ],

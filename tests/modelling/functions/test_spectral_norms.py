@@ -21,6 +21,17 @@ def test_bounds_are_norms_of_singular_values(shape, options, scale):
     np.testing.assert_allclose(to_numpy(bound), expected, rtol=1e-5)
 
 
+def test_equal_singular_values_have_the_loosest_bound():
+    bound = to_numpy(bound_spectral_norm(ops.eye(4, dtype="float64")))
+    np.testing.assert_allclose(bound, 4.0 ** (1.0 / 2**8), rtol=1e-10)
+
+
+def test_tiny_matrices_stay_bounded_from_above():
+    for scale in (1e-8, 1e-6):
+        bound = to_numpy(bound_spectral_norm(scale * ops.eye(2, dtype="float32")))
+        assert scale <= bound < 1e-5
+
+
 def test_zeros_have_a_bound_and_finite_gradients():
     zeros = ops.zeros([3, 2], "float32")
     bound, pull_back = vjp(bound_spectral_norm, [zeros])

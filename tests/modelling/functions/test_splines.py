@@ -191,6 +191,46 @@ def test_training_can_start_from_the_identity(spline):
         assert np.all(np.any(to_numpy(gradient) != 0.0, axis=0))
 
 
+@pytest.mark.parametrize("slope", [0.3, 0.8])
+def test_inverses_in_bins_without_a_bend_are_linear(slope):
+    # Of two bins of equal widths, the first one has this slope at both of its knots, too.
+    share = (slope / 2 - 1e-3) / (1 - 2e-3)
+    heights = [[np.log(share / (1 - share)), 0.0]]
+    slopes = np.full([1, 2], np.log(1 + np.expm1(slope - 1) / -np.expm1(1e-3 - 1)))
+    y = np.linspace(-BOUND, -BOUND + slope * BOUND, 12)[1:-1]
+    parameters = [tensor(v) for v in (np.zeros([1, 2]), heights, slopes)]
+    x, log_slope = circular_spline(tensor(y), *parameters, bound=BOUND, inverse=True)
+    np.testing.assert_allclose(to_numpy(x), (y + BOUND) / slope - BOUND, atol=1e-12)
+    np.testing.assert_allclose(to_numpy(log_slope), -np.log(slope), atol=1e-12)
+
+
+@BOTH
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("shape", [(6, 1), (2, 1, 3)])
+def test_axes_of_length_1_make_no_difference(spline, inverse, shape):
+    x, arguments = tensor(np.random.default_rng(1).uniform(-3, 3, 6)), parameters(spline, 6)
+    placed = [ops.reshape(v, (*shape, v.shape[-1])) for v in arguments]
+    found = spline(ops.reshape(x, shape), *placed, inverse=inverse)
+    for one, expected in zip(found, spline(x, *arguments, inverse=inverse), strict=True):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(expected).reshape(shape))
+
+
+@BOTH
+def test_splines_map_forwards_on_their_usual_intervals_unless_told(spline):
+    bound = 5.0 if spline is rational_quadratic_spline else np.pi
+    x, arguments = np.array([-0.9, 0.1, 0.9, 1.1]) * bound, parameters(spline, 4)
+    for found, expected in zip(
+        spline(tensor(x), *arguments),
+        spline(tensor(x), *arguments, bound=bound, inverse=False),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(to_numpy(found), to_numpy(expected))
+
+
+def test_intervals_may_be_short():
+    check_spline(8, 1e-3, 1e-3, 1e-3, 1e-3)
+
+
 @DTYPES
 @pytest.mark.parametrize("inverse", [False, True])
 def test_batch_in_the_tails_passes_unchanged_with_finite_gradients(dtype, inverse):

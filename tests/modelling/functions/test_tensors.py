@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+from gyoza.modelling.functions import tensors
 from gyoza.modelling.functions.tensors import (
     clip,
     fill,
@@ -40,15 +41,17 @@ def test_numbers_in_float64_are_compared_with_all_digits(function, expected):
     np.testing.assert_array_equal(to_numpy(function(x)), expected)
 
 
-@pytest.mark.parametrize(("value", "expected"), [(None, 0.0), (1.5, 1.5), (np.float64(-2.0), -2.0)])
+@pytest.mark.parametrize(("value", "expected"), [(None, 0.0), (1.5, 1.5), (np.float64(-0.1), -0.1)])
 @pytest.mark.parametrize("shape", [(), (3,), (3, 2)])
-def test_the_same_number_for_each_example(value, expected, shape):
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_same_number_for_each_example(value, expected, shape, dtype):
     x = ops.ones((4, *shape), "float16")
     inputs = keras.Input(shape, dtype="float16")
-    model = keras.Model(inputs, fill(value, inputs, "float32"))
-    for filled in (fill(value, x, "float32"), model(x)):
-        assert keras.backend.standardize_dtype(filled.dtype) == "float32"
-        np.testing.assert_array_equal(to_numpy(filled), np.full(4, expected, "float32"))
+    model = keras.Model(inputs, fill(value, inputs, dtype))
+    for filled in (fill(value, x, dtype), model(x)):
+        assert keras.backend.standardize_dtype(filled.dtype) == dtype
+        assert tuple(filled.shape) == (4,)
+        np.testing.assert_array_equal(to_numpy(filled), np.full(4, expected, dtype))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,7 @@ def test_the_same_number_for_each_example(value, expected, shape):
         ([0, 1, 2], True),
         ([1, 3, 5], True),
         ([3, 4], True),
+        ([1, 3], True),
         ([4, 3], False),
         ([0, 0], False),
         ([0, 2, 3], False),
@@ -67,7 +71,7 @@ def test_the_same_number_for_each_example(value, expected, shape):
     ],
 )
 def test_regular_indices_are_slices(indices, is_slice):
-    x = np.arange(12.0, dtype="float32").reshape(2, 6)
+    x = np.arange(12.0, dtype="float32").reshape(2, 1, 6)
     select = make_selector(np.array(indices, int))
     selected = to_numpy(select(ops.convert_to_tensor(x)))
     np.testing.assert_array_equal(selected, np.take(x, np.array(indices, int), axis=-1))
@@ -94,8 +98,42 @@ def test_whatever_is_like_a_tensor_becomes_one():
         assert ops.is_tensor(converted)
         assert not hasattr(converted, "assign")
         np.testing.assert_array_equal(to_numpy(converted), [1.0, 1.0])
-    with pytest.raises(ValueError, match=r"should be a tensor\. Received: None"):
+    with pytest.raises(ValueError, match=r"^What is to be .* a tensor\. Received: None$"):
         to_tensor(None)
+
+
+def test_types_of_tensors_are_remembered(monkeypatch):
+    monkeypatch.setattr(tensors, "PLAIN_TYPES", set())
+    tensor = ops.array([1.0, 1.0])
+    assert to_tensor(tensor) is tensor
+    assert {type(tensor)} == tensors.PLAIN_TYPES
+    to_tensor([2.0])
+    to_tensor(keras.Input((2,)))
+    to_tensor(Values().values)
+    assert {type(tensor)} == tensors.PLAIN_TYPES
+    assert to_tensor(tensor) is tensor
+
+
+class Frame:
+    """Is like a data frame."""
+
+    columns = ("a", "b")
+
+    def to_numpy(self):
+        return np.array([[1.0, 2.0]])
+
+
+def test_data_frames_become_tensors():
+    tensor = to_tensor(Frame())
+    assert ops.is_tensor(tensor)
+    np.testing.assert_array_equal(to_numpy(tensor), [[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("make", [ops.array, np.array, list])
+def test_whatever_is_like_an_array_becomes_one(make):
+    array = tensors.to_numpy(make([1.0, 2.0]))
+    assert type(array) is np.ndarray
+    np.testing.assert_array_equal(array, [1.0, 2.0])
 
 
 @pytest.mark.parametrize(

@@ -77,3 +77,14 @@ def test_points_that_are_not_finite_leave_others_alone(value):
 def test_equal_points_are_coupled_somehow():
     plan = np.exp(compute_plan(np.ones([4, 2], "float32"), np.ones([4, 2], "float32")))
     np.testing.assert_allclose(plan, 0.25, rtol=1e-5)
+
+
+def test_a_single_pair_has_all():
+    np.testing.assert_array_equal(compute_plan(normal(1, 2), normal(1, 2, seed=1)), [[0.0]])
+
+
+def test_places_of_both_groups_make_no_difference():
+    x, y = (np.round(64.0 * normal(8, 2, seed=k)) / 64.0 for k in range(2))
+    far = np.array([4096.0, -4096.0], "float32")
+    plans = [np.exp(compute_plan(x, points, entropy=0.5)) for points in (y, y + far)]
+    np.testing.assert_allclose(*plans, atol=1e-2)

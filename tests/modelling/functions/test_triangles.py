@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from gyoza.backend import jit
+from gyoza.backend import jit, vjp
 from gyoza.modelling.functions import triangles
 from gyoza.modelling.functions.triangles import create_diagonal, solve_triangle
 
@@ -28,6 +28,24 @@ def test_solutions_are_those_of_numpy(size, lower):
     right = random.normal(size=(size, 4))
     solved = solve(matrix, right, lower)
     np.testing.assert_allclose(solved, np.linalg.solve(matrix, right), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("size", [1, 3])
+def test_gradients_are_those_of_the_closed_form(size, lower):
+    random = np.random.default_rng(size)
+    matrix = random.normal(size=(size, size)) / size + 2 * np.eye(size)
+    take = np.tril if lower else np.triu
+    matrix, right, weights = take(matrix), *random.normal(size=(2, size, 4))
+    arguments = [ops.convert_to_tensor(values, "float32") for values in (matrix, right)]
+    _, pull_back = vjp(lambda *both: solve_triangle(*both, lower=lower), arguments)
+    gradients = pull_back(ops.convert_to_tensor(weights, "float32"))
+    of_matrix, of_right = map(ops.convert_to_numpy, gradients)
+    expected = np.linalg.solve(matrix.T, weights)
+    np.testing.assert_allclose(of_right, expected, rtol=1e-4, atol=1e-5)
+    expected = take(-expected @ np.linalg.solve(matrix, right).T)
+    np.testing.assert_allclose(take(of_matrix), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("way")
