@@ -176,7 +176,7 @@ def test_gradients_are_those_of_matrix_exponentials(run, options, compiled):
     np.testing.assert_allclose(to_numpy(of_matrix), expected, atol=2e-5)
 
 
-@pytest.mark.compiled_by("tensorflow")
+@pytest.mark.compiled_by
 @pytest.mark.parametrize(
     ("run", "options"),
     [(solve_with_recomputation, ("rk4", 16)), (solve_with_adjoint, (1e-6, 1e-6))],

@@ -205,6 +205,7 @@ def test_inverses_in_bins_without_a_bend_are_linear(slope):
 
 
 @BOTH
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("shape", [(6, 1), (2, 1, 3)])
 def test_axes_of_length_1_make_no_difference(spline, inverse, shape):
@@ -216,6 +217,7 @@ def test_axes_of_length_1_make_no_difference(spline, inverse, shape):
 
 
 @BOTH
+@pytest.mark.compiled_by("tensorflow")
 def test_splines_map_forwards_on_their_usual_intervals_unless_told(spline):
     bound = 5.0 if spline is rational_quadratic_spline else np.pi
     x, arguments = np.array([-0.9, 0.1, 0.9, 1.1]) * bound, parameters(spline, 4)

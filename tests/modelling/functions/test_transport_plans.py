@@ -79,10 +79,12 @@ def test_equal_points_are_coupled_somehow():
     np.testing.assert_allclose(plan, 0.25, rtol=1e-5)
 
 
+@pytest.mark.compiled_by("tensorflow")
 def test_a_single_pair_has_all():
     np.testing.assert_array_equal(compute_plan(normal(1, 2), normal(1, 2, seed=1)), [[0.0]])
 
 
+@pytest.mark.compiled_by("tensorflow")
 def test_places_of_both_groups_make_no_difference():
     x, y = (np.round(64.0 * normal(8, 2, seed=k)) / 64.0 for k in range(2))
     far = np.array([4096.0, -4096.0], "float32")

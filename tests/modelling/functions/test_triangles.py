@@ -31,6 +31,7 @@ def test_solutions_are_those_of_numpy(size, lower):
 
 
 @pytest.mark.usefixtures("way")
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("lower", [False, True])
 @pytest.mark.parametrize("size", [1, 3])
 def test_gradients_are_those_of_the_closed_form(size, lower):
