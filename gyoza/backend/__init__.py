@@ -273,7 +273,7 @@ def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
 
     Args:
         indices: Which entry of each row, non-negative integers, `[..., 1]`.
-        values: Tensors of one shape, `[..., size]`.
+        values: Tensors `[..., size]`, which are broadcast to the shape of `indices`.
 
     Returns:
         The entries of each tensor, `[...]`.

@@ -148,11 +148,16 @@ def has_slow_substitution(size: int) -> bool:
 
 def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
     chosen = tf.reshape(tf.cast(indices, "int64"), [-1])
-    starts = values[0].shape[-1] * tf.range(tf.size(chosen, tf.int64))
+    size = values[0].shape[-1]
+    starts = size * tf.range(tf.size(chosen, tf.int64))
     shape = tf.shape(indices)[:-1]
-    return [
-        tf.reshape(tf.gather(tf.reshape(value, [-1]), starts + chosen), shape) for value in values
-    ]
+
+    def take(value: Tensor) -> Tensor:
+        if value.shape.as_list()[:-1] != indices.shape.as_list()[:-1]:
+            value = tf.broadcast_to(value, tf.concat([shape, [size]], axis=0))
+        return tf.reshape(tf.gather(tf.reshape(value, [-1]), starts + chosen), shape)
+
+    return list(map(take, values))
 
 
 def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
