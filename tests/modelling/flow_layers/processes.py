@@ -11,8 +11,15 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gyoza.data import CategoricalPairs
 from gyoza.modelling.conditioners import MLP
-from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling, FlowModel
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AffineCoupling,
+    DisentanglingFlowModel,
+    FlowModel,
+)
+from gyoza.modelling.losses import SupervisedFactorLoss
 
 folder, rank, count, port = sys.argv[1], *map(int, sys.argv[2:])
 if count > 1:
@@ -36,16 +43,52 @@ def split_weights():
     )
 
 
-def train(x, batch_size):
-    """Returns losses and weights after two epochs."""
+class Share(keras.utils.PyDataset):
+    """The share of a process in the batches of a source of pairs."""
+
+    def __init__(self, source, rows):
+        super().__init__()
+        self.source, self.rows = source, rows
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        return keras.tree.map_structure(lambda array: array[self.rows], self.source[index])
+
+    def on_epoch_end(self):
+        self.source.on_epoch_end()
+
+
+def train_on_arrays(rows):
+    """Trains on some rows of each batch."""
+    x = X.reshape(-1, BATCH_SIZE, 4)[:, rows]
+    return train(FlowModel, X, x.reshape(-1, 4), x.shape[1])
+
+
+def train_on_pairs(rows):
+    """Trains on some rows of each batch of pairs, and adapts to all pairs of the first epoch."""
+    source = CategoricalPairs(X, np.arange(len(X)) % 2, BATCH_SIZE, seed=0)
+    loss = SupervisedFactorLoss([2, 2])
+    return train(DisentanglingFlowModel, source, Share(source, rows), loss=loss)
+
+
+def train(make, everything, x, batch_size=None, **options):
+    """Returns losses, weights, densities and samples after two epochs."""
     keras.utils.set_random_seed(0)
     coupling = AffineCoupling(compute_coupling_parameters=MLP([4]))
-    model = FlowModel([ActivationNormalization(), coupling])
+    model = make([ActivationNormalization(), coupling])
     model.build((None, 4))
-    model.adapt(X)
-    model.compile(keras.optimizers.SGD(1e-2))
+    model.adapt(everything)
+    model.compile(keras.optimizers.SGD(1e-2), **options)
     history = model.fit(x, batch_size=batch_size, epochs=2, shuffle=False, verbose=0).history
-    return [np.asarray(history["loss"]), *(gather(w.value) for w in model.weights)]
+    weights = [gather(weight.value) for weight in model.weights]
+    return [
+        np.asarray(history["loss"]),
+        *weights,
+        gather(model.log_prob(X)),
+        gather(model.sample(3, seed=1)),
+    ]
 
 
 def gather(value):
@@ -54,11 +97,12 @@ def gather(value):
 
 
 # A process has its share of each batch, or all of it where the weights are split.
-share = X.reshape(-1, count, BATCH_SIZE // count, 4)[:, rank].reshape(-1, 4)
-for name, make, inputs, size in (
-    ("batches", split_batches, share, BATCH_SIZE // count),
-    ("weights", split_weights, X, BATCH_SIZE),
+size = BATCH_SIZE // count
+for name, make, rows in (
+    ("batches", split_batches, slice(rank * size, (rank + 1) * size)),
+    ("weights", split_weights, slice(None)),
 ):
     if count > 1:
         keras.distribution.set_distribution(make())
-    np.savez(f"{folder}/{name}_{rank}_of_{count}.npz", *train(inputs, size))
+    for data, train_on in (("arrays", train_on_arrays), ("pairs", train_on_pairs)):
+        np.savez(f"{folder}/{name}_{data}_{rank}_of_{count}.npz", *train_on(rows))

@@ -1,15 +1,18 @@
 """Trains models on one and on two devices of TensorFlow, in a process of its own.
 
-It prints, as JSON, the largest differences between the two, and samples that replicas draw.
+It prints, as JSON, the largest differences between the two. As `replicas.py arrays`, it trains on
+arrays, and prints samples that replicas draw, too; as `replicas.py sources`, on sources of pairs.
 """
 
 import json
+import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from gyoza.callbacks import ResumableTraining
+from gyoza.data import CategoricalPairs, ContinuousPairs
 from gyoza.modelling.autoencoders import VariationalAutoencoder
 from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.flow_layers import (
@@ -51,23 +54,28 @@ def make_autoencoder():
 
 
 def train(
-    strategy, make, x, y=None, sample_weight=None, methods=False, adapts=False, **compile_options
+    strategy, make, x, y=None, sample_weight=None, methods=False, adapts=None, **compile_options
 ):
     """Trains a model, and returns all numbers that should not depend on the devices.
 
     Those of `log_prob` and `sample` are among them if there are to be `methods`. A model that
-    `adapts` is built when it does, outside of the scope of the strategy.
+    `adapts`, `"within"` or `"outside"` of the scope of the strategy, is built when it does.
     """
     keras.utils.set_random_seed(0)
+    data = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": 8, "verbose": 0}
+    if isinstance(x, keras.utils.PyDataset):
+        x.set_epoch(0)
+        data["batch_size"] = None
     with strategy.scope():
         model = make()
-        if not adapts:
+        if adapts is None:
             model.build((None, 4))
+        if adapts == "within":
+            model.adapt(x)
         # Keras leaves out XLA on several devices, and it takes longest to compile.
         model.compile(keras.optimizers.SGD(1e-3), jit_compile=False, **compile_options)
-    if adapts:
+    if adapts == "outside":
         model.adapt(x)
-    data = {"x": x, "y": y, "sample_weight": sample_weight, "batch_size": 8, "verbose": 0}
     history = model.fit(**data, shuffle=False, epochs=2).history
     evaluated = model.evaluate(**data, return_dict=True)
     numbers = [*history.values(), *evaluated.values(), *model.get_weights()]
@@ -112,24 +120,46 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 ONE, TWO = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 factors = SupervisedFactorLoss([2, 2])
-samples, variational = draw()
-results = {
-    "likelihood": compare(
-        lambda: FlowModel(make_layers()),
-        X,
-        sample_weight=WEIGHTS,
-        methods=True,
-        metrics=[BitsPerDimension()],
-    ),
-    "memory_efficient": compare(
-        lambda: FlowModel(make_layers(), memory_efficient=True), X, adapts=True
-    ),
-    "pairs": compare(
-        lambda: DisentanglingFlowModel(make_layers()), (X[:16], X[16:]), CORRELATIONS, loss=factors
-    ),
-    "autoencoder": compare(make_autoencoder, X, sample_weight=WEIGHTS),
-    "variational": variational,
-    "samples": samples,
-    "refusal": find_refusal(),
-}
-print(json.dumps(results))
+
+
+def compare_on_arrays():
+    samples, variational = draw()
+    return {
+        "likelihood": compare(
+            lambda: FlowModel(make_layers()),
+            X,
+            sample_weight=WEIGHTS,
+            methods=True,
+            metrics=[BitsPerDimension()],
+        ),
+        "memory_efficient": compare(
+            lambda: FlowModel(make_layers(), memory_efficient=True), X, adapts="outside"
+        ),
+        "pairs": compare(
+            lambda: DisentanglingFlowModel(make_layers()),
+            (X[:16], X[16:]),
+            CORRELATIONS,
+            loss=factors,
+        ),
+        "autoencoder": compare(make_autoencoder, X, sample_weight=WEIGHTS),
+        "variational": variational,
+        "samples": samples,
+        "refusal": find_refusal(),
+    }
+
+
+def compare_on_sources():
+    labels, values = np.arange(32) % 2, RANDOM.normal(size=32)
+    options = {"methods": True, "adapts": "within", "loss": factors}
+    return {
+        type(source).__name__: compare(
+            lambda: DisentanglingFlowModel(make_layers()), source, **options
+        )
+        for source in (
+            CategoricalPairs(X, labels, 8, seed=0),
+            ContinuousPairs(X, values, 0.9, 8, seed=0),
+        )
+    }
+
+
+print(json.dumps({"arrays": compare_on_arrays, "sources": compare_on_sources}[sys.argv[1]]()))
