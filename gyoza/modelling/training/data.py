@@ -296,3 +296,8 @@ class TakesData(WritesFiles):
     def _during_run(self, x: Any) -> AbstractContextManager[None]:
         """Returns the context in which Keras evaluates or predicts."""
         return nullcontext()
+
+
+# What is passed on is written out for those who ask, such as editors and the reference.
+for _name, _signature in _SIGNATURES.items():
+    getattr(TakesData, _name).__signature__ = _signature
