@@ -149,13 +149,17 @@ def has_slow_substitution(size: int) -> bool:
 def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
     chosen = tf.reshape(tf.cast(indices, "int64"), [-1])
     size = values[0].shape[-1]
-    starts = size * tf.range(tf.size(chosen, tf.int64))
+    rows = tf.range(tf.size(chosen, tf.int64))
     shape = tf.shape(indices)[:-1]
 
     def take(value: Tensor) -> Tensor:
-        if value.shape.as_list()[:-1] != indices.shape.as_list()[:-1]:
+        lengths = indices.shape.as_list()[:-1]
+        if value.shape.as_list()[:-1] != lengths:
             value = tf.broadcast_to(value, tf.concat([shape, [size]], axis=0))
-        return tf.reshape(tf.gather(tf.reshape(value, [-1]), starts + chosen), shape)
+        place = rows
+        if None in lengths:  # the first axis may have length 1, which tells only when it is run
+            place = rows % tf.maximum(tf.size(value, tf.int64) // size, 1)
+        return tf.reshape(tf.gather(tf.reshape(value, [-1]), size * place + chosen), shape)
 
     return list(map(take, values))
 

@@ -29,3 +29,18 @@ def test_entries_and_gradients_are_those_of_keras(shape, is_shared):
             arrays = map(keras.ops.convert_to_numpy, (value, of_keras))
             np.testing.assert_allclose(*arrays, rtol=1e-6)  # sums of gradients
             assert value.shape == of_keras.shape
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shapes are known elsewhere")
+@pytest.mark.parametrize("xla", [False, True])
+def test_entries_that_are_shared_are_found_where_lengths_are_unknown(xla):
+    import tensorflow as tf
+
+    random = np.random.default_rng(0)
+    values = random.normal(size=[1, 2, 4]).astype("float32")
+    indices = random.integers(4, size=[5, 2, 1]).astype("int32")
+    kinds = [tf.TensorSpec([None, 2, 1], "int32"), tf.TensorSpec([None, 2, 4], "float32")]
+    take = tf.function(take_along_last, jit_compile=xla, input_signature=kinds)
+    expected = np.take_along_axis(np.broadcast_to(values, [5, 2, 4]), indices, axis=-1)[..., 0]
+    np.testing.assert_array_equal(take(indices, values)[0], expected)
+    assert take(indices[:0], values[:0])[0].shape == (0, 2)

@@ -8,19 +8,20 @@ import pandas as pd
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.conditioners import MADE, MLP
+from gyoza.modelling.conditioners import MADE, MLP, VelocityMLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     Affine,
     AffineCoupling,
     Columns,
+    FlowMatchingModel,
     FlowModel,
     Inverse,
     MaskedAffine,
     Softplus,
     Standardize,
 )
-from gyoza.modelling.flow_layers.discrete import find_degenerate
+from gyoza.modelling.flow_layers.discrete import find_degenerate, find_stretched
 from gyoza.modelling.tables import frame_to_array, get_names
 
 
@@ -187,6 +188,35 @@ def test_columns_of_contexts_in_another_order_are_refused():
             use()
 
 
+def test_flow_matching_refuses_columns_in_another_order_in_every_method():
+    frame = make_frame()
+    c = frame[["price", "rooms"]].astype("float32")
+    x = np.random.default_rng(0).normal(size=[len(frame), 2]).astype("float32")
+    model = FlowMatchingModel(VelocityMLP([4]))
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="should have one row for each instance"):
+        model.fit({"inputs": x[:10], "context": c[["rooms", "price"]]}, verbose=0)
+    model.fit({"inputs": x, "context": c}, verbose=0)  # what failed does not count
+    other = c[["rooms", "price"]][:5]
+    for use in (
+        lambda: model.log_prob(x[:5], context=other),
+        lambda: model.sample(5, context=other),
+        lambda: model.sample(5, context=other, steps=2),
+        lambda: model.fit({"inputs": x[:5], "context": other}, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=r"such as in `frame\[\['price', 'rooms'\]\]`"):
+            use()
+
+
+def test_the_order_of_columns_is_known_after_arrays_too():
+    frame = make_frame().astype("float32")
+    model = FlowModel([Standardize()])
+    model.adapt(frame)
+    model.log_prob(frame.to_numpy())
+    with pytest.raises(ValueError, match="The columns of a data frame should be in the order"):
+        model.log_prob(frame[["rooms", "price", "is_new"]])
+
+
 def test_adapt_names_columns_that_are_constant_or_repeat_others():
     random = np.random.default_rng(0)
     x = random.normal(size=[50, 2])
@@ -208,6 +238,8 @@ def test_adapt_names_columns_that_a_few_values_scale():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         FlowModel([ActivationNormalization()]).adapt(frame)
+    x = random.normal(size=[4000, 1])
+    assert not len(find_stretched(x + 100.0 * (np.arange(4000)[:, None] % 2)))  # not a few
     frame.loc[17, "price"] = 1e6
     model = FlowModel([FlowModel([ActivationNormalization(), Affine(scale=2.0)])])
     with pytest.warns(UserWarning, match="in column 1: "):

@@ -18,6 +18,7 @@ from gyoza.modelling.functions.checks import (
     check_integer,
     check_not_negative,
     check_positive,
+    check_time,
 )
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.solvers import State, check_solver
@@ -44,13 +45,6 @@ def refine_steps() -> Iterator[None]:
 
 # By how much tensors of times may be outside of [0, 1], as in the last step of a solver.
 _ROUNDING = 1e-5
-
-
-def _check_time(name: str, time: Any) -> None:
-    """Raises a `ValueError` unless a time, or all of an array, are in [0, 1]."""
-    times = np.asarray(time)
-    if times.dtype.kind not in "fiu" or not np.all((times >= 0.0) & (times <= 1.0)):
-        raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time!r}")
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -216,8 +210,9 @@ class ContinuousFlow(ConditionalFlowLayer):
             ValueError: If the time is a number outside of [0, 1], or an array of NumPy with one.
         """
         if not hasattr(time, "shape") or isinstance(time, np.ndarray | np.generic):
-            _check_time("time", time)
+            check_time("time", time)
             return self._run_velocity(x, time, context, training)
+        time = ops.cast(time, self.log_det_dtype)
         marks = ops.where(ops.abs(time - 0.5) <= 0.5 + _ROUNDING, 0.0, math.nan)
         marks = ops.broadcast_to(marks, (ops.shape(x)[0], 1))
         return mark_rows(self._run_velocity(x, time, context, training), marks)
@@ -232,6 +227,12 @@ class ContinuousFlow(ConditionalFlowLayer):
         if context is not None:
             parts.append(ops.cast(context, self.compute_dtype))
         return ops.cast(self.velocity(parts, training=training), x.dtype)
+
+    @property
+    def _unchecked_velocity(self) -> Callable[..., Tensor]:
+        """What computes velocities without a check of times, unless a subclass has its own."""
+        is_own = type(self).compute_velocity is ContinuousFlow.compute_velocity
+        return self._run_velocity if is_own else self.compute_velocity
 
     def _follow(
         self,
@@ -249,9 +250,9 @@ class ContinuousFlow(ConditionalFlowLayer):
 
         def move(time: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             if vectors is None:
-                return (self._run_velocity(x, time, *others),)
+                return (self._unchecked_velocity(x, time, *others),)
             velocity, products = compute_products(
-                lambda x, *others: self._run_velocity(x, time, *others), x, vectors, others
+                lambda x, *others: self._unchecked_velocity(x, time, *others), x, vectors, others
             )
             trace = combine(compute_quadratic_forms(products, vectors), axis=0)
             if not has_penalty:
@@ -364,8 +365,8 @@ class ContinuousFlow(ConditionalFlowLayer):
             >>> layer.transport(z, stop=0.5).shape == (2, 3)
             True
         """
-        _check_time("start", start)
-        _check_time("stop", stop)
+        check_time("start", start)
+        check_time("stop", stop)
         if not self.built:
             raise ValueError(
                 f"Layer '{self.name}' should be built before points are moved: call it once. "

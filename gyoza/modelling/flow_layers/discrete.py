@@ -110,7 +110,8 @@ def find_stretched(x: Array) -> Array:
     """
     if len(x) < _LEAST_ROWS:
         return np.zeros(0, "int64")
-    first, last = np.quantile(x[:: -(-len(x) // _MOST_ROWS)], [0.25, 0.75], axis=0)
+    rows = np.random.default_rng(0).permutation(len(x))[:_MOST_ROWS]
+    first, last = np.quantile(x[rows], [0.25, 0.75], axis=0)
     spread = np.std(x, axis=0, dtype="float64")
     return np.flatnonzero((last > first) & (spread > _LARGE * (last - first)))
 

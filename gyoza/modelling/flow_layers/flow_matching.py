@@ -229,7 +229,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         time = draw_uniform((count, 1), data.dtype, self.seed_generator)
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
         points, expected = PATHS[self.paths](source, data, times)
-        velocity = self._continuous._run_velocity(points, time, codes, training)
+        velocity = self._continuous._unchecked_velocity(points, time, codes, training)
         return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
 
     def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Tensor:
@@ -357,6 +357,22 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         """Computes the mean over the instances; see `keras.Model.compute_loss`."""
         self._check_targets(y)
         return average_losses(y_pred, sample_weight, self.losses)
+
+    @property
+    def _input_order(self) -> tuple[str, ...] | None:
+        return self.flow._input_order
+
+    @_input_order.setter
+    def _input_order(self, names: tuple[str, ...] | None) -> None:
+        self.flow._input_order = names
+
+    @property
+    def _context_order(self) -> tuple[str, ...] | None:
+        return self.flow._context_order
+
+    @_context_order.setter
+    def _context_order(self, names: tuple[str, ...] | None) -> None:
+        self.flow._context_order = names
 
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ __all__ = [
     "check_finite",
     "check_positive",
     "check_not_negative",
+    "check_time",
 ]
 
 
@@ -113,3 +114,10 @@ def check_not_negative(name: str, values: Tensor) -> Array:
     if not np.all(array >= 0.0):
         raise ValueError(f"`{name}` should not be negative. Received: {name}={values}")
     return array
+
+
+def check_time(name: str, time: Any) -> None:
+    """Raises a `ValueError` unless a time, or all of an array, are in [0, 1]."""
+    times = np.asarray(time)
+    if times.dtype.kind not in "fiu" or not np.all((times >= 0.0) & (times <= 1.0)):
+        raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time!r}")

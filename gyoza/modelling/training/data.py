@@ -158,9 +158,11 @@ class TakesData(WritesFiles):
     Weights of instances count whether there are targets or not.
     """
 
-    # Those of the last data frame that the model was given, and of the last frame of contexts.
+    # Those of the last data, if it was a frame, for messages.
     _column_names: tuple[str, ...] | None = None
-    _context_names: tuple[str, ...] | None = None
+    # Those of the last frames of inputs and contexts, in whose order columns have to stay.
+    _input_order: tuple[str, ...] | None = None
+    _context_order: tuple[str, ...] | None = None
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
@@ -178,10 +180,15 @@ class TakesData(WritesFiles):
         Returns:
             The `keras.callbacks.History`.
         """
-        arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
-        _check_not_empty(arguments["x"])
-        with self._during_fit(arguments) as arguments:
-            return super().fit(**_prepare_callbacks(self, arguments))
+        orders = self._input_order, self._context_order
+        try:
+            arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
+            _check_not_empty(arguments["x"])
+            with self._during_fit(arguments) as arguments:
+                return super().fit(**_prepare_callbacks(self, arguments))
+        except Exception:
+            self._input_order, self._context_order = orders
+            raise
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
@@ -253,10 +260,9 @@ class TakesData(WritesFiles):
         The model keeps them for its messages, and rejects the same columns in another order. They
         are not saved with it.
         """
-        names, known = get_names(x), self._column_names
-        if names != known:
-            self._check_order(names, known)
-            self._column_names = names
+        names = self._column_names = get_names(x)
+        if names is not None:
+            self._input_order = self._check_order(names, self._input_order)
         if isinstance(x, dict) and "context" in x:
             x = {**x, "context": self._read_context(x["context"])}
         if names is not None:
@@ -269,17 +275,20 @@ class TakesData(WritesFiles):
         """Returns contexts as `to_arrays` does, and rejects known columns in another order."""
         names = get_names(context)
         if names is not None:
-            self._check_order(names, self._context_names)
-            self._context_names = names
+            self._context_order = self._check_order(names, self._context_order)
         return to_arrays(context)
 
-    def _check_order(self, names: tuple[str, ...] | None, known: tuple[str, ...] | None) -> None:
-        if names and known and names != known and sorted(names) == sorted(known):
+    def _check_order(
+        self, names: tuple[str, ...], known: tuple[str, ...] | None
+    ) -> tuple[str, ...]:
+        """Returns names of columns, or raises an error if they are known in another order."""
+        if known and names != known and sorted(names) == sorted(known):
             raise ValueError(
                 f"The columns of a data frame should be in the order in which '{self.name}' was "
                 f"given them before, such as in `frame[{list(known)}]`. "
                 f"Received: the columns {list(names)}"
             )
+        return names
 
     def _check_inputs(self, inputs: Any) -> None:
         """Raises an error if inputs are not what the model can be given."""

@@ -327,6 +327,19 @@ def test_velocities_at_tensors_of_times_outside_are_nan():
     expected = to_numpy(layer.compute_velocity(x, np.clip(np.float32(times), 0.0, 1.0)))
     np.testing.assert_allclose(velocity[1:3], expected[1:3], atol=1e-5)
     assert np.isnan(to_numpy(layer.compute_velocity(x, ops.convert_to_tensor(2.0)))).all()
+    last = to_numpy(layer.compute_velocity(x, ops.convert_to_tensor(1)))
+    np.testing.assert_allclose(last, to_numpy(layer.compute_velocity(x, 1.0)))
+
+
+def test_velocities_of_a_subclass_are_those_that_are_followed():
+    class Constant(ContinuousFlow):
+        def compute_velocity(self, x, *args, **kwargs):
+            return ops.ones_like(x)
+
+    x = ops.zeros([2, 3])
+    layer = Constant(VelocityMLP([4]))
+    layer(x)
+    np.testing.assert_allclose(to_numpy(layer.invert(x)), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
