@@ -37,7 +37,7 @@ EVERY = pytest.mark.parametrize(
 )
 # How many points grids have along an axis, and how many standard deviations they reach from the
 # mean.
-GRIDS = {1: (4001, 12.0), 2: (301, 12.0), 4: (25, 7.0)}
+GRIDS = {1: (4001, 12.0), 2: (501, 10.0), 4: (25, 7.0)}
 
 
 def test_every_application_has_a_case():
