@@ -359,20 +359,13 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         return average_losses(y_pred, sample_weight, self.losses)
 
     @property
-    def _input_order(self) -> tuple[str, ...] | None:
-        return self.flow._input_order
+    def _orders(self) -> Any:
+        """The order of columns, which methods of the flow have to know, too."""
+        return self.flow._orders
 
-    @_input_order.setter
-    def _input_order(self, names: tuple[str, ...] | None) -> None:
-        self.flow._input_order = names
-
-    @property
-    def _context_order(self) -> tuple[str, ...] | None:
-        return self.flow._context_order
-
-    @_context_order.setter
-    def _context_order(self, names: tuple[str, ...] | None) -> None:
-        self.flow._context_order = names
+    @_orders.setter
+    def _orders(self, orders: Any) -> None:
+        self.flow._orders = orders
 
     @contextlib.contextmanager
     def _during_fit(self, arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -203,7 +203,7 @@ class Sampling:
             if key not in self._flows:
                 self._flows[key] = self._make_flow(*key)
             flow = self._flows[key]
-            flow._context_order = self.flow._context_order
+            flow._orders = self.flow._orders
             if guidance is not None:
                 flow._flow_layers_[-1].velocity.guidance.assign(guidance)
                 yield flow

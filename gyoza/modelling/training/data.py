@@ -161,8 +161,7 @@ class TakesData(WritesFiles):
     # Those of the last data, if it was a frame, for messages.
     _column_names: tuple[str, ...] | None = None
     # Those of the last frames of inputs and contexts, in whose order columns have to stay.
-    _input_order: tuple[str, ...] | None = None
-    _context_order: tuple[str, ...] | None = None
+    _orders: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
@@ -180,14 +179,14 @@ class TakesData(WritesFiles):
         Returns:
             The `keras.callbacks.History`.
         """
-        orders = self._input_order, self._context_order
+        orders = self._orders
         try:
             arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
             _check_not_empty(arguments["x"])
             with self._during_fit(arguments) as arguments:
                 return super().fit(**_prepare_callbacks(self, arguments))
         except Exception:
-            self._input_order, self._context_order = orders
+            self._orders = orders
             raise
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -262,7 +261,8 @@ class TakesData(WritesFiles):
         """
         names = self._column_names = get_names(x)
         if names is not None:
-            self._input_order = self._check_order(names, self._input_order)
+            inputs, contexts = self._orders
+            self._orders = self._check_order(names, inputs), contexts
         if isinstance(x, dict) and "context" in x:
             x = {**x, "context": self._read_context(x["context"])}
         if names is not None:
@@ -275,7 +275,8 @@ class TakesData(WritesFiles):
         """Returns contexts as `to_arrays` does, and rejects known columns in another order."""
         names = get_names(context)
         if names is not None:
-            self._context_order = self._check_order(names, self._context_order)
+            inputs, contexts = self._orders
+            self._orders = inputs, self._check_order(names, contexts)
         return to_arrays(context)
 
     def _check_order(

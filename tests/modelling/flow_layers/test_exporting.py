@@ -348,7 +348,7 @@ def test_onnx_runs_or_names_what_its_converter_leaves(tmp_path):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="others write other operations")
 def test_onnx_chooses_among_numbers_that_are_not_finite(tmp_path):
-    """As `where` does, of which the converter makes c x + y (1 - c), in a loop, too."""
+    """Chooses by `where`, which the converter writes as c x + y (1 - c), also in a loop."""
     import_onnx()
 
     def halve(x):
