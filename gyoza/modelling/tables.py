@@ -11,7 +11,7 @@ import numpy as np
 
 from gyoza.typing import Array
 
-__all__ = ["is_frame", "frame_to_array", "get_names", "describe_columns"]
+__all__ = ["is_frame", "frame_to_array", "get_columns", "get_names", "describe_columns"]
 
 
 def is_frame(data: Any) -> bool:
@@ -59,22 +59,37 @@ def _to_numbers(name: Any, column: Any) -> Array:
     return values.astype("float64")
 
 
-def get_names(data: Any) -> tuple[str, ...] | None:
-    """Returns the names of the columns of inputs, if they have some.
+def get_columns(data: Any) -> tuple[Any, ...] | None:
+    """Returns what the columns of inputs are called, in their order, be it names or numbers.
 
     Args:
-        data: Inputs, or a dictionary with `inputs`, or a pair of inputs that are alike.
+        data: Inputs, or a dictionary with `inputs`, or a pair of inputs that are alike. Or a row of
+            a data frame, whose index has the names of columns.
 
     Returns:
-        The names, or `None` where the inputs are not a data frame, or its columns have no names.
+        The columns, or `None` where there is neither a data frame nor such a row.
     """
     if isinstance(data, dict):
         data = data.get("inputs")
     if isinstance(data, tuple) and data:
         data = data[0]
-    if not is_frame(data) or not all(isinstance(name, str) for name in data.columns):
-        return None
-    return tuple(data.columns)
+    if is_frame(data):
+        return tuple(data.columns)
+    is_row = hasattr(data, "to_numpy") and all(
+        isinstance(name, str) for name in getattr(data, "index", [0])
+    )
+    return tuple(data.index) if is_row else None
+
+
+def get_names(data: Any) -> tuple[str, ...] | None:
+    """Returns the names of columns; see :func:`get_columns`.
+
+    Returns:
+        The names, or `None` where columns have none, or not all of them.
+    """
+    columns = get_columns(data)
+    has_names = columns is not None and all(isinstance(name, str) for name in columns)
+    return columns if has_names else None
 
 
 def describe_columns(columns: Iterable[int], names: Sequence[str] | None) -> str:

@@ -217,6 +217,21 @@ def test_the_order_of_columns_is_known_after_arrays_too():
         model.log_prob(frame[["rooms", "price", "is_new"]])
 
 
+def test_the_order_of_numbered_columns_and_of_rows_is_known():
+    random = np.random.default_rng(0)
+    x = pd.DataFrame(random.normal(size=[50, 3]).astype("float32"))
+    c = pd.DataFrame(random.normal(size=[50, 2]), columns=["size", "age"]).astype("float32")
+    coupling = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    model = FlowModel([coupling])
+    model.compile("sgd")
+    model.fit({"inputs": x, "context": c}, verbose=0)
+    with pytest.raises(ValueError, match=r"such as in `frame\[\[0, 1, 2\]\]`"):
+        model.log_prob(x[[2, 0, 1]], context=c)
+    assert model.log_prob(x[:2], context=c.iloc[0]).shape == (2,)
+    with pytest.raises(ValueError, match=r"such as in `frame\[\['size', 'age'\]\]`"):
+        model.sample(2, context=c[["age", "size"]].iloc[0])
+
+
 def test_adapt_names_columns_that_are_constant_or_repeat_others():
     random = np.random.default_rng(0)
     x = random.normal(size=[50, 2])

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import flatten_layers
-from gyoza.modelling.tables import frame_to_array, get_names, is_frame
+from gyoza.modelling.tables import frame_to_array, get_columns, get_names, is_frame
 from gyoza.modelling.training.files import WritesFiles
 from gyoza.typing import Tensor
 
@@ -161,7 +161,7 @@ class TakesData(WritesFiles):
     # Those of the last data, if it was a frame, for messages.
     _column_names: tuple[str, ...] | None = None
     # Those of the last frames of inputs and contexts, in whose order columns have to stay.
-    _orders: tuple[tuple[str, ...] | None, tuple[str, ...] | None] = (None, None)
+    _orders: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None] = (None, None)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`.
@@ -259,12 +259,11 @@ class TakesData(WritesFiles):
         The model keeps them for its messages, and rejects the same columns in another order. They
         are not saved with it.
         """
-        names = self._column_names = get_names(x)
-        if names is not None:
-            inputs, contexts = self._orders
-            self._orders = self._check_order(names, inputs), contexts
+        inputs, contexts = self._orders
+        self._orders = self._check_order(get_columns(x), inputs), contexts
         if isinstance(x, dict) and "context" in x:
             x = {**x, "context": self._read_context(x["context"])}
+        names = self._column_names = get_names(x)
         if names is not None:
             for layer in flatten_layers(self):
                 if hasattr(layer, "take_names"):
@@ -273,23 +272,23 @@ class TakesData(WritesFiles):
 
     def _read_context(self, context: Any) -> Any:
         """Returns contexts as `to_arrays` does, and rejects known columns in another order."""
-        names = get_names(context)
-        if names is not None:
-            inputs, contexts = self._orders
-            self._orders = inputs, self._check_order(names, contexts)
+        inputs, contexts = self._orders
+        self._orders = inputs, self._check_order(get_columns(context), contexts)
         return to_arrays(context)
 
     def _check_order(
-        self, names: tuple[str, ...], known: tuple[str, ...] | None
-    ) -> tuple[str, ...]:
-        """Returns names of columns, or raises an error if they are known in another order."""
-        if known and names != known and sorted(names) == sorted(known):
+        self, columns: tuple[Any, ...] | None, known: tuple[Any, ...] | None
+    ) -> tuple[Any, ...] | None:
+        """Returns the columns to remember, or raises an error if they have another order."""
+        if columns is None or known is None or columns == known:
+            return columns or known
+        if len(columns) == len(known) and set(columns) == set(known):
             raise ValueError(
                 f"The columns of a data frame should be in the order in which '{self.name}' was "
                 f"given them before, such as in `frame[{list(known)}]`. "
-                f"Received: the columns {list(names)}"
+                f"Received: the columns {list(columns)}"
             )
-        return names
+        return columns
 
     def _check_inputs(self, inputs: Any) -> None:
         """Raises an error if inputs are not what the model can be given."""
