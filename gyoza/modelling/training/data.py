@@ -259,11 +259,12 @@ class TakesData(WritesFiles):
         The model keeps them for its messages, and rejects the same columns in another order. They
         are not saved with it.
         """
-        inputs, contexts = self._orders
-        self._orders = self._check_order(get_columns(x), inputs), contexts
+        self._note_order(0, x)
         if isinstance(x, dict) and "context" in x:
             x = {**x, "context": self._read_context(x["context"])}
-        names = self._column_names = get_names(x)
+        names = get_names(x)
+        if names != self._column_names:
+            self._column_names = names
         if names is not None:
             for layer in flatten_layers(self):
                 if hasattr(layer, "take_names"):
@@ -272,23 +273,22 @@ class TakesData(WritesFiles):
 
     def _read_context(self, context: Any) -> Any:
         """Returns contexts as `to_arrays` does, and rejects known columns in another order."""
-        inputs, contexts = self._orders
-        self._orders = inputs, self._check_order(get_columns(context), contexts)
+        self._note_order(1, context)
         return to_arrays(context)
 
-    def _check_order(
-        self, columns: tuple[Any, ...] | None, known: tuple[Any, ...] | None
-    ) -> tuple[Any, ...] | None:
-        """Returns the columns to remember, or raises an error if they have another order."""
-        if columns is None or known is None or columns == known:
-            return columns or known
-        if len(columns) == len(known) and set(columns) == set(known):
+    def _note_order(self, part: int, data: Any) -> None:
+        """Remembers the columns of inputs (0) or contexts (1), unless their order has changed."""
+        columns, known = get_columns(data), self._orders[part]
+        if columns is None or columns == known:
+            return
+        if known and len(columns) == len(known) and set(columns) == set(known):
             raise ValueError(
                 f"The columns of a data frame should be in the order in which '{self.name}' was "
                 f"given them before, such as in `frame[{list(known)}]`. "
                 f"Received: the columns {list(columns)}"
             )
-        return columns
+        inputs, contexts = self._orders
+        self._orders = (columns, contexts) if part == 0 else (inputs, columns)
 
     def _check_inputs(self, inputs: Any) -> None:
         """Raises an error if inputs are not what the model can be given."""
