@@ -24,8 +24,11 @@ def to_arrays(data: Any) -> Any:
 
     Args:
         data: An array, tensor, data frame or list of numbers, or a tuple, list or dictionary of
-            such. Or anything else that Keras takes.
+            such. Or a generator, whose arrays are copied, as it may fill the same ones again before
+            they have been read. Or anything else that Keras takes.
     """
+    if isinstance(data, GeneratorType) and data.gi_frame is not None:
+        return (keras.tree.map_structure(_copy, batch, none_is_leaf=False) for batch in data)
     if is_frame(data):
         return frame_to_array(data)
     if hasattr(data, "to_numpy"):  # one column
@@ -39,6 +42,10 @@ def to_arrays(data: Any) -> Any:
     if isinstance(data, dict):
         return {name: to_arrays(part) for name, part in data.items()}
     return data
+
+
+def _copy(x: Any) -> Any:
+    return x.copy() if isinstance(x, np.ndarray) else x
 
 
 def _holds_numbers(data: Any) -> bool:
@@ -234,6 +241,8 @@ class TakesData(WritesFiles):
         if isinstance(validation_data, tuple | list):
             validation_data = keras.utils.unpack_x_y_sample_weight(validation_data)
             arguments["validation_data"] = self._prepare_data(*validation_data)
+        elif validation_data is not None:
+            arguments["validation_data"] = to_arrays(validation_data)
         return arguments
 
     def _prepare_data(

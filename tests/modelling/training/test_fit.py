@@ -96,6 +96,25 @@ def test_data_sets_are_fitted_in_steps_at_once(drop_remainder):
     assert counting.count == (3 if drop_remainder else 24)
 
 
+def test_generators_may_fill_the_same_arrays_again():
+    """Even if several batches are drawn at once, or computed later than they are drawn."""
+    batches = make_data(320).reshape(10, 32, 4)
+    array = np.empty_like(batches[0])
+
+    def generate():
+        for batch in batches:
+            array[:] = batch
+            yield (array,)
+
+    def use(make):
+        keras.utils.set_random_seed(0)
+        model = make_model(steps_per_execution=1 if ONE else 4)
+        losses = model.fit(make(), validation_data=make(), verbose=0).history
+        return losses | {"evaluated": [model.evaluate(make(), verbose=0)]}
+
+    assert use(generate) == use(lambda: ((batch,) for batch in batches))
+
+
 def test_pairs_are_fitted_in_steps_at_once():
     x = make_data(64)
     source = ContinuousPairs(x, factors=x[:, 0], correlations=0.9, batch_size=8)
