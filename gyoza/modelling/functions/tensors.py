@@ -96,6 +96,8 @@ def fill(value: Any, inputs: Tensor, dtype: str) -> Tensor:
 
 def to_rows(x: Tensor) -> Tensor:
     """Merges all axes but the first, `[batch, ...]` to `[batch, size]`."""
+    if len(x.shape) == 2:
+        return x
     lengths = x.shape[1:]
     # JAX cannot tell what -1 stands for in an empty batch.
     return ops.reshape(x, (ops.shape(x)[0], -1 if None in lengths else math.prod(lengths)))
