@@ -56,6 +56,8 @@ def pad_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
 def draw_steps(iterator: Iterator[Any], count: int) -> Iterator[tuple[list[Any], int]]:
     """Draws at most `count` batches, and yields those of one shape in lists of that length.
 
+    Arrays are copied, as the next batch may be drawn into the same ones.
+
     Yields:
         A list, filled up with repeats of the last batch, and how many of its batches count.
     """
@@ -63,7 +65,10 @@ def draw_steps(iterator: Iterator[Any], count: int) -> Iterator[tuple[list[Any],
     def describe(batch: Any) -> list[tuple[int, ...]]:
         return [tuple(value.shape) for value in keras.tree.flatten(batch) if value is not None]
 
-    batches = itertools.islice(iterator, count)
+    def copy(value: Any) -> Any:
+        return value.copy() if isinstance(value, np.ndarray) else value
+
+    batches = (keras.tree.map_structure(copy, batch) for batch in itertools.islice(iterator, count))
     for _, equal in itertools.groupby(batches, describe):
         group = list(equal)
         yield group + group[-1:] * (count - len(group)), len(group)
