@@ -13,6 +13,7 @@ from gyoza.interpretation.latents import check_parts, check_sizes, get_flow_shap
 from gyoza.interpretation.parts import create_variables
 from gyoza.modelling.factors import index_factors
 from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.freezing import leave_out
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.training import PreparesCallbacks
 from gyoza.typing import Tensor
@@ -129,12 +130,12 @@ class SwapTraining(PreparesCallbacks, keras.Model):
     @property
     def non_trainable_variables(self) -> list[Any]:
         """All other variables: those of the tail."""
-        return _leave_out(self.variables, self.trainable_variables)
+        return leave_out(self.variables, self.trainable_variables)
 
     @property
     def non_trainable_weights(self) -> list[Any]:
         """All other weights: those of the tail."""
-        return _leave_out(self.weights, self.trainable_weights)
+        return leave_out(self.weights, self.trainable_weights)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Exchanges a factor, and runs the rest of the network.
@@ -353,9 +354,3 @@ class SwapPairs(PairSource):
 def _holds_indices(factor: Tensor) -> bool:
     """Returns whether a tensor holds indices of factors, and not a flag for each factor."""
     return len(factor.shape) == 1 or factor.shape[1] == 1
-
-
-def _leave_out(variables: list[Any], others: list[Any]) -> list[Any]:
-    """Returns those variables that are not among the others."""
-    left_out = {id(variable) for variable in others}
-    return [variable for variable in variables if id(variable) not in left_out]

@@ -1,12 +1,12 @@
-"""Frozen layers stay frozen, including the sublayers that they create later."""
+"""What is not trained: frozen layers, and the sublayers that they create later."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gyoza.backend import flatten_layers
 
-__all__ = ["freeze_after"]
+__all__ = ["freeze_after", "leave_out"]
 
 
 def freeze_after(build: Callable[..., None]) -> Callable[..., None]:
@@ -31,3 +31,9 @@ def freeze_after(build: Callable[..., None]) -> Callable[..., None]:
                 below.trainable = False
 
     return wrapper
+
+
+def leave_out(variables: Iterable[Any], others: Iterable[Any]) -> list[Any]:
+    """Returns those variables that are not among the others."""
+    left_out = {id(variable) for variable in others}
+    return [variable for variable in variables if id(variable) not in left_out]

@@ -74,18 +74,21 @@ class _Counted:
     @property
     def weights(self) -> list[Tensor]:
         """The weights that are parameters: none before the layer is built."""
-        weights = self._layer.weights if self._layer.built else []
-        return [weight for weight in weights if is_floating(weight.dtype)]
+        return self._choose(self._layer.weights)
 
     @property
     def trainable_weights(self) -> list[Tensor]:
         """Those that are trained."""
-        return [weight for weight in self.weights if weight.trainable]
+        return self._choose(self._layer.trainable_weights)
 
     @property
     def non_trainable_weights(self) -> list[Tensor]:
         """Those that are not trained."""
-        return [weight for weight in self.weights if not weight.trainable]
+        return self._choose(self._layer.non_trainable_weights)
+
+    def _choose(self, weights: list[Any]) -> list[Any]:
+        """Returns those that are parameters."""
+        return [w for w in weights if is_floating(w.dtype)] if self._layer.built else []
 
     def count_params(self) -> int:
         """Returns the number of parameters."""

@@ -20,6 +20,7 @@ from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.flow_layers.unadapted import warn_of_scales
+from gyoza.modelling.freezing import leave_out
 from gyoza.modelling.functions.arguments import given, make_parts
 from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import to_rows
@@ -38,6 +39,10 @@ def _split_source(inputs: Any) -> tuple[Any, Any]:
     if not isinstance(inputs, dict):
         return inputs, None
     return {name: x for name, x in inputs.items() if name != "source"}, inputs.get("source")
+
+
+def _list_weights(layers: Iterable[keras.Layer]) -> list[Any]:
+    return [weight for layer in layers for weight in layer.weights]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -162,6 +167,33 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
             dtype=policy,
         )
 
+    @property
+    def _untrained(self) -> list[Any]:
+        """The weights of what stands before the velocity, and of the base distribution."""
+        others = [*self.flow._flow_layers_[:-1], self.flow.base_distribution]
+        trained = [part for part in (self._continuous, self.flow.context_encoder) if part]
+        return leave_out(_list_weights(others), _list_weights(trained))
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The variables that are trained: those of the velocity and of the context encoder."""
+        return leave_out(super().trainable_variables, self._untrained)
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The weights that are trained: those of the velocity and of the context encoder."""
+        return leave_out(super().trainable_weights, self._untrained)
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """All other variables."""
+        return leave_out(self.variables, self.trainable_variables)
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """All other weights."""
+        return leave_out(self.weights, self.trainable_weights)
+
     def __call__(self, inputs: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
         inputs, source = _split_source(inputs)
@@ -271,6 +303,9 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
                     f"call its `evaluate`. Received: {name}={kwargs[name]}"
                 )
         super().compile(optimizer, **kwargs)
+        # It is flows, which are not compiled themselves, that know densities and draw samples.
+        for flow in (self.flow, *self._flows.values()):
+            flow.jit_compile = self.jit_compile
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was compiled when it was saved."""

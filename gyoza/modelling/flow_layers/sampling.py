@@ -223,6 +223,7 @@ class Sampling:
         ]
         flow = FlowModel(layers, self.flow.base_distribution, encoder, dtype=policy)
         flow.build_from_config(self.flow.get_build_config() or {})
+        flow.jit_compile = self.flow.jit_compile
         return flow
 
     @functools.cached_property

@@ -1,5 +1,7 @@
 """Flow matching, by closed forms of Gaussian flows, and by what training has to reach."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -15,7 +17,13 @@ from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.modelling.conditioners import OptionalContext, VelocityMLP
 from gyoza.modelling.distributions import GaussianMixture
-from gyoza.modelling.flow_layers import FlowMatchingModel, Standardize, VariationalModel
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    FlowMatchingModel,
+    FlowModel,
+    Standardize,
+    VariationalModel,
+)
 from gyoza.modelling.flow_layers.interpolation import PATHS
 from gyoza.modelling.metrics import NegativeLogLikelihood
 
@@ -224,6 +232,56 @@ def test_steps_can_be_compiled_or_not(jit_compile):
         losses.append(model.fit(data, verbose=0, shuffle=False).history["loss"])
     # Pairs can be drawn otherwise, where plans are rounded otherwise.
     np.testing.assert_allclose(*losses, rtol=0.1)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_densities_and_samples_are_compiled_as_the_model_is(jit_compile):
+    model = FlowMatchingModel(VelocityMLP([8]), step_count=2)
+    model.adapt(normal(8, 2))
+    flows = [model.flow]
+
+    def add_flow(steps):
+        with model._solve_with(None, steps, None, None) as flow:
+            flows.append(flow)
+
+    add_flow(1)
+    chosen = model.flow.jit_compile
+    model.compile("sgd", jit_compile=jit_compile)
+    add_flow(3)
+    assert [flow.jit_compile for flow in flows] == 3 * [jit_compile]
+    model.compile("sgd")
+    assert [flow.jit_compile for flow in flows] == 3 * [chosen]
+
+
+def test_other_layers_and_the_base_are_left_as_they_are():
+    base = FlowModel([ActivationNormalization()])
+    base.adapt(normal(64, 2))
+    before, encoder = ActivationNormalization(), keras.layers.Dense(1, use_bias=False)
+    model = FlowMatchingModel(VelocityMLP([8]), [before], base, context_encoder=encoder)
+    data = {"inputs": 2.0 * normal(64, 2), "context": normal(64, 3)}
+    model.adapt(data)
+    fixed = [*before.weights, *base.weights]
+    values = [to_numpy(weight) for weight in fixed]
+    trained = {id(weight) for weight in model.trainable_weights}
+    assert len(trained) == 5
+    assert trained.isdisjoint(map(id, fixed))
+    for pairs in (
+        (model.weights, model.trainable_weights, model.non_trainable_weights),
+        (model.variables, model.trainable_variables, model.non_trainable_variables),
+    ):
+        every, *parts = ([id(variable) for variable in variables] for variables in pairs)
+        assert sorted(every) == sorted([*parts[0], *parts[1]])
+    model.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.5))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Gradients do not exist")
+        model.fit(data, batch_size=64, verbose=0)
+    for weight, value in zip(fixed, values, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), value)
+    assert len(model.flow.trainable_weights) == 9  # which likelihood would train
+    lines = []
+    model.summary(print_fn=lines.append)
+    count = sum(int(np.prod(weight.shape)) for weight in model.trainable_weights)
+    assert f" Trainable params: {count} " in "\n".join(lines)
 
 
 def test_flow_matching_learns_and_is_saved(tmp_path):
