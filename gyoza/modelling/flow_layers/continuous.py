@@ -163,11 +163,14 @@ class ContinuousFlow(ConditionalFlowLayer):
     def build(self, input_shape: Shape | None = None) -> None:
         """Builds the velocity; see :meth:`FlowLayer.build`."""
         super().build(input_shape)
-        if self._axes_ != list(range(1, 1 + len(self._axes_))):
+        rank = 1 + len(self._axes_) if input_shape is None else len(input_shape)
+        if self._axes_ != list(range(1, rank)):
             raise ValueError(
                 "`axes` should be all axes but the batch axis of a continuous flow, whose velocity "
-                f"sees whole instances. Received: axes={self._axes_}"
+                f"sees whole instances. Received: axes={self._axes_}, input_shape={input_shape}"
             )
+        lengths = dict(zip(self._axes_, self._shape_, strict=True))
+        self.input_spec = keras.InputSpec(ndim=rank, axes=lengths)
         x = keras.KerasTensor((None, *self._shape_), self.compute_dtype)
         parts = [x, keras.KerasTensor((None, 1), self.compute_dtype)]
         if self.context_shape is not None:
@@ -365,8 +368,8 @@ class ContinuousFlow(ConditionalFlowLayer):
             >>> layer.transport(z, stop=0.5).shape == (2, 3)
             True
         """
-        check_time("start", start)
-        check_time("stop", stop)
+        check_time("start", start, is_one=True)
+        check_time("stop", stop, is_one=True)
         if not self.built:
             raise ValueError(
                 f"Layer '{self.name}' should be built before points are moved: call it once. "

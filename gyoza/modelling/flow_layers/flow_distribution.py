@@ -52,8 +52,7 @@ class FlowDistribution(Distribution):
     """
 
     def __init__(self, flow: Any, **kwargs: Any) -> None:
-        what = "a `FlowModel`, such as the attribute `flow` of a `FlowMatchingModel`"
-        check_instance("flow", flow, Density, what)
+        check_instance("flow", flow, Density, "a `FlowModel`")
         super().__init__(**{"dtype": flow.dtype_policy, **kwargs})
         self.flow = flow
 
@@ -107,5 +106,5 @@ def to_distribution(base_distribution: Any, dtype: Any) -> Distribution:
     if isinstance(base_distribution, Density):
         return FlowDistribution(base_distribution)
     what = "a `Distribution` or a `FlowModel`"
-    check_instance("base_distribution", base_distribution, Distribution, what)
+    check_instance("base_distribution", base_distribution, Distribution | Density, what)
     return base_distribution

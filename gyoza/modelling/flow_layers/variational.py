@@ -98,8 +98,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         self, flow: FlowModel, target_log_prob: Callable[[Any], Any], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        what = "a `FlowModel`, such as the attribute `flow` of a `FlowMatchingModel`"
-        check_instance("flow", flow, FlowModel, what)
+        check_instance("flow", flow, FlowModel, "a `FlowModel`")
         if not callable(target_log_prob):
             raise TypeError(
                 "`target_log_prob` should be a function. "

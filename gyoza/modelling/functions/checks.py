@@ -27,8 +27,10 @@ __all__ = [
 def check_instance(name: str, value: Any, cls: Any, what: str) -> None:
     """Raises a `TypeError` if `value` is not an instance of `cls`, which `what` describes."""
     if not isinstance(value, cls):
+        # As of a `FlowMatchingModel`, where a flow should be given.
+        advice = ", whose `flow` is one" if isinstance(getattr(value, "flow", None), cls) else ""
         raise TypeError(
-            f"`{name}` should be {what}. Received: {name}={value} (of type {type(value)})"
+            f"`{name}` should be {what}. Received: {name}={value} (of type {type(value)}){advice}"
         )
 
 
@@ -116,8 +118,19 @@ def check_not_negative(name: str, values: Tensor) -> Array:
     return array
 
 
-def check_time(name: str, time: Any) -> None:
-    """Raises a `ValueError` unless a time, or all of an array, are in [0, 1]."""
+def check_time(name: str, time: Any, is_one: bool = False) -> None:
+    """Raises a `ValueError` unless a time, or all of an array, are in [0, 1].
+
+    Args:
+        name: What it is called.
+        time: The time, or an array of times.
+        is_one: Whether there should be one time only.
+
+    Raises:
+        ValueError: If it is not a number, or is outside.
+    """
     times = np.asarray(time)
-    if times.dtype.kind not in "fiu" or not np.all((times >= 0.0) & (times <= 1.0)):
-        raise ValueError(f"`{name}` should be in [0, 1]. Received: {name}={time!r}")
+    is_right = times.dtype.kind in "fiu" and not (is_one and times.ndim)
+    if not is_right or not np.all((times >= 0.0) & (times <= 1.0)):
+        what = "a number in [0, 1]" if is_one else "in [0, 1]"
+        raise ValueError(f"`{name}` should be {what}. Received: {name}={time!r}")

@@ -342,6 +342,11 @@ def test_velocities_of_a_subclass_are_those_that_are_followed():
     np.testing.assert_allclose(to_numpy(layer.invert(x)), 1.0, rtol=1e-5)
 
 
+def build(layer):
+    layer.build()
+    return layer
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -370,12 +375,17 @@ def test_velocities_of_a_subclass_are_those_that_are_followed():
         (
             lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), stop=-0.5),
             ValueError,
-            r"`stop` should be in \[0, 1\]",
+            r"`stop` should be a number in \[0, 1\]",
         ),
         (
             lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), start="now"),
             ValueError,
-            r"`start` should be in \[0, 1\]. Received: start='now'",
+            r"`start` should be a number in \[0, 1\]. Received: start='now'",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3]), stop=[0.5, 1.0]),
+            ValueError,
+            r"`stop` should be a number in \[0, 1\]. Received: stop=\[0.5, 1.0\]",
         ),
         (
             lambda: ContinuousFlow(VelocityMLP()).transport(np.ones([2, 3])),
@@ -386,6 +396,16 @@ def test_velocities_of_a_subclass_are_those_that_are_followed():
             lambda: ContinuousFlow(VelocityMLP(), axes=[2])(np.ones([2, 3, 4], "float32")),
             ValueError,
             "all axes but the batch axis",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP(), axes=[1])(np.ones([2, 3, 4], "float32")),
+            ValueError,
+            r"all axes but .* Received: axes=\[1\], input_shape=\(2, 3, 4\)",
+        ),
+        (
+            lambda: build(ContinuousFlow(VelocityMLP(), [3]))(np.ones([2, 3, 4], "float32")),
+            ValueError,
+            "expected ndim=2, found ndim=3",
         ),
         (
             lambda: ContinuousFlow(keras.layers.Dense(3))(np.ones([2, 3], "float32")),

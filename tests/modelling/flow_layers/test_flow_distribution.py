@@ -15,6 +15,7 @@ from gyoza.modelling.flow_layers import (
     FlowMatchingModel,
     FlowModel,
     Reflection,
+    VariationalModel,
 )
 
 pytestmark = pytest.mark.compiled_by("jax")
@@ -85,8 +86,15 @@ def test_paths_of_flow_matching_begin_at_its_samples(x):
 def test_bad_input(x):
     with pytest.raises(TypeError, match="`base_distribution` should be a `Distribution` or a `Flo"):
         FlowModel([Affine()], base_distribution=Affine())
-    with pytest.raises(TypeError, match="such as the attribute `flow` of a `FlowMatchingModel`"):
-        FlowDistribution(FlowMatchingModel(VelocityMLP([8])))
+    model = FlowMatchingModel(VelocityMLP([8]))
+    for make in (
+        lambda: FlowDistribution(model),
+        lambda: FlowModel([Affine()], base_distribution=model),
+        lambda: FlowModel([Affine(), model]),
+        lambda: VariationalModel(model, lambda x: x),
+    ):
+        with pytest.raises(TypeError, match=r"should be a .* whose `flow` is one"):
+            make()
     nested, _ = make_conditional(x, x)
     with pytest.raises(ValueError, match="should be given a `context`"):
         nested.log_prob(x)
