@@ -136,7 +136,7 @@ def follow(
     step_count: int,
 ) -> np.ndarray:
     """Moves points with the flow from one time to another, `[count, 2]`."""
-    velocity = model.flow._flow_layers_[-1].velocity
+    velocity = model.continuous_flow.velocity
 
     def move(moment, x):
         return (velocity([x, ops.broadcast_to(moment, (len(points), 1))]),)

@@ -36,7 +36,9 @@ class OptionalContext(keras.Layer):
     Args:
         encoder: A Keras layer or model of contexts `[batch, ...]`, such as an `Embedding` of labels
             and a `Flatten`. It sees 0 where a context is missing. Without one, contexts are encoded
-            as they are, cast to the compute dtype.
+            as they are, cast to the compute dtype. So does Keras cast what a `Sequential` is given,
+            and mixed precision rounds labels of more than 256: let it begin with a
+            `keras.Input([1], dtype="int32")`.
         rate: The probability to leave a context out in training.
         seed: Seed of what is left out.
         **kwargs: Arguments of `keras.Layer`.

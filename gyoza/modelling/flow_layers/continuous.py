@@ -70,8 +70,9 @@ class ContinuousFlow(ConditionalFlowLayer):
     see :meth:`estimate_log_det`.
 
     Gradients need little memory, however deep the network: with steps of equal length, no more is
-    kept than the points between them, and the steps are taken again. Those of `"dopri5"` solve the
-    adjoint equation, and have errors like the solution; JAX cannot differentiate them again.
+    kept than the points between them, one for each step, and the steps are taken again. Those of
+    `"dopri5"` solve the adjoint equation: they keep the result alone, however many steps there are,
+    and have errors like the solution; JAX cannot differentiate them again.
 
     The velocity is the same function throughout a solution: dropout, for example, acts where
     :class:`FlowMatchingModel` trains it, and nowhere else. Training by likelihood needs its second
@@ -88,8 +89,8 @@ class ContinuousFlow(ConditionalFlowLayer):
         step_count: The number of steps. Not used by `"dopri5"`.
         rtol: The relative tolerance of `"dopri5"`.
         atol: The absolute tolerance of `"dopri5"`.
-        max_step_count: The most steps that `"dopri5"` tries. Where they do not suffice, results are
-            NaN.
+        max_step_count: The most steps that `"dopri5"` tries. Where they do not suffice, results of
+            the batch are NaN.
         exact_limit: The largest number of dimensions for which traces are exact.
         probe: How random vectors are distributed: `"rademacher"` (-1 or 1) or `"normal"`.
         probe_count: The number of random vectors.

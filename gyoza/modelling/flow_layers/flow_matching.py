@@ -100,6 +100,8 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
 
     Attributes:
         flow: The flow, a :class:`FlowModel` that ends with a :class:`ContinuousFlow`.
+        continuous_flow: That layer, whose `transport` moves points part of the way, and whose
+            `estimate_log_det` tells how uncertain log-determinants are beyond `exact_limit`.
 
     Example:
 
@@ -171,7 +173,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
     def _untrained(self) -> list[Any]:
         """The weights of what stands before the velocity, and of the base distribution."""
         others = [*self.flow._flow_layers_[:-1], self.flow.base_distribution]
-        trained = [part for part in (self._continuous, self.flow.context_encoder) if part]
+        trained = [part for part in (self.continuous_flow, self.flow.context_encoder) if part]
         return leave_out(_list_weights(others), _list_weights(trained))
 
     @property
@@ -246,7 +248,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         x, context = split_context(inputs, context)
         for layer in self.flow._flow_layers_[:-1]:
             x = layer(x)[0]
-        data = ops.stop_gradient(ops.cast(x, self._continuous.log_det_dtype))
+        data = ops.stop_gradient(ops.cast(x, self.continuous_flow.log_det_dtype))
         codes = self.flow.encode(context, training)
         if source is None:
             source = self._draw_source(data, context, codes)
@@ -261,7 +263,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         time = draw_uniform((count, 1), data.dtype, self.seed_generator)
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
         points, expected = PATHS[self.paths](source, data, times)
-        velocity = self._continuous._unchecked_velocity(points, time, codes, training)
+        velocity = self.continuous_flow._unchecked_velocity(points, time, codes, training)
         return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
 
     def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Tensor:
@@ -276,7 +278,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
 
     def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Describes what `call` returns for symbolic `inputs`."""
-        return keras.KerasTensor(inputs.shape[:1], dtype=self._continuous.log_det_dtype)
+        return keras.KerasTensor(inputs.shape[:1], dtype=self.continuous_flow.log_det_dtype)
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Configures training; see `keras.Model.compile`.
@@ -427,7 +429,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal model."""
         serialize = keras.saving.serialize_keras_object
-        last = self._continuous
+        last = self.continuous_flow
         return {
             **super().get_config(),
             "velocity": serialize(last.velocity),

@@ -68,7 +68,8 @@ class Sampling:
     dtype_policy: Any
 
     @property
-    def _continuous(self) -> Any:
+    def continuous_flow(self) -> Any:
+        """The last layer of `flow`, a :class:`ContinuousFlow`, which moves points in time."""
         return self.flow._flow_layers_[-1]
 
     def log_prob(self, x: Any, context: Tensor | None = None, **kwargs: Any) -> Tensor:
@@ -179,7 +180,7 @@ class Sampling:
             steps = check_integer("steps", steps, minimum=1)
         if solver is not None:
             check_solver(solver)
-        if steps is not None and (solver or self._continuous.solver) == "dopri5":
+        if steps is not None and (solver or self.continuous_flow.solver) == "dopri5":
             raise ValueError(
                 "`steps` should be omitted for solver 'dopri5', whose steps suit its tolerances. "
                 f"Received: steps={steps}"
@@ -213,8 +214,8 @@ class Sampling:
     def _make_flow(self, solver: str | None, step_count: int | None, is_guided: bool) -> FlowModel:
         """Makes a flow of the same layers, but for the last, which has the same velocity."""
         policy, encoder = self.dtype_policy, self.flow.context_encoder
-        config = self._continuous.get_config() | given(solver=solver, step_count=step_count)
-        velocity = self._continuous.velocity
+        config = self.continuous_flow.get_config() | given(solver=solver, step_count=step_count)
+        velocity = self.continuous_flow.velocity
         if is_guided:
             velocity = _GuidedVelocity(velocity, encoder.leave_out, dtype=policy)
         layers = [

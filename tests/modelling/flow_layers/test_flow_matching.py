@@ -150,7 +150,7 @@ def test_options_of_the_solver_reach_it_and_are_saved():
     options |= {"exact_limit": 1, "probe": "normal", "probe_count": 3}
     model = FlowMatchingModel(VelocityMLP([4]), solver="dopri5", memory_efficient=True, **options)
     for each in (model, FlowMatchingModel.from_config(model.get_config())):
-        config = each.flow._flow_layers_[-1].get_config()
+        config = each.continuous_flow.get_config()
         assert {name: config[name] for name in options} == options
         assert each.flow.memory_efficient
     with pytest.raises(ValueError, match=r"`rtol` should be positive\. Received: rtol=0"):

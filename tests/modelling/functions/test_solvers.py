@@ -59,6 +59,25 @@ def test_adaptive_errors_are_as_tolerated(tolerance):
     assert keras.backend.standardize_dtype(step_count.dtype) == "int32"
 
 
+def test_errors_fall_with_the_fifth_power_of_adaptive_steps():
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])  # along which all steps have the same length
+    start, duration = ops.convert_to_tensor(START, dtype="float64"), 12.0
+    errors, counts = [], []
+    for tolerance in (1e-4, 1e-7):
+        (y,), step_count = solve_adaptively(
+            lambda _, y: (y @ ops.convert_to_tensor(turn),),
+            (start,),
+            0.0,
+            duration,
+            tolerance,
+            tolerance,
+        )
+        errors.append(np.abs(to_numpy(y) - START @ expm(turn * duration)).max())
+        counts.append(int(step_count))
+    order = np.log(errors[0] / errors[1]) / np.log(counts[1] / counts[0])
+    assert order == pytest.approx(5.0, abs=0.3), (errors, counts)
+
+
 @pytest.mark.compiled_by
 def test_tolerances_are_1e_5_unless_they_are_given():
     start = ops.convert_to_tensor(START, dtype="float64")
