@@ -20,6 +20,7 @@ from gyoza.modelling.training import (
     PreparesCallbacks,
     SavesFiles,
     average_losses,
+    bind_compile,
     find_foreign,
     list_metrics,
 )
@@ -161,6 +162,9 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
                 f"Received: metrics={foreign}"
             )
         super().compile(optimizer, loss, *args, **kwargs)
+        arguments = bind_compile(self, optimizer, loss, *args, **kwargs)
+        if arguments.get("jit_compile", "auto") != "auto":
+            self.flow.jit_compile = self.jit_compile  # of densities and samples
 
     def compute_loss(
         self,

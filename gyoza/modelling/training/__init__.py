@@ -8,7 +8,12 @@
 - `trainer`: how steps are compiled, and what happens where that is not possible.
 """
 
-from gyoza.modelling.training.compilation import ChecksCompilation, find_foreign, list_metrics
+from gyoza.modelling.training.compilation import (
+    ChecksCompilation,
+    bind_compile,
+    find_foreign,
+    list_metrics,
+)
 from gyoza.modelling.training.data import PreparesCallbacks, TakesData, average_losses, to_arrays
 from gyoza.modelling.training.files import SavesFiles, get_temporary, write_atomically
 from gyoza.modelling.training.fit import describe, get_rank
@@ -21,6 +26,7 @@ __all__ = [
     "TakesData",
     "Training",
     "average_losses",
+    "bind_compile",
     "describe",
     "find_foreign",
     "get_rank",

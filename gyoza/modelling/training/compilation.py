@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-__all__ = ["ChecksCompilation", "find_foreign", "list_metrics"]
+__all__ = ["ChecksCompilation", "bind_compile", "find_foreign", "list_metrics"]
 
 _COMPILE = inspect.signature(keras.Model.compile)
 # What Keras has of metrics and losses that can be given anything.
@@ -40,9 +40,14 @@ def find_foreign(given: Any, packages: Sequence[str] = ("keras",)) -> list[Any]:
     return found
 
 
+def bind_compile(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Returns the arguments of `compile` by name."""
+    return _COMPILE.bind(model, *args, **kwargs).arguments
+
+
 def list_metrics(model: keras.Model, *args: Any, **kwargs: Any) -> list[Any]:
     """Returns the metrics, and those with weights, among arguments of `compile`."""
-    bound = _COMPILE.bind(model, *args, **kwargs).arguments
+    bound = bind_compile(model, *args, **kwargs)
     return [bound.get(name) or [] for name in ("metrics", "weighted_metrics")]
 
 

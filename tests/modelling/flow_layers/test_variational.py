@@ -76,6 +76,16 @@ def test_reverse_divergence_finds_the_target_and_its_normalisation(learn):
     np.testing.assert_allclose(samples.std(axis=0), [2.0, 0.5], rtol=0.1)
 
 
+def test_densities_and_samples_are_compiled_as_is_asked_for():
+    trainer = VariationalModel(make_flow(), target)
+    chosen = trainer.flow.jit_compile
+    trainer.compile("sgd")
+    assert trainer.flow.jit_compile == chosen
+    for jit_compile in (True, False):
+        trainer.compile("sgd", jit_compile=jit_compile)
+        assert trainer.flow.jit_compile == jit_compile
+
+
 def test_loss_of_an_untrained_flow_has_its_closed_form():
     trainer = VariationalModel(make_flow(), target)
     trainer.compile("adam")
