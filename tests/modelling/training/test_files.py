@@ -4,8 +4,10 @@ import contextlib
 import errno
 import json
 import os
+import pathlib
 import subprocess
 import sys
+import tempfile
 import warnings
 import zipfile
 
@@ -13,6 +15,7 @@ import keras
 import numpy as np
 import pytest
 from keras.ops import convert_to_numpy as to_numpy
+from saving_cases import kill_while_saving
 
 from gyoza.modelling.conditioners import MLP, OptionalContext, VelocityMLP
 from gyoza.modelling.flow_layers import (
@@ -27,6 +30,8 @@ from gyoza.modelling.seeds import SeedGenerator
 from gyoza.modelling.training import write_atomically
 
 BACKEND = keras.backend.backend()
+CASES = pathlib.Path(__file__).parents[2] / "saving_cases.py"
+NAMES = ["model.keras", "model.weights.h5"]
 X = np.random.default_rng(0).integers(0, 8, size=[64, 2]).astype("float32")
 CONTEXT = np.random.default_rng(1).normal(size=[64, 1]).astype("float32")
 
@@ -174,7 +179,7 @@ class FullDisk(keras.layers.Dense):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("name", NAMES)
 def test_old_files_outlive_a_failure(name, tmp_path, monkeypatch):
     network = keras.Sequential([FullDisk(4), keras.layers.Reshape([2, 2])])
     model = FlowModel([AffineCoupling(compute_coupling_parameters=network)])
@@ -209,6 +214,41 @@ def test_files_are_written_through_links_with_the_permissions_of_the_old_ones(tm
     assert file.stat().st_mode & 0o777 == 0o640
     with pytest.raises(FileNotFoundError), write_atomically(tmp_path / "absent" / "file") as path:
         path.write_text("")
+
+
+def kill_in_folder(folder, name, kill_count, monkeypatch):
+    """Kills processes that save a file, which is then all that is there; see `saving_cases.py`."""
+    path = folder / "models" / name
+    path.parent.mkdir()
+    if BACKEND == "torch":
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))  # where Keras leaves empty folders
+        wrong, unfinished_count = kill_while_saving(path, kill_count)
+    else:
+        process = subprocess.run(
+            [sys.executable, CASES, path, str(kill_count)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+        assert process.returncode == 0, process.stderr
+        wrong, unfinished_count = map(json.loads, process.stdout.split(" | "))
+    assert wrong == []
+    assert unfinished_count >= kill_count / 4  # or it would be killed between files
+    assert [file.name for file in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="others make a model anew in each process")
+@pytest.mark.skipif(os.name != "posix", reason="processes are forked")
+def test_kills_leave_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    kill_in_folder(tmp_path, "model.keras", 3, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="processes are forked")
+@pytest.mark.parametrize("name", NAMES)
+def test_many_kills_leave_the_old_file_or_the_new_one(name, tmp_path, monkeypatch):
+    kill_count = {"torch": 100, "tensorflow": 20, "jax": 5}[BACKEND]
+    kill_in_folder(tmp_path, name, kill_count, monkeypatch)
 
 
 @contextlib.contextmanager
