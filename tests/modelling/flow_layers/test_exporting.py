@@ -183,6 +183,8 @@ def make_flow(name):
             getattr(flow_layers, name)(compute_coupling_parameters=MLP([4])) for _ in range(2)
         )
         return FlowModel([ActivationNormalization(), first, ShufflePermutation(), second])
+    if name == "InterpretationNetwork":
+        return applications.InterpretationNetwork(block_count=2, hidden_sizes=[8])
     options = {} if name in ("Glow", "GaussianizationFlow") else {"hidden_sizes": [8]}
     if name not in ("FFJORD", "Glow"):
         options["layer_count"] = 2
@@ -201,12 +203,19 @@ FLOWS = [
     "FlowMatching",
     "memory-efficient",
     "Glow",
+    "InterpretationNetwork",
     "conditional",
 ]
 
 
 # TensorFlow has no LAPACK for what JAX has written.
-UNSAVED = {"NeuralSplineFlow", "ResidualFlow", "Glow", "GaussianizationFlow"}
+UNSAVED = {
+    "NeuralSplineFlow",
+    "ResidualFlow",
+    "Glow",
+    "GaussianizationFlow",
+    "InterpretationNetwork",
+}
 UNSAVED = UNSAVED if BACKEND == "jax" else set()
 
 
@@ -240,11 +249,12 @@ COUPLINGS = [
     "CircularSplineCoupling",
     "MixtureLogisticCoupling",
 ]
+IN_LITE = ["NICE", "NeuralSplineFlow", "MAF", "IAF", "InterpretationNetwork"]
 
 
 @pytest.mark.long
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow writes LiteRT")
-@pytest.mark.parametrize("name", [*COUPLINGS, "NICE", "NeuralSplineFlow", "MAF", "IAF"])
+@pytest.mark.parametrize("name", COUPLINGS + IN_LITE)
 def test_lite_runs_couplings_and_autoregressive_flows(name, tmp_path):
     """Couplings with normalisation before, and a permutation between them."""
     model, *given = prepare(name)
