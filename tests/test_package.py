@@ -130,15 +130,52 @@ def test_locked_dependencies_have_hashes_and_are_those_that_are_asked_for():
         assert all(map(requirement.specifier.contains, versions)), line
 
 
-def test_workflows_name_the_commits_of_actions():
+def read_workflows():
+    """Returns the texts of all workflows by their names."""
     folder = pathlib.Path(gyoza.__file__).parents[1] / ".github" / "workflows"
     if not folder.exists():
         pytest.skip("installed without the repository")
-    texts = [path.read_text(encoding="utf-8") for path in folder.glob("*.yml")]
-    actions = re.findall("(?m)uses: *(.*)$", "\n".join(texts))
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.yml")}
+
+
+def test_workflows_name_the_commits_of_actions():
+    actions = re.findall("(?m)uses: *(.*)$", "\n".join(read_workflows().values()))
     assert len(actions) > 10
     pinned = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
     assert all(map(pinned.fullmatch, actions))
+
+
+# Targets of the Makefile that need nothing after `make locked`, but PyTorch.
+LOCKED_TARGETS = {"coverage", "docs", "linkcheck", "lint"}
+LOCKED_TARGETS |= {"test-tensorflow", "test-jax", "test-torch", "test-long"}
+# What jobs install without hashes, for reasons that comments beside it give.
+UNLOCKED = {
+    "ci check": {"test-lowest"},
+    "nightly test": {"install", "test", "pip install --pre keras-nightly"},
+    "nightly more": {"test-export", "test-peers"},
+    "nightly audit": {"pip install ."},
+    "release build": {"pip install dist/*.whl"},
+}
+
+
+def find_unlocked(job):
+    """Returns the targets and commands of a job that install packages without their hashes."""
+    targets = {*re.findall("make ([a-z-]*[a-z])", job)}
+    for listed in re.findall(r"target: \[?([a-z, -]*[a-z])", job):
+        targets |= {*listed.split(", ")}
+    if "locked" in targets:
+        targets -= {"locked"} | LOCKED_TARGETS
+    commands = re.findall(r"pip install .*", job)
+    return targets | {line for line in commands if not re.search("--(require-hash|no-index)", line)}
+
+
+def test_jobs_install_with_hashes_unless_they_are_listed():
+    found = {}
+    for name, text in read_workflows().items():
+        for job in re.split(r"\n  (?=\w+:\n)", text.partition("\njobs:")[2])[1:]:
+            found[f"{name} {job.partition(':')[0]}"] = find_unlocked(job)
+    assert len(found) > 5
+    assert {name: unlocked for name, unlocked in found.items() if unlocked} == UNLOCKED
 
 
 @pytest.mark.long
