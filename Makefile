@@ -15,7 +15,7 @@ TORCH_FLAGS ?=
 
 # What the workflows on GitHub install: versions with hashes, without PyTorch.
 LOCK := requirements.lock
-LOCKED := coverage docs jax lint release test
+LOCKED := coverage docs jax lint release scaling test
 
 VENV := .venv
 LOWEST := .venv-lowest
@@ -59,7 +59,7 @@ test-torch: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## Run it on PyTorch
 $(BACKENDS:%=test-%): test-%:
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-long: $(VENV)/.gyoza-test $(VENV)/.gyoza-jax $(VENV)/.gyoza-torch  ## Run what test leaves out
+test-long: $(VENV)/.gyoza-scaling $(VENV)/.gyoza-jax $(VENV)/.gyoza-torch  ## Run what test leaves out
 	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend \
 		$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m long $(ARGS) || exit 1; done
 
