@@ -237,6 +237,33 @@ def test_threads_draw_different_samples(model):
     assert len(set(drawn)) == 100
 
 
+@pytest.mark.parametrize("count", [25, pytest.param(200, marks=pytest.mark.long)])
+def test_threads_compute_what_one_does(count, x):
+    """Four threads do so at once, in another order each."""
+    model = FlowModel([Reflection()])
+    inputs = [k + x for k in range(count)]
+
+    def run(k):
+        return to_numpy(model.log_prob(inputs[k])), to_numpy(model.sample(2, seed=k))
+
+    expected = [run(k) for k in range(count)]
+    assert len({samples.tobytes() for _, samples in expected}) == count
+    found = [[] for _ in range(4)]
+    orders = [np.random.default_rng(k).permutation(count) for k in range(4)]
+    waiting = iter(zip(found, orders, strict=True))
+
+    def run_all():
+        results, order = next(waiting)
+        for k in order:
+            results.append(run(k))
+
+    run_in_threads(run_all, 4)
+    for results, order in zip(found, orders, strict=True):
+        for result, k in zip(results, order, strict=True):
+            for given, other in zip(result, expected[k], strict=True):
+                np.testing.assert_array_equal(given, other)
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="elsewhere, models can be run meanwhile")
 def test_models_that_another_thread_trains_say_so(model, x):
     errors = []
