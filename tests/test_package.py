@@ -130,6 +130,20 @@ def test_locked_dependencies_have_hashes_and_are_those_that_are_asked_for():
         assert all(map(requirement.specifier.contains, versions)), line
 
 
+def test_each_package_has_one_lowest_version():
+    """Or `make test-lowest`, which installs those, could install none."""
+    path = pathlib.Path(gyoza.__file__).parents[1] / "pyproject.toml"
+    if not path.exists():
+        pytest.skip("installed without its sources")
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    lowest = {}
+    for line in sum(project["optional-dependencies"].values(), project["dependencies"]):
+        for version in re.findall(r">=([\d.]+)", line):
+            lowest.setdefault(Requirement(line).name, set()).add(version)
+    assert "scikit-learn" in lowest
+    assert {name: versions for name, versions in lowest.items() if len(versions) > 1} == {}
+
+
 def read_workflows():
     """Returns the texts of all workflows by their names."""
     folder = pathlib.Path(gyoza.__file__).parents[1] / ".github" / "workflows"
