@@ -37,7 +37,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-export test-peers \
-	mutation lint format docs linkcheck accuracy bench bench-quick clean coverage distclean lock locked
+	mutation lint format docs linkcheck accuracy bench bench-quick clean coverage distclean lock locked \
+	wheel
 
 help:  ## List the targets
 	@echo "Targets:"
@@ -128,6 +129,18 @@ locked: $(VENV)/.created  ## Install what requirements.lock has, and nothing els
 	$(INSTALL) --no-deps --require-hashes --requirement $(LOCK)
 	$(INSTALL) --no-deps --no-index --no-build-isolation --editable .
 	touch $(LOCKED:%=$(VENV)/.gyoza-%) $(addprefix $(VENV)/.gyoza-,examples torch)
+
+wheel: $(VENV)/.gyoza-release  ## Build wheel and source twice, compare them, install and import
+	rm -rf dist build/again build/installed
+	$(BIN)/python -m build --no-isolation
+	mkdir -p build/again
+	tar --extract --file dist/*.tar.gz --directory build/again --strip-components 1
+	$(BIN)/python -m build --no-isolation build/again
+	for file in dist/*; do cmp $$file build/again/$$file || exit 1; done
+	$(PYTHON) -m venv build/installed
+	build/installed/bin/python -m pip --disable-pip-version-check install -q --no-compile dist/*.whl
+	cd build && installed/bin/python -I -c "import gyoza; print(gyoza.__version__, gyoza.__file__)"
+	rm -rf build/again build/installed
 
 clean:  ## Remove what was built, all but .venv
 	rm -rf build dist mutants docs/_build docs/api/generated .coverage* .mypy_cache .pytest_cache .ruff_cache
