@@ -5,6 +5,8 @@ import doctest
 import keras
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
@@ -25,6 +27,7 @@ from gyoza.modelling.flow_layers import (
     MixtureLogisticCoupling,
     VolumePreservingCoupling,
 )
+from gyoza.modelling.functions import circular_spline, rational_quadratic_spline
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.transforms import Transform
 
@@ -108,6 +111,109 @@ def test_copies_are_equal(name):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(transform))
     assert type(copy) is type(transform)
     assert vars(copy) == vars(transform)
+
+
+# Eager operations are compiled one by one on JAX.
+run_eagerly = pytest.mark.compiled_by()
+
+
+def draw_in_float64(transform):
+    """Draws numbers and parameters, as arrays and as tensors."""
+    random = np.random.default_rng(0)
+    arrays = random.normal(size=(6, 4)), random.normal(size=(6, 4, transform.parameter_count))
+    return *arrays, *(ops.convert_to_tensor(array, dtype="float64") for array in arrays)
+
+
+@run_eagerly
+@pytest.mark.parametrize("cls", [transforms.AffineTransform, transforms.VolumePreservingTransform])
+@pytest.mark.parametrize("options", [{}, {"log_scale_bound": None}, {"log_scale_bound": 0.8}])
+def test_affine_transforms_follow_their_formulas(cls, options):
+    """To the last digits of float64. The bound is 2 by default."""
+    transform = cls(**options)
+    x, parameters, *tensors = draw_in_float64(transform)
+    raw, shifts = np.moveaxis(parameters, -1, 0)
+    bound = options.get("log_scale_bound", 2.0)
+    log_scales = raw if bound is None else bound * np.tanh(raw / bound)
+    if transform.preserves_volume:
+        log_scales = log_scales - log_scales.mean(axis=-1, keepdims=True)
+    y, log_derivative = transform.forward(*tensors)
+    np.testing.assert_allclose(to_numpy(y), x * np.exp(log_scales) + shifts, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        to_numpy(transform.compute_log_scales(tensors[1])), log_scales, rtol=1e-12, atol=1e-14
+    )
+    assert transform.preserves_volume == (log_derivative is None)
+    np.testing.assert_allclose(
+        to_numpy(transform.inverse(*tensors)), (x - shifts) * np.exp(-log_scales), rtol=1e-12
+    )
+
+
+@run_eagerly
+@pytest.mark.parametrize("component_count", [1, 3])
+def test_logistic_mixtures_follow_their_formula(component_count):
+    """To nearly all digits of float64; components lie between -0.4 and 0.4 at first."""
+    transform = transforms.LogisticMixtureTransform(component_count, 0.8, 0.4)
+    x, parameters, *tensors = draw_in_float64(transform)
+    logits, locations, raw = np.split(parameters[..., 2:], 3, axis=-1)
+    log_scale, *log_scales = (0.8 * np.tanh(r / 0.8) for r in (parameters[..., 0], raw))
+    offsets = [-0.4, 0.0, 0.4] if component_count == 3 else [0.0]
+    z = (x[..., None] - locations - offsets) * np.exp(-log_scales[0])
+    f = np.sum(scipy.special.softmax(logits, axis=-1) * scipy.special.expit(z), axis=-1)
+    y, _ = transform.forward(*tensors)
+    expected = scipy.special.logit(f) * np.exp(log_scale) + parameters[..., 1]
+    np.testing.assert_allclose(to_numpy(y), expected, rtol=1e-10, atol=1e-12)
+
+
+@run_eagerly
+def test_gaussianization_follows_its_formula():
+    transform = transforms.GaussianizationTransform(2)
+    x, parameters, *tensors = draw_in_float64(transform)
+    logits, locations, log_scales = np.split(parameters, 3, axis=-1)
+    z = (x[..., None] - locations) * np.exp(-log_scales)
+    f = np.sum(scipy.special.softmax(logits, axis=-1) * scipy.special.expit(z), axis=-1)
+    y, _ = transform.forward(*tensors)
+    np.testing.assert_allclose(to_numpy(y), scipy.stats.norm.ppf(f), rtol=1e-10, atol=1e-12)
+
+
+@run_eagerly
+@pytest.mark.parametrize(
+    ("cls", "spline"),
+    [
+        (transforms.RationalQuadraticTransform, rational_quadratic_spline),
+        (transforms.CircularSplineTransform, circular_spline),
+    ],
+)
+def test_splines_are_those_of_the_functions(cls, spline):
+    """With all options, and parameters in the order of widths, heights and slopes."""
+    names = "bound", "minimum_bin_width", "minimum_bin_height", "minimum_slope"
+    options = dict(zip(names, (1.5, 0.1, 0.07, 0.3), strict=True))
+    transform = cls(3, *options.values())
+    x, parameters, *tensors = draw_in_float64(transform)
+    parts = np.split(3.0 * parameters, [3, 6], axis=-1)
+    arguments = [ops.convert_to_tensor(array, dtype="float64") for array in (x, *parts)]
+    for run, inverse in ((transform.forward, False), (transform.inverse_and_log_derivative, True)):
+        received = run(tensors[0], 3.0 * tensors[1])
+        expected = spline(*arguments, **options, inverse=inverse)
+        np.testing.assert_allclose(to_numpy(received[0]), to_numpy(expected[0]), rtol=1e-12)
+        sign = -1.0 if inverse else 1.0
+        np.testing.assert_allclose(to_numpy(received[1]), sign * to_numpy(expected[1]), rtol=1e-9)
+
+
+@run_eagerly
+@pytest.mark.parametrize("name", [name for name in CASES if name != "user"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.02), ("float64", 1e-9)])
+def test_numbers_keep_their_dtype_and_its_digits(name, dtype, tolerance):
+    """Log-derivatives are in float32 at least."""
+    transform = CASES[name]
+    x, parameters = (ops.cast(tensor, dtype) for tensor in draw_in_float64(transform)[2:])
+    parameters = 0.3 * parameters
+    y, log_derivative = transform.forward(x, parameters)
+    inputs, at_inputs = transform.inverse_and_log_derivative(y, parameters)
+    for values in (y, inputs, transform.inverse(y, parameters)):
+        assert keras.backend.standardize_dtype(values.dtype) == dtype
+    np.testing.assert_allclose(to_numpy(inputs), to_numpy(x), rtol=tolerance, atol=tolerance)
+    if not transform.preserves_volume:
+        for values in (log_derivative, at_inputs):
+            assert keras.backend.standardize_dtype(values.dtype) == at_least_float32(dtype)
 
 
 @pytest.mark.parametrize(
@@ -419,8 +525,16 @@ def test_bad_scales(value):
             NotImplementedError,
             "MaskedAutoregressive should implement `_couple_`, or be given a `transformer`",
         ),
-        (lambda: Transform().forward(1.0, 1.0), NotImplementedError, "implement `forward`"),
-        (lambda: Transform().inverse(1.0, 1.0), NotImplementedError, "implement `inverse`"),
+        (
+            lambda: Transform().forward(1.0, 1.0),
+            NotImplementedError,
+            "Transform should implement `forward`",
+        ),
+        (
+            lambda: Transform().inverse(1.0, 1.0),
+            NotImplementedError,
+            "Transform should implement `inverse`",
+        ),
     ],
 )
 def test_bad_input(make, error, message):
