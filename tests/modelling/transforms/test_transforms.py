@@ -485,7 +485,7 @@ def test_the_number_of_parameters_of_a_layer_stays(layer, name):
 
 @pytest.mark.parametrize("value", [0.0, np.inf, np.nan, "1", None])
 def test_bad_scales(value):
-    with pytest.raises(ValueError, match=r"`location_spread`.*Received: location_spread="):
+    with pytest.raises(ValueError, match=r"^`location_spread` should.*s would.*: location_spread="):
         transforms.LogisticMixtureTransform(location_spread=value)
     if value is not None:
         with pytest.raises(ValueError, match=r"`log_scale_bound`.*Received: log_scale_bound="):
@@ -524,6 +524,16 @@ def test_bad_scales(value):
             MaskedAutoregressive,
             NotImplementedError,
             "MaskedAutoregressive should implement `_couple_`, or be given a `transformer`",
+        ),
+        (
+            lambda: transforms.LogisticMixtureTransform(0),
+            ValueError,
+            "^`component_count` should be an integer of at least 1. Received: component_count=0",
+        ),
+        (
+            lambda: transforms.GaussianizationTransform(1),
+            ValueError,
+            "^`component_count` should be an integer of at least 2. Received: component_count=1",
         ),
         (
             lambda: Transform().forward(1.0, 1.0),
