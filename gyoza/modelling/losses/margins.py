@@ -19,10 +19,10 @@ class _Margin(keras.losses.Loss):
 
     def __init__(
         self,
-        delta: float = 1.0,
-        name: str | None = None,
-        reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        delta: float,
+        name: str,
+        reduction: str | None,
+        dtype: Any,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.delta = float(check_positive("delta", delta))
@@ -84,7 +84,10 @@ class HingeLoss(_Margin):
         signs = ops.where(signs == 0.0, -1.0, signs)
         signs = ops.where(ops.abs(signs) == 1.0, signs, np.nan)
         losses = larger(0.0, self.delta - signs * scores)
-        return losses if len(losses.shape) < 2 else ops.mean(losses, axis=-1)
+        if len(losses.shape) < 2:
+            return losses
+        # Not `ops.mean`, which computes float64 in float32 on some backends.
+        return ops.sum(losses, axis=-1) / losses.shape[-1]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -153,4 +156,4 @@ class MulticlassHingeLoss(_Margin):
         others = ops.max(ops.where(is_class, -np.inf, scores), axis=-1)
         own = ops.sum(ops.where(is_class, scores, 0.0), axis=-1)
         known = ops.sum(ops.cast(is_class, "int32"), axis=-1) == 1
-        return ops.where(known, ops.maximum(others - own + self.delta, 0.0), np.nan)
+        return ops.where(known, larger(0.0, others - own + self.delta), np.nan)

@@ -81,6 +81,15 @@ def test_gradients_are_finite_and_those_of_unknown_attributes_zero():
     np.testing.assert_array_equal(gradient != 0, is_known)
 
 
+def test_weights_of_instances_and_dtypes_of_labels():
+    """Labels take the dtype of the codes, whatever theirs is."""
+    z = ops.convert_to_tensor(codes(), dtype="float32")
+    received = to_numpy(make().call(LABELS, z))
+    assert received.dtype == "float32"
+    weights = np.array([0.5, 0.0, 2.0], "float32")
+    np.testing.assert_allclose(to_numpy(make()(LABELS, z, weights)), weights * received, rtol=1e-6)
+
+
 def test_network_learns_attributes(tmp_path):
     random = np.random.default_rng(0)
     x = random.normal(size=(600, 4)).astype("float32")
@@ -106,9 +115,10 @@ def test_classes_out_of_range():
     for labels in ([[3, 0.0, 0, 0.0]] * 2, [[0, 0.0, 2, 0.0]] * 2, [[0, 0.0, -2, 0.0]] * 2):
         with pytest.raises(ValueError, match="should be integers from 0 to"):
             make()(np.array(labels), z)
-    labels = ops.convert_to_tensor([[0, 0.0, 2, 0.0], [0, 0.0, 1, 0.0]])
     z = ops.convert_to_tensor(z, dtype="float32")
-    np.testing.assert_array_equal(np.isnan(to_numpy(jit(make())(labels, z))), [True, False])
+    for wrong in (2, 99):
+        labels = ops.convert_to_tensor([[0, 0.0, wrong, 0.0], [0, 0.0, 1, 0.0]])
+        np.testing.assert_array_equal(np.isnan(to_numpy(jit(make())(labels, z))), [True, False])
 
 
 def test_bad_input():

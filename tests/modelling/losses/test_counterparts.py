@@ -1,5 +1,7 @@
 """The losses and metrics that the page `docs/losses.md` names, against the formulas given there."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from scipy.special import expit, log_softmax
 from sklearn.metrics import explained_variance_score
 
 from gyoza.modelling import losses, metrics
+from gyoza.modelling.attributes import AttributeCode
 
 pytestmark = pytest.mark.compiled_by("tensorflow")
 
@@ -154,9 +157,48 @@ def test_margins_are_checked_and_saved(kind):
     with pytest.raises(ValueError, match="`delta` should be"):
         kind(delta=0.0)
     if kind is losses.MulticlassHingeLoss:
-        for y_true, y_pred in ((ONE_HOT[:, :3], SCORES), (LABELS, SCORES[:, :1])):
-            with pytest.raises(ValueError, match="`y_pred` should have shape"):
+        for y_true, y_pred in (
+            (ONE_HOT[:, :3], SCORES),
+            (LABELS, SCORES[:, :1]),
+            (LABELS, SCORES[:, 0]),
+            (LABELS, np.zeros([6, 4, 4])),
+        ):
+            shapes = re.escape(f"y_pred.shape={y_pred.shape}, y_true.shape={y_true.shape}")
+            message = f"^`y_pred` should have shape .* or that of `y_pred`. Received: {shapes}$"
+            with pytest.raises(ValueError, match=message):
                 loss(y_true, y_pred)
+
+
+def test_margins_in_float64():
+    """Of any number of axes, and of two classes, where the hinge losses are the same."""
+    expected = np.maximum(0, 0.1 - SIGNS * SCORES[:, 0])
+    hinge = unreduced(losses.HingeLoss, delta=0.1, dtype="float64")
+    np.testing.assert_allclose(hinge(SIGNS, SCORES[:, 0]), expected, rtol=1e-14)
+    shape = [1, 2, 3]
+    several = hinge(SIGNS.reshape(shape), SCORES[:, 0].reshape(shape))
+    np.testing.assert_allclose(several, expected.reshape(shape).mean(axis=2), rtol=1e-14)
+    hinge = unreduced(losses.MulticlassHingeLoss, delta=0.1, dtype="float64")
+    of_classes = hinge(SIGNS > 0, SCORES[:, :1] * [0, 1])
+    np.testing.assert_allclose(of_classes, expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        losses.BernoulliLoss,
+        losses.NormalLoss,
+        losses.EntanglementLoss,
+        losses.HingeLoss,
+        losses.MulticlassHingeLoss,
+        lambda **kwargs: losses.SupervisedFactorLoss([1, 1], **kwargs),
+        lambda **kwargs: losses.AttributeLoss(AttributeCode({"shape": 3}), **kwargs),
+    ],
+)
+def test_losses_have_the_options_of_those_of_keras(make):
+    loss = make(name="mine", reduction="sum", dtype="float64")
+    copy = keras.losses.deserialize(keras.losses.serialize(loss))
+    for one in (loss, copy):
+        assert (one.name, one.reduction, one.dtype) == ("mine", "sum", "float64")
 
 
 def test_accuracy():

@@ -170,10 +170,20 @@ def test_additive_prior_with_one_factor_is_a_mixture_with_common_variances():
     np.testing.assert_allclose(received, expected, rtol=1e-5)
 
 
-def test_double_precision_is_kept():
-    mean = ops.convert_to_tensor(np.full([1, 2], 1e-9), dtype="float64")
-    received = normal_kl(mean, ops.zeros_like(mean))
-    np.testing.assert_allclose(ops.convert_to_numpy(received), [1e-18])
+@pytest.mark.compiled_by("tensorflow")
+def test_all_is_computed_in_the_dtype_of_the_first_argument():
+    """Float64 keeps its digits, from arrays and tensors, and half precision is not enough."""
+    third = np.full([1, 2], 1 / 3)
+    single = np.zeros([1, 2], "float32")
+    for mean in (third, ops.convert_to_tensor(third, dtype="float64")):
+        for log_variance in (0 * third, ops.convert_to_tensor(single)):
+            received = ops.convert_to_numpy(normal_kl(mean, log_variance, 1 / 7))
+            assert received.dtype == "float64"
+            np.testing.assert_allclose(received, [(1 / 3 - 1 / 7) ** 2], rtol=1e-14)
+    for mean in (third.astype("float16"), [[1 / 3, 1 / 3]]):
+        received = ops.convert_to_numpy(normal_kl(mean, single, third))
+        assert received.dtype == "float32"
+        np.testing.assert_allclose(received, 0.0, atol=1e-6)
 
 
 def test_bad_activity():

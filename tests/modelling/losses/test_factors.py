@@ -130,7 +130,7 @@ def test_configuration_makes_an_equal_loss(options):
     assert float(copy(y_true, y_pred)) == float(loss(y_true, y_pred))
 
 
-@pytest.mark.parametrize("correlation", [0.9, [0.9, 0.3]])
+@pytest.mark.parametrize("correlation", [0.9, [0.9, 0.3], [0.0, 0.3]])
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
 def test_index_of_the_shared_factor_stands_for_its_correlation(correlation, shape):
     _, y_pred = pairs(4)
@@ -141,15 +141,23 @@ def test_index_of_the_shared_factor_stands_for_its_correlation(correlation, shap
     np.testing.assert_allclose(ops.convert_to_numpy(received), formula(y_true, y_pred), rtol=1e-5)
 
 
-def test_constant_makes_it_the_density_of_a_normal_distribution():
-    rho, y_pred = 0.5, pairs(3)[1]
-    y_pred = y_pred[:, [0, 1, 6, 7, 12, 13]]
-    loss = SupervisedFactorLoss([1, 1], reduction=None, include_constant=True, correlation=rho)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [
+        ("float32", 1e-5),
+        pytest.param("float64", 1e-12, marks=pytest.mark.compiled_by("tensorflow")),
+    ],
+)
+def test_constant_makes_it_the_density_of_a_normal_distribution(dtype, tolerance):
+    rho, y_pred = 0.3, pairs(3)[1]
+    y_pred = y_pred[:, [0, 1, 6, 7, 12, 13]].astype("float64")
+    loss = SupervisedFactorLoss([1, 1], "loss", None, dtype, include_constant=True, correlation=rho)
     covariance = np.eye(4)
     covariance[1, 3] = covariance[3, 1] = rho  # of a_0, a_1, b_0, b_1
     expected = -multivariate_normal(np.zeros(4), covariance).logpdf(y_pred[:, :4])
     expected -= y_pred[:, 4:].sum(axis=1)
-    np.testing.assert_allclose(ops.convert_to_numpy(loss(np.ones(3), y_pred)), expected, rtol=1e-5)
+    received = ops.convert_to_numpy(loss(np.ones(3), y_pred))
+    np.testing.assert_allclose(received, expected, rtol=tolerance)
 
 
 def test_model_is_fitted_to_indices_and_checks_them():
@@ -172,8 +180,8 @@ def test_indices_that_cannot_be_give_nan_where_nothing_can_be_raised():
 @pytest.mark.parametrize(
     ("y_true", "message"),
     [
-        (np.zeros([4, 3]), r"shape \[batch\] or \[batch, 1\]"),
-        (np.array([0, 1, 2, 3]), "integers from 0 to 2"),
+        (np.zeros([4, 3]), r"^`y_true` should have shape \[batch\] or \[batch, 1\], .* the factor"),
+        (np.array([0, 1, 2, 3]), "integers from 0 to 2. Received: values from 0 to 3"),
         (np.array([0, 1, 2, 0.5]), "integers from 0 to 2"),
     ],
 )
@@ -202,7 +210,10 @@ def test_bad_dimensions(dimensions, error):
     [
         (lambda y, z: (y[:, :2], z), r"`y_true` should have shape \[batch, 3\]"),
         (lambda y, z: (y[:, 0], z), r"`y_true` should have shape \[batch, 3\]"),
-        (lambda y, z: (y + 0.1, z), "correlations from -1 to 1"),
+        (
+            lambda y, z: (y + 0.1, z),
+            r"^`y_true` should hold correlations .* Received: values from -0\.\d* to 1.1",
+        ),
         (lambda y, z: (np.full_like(y, np.nan), z), "correlations from -1 to 1"),
         (lambda y, z: (y, z[:, :-1]), r"`y_pred` should have shape \[batch, 14\]"),
         (lambda y, z: (y[:1], z), "same number of instances"),
