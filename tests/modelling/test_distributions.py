@@ -33,6 +33,7 @@ from gyoza.modelling.distributions import (
     StudentT,
     Uniform,
 )
+from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import log_gamma_step
 from gyoza.testing.functions import compile_on_jax as fast
 
@@ -399,7 +400,21 @@ def test_log_gamma_step(dtype, tolerance):
     [
         (lambda: StandardNormal([0]), "`shape` should hold positive lengths"),
         (lambda: DiagonalNormal(scale=0.0), "`scale` should be positive"),
-        (lambda: DiagonalNormal(location=np.nan), "`location` should be finite"),
+        (lambda: DiagonalNormal(location=np.nan), "^`location` should be finite"),
+        (lambda: MultivariateNormal(location=np.nan), "^`location` should be finite"),
+        (lambda: MultivariateNormal([3], [1.0, 2.0]), "^`location` should broadcast to shape"),
+        (lambda: GaussianMixture(1, location=np.nan), "^`location` should be finite"),
+        (lambda: GaussianMixture(1, [3], location=[1.0, 2.0]), "^`location` should broadcast"),
+        (lambda: GaussianMixture(1, scale=0.0), "^`scale` should be positive"),
+        (lambda: GaussianMixture(1, [3], scale=[1.0, 2.0]), "^`scale` should broadcast"),
+        (lambda: StudentT(degrees_of_freedom=np.inf), "^`degrees_of_freedom` should be finite"),
+        (
+            lambda: StudentT([3], degrees_of_freedom=[1.0, 2.0]),
+            "^`degrees_of_freedom` should broad",
+        ),
+        (lambda: Uniform(low=np.nan), "^`low` should be finite"),
+        (lambda: Uniform(high=np.inf), "^`high` should be finite"),
+        (lambda: Uniform([3], high=[1.0, 2.0]), "^`high` should broadcast to shape"),
         (lambda: DiagonalNormal([3], location=[1.0, 2.0]), "`location` should broadcast to shape"),
         (lambda: Logistic([3], scale=[1.0, 2.0]), "`scale` should broadcast to shape"),
         (lambda: Uniform(low=1.0, high=[2.0, 1.0]), "`low` should be less than `high`"),
@@ -440,3 +455,41 @@ def test_parameters_in_the_place_of_the_shape_are_told_of(make_distribution):
 def test_subclass_without_methods():
     with pytest.raises(NotImplementedError, match="Distribution should implement `draw"):
         Distribution([2]).sample(1)
+    with pytest.raises(
+        NotImplementedError, match=r"^LocationScale should implement `standard_draw"
+    ):
+        LocationScale([2]).sample(1)
+    with pytest.raises(NotImplementedError, match="LocationScale should implement `standard_log_"):
+        LocationScale([2]).log_prob(np.zeros([1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("case", "names"),
+    [
+        ("DiagonalNormal", ["location", "log_scale"]),
+        ("MultivariateNormal", ["location", "lower", "log_diagonal"]),
+        ("StudentT", ["location", "log_scale", "degrees_of_freedom"]),
+        ("GaussianMixture", ["logits", "location", "log_scale"]),
+    ],
+)
+def test_names_of_weights(case, names):
+    assert [weight.name for weight in make(case).weights] == names
+
+
+@each_learnt_case
+def test_configurations_hold_the_first_parameters(case):
+    distribution = make(case)
+    copy = type(distribution).from_config(distribution.get_config())
+    for weight, other in zip(distribution.weights, copy.weights, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight), to_numpy(other))
+
+
+@pytest.mark.parametrize("cls", [StandardNormal, DiagonalNormal, MultivariateNormal, Uniform])
+def test_samples_have_the_digits_of_float64(cls):
+    sample = sample_of(cls([1], dtype="float64"), 50, seed=0)
+    assert np.mean(sample == sample.astype("float32")) < 0.1
+
+
+def test_bounds_belong_to_the_uniform_distribution():
+    log_prob = log_prob_of(Uniform([2], -1.0, [1.0, 3.0]), [[-1.0, 3.0], [1.0, -1.0]])
+    np.testing.assert_allclose(log_prob, -np.log(8.0), rtol=1e-6)
