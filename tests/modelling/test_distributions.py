@@ -32,6 +32,7 @@ from gyoza.modelling.distributions import (
     StandardNormal,
     StudentT,
     Uniform,
+    tools,
 )
 from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import log_gamma_step
@@ -412,9 +413,21 @@ def test_log_gamma_step(dtype, tolerance):
             lambda: StudentT([3], degrees_of_freedom=[1.0, 2.0]),
             "^`degrees_of_freedom` should broad",
         ),
+        (lambda: MultivariateNormal(covariance=np.nan), "^`covariance` should be finite"),
+        (
+            lambda: tools.check_values("labels", np.array([0.0, np.inf, np.nan])),
+            r"^`labels` should be finite, .*Received: labels=\[inf\]",
+        ),
+        (
+            lambda: tools.check_classes("labels", np.array([0.0, 3.0, np.nan]), 2),
+            r"^`labels` should be integers from 0 to 1, .*Received: labels=\[3.0\]",
+        ),
         (lambda: Uniform(low=np.nan), "^`low` should be finite"),
         (lambda: Uniform(high=np.inf), "^`high` should be finite"),
-        (lambda: Uniform([3], high=[1.0, 2.0]), "^`high` should broadcast to shape"),
+        (
+            lambda: Uniform([3], high=[1.0, 2.0]),
+            r"^`high` should broadcast to shape \(3,\). Received: high.shape=\(2,\)",
+        ),
         (lambda: DiagonalNormal([3], location=[1.0, 2.0]), "`location` should broadcast to shape"),
         (lambda: Logistic([3], scale=[1.0, 2.0]), "`scale` should broadcast to shape"),
         (lambda: Uniform(low=1.0, high=[2.0, 1.0]), "`low` should be less than `high`"),
@@ -488,6 +501,28 @@ def test_configurations_hold_the_first_parameters(case):
 def test_samples_have_the_digits_of_float64(cls):
     sample = sample_of(cls([1], dtype="float64"), 50, seed=0)
     assert np.mean(sample == sample.astype("float32")) < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_neither_end_of_an_open_interval_is_drawn(dtype, monkeypatch):
+    ends = [0.0, 0.5, 1.0]
+    monkeypatch.setattr(
+        tools, "draw_uniform", lambda shape, dtype, seed: ops.convert_to_tensor(ends, dtype=dtype)
+    )
+    received = to_numpy(tools.draw_open_uniform([3], dtype, 0))
+    assert received.dtype == dtype
+    expected = np.array(
+        [np.finfo(dtype).epsneg, 0.5, np.nextafter(np.array(1.0, dtype), 0.0)], dtype
+    )
+    np.testing.assert_array_equal(received, expected)
+
+
+def test_seeds_are_split():
+    seeds = tools.split_seed(3, 2)
+    assert len(set(seeds)) == 2
+    assert len({*seeds, *tools.split_seed(4, 3)}) == 5
+    generator = keras.random.SeedGenerator(0)
+    assert tools.split_seed(generator, 2) == [generator, generator]
 
 
 def test_bounds_belong_to_the_uniform_distribution():

@@ -70,7 +70,7 @@ def draw_open_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
     return clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
 
 
-def split_seed(seed: Any, count: int = 2) -> list[Any]:
+def split_seed(seed: Any, count: int) -> list[Any]:
     """Makes `count` independent seeds out of one. A generator gives another at every use."""
     if isinstance(seed, keras.random.SeedGenerator):
         return [seed] * count
