@@ -435,6 +435,11 @@ def test_log_gamma_step(dtype, tolerance):
         (lambda: StudentT(degrees_of_freedom=0.0), "`degrees_of_freedom` should be greater"),
         (lambda: MultivariateNormal(covariance=[[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
         (lambda: MultivariateNormal(covariance=[[1.0, 0.2], [0.0, 1.0]]), "symmetric"),
+        (lambda: MultivariateNormal(covariance=np.ones([2, 3])), "^`covariance` should be a symm"),
+        (
+            lambda: MultivariateNormal(covariance=[[0.0]]),
+            r"^`covariance` should be a symmetric and positive definite matrix. Received: covaria",
+        ),
         (lambda: MultivariateNormal([3], covariance=np.eye(2)), r"`covariance` should have shape"),
         (lambda: GaussianMixture(0), "`component_count` should be an integer of at least 1"),
         (lambda: GaussianMixture(2, class_count=0), "`class_count` should be an integer"),
