@@ -433,6 +433,7 @@ def test_log_gamma_step(dtype, tolerance):
         (lambda: Uniform(low=1.0, high=[2.0, 1.0]), "`low` should be less than `high`"),
         (lambda: Uniform([3], low=[0.0, 0.5]), "`low` should broadcast to shape"),
         (lambda: StudentT(degrees_of_freedom=0.0), "`degrees_of_freedom` should be greater"),
+        (lambda: StudentT(degrees_of_freedom=0.01), "`degrees_of_freedom` should be greater"),
         (lambda: MultivariateNormal(covariance=[[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
         (lambda: MultivariateNormal(covariance=[[1.0, 0.2], [0.0, 1.0]]), "symmetric"),
         (lambda: MultivariateNormal(covariance=np.ones([2, 3])), "^`covariance` should be a symm"),
