@@ -13,6 +13,9 @@ ARGS ?=
 TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 
+# Documentation of all versions, each in a folder of its own.
+SITE ?= site
+
 # What the workflows on GitHub install: versions with hashes, without PyTorch.
 LOCK := requirements.lock
 LOCKED := coverage docs jax lint release scaling test
@@ -37,14 +40,15 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-export test-peers \
-	mutation lint format docs linkcheck accuracy bench bench-quick clean coverage distclean lock locked \
-	wheel
+	mutation lint format docs site linkcheck accuracy bench bench-quick clean coverage distclean lock \
+	locked wheel
 
 help:  ## List the targets
 	@echo "Targets:"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo "Variables: PYTHON ($(PYTHON)) makes .venv, WORKERS ($(WORKERS)) run the tests,"
-	@echo "  ARGS is passed to pytest, TORCH_FLAGS to pip when it installs $(TORCH)"
+	@echo "  ARGS is passed to pytest, TORCH_FLAGS to pip when it installs $(TORCH),"
+	@echo "  SITE ($(SITE)) is where site puts the documentation of each version"
 
 demo: $(VENV)/.gyoza-examples  ## Swap factors of coloured digits and of ellipses, draw figures
 	KERAS_BACKEND=tensorflow $(BIN)/python examples/colourful_digits.py
@@ -103,6 +107,9 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	$(BIN)/python -m sphinx -W --keep-going -q -j 2 -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python docs/run_examples.py
 	@echo "The documentation is in docs/_build/html/index.html"
+
+site: docs  ## Put it into the folder SITE, beside the documentation of other versions
+	$(BIN)/python docs/add_version.py docs/_build/html $(SITE)
 
 linkcheck: $(VENV)/.gyoza-docs  ## Follow all links of the documentation to other sites
 	$(BIN)/python -m sphinx -q -j 2 -b linkcheck -D nb_execution_mode=off \

@@ -53,6 +53,7 @@ html_copy_source = False
 html_theme_options = {"light_css_variables": {"sidebar-item-font-size": "80%"}}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("versions.js", {"defer": "defer"})]
 html_show_sphinx = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
