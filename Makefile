@@ -26,6 +26,8 @@ EXPORT := .venv-export
 PEERS := .venv-peers
 # A library of scores, without what it asks for, which is of 2020, but the latter.
 SCORES := disentanglement-lib==1.5 gin-config==0.4.0
+# The earlier gyoza, which has the same name, and so a folder of its own.
+EARLIER := gyoza==0.2.2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Python compiles modules when they are first imported. To compile all takes longer than to install.
@@ -82,6 +84,8 @@ test-export:  ## Run exported flows without gyoza, also those in ONNX
 test-peers:  ## Compare layers and scores with those of other libraries
 	$(MAKE) VENV=$(PEERS) $(PEERS)/.gyoza-peers
 	$(PEERS)/bin/python -m pip install -q --no-compile --no-deps $(SCORES)
+	$(PEERS)/bin/python -m pip install -q --no-compile --no-deps --upgrade \
+		--target $(PEERS)/gyoza-0.2 $(EARLIER)
 	KERAS_BACKEND=tensorflow $(PEERS)/bin/python -m pytest tests/peers $(ARGS)
 
 mutation: $(VENV)/.gyoza-test $(VENV)/.gyoza-torch  ## See whether tests fail if functions are changed
