@@ -2,7 +2,10 @@
 
 import json
 import pathlib
+import re
 import runpy
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,3 +24,37 @@ def test_versions_are_listed_in_order_and_replaced(tmp_path):
     assert (site / "1.10.0" / "index.html").read_text("utf-8") == "b"
     assert [path.name for path in (site / "1.9.0").iterdir()] == ["index.html"]
     assert (site / "1.9.0" / "index.html").read_text("utf-8") == "c"
+
+
+def find_slugs(text):
+    """Returns the anchors that GitHub gives to the headings of a page."""
+    slugs = []
+    for heading in re.findall(r"^#+ +(.*)$", text, re.MULTILINE):
+        shown = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        repeated = sum(re.fullmatch(rf"{slug}(-\d+)?", other) is not None for other in slugs)
+        slugs.append(f"{slug}-{repeated}" if repeated else slug)
+    return slugs
+
+
+def test_links_lead_to_files_and_to_headings_as_github_names_them():
+    """Sphinx knows further anchors, to which links do not lead on GitHub."""
+    if not (ROOT / "README.md").exists():
+        pytest.skip("installed without the repository")
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    texts = {
+        page: re.sub(r"^(`{3,}|:{3,}).*?^\1$", "", page.read_text("utf-8"), flags=re.DOTALL | re.M)
+        for page in pages
+    }
+    count = 0
+    for page, text in texts.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            if re.match(r"[a-z]+:", target):
+                continue
+            linked = (page.parent / path).resolve() if path else page
+            assert linked.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in find_slugs(texts[linked]), f"{page.name}: {target}"
+                count += 1
+    assert count > 30
