@@ -112,6 +112,9 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	$(BIN)/python docs/run_examples.py
 	@echo "The documentation is in docs/_build/html/index.html"
 
+gallery: $(VENV)/.gyoza-examples  ## Run studies of the gallery anew: what they print and draw
+	$(BIN)/python docs/run_gallery.py
+
 site: docs  ## Put it into the folder SITE, beside the documentation of other versions
 	$(BIN)/python docs/add_version.py docs/_build/html $(SITE)
 

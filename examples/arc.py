@@ -493,7 +493,7 @@ def main() -> None:
         arguments.output,
         docs if arguments.docs else None,
     )
-    print(f"\nFigures are in {arguments.output.resolve()}")
+    print(f"\nFigures are in {arguments.output}/")
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ def main() -> None:
     if arguments.docs:
         docs = Path(__file__).resolve().parents[1] / "docs" / "images"
         draw_figure(shown, results, docs / "transport.png")
-    print(f"\nFigures are in {arguments.output.resolve()}")
+    print(f"\nFigures are in {arguments.output}/")
 
 
 if __name__ == "__main__":

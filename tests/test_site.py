@@ -5,8 +5,6 @@ import pathlib
 import re
 import runpy
 
-import pytest
-
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -39,8 +37,6 @@ def find_slugs(text):
 
 def test_links_lead_to_files_and_to_headings_as_github_names_them():
     """Sphinx knows further anchors, to which links do not lead on GitHub."""
-    if not (ROOT / "README.md").exists():
-        pytest.skip("installed without the repository")
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     texts = {
         page: re.sub(r"^(`{3,}|:{3,}).*?^\1$", "", page.read_text("utf-8"), flags=re.DOTALL | re.M)
@@ -58,3 +54,25 @@ def test_links_lead_to_files_and_to_headings_as_github_names_them():
                 assert anchor in find_slugs(texts[linked]), f"{page.name}: {target}"
                 count += 1
     assert count > 30
+
+
+def test_gallery_has_every_study_and_shows_what_each_printed():
+    page = (ROOT / "docs" / "gallery.md").read_text("utf-8")
+    texts = {path.stem: path.read_text("utf-8") for path in (ROOT / "docs" / "gallery").iterdir()}
+    assert sorted(re.findall(r"{literalinclude} gallery/(\w+)\.txt", page)) == sorted(texts)
+    commands = re.findall(r"^`python (examples/\w+\.py)`$", page, re.MULTILINE)
+    for name, text in texts.items():
+        command, empty, *output = text.splitlines()
+        commands += re.findall(r"^\$ python (examples/\w+\.py)\b", command)
+        assert pathlib.Path(commands[-1]).stem == name
+        assert not empty
+        assert len("".join(output)) > 50
+    studies = [f"examples/{path.name}" for path in ROOT.glob("examples/*.py")]
+    assert sorted(commands) == sorted(studies)
+
+
+def test_output_is_kept_without_progress():
+    tidy = runpy.run_path(str(ROOT / "docs" / "run_gallery.py"))["tidy"]
+    bar = "\x1b[1m 20/200\x1b[0m \x1b[32m━━\x1b[0m \x1b[1m3s\x1b[0m 17ms/step - loss: -4.3899"
+    epochs = f"Epoch 1/8\n\n{bar}\nEpoch 2/8\n100/100 - 3s - 27ms/step - loss: -8.77e+00\n"
+    assert tidy(f"Data: 1/2 \n{epochs}\n\n  row  0.9\n") == "Data: 1/2\n\n  row  0.9"
