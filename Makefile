@@ -42,8 +42,8 @@ export TF_CPP_MIN_LOG_LEVEL = 2
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo install test $(BACKENDS:%=test-%) test-long test-lowest test-export test-peers \
-	mutation lint format docs site linkcheck accuracy bench bench-quick clean coverage distclean lock \
-	locked wheel
+	mutation lint format docs gallery site linkcheck accuracy bench bench-quick clean coverage distclean \
+	lock locked wheel
 
 help:  ## List the targets
 	@echo "Targets:"
