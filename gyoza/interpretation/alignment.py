@@ -13,7 +13,8 @@ from gyoza.interpretation.latents import check_parts, check_sizes, get_flow_shap
 from gyoza.interpretation.parts import create_variables
 from gyoza.modelling.factors import index_factors
 from gyoza.modelling.flow_layers import FlowModel
-from gyoza.modelling.freezing import leave_out
+from gyoza.modelling.freezing import TrainsPart, leave_out
+from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.training import PreparesCallbacks
 from gyoza.typing import Tensor
@@ -22,7 +23,7 @@ __all__ = ["SwapTraining", "SwapPairs"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class SwapTraining(PreparesCallbacks, keras.Model):
+class SwapTraining(PreparesCallbacks, TrainsPart, keras.Model):
     r"""Trains a flow through the frozen tail of a network, by its answers after a swap of factors.
 
     The flow :math:`T` maps hidden representations :math:`a` and :math:`b` to factors. One of them,
@@ -118,24 +119,9 @@ class SwapTraining(PreparesCallbacks, keras.Model):
         self.built = True
 
     @property
-    def trainable_variables(self) -> list[Any]:
-        """The variables that are trained: those of the flow."""
-        return self.flow.trainable_variables if self.trainable else []
-
-    @property
-    def trainable_weights(self) -> list[Any]:
-        """The weights that are trained: those of the flow."""
-        return self.flow.trainable_weights if self.trainable else []
-
-    @property
-    def non_trainable_variables(self) -> list[Any]:
-        """All other variables: those of the tail."""
-        return leave_out(self.variables, self.trainable_variables)
-
-    @property
-    def non_trainable_weights(self) -> list[Any]:
-        """All other weights: those of the tail."""
-        return leave_out(self.weights, self.trainable_weights)
+    def _untrained(self) -> list[Any]:
+        """The weights of the tail."""
+        return leave_out(self.tail.weights, self.flow.weights)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Exchanges a factor, and runs the rest of the network.
@@ -224,7 +210,7 @@ class SwapTraining(PreparesCallbacks, keras.Model):
             axis=1,
         )
         losses = SupervisedFactorLoss(sizes, reduction=None)(correlations, of_pairs)
-        return self.likelihood_weight * ops.mean(losses)
+        return self.likelihood_weight * mean(losses)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` creates an equal model."""

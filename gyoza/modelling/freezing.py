@@ -6,7 +6,7 @@ from typing import Any
 
 from gyoza.backend import flatten_layers
 
-__all__ = ["freeze_after", "leave_out"]
+__all__ = ["TrainsPart", "freeze_after", "leave_out", "list_weights"]
 
 
 def freeze_after(build: Callable[..., None]) -> Callable[..., None]:
@@ -37,3 +37,40 @@ def leave_out(variables: Iterable[Any], others: Iterable[Any]) -> list[Any]:
     """Returns those variables that are not among the others."""
     left_out = {id(variable) for variable in others}
     return [variable for variable in variables if id(variable) not in left_out]
+
+
+def list_weights(layers: Iterable[Any]) -> list[Any]:
+    """Returns the weights of several layers."""
+    return [weight for layer in layers for weight in layer.weights]
+
+
+class TrainsPart:
+    """What a Keras model is derived from, before `keras.Model`, to leave some weights as they are.
+
+    A subclass says which by `_untrained`.
+    """
+
+    @property
+    def _untrained(self) -> list[Any]:
+        """The weights that are left as they are."""
+        raise NotImplementedError
+
+    @property
+    def trainable_variables(self) -> list[Any]:
+        """The variables that are trained."""
+        return leave_out(super().trainable_variables, self._untrained)  # type: ignore[misc]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """The weights that are trained."""
+        return leave_out(super().trainable_weights, self._untrained)  # type: ignore[misc]
+
+    @property
+    def non_trainable_variables(self) -> list[Any]:
+        """All other variables."""
+        return leave_out(self.variables, self.trainable_variables)  # type: ignore[attr-defined]
+
+    @property
+    def non_trainable_weights(self) -> list[Any]:
+        """All other weights."""
+        return leave_out(self.weights, self.trainable_weights)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.losses import entanglement
 from gyoza.typing import Tensor
 
@@ -60,7 +61,7 @@ class EntanglementRegularizer(keras.regularizers.Regularizer):
         Returns:
             A scalar, which is the sum over the batch from Keras 3.14 on, and the mean before that.
         """
-        reduce = ops.sum if _IS_DIVIDED else ops.mean
+        reduce = ops.sum if _IS_DIVIDED else mean
         return self.factor * reduce(entanglement(x, self.covariance))
 
     def get_config(self) -> dict[str, Any]:

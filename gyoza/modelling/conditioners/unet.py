@@ -10,6 +10,7 @@ from keras import ops
 from gyoza.modelling.conditioners.convolutions import Convolution
 from gyoza.modelling.conditioners.velocity import check_parts, count_features, merge_features
 from gyoza.modelling.functions.checks import check_integer, check_integers, is_between
+from gyoza.modelling.functions.tensors import mean
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["VelocityUNet"]
@@ -195,8 +196,8 @@ def _normalise(x: Tensor) -> Tensor:
     # variance that the mean depends on `x`.
     dtype = keras.backend.result_type(x.dtype, "float32")
     centred = ops.cast(x, dtype)
-    centred = centred - ops.mean(centred, axis=-1, keepdims=True)
-    variance = ops.mean(ops.square(centred), axis=-1, keepdims=True)
+    centred = centred - mean(centred, -1, keepdims=True)
+    variance = mean(ops.square(centred), -1, keepdims=True)
     return ops.cast(centred * ops.rsqrt(variance + _EPSILON), x.dtype)
 
 

@@ -9,6 +9,7 @@ from keras import ops
 
 from gyoza.modelling.axes import align
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.tensors import count_positions, mean
 from gyoza.typing import Tensor
 
 __all__ = ["BatchNormalization"]
@@ -110,15 +111,11 @@ class BatchNormalization(FlowLayer):
         )
 
     def _measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns means and variances over all axes but `axes`, with `shape`.
-
-        Sums are divided, because `ops.mean` would round float64 to float32 on some backends.
-        """
+        """Returns means and variances over all axes but `axes`, with `shape`."""
         rest = [axis for axis in range(len(x.shape)) if axis not in self._axes_]
-        count = _count(x, rest)
-        mean = ops.sum(x, axis=rest) / count
-        gap = x - self._align(mean, len(x.shape))
-        return mean, ops.sum(gap * gap, axis=rest) / count
+        means = mean(x, rest)
+        gap = x - self._align(means, len(x.shape))
+        return means, mean(gap * gap, rest)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Returns the moving averages, in `log_det_dtype`."""
@@ -154,7 +151,7 @@ class BatchNormalization(FlowLayer):
             mean, variance = self._statistics()
         log_scale = ops.cast(self.log_scale, x.dtype) - 0.5 * ops.log(variance + self.epsilon)
         rank = len(x.shape)
-        positions = _count(x, [axis for axis in range(1, rank) if axis not in self._axes_])
+        positions = count_positions(x, [axis for axis in range(1, rank) if axis not in self._axes_])
         scaled = (x - self._align(mean, rank)) * self._align(ops.exp(log_scale), rank)
         outputs = ops.cast(scaled + self._align(self.shift, rank), inputs.dtype)
         return outputs, ops.broadcast_to(positions * ops.sum(log_scale), ops.shape(x)[:1])
@@ -171,9 +168,3 @@ class BatchNormalization(FlowLayer):
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
         return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}
-
-
-def _count(x: Tensor, axes: list[int]) -> Tensor:
-    """Returns the number of positions along `axes`, in the dtype of `x`."""
-    lengths = ops.shape(x)
-    return ops.cast(math.prod(lengths[axis] for axis in axes), x.dtype)

@@ -13,6 +13,7 @@ from keras import ops
 from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
+from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import (
     check_instance,
     check_integer,
@@ -22,6 +23,7 @@ from gyoza.modelling.functions.checks import (
 )
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.solvers import State, check_solver
+from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.functions.traces import compute_products, compute_quadratic_forms, make_units
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
@@ -29,6 +31,8 @@ from gyoza.typing import Shape, Tensor
 __all__ = ["ContinuousFlow", "refine_steps"]
 
 _PROBES = ("rademacher", "normal")
+# By how much tensors of times may be outside of [0, 1], as in the last step of a solver.
+_ROUNDING = 1e-5
 # Whether, in this thread, equations are solved by shorter steps than those of the layers.
 _IS_REFINED = contextvars.ContextVar("is_refined", default=False)
 
@@ -41,10 +45,6 @@ def refine_steps() -> Iterator[None]:
         yield
     finally:
         _IS_REFINED.reset(token)
-
-
-# By how much tensors of times may be outside of [0, 1], as in the last step of a solver.
-_ROUNDING = 1e-5
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -69,10 +69,9 @@ class ContinuousFlow(ConditionalFlowLayer):
     the same ones along a solution, and log-determinants are then random numbers, each time others;
     see :meth:`estimate_log_det`.
 
-    Gradients need little memory, however deep the network: with steps of equal length, no more is
-    kept than the points between them, one for each step, and the steps are taken again. Those of
-    `"dopri5"` solve the adjoint equation: they keep the result alone, however many steps there are,
-    and have errors like the solution; JAX cannot differentiate them again.
+    Gradients need little memory, however deep the network: with steps of equal length, one point is
+    kept for each, and steps are taken again. Those of `"dopri5"` solve the adjoint equation, keep
+    the result alone, and have errors like the solution; JAX cannot differentiate them again.
 
     The velocity is the same function throughout a solution: dropout, for example, acts where
     :class:`FlowMatchingModel` trains it, and nowhere else. Training by likelihood needs its second
@@ -250,7 +249,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         """Solves the equation, and integrates the trace and the penalty on the way."""
         context = None if context is None else ops.cast(context, self.compute_dtype)
         vectors = self._choose_vectors(x) if has_log_det else None
-        combine = ops.sum if self._has_exact_trace else ops.mean
+        combine = ops.sum if self._has_exact_trace else mean
 
         def move(time: Tensor, x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
             if vectors is None:
@@ -328,7 +327,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         has_penalty = bool(training) and self.kinetic + self.jacobian > 0.0
         outputs, log_det, *penalty = self._follow(inputs, 1.0, 0.0, context, True, has_penalty)
         if has_penalty:
-            self.add_loss(-ops.mean(penalty[0]))  # negative, as time runs backward
+            self.add_loss(-mean(penalty[0]))  # negative, as time runs backward
         return outputs, log_det
 
     def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
@@ -389,7 +388,7 @@ class ContinuousFlow(ConditionalFlowLayer):
     def estimate_log_det(
         self, inputs: Tensor, context: Tensor | None = None, draw_count: int = 16
     ) -> tuple[Tensor, Tensor]:
-        """Averages log-determinants over random vectors, and tells how far off the mean may be.
+        """Averages log-determinants over random vectors, with the standard error of their mean.
 
         Args:
             inputs: The data, `[batch, ...]`.
@@ -416,9 +415,9 @@ class ContinuousFlow(ConditionalFlowLayer):
         check_integer("draw_count", draw_count, minimum=2)
         of_context = {} if context is None else {"context": context}
         draws = ops.stack([self(inputs, **of_context)[1] for _ in range(draw_count)])
-        mean = ops.mean(draws, axis=0)
-        variance = ops.mean(ops.square(draws - mean), axis=0) / (draw_count - 1)
-        return mean, ops.sqrt(variance)
+        average = mean(draws, 0)
+        variance = mean(ops.square(draws - average), 0) / (draw_count - 1)
+        return average, ops.sqrt(variance)
 
     def get_config(self) -> dict[str, Any]:
         """See :meth:`FlowLayer.get_config`."""
@@ -448,6 +447,4 @@ class ContinuousFlow(ConditionalFlowLayer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        config = dict(config)
-        config["velocity"] = keras.saving.deserialize_keras_object(config["velocity"])
-        return cls(**config)
+        return cls(**make_parts(config, "velocity"))

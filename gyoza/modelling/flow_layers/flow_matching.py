@@ -20,10 +20,10 @@ from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.flow_layers.unadapted import warn_of_scales
-from gyoza.modelling.freezing import leave_out
+from gyoza.modelling.freezing import TrainsPart, leave_out, list_weights
 from gyoza.modelling.functions.arguments import given, make_parts
 from gyoza.modelling.functions.checks import check_choice, check_integer
-from gyoza.modelling.functions.tensors import to_rows
+from gyoza.modelling.functions.tensors import mean, to_rows
 from gyoza.modelling.seeds import SeedGenerator, scramble
 from gyoza.modelling.training import Training, average_losses
 from gyoza.typing import Shape, Tensor
@@ -41,12 +41,8 @@ def _split_source(inputs: Any) -> tuple[Any, Any]:
     return {name: x for name, x in inputs.items() if name != "source"}, inputs.get("source")
 
 
-def _list_weights(layers: Iterable[keras.Layer]) -> list[Any]:
-    return [weight for layer in layers for weight in layer.weights]
-
-
 @keras.saving.register_keras_serializable(package="gyoza")
-class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
+class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model):
     r"""A flow in continuous time whose velocity is regressed on that of paths to the data.
 
     A point :math:`x_0` of the base distribution and an instance :math:`x_1` of the data are joined
@@ -174,27 +170,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         """The weights of what stands before the velocity, and of the base distribution."""
         others = [*self.flow._flow_layers_[:-1], self.flow.base_distribution]
         trained = [part for part in (self.continuous_flow, self.flow.context_encoder) if part]
-        return leave_out(_list_weights(others), _list_weights(trained))
-
-    @property
-    def trainable_variables(self) -> list[Any]:
-        """The variables that are trained: those of the velocity and of the context encoder."""
-        return leave_out(super().trainable_variables, self._untrained)
-
-    @property
-    def trainable_weights(self) -> list[Any]:
-        """The weights that are trained: those of the velocity and of the context encoder."""
-        return leave_out(super().trainable_weights, self._untrained)
-
-    @property
-    def non_trainable_variables(self) -> list[Any]:
-        """All other variables."""
-        return leave_out(self.variables, self.trainable_variables)
-
-    @property
-    def non_trainable_weights(self) -> list[Any]:
-        """All other weights."""
-        return leave_out(self.weights, self.trainable_weights)
+        return leave_out(list_weights(others), list_weights(trained))
 
     def __call__(self, inputs: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
         """Runs `call`, see there, as every Keras model does."""
@@ -264,7 +240,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, keras.Model):
         times = ops.reshape(time, (-1, *(1 for _ in data.shape[1:])))
         points, expected = PATHS[self.paths](source, data, times)
         velocity = self.continuous_flow._unchecked_velocity(points, time, codes, training)
-        return ops.mean(to_rows(ops.square(velocity - expected)), axis=-1)
+        return mean(to_rows(ops.square(velocity - expected)), -1)
 
     def _draw_source(self, data: Tensor, context: Tensor | None, codes: Tensor | None) -> Tensor:
         """Draws a point of the base distribution for each instance, as they are coupled."""

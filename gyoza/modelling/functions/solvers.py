@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_integer, check_positive
 from gyoza.modelling.functions.loops import repeat
-from gyoza.modelling.functions.tensors import larger, smaller, to_rows
+from gyoza.modelling.functions.tensors import larger, mean, smaller, to_rows
 from gyoza.typing import Tensor
 
 __all__ = ["SOLVERS", "Field", "State", "check_solver", "make_step", "solve", "solve_adaptively"]
@@ -265,7 +265,7 @@ def _rate(differences: State, first: State, second: State, rtol: float, atol: fl
     for difference, y_1, y_2 in zip(differences, first, second, strict=True):
         error = difference / (atol + rtol * larger(ops.abs(y_1), ops.abs(y_2)))
         parts.append(to_rows(error))
-    return ops.sqrt(ops.mean(ops.square(ops.concatenate(parts, axis=-1)), axis=-1))
+    return ops.sqrt(mean(ops.square(ops.concatenate(parts, axis=-1)), -1))
 
 
 def _forget_rows(y: Tensor, rows: Tensor) -> Tensor:

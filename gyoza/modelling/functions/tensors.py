@@ -3,7 +3,7 @@
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -21,6 +21,8 @@ __all__ = [
     "is_number",
     "fill",
     "to_rows",
+    "count_positions",
+    "mean",
     "smaller",
     "larger",
     "clip",
@@ -101,6 +103,21 @@ def to_rows(x: Tensor) -> Tensor:
     lengths = x.shape[1:]
     # JAX cannot tell what -1 stands for in an empty batch.
     return ops.reshape(x, (ops.shape(x)[0], -1 if None in lengths else math.prod(lengths)))
+
+
+def count_positions(x: Tensor, axes: Iterable[int]) -> Tensor:
+    """Returns the number of positions along axes, in the dtype of `x`."""
+    lengths = ops.shape(x)
+    return ops.cast(math.prod(lengths[axis] for axis in axes), x.dtype)
+
+
+def mean(x: Tensor, axis: int | Sequence[int] | None = None, keepdims: bool = False) -> Tensor:
+    """Returns the mean along one or several axes, or of all numbers.
+
+    On JAX and PyTorch, `keras.ops.mean` would round float64 to float32.
+    """
+    axes = range(len(x.shape)) if axis is None else [axis] if isinstance(axis, int) else axis
+    return ops.sum(x, axis=tuple(axes), keepdims=keepdims) / count_positions(x, axes)
 
 
 # On PyTorch, `keras.ops.minimum` and `maximum` would round float64 to float32. These, `clip` and

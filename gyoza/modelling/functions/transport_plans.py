@@ -7,7 +7,7 @@ from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.loops import repeat
-from gyoza.modelling.functions.tensors import larger, to_rows
+from gyoza.modelling.functions.tensors import larger, mean, to_rows
 from gyoza.typing import Tensor
 
 __all__ = ["compute_transport_plan", "draw_sources"]
@@ -69,8 +69,8 @@ def compute_transport_plan(
     cost = squares - 2.0 * ops.matmul(x, ops.transpose(y))
     # A point that is not finite is as far from all others, and makes no other pair NaN.
     cost = ops.where(ops.isfinite(cost), cost, ops.zeros_like(cost))
-    mean = ops.mean(cost)
-    cost = cost / ops.where(mean > 0.0, mean, ops.ones_like(mean))
+    average = mean(cost)
+    cost = cost / ops.where(average > 0.0, average, ops.ones_like(average))
     if is_allowed is not None:
         cost = ops.where(is_allowed, cost, ops.full_like(cost, np.inf))
 
@@ -91,7 +91,7 @@ def _centre(points: Tensor) -> Tensor:
     """Returns vectors with a mean of 0, on which the best plan does not depend."""
     vectors = to_rows(points)
     finite = ops.where(ops.isfinite(vectors), vectors, ops.zeros_like(vectors))
-    return vectors - ops.mean(finite, axis=0)
+    return vectors - mean(finite, 0)
 
 
 def draw_sources(log_plan: Tensor, seed: Any) -> Tensor:

@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
-from gyoza.modelling.functions.tensors import larger
+from gyoza.modelling.functions.tensors import larger, mean
 from gyoza.typing import Tensor
 
 __all__ = ["HingeLoss", "MulticlassHingeLoss"]
@@ -84,10 +84,7 @@ class HingeLoss(_Margin):
         signs = ops.where(signs == 0.0, -1.0, signs)
         signs = ops.where(ops.abs(signs) == 1.0, signs, np.nan)
         losses = larger(0.0, self.delta - signs * scores)
-        if len(losses.shape) < 2:
-            return losses
-        # Not `ops.mean`, which computes float64 in float32 on some backends.
-        return ops.sum(losses, axis=-1) / losses.shape[-1]
+        return losses if len(losses.shape) < 2 else mean(losses, -1)
 
 
 @keras.saving.register_keras_serializable(package="gyoza")

@@ -7,6 +7,7 @@ from keras import ops
 
 from gyoza.modelling.functions.dtypes import check_float_dtype
 from gyoza.modelling.functions.scales import bound_log_scales, check_log_scale_bound
+from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.transforms.base import Transform
 from gyoza.typing import Tensor
 
@@ -171,5 +172,4 @@ class VolumePreservingTransform(AffineTransform):
 
 def centre(log_scales: Tensor) -> Tensor:
     """Subtracts the mean along the last axis."""
-    # Not `ops.mean`, which computes float64 in float32 on some backends.
-    return log_scales - ops.sum(log_scales, axis=-1, keepdims=True) / log_scales.shape[-1]
+    return log_scales - mean(log_scales, -1, keepdims=True)
