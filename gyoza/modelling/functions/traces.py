@@ -46,7 +46,13 @@ def compute_products(
         return outputs, ops.vectorized_map(lambda vector: pull_back(vector)[0], vectors)
     # There, such a map takes several times as long to trace as copies of the rows.
     count, batch_size = vectors.shape[0], ops.shape(x)[0]
-    x, *others = (ops.tile(part, (count, *(1 for _ in part.shape[1:]))) for part in (x, *others))
+
+    def copy(part: Tensor) -> Tensor:
+        batch_size, *shape = ops.shape(part)
+        copies = ops.broadcast_to(part, (count, batch_size, *shape))
+        return ops.reshape(copies, (count * batch_size, *shape))
+
+    x, *others = map(copy, (x, *others))
     outputs, pull_back = vjp(lambda x: function(x, *others), [x])
     (products,) = pull_back(ops.reshape(ops.cast(vectors, outputs.dtype), ops.shape(outputs)))
     return outputs[:batch_size], ops.reshape(products, ops.shape(vectors))

@@ -5,8 +5,9 @@ import warnings
 
 __all__ = ["warn"]
 
-# What calls gyoza's code in between: Keras and its backends, context managers and partials.
-_PASSED = {"gyoza", "keras", "tensorflow", "jax", "torch", "contextlib", "functools"}
+# What calls gyoza's code in between: Keras, what it maps structures with, its backends, context
+# managers and partials.
+_PASSED = {"gyoza", "keras", "optree", "tensorflow", "jax", "torch", "contextlib", "functools"}
 
 
 def warn(message: str) -> None:

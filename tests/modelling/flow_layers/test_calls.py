@@ -106,7 +106,7 @@ def test_errors_name_the_layer_and_the_method(x):
         ("log_det", "first_compute_jacobian_determinant"),
     ):
         for _ in range(2):
-            with pytest.raises(ValueError, match=f"layer '{name}'.*shape \\(5, 3\\)"):
+            with pytest.raises(ValueError, match=f"layer .{name}.*shape \\(5, 3\\)"):
                 getattr(layer, method)(np.ones([5, 3], "float32"))
 
 
