@@ -30,12 +30,14 @@ def measure(rank: int, count: int, port: int) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"localhost:{port}", count, rank)
     import keras
+    import numpy as np
 
     from gyoza.modelling import conditioners, flow_layers
     from speed.cells import CELLS
     from speed.keras_clock import time_steps
 
     cell = CELLS["W2"]
+    keras.utils.set_random_seed(0)  # the same weights in each process
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     model = flow_layers.FlowModel(
         [
@@ -48,8 +50,7 @@ def measure(rank: int, count: int, port: int) -> None:
         ]
     )
     model.compile("adam")
-    x = keras.random.normal((_INSTANCES // count, *cell.shape), seed=rank)
-    x = keras.ops.convert_to_numpy(x.addressable_data(0))
+    x = np.random.default_rng(rank).standard_normal((_INSTANCES // count, *cell.shape), "float32")
     seconds = {}
     for batch_size in _BATCH_SIZES:
         options = {"one_by_one": True, "batch_size": batch_size // count, "shuffle": False}
@@ -72,7 +73,8 @@ def run(count: int) -> dict:
         for rank in range(count)
     ]
     printed = [process.communicate()[0] for process in processes]
-    return json.loads(printed[0].splitlines()[-1])
+    # Gloo prints, too.
+    return json.loads(next(line for line in printed[0].splitlines() if line.startswith("{")))
 
 
 def main() -> None:
