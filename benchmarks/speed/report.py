@@ -7,6 +7,7 @@ import statistics
 import matplotlib.pyplot as plt
 
 from speed.cells import CELLS, SMALL_BATCH, Cell
+from speed.rows import ROWS
 
 __all__ = ["write_report"]
 
@@ -16,11 +17,14 @@ _OF_REFLECTIONS = {
     "log_prob_s": "forward",
     "sample_s": "inverse",
 }
+# What is compiled: two of gyoza's backends, and all that runs in some environments.
+_COMPILED = ("gyoza on TensorFlow", "gyoza on JAX")
+_COMPILING = ("flowjax", "distrax", "tfp", "bayesflow", "diffrax")
 _OF_SOLVERS = {"train_s": "`sample`", "log_prob_s": "`log_prob`"}
 
 
 def write_report(results: dict, folder: pathlib.Path) -> None:
-    """Writes `results.json`, `tables.md` and, where memory was measured, `memory.png`.
+    """Writes `results.json`, `tables.md`, `first_calls.md`, and `memory.png` where it was measured.
 
     Args:
         results: What was measured where.
@@ -33,6 +37,9 @@ def write_report(results: dict, folder: pathlib.Path) -> None:
         figures.setdefault(entry["cell"], {}).setdefault(entry["row"], []).append(entry)
     figures = {name: figures[name] for name in CELLS if name in figures}
     parts = [_describe(results), _summarise(figures)]
+    if set(_COMPILED) <= {row for rows in figures.values() for row in rows}:
+        first_calls = f"{_describe(results)}\n\n{_tabulate_first_calls(figures)}\n"
+        (folder / "first_calls.md").write_text(first_calls, "utf-8")
     parts += [
         f"### {name}\n\n{_capitalise(CELLS[name].title)}.\n\n{_tabulate(CELLS[name], rows)}"
         for name, rows in figures.items()
@@ -138,10 +145,31 @@ def _tabulate(cell: Cell, rows: dict[str, list[dict]]) -> str:
             cells.append("" if median is None else ratio + _format_spread(rows[row], measure))
         if cell.is_large:
             cells.append(_format_rate(rows[row]))
-        firsts = [_median(rows[row], f"first_{name}_s") for name in ("step", "log_prob", "sample")]
-        first = ", ".join(f"{seconds:.1f}" for seconds in firsts if seconds is not None)
         peak = _median(rows[row], "peak_mib") or 0.0
+        first = _format_first_calls(rows[row])
         lines.append(f"| {row} | " + " | ".join(cells) + f" | {first} | {peak:.0f} |")
+    return "\n".join(lines)
+
+
+def _format_first_calls(entries: list[dict]) -> str:
+    seconds = [_median(entries, f"first_{name}_s") for name in ("step", "log_prob", "sample")]
+    return ", ".join(f"{value:.1f}" for value in seconds if value is not None)
+
+
+def _tabulate_first_calls(figures: dict[str, dict[str, list[dict]]]) -> str:
+    """Compares the first calls of what is compiled, with the library that then trains fastest."""
+    lines = [
+        f"| cell | {' | '.join(_COMPILED)} | fastest compiled library |",
+        "|---|" + "--:|" * (len(_COMPILED) + 1),
+    ]
+    others = {row.name for row in ROWS if row.environment in _COMPILING or "compiled" in row.name}
+    for name, rows in figures.items():
+        if not any(_all(entries, "first_log_prob_s") for entries in rows.values()):
+            continue
+        cells = [_format_first_calls(rows[row]) for row in _COMPILED]
+        best = min(others & set(rows), key=lambda row: _median(rows[row], "train_s"), default=None)
+        cells.append("" if best is None else f"{best}: {_format_first_calls(rows[best])}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
