@@ -115,7 +115,7 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 gallery: $(VENV)/.gyoza-examples  ## Run studies of the gallery anew: what they print and draw
 	$(BIN)/python docs/run_gallery.py
 
-site: docs  ## Put it into the folder SITE, beside the documentation of other versions
+site: docs  ## Put the documentation into the folder SITE, beside that of other versions
 	$(BIN)/python docs/add_version.py docs/_build/html $(SITE)
 
 linkcheck: $(VENV)/.gyoza-docs  ## Follow all links of the documentation to other sites
