@@ -96,8 +96,6 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
 
     Attributes:
         flow: The flow, a :class:`FlowModel` that ends with a :class:`ContinuousFlow`.
-        continuous_flow: That layer, whose `transport` moves points part of the way, and whose
-            `estimate_log_det` tells how uncertain log-determinants are beyond `exact_limit`.
 
     Example:
 

@@ -69,7 +69,11 @@ class Sampling:
 
     @property
     def continuous_flow(self) -> Any:
-        """The last layer of `flow`, a :class:`ContinuousFlow`, which moves points in time."""
+        """The last layer of `flow`, a :class:`ContinuousFlow`, which moves points in time.
+
+        Its `transport` moves them part of the way, and its `estimate_log_det` tells how uncertain
+        log-determinants are beyond `exact_limit`.
+        """
         return self.flow._flow_layers_[-1]
 
     def log_prob(self, x: Any, context: Tensor | None = None, **kwargs: Any) -> Tensor:
