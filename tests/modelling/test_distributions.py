@@ -517,9 +517,8 @@ def test_neither_end_of_an_open_interval_is_drawn(dtype, monkeypatch):
     )
     received = to_numpy(tools.draw_open_uniform([3], dtype, 0))
     assert received.dtype == dtype
-    expected = np.array(
-        [np.finfo(dtype).epsneg, 0.5, np.nextafter(np.array(1.0, dtype), 0.0)], dtype
-    )
+    zero, one = np.array([0.0, 1.0], dtype)
+    expected = np.array([np.finfo(dtype).epsneg, 0.5, np.nextafter(one, zero)], dtype)
     np.testing.assert_array_equal(received, expected)
 
 
