@@ -30,10 +30,12 @@ def find_versions(site: Path) -> list[str]:
 
 def add(built: Path, site: Path, version: str) -> None:
     """Copies what was built in place of what the site has of the same version, and lists it."""
+    if not (built / "index.html").exists():
+        sys.exit(f"There should be documentation that was built. Received: the folder {built}")
     folder = site / version
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(built, folder)
-    versions = find_versions(site)
+    versions = find_versions(site) or [version]
     (site / "versions.json").write_text(json.dumps(versions) + "\n", "utf-8")
     (site / "index.html").write_text(INDEX.format(newest=versions[0]), "utf-8")
 

@@ -232,6 +232,26 @@ def test_the_order_of_numbered_columns_and_of_rows_is_known():
         model.sample(2, context=c[["age", "size"]].iloc[0])
 
 
+def test_other_columns_do_not_make_a_model_forget_those_that_it_is_trained_on():
+    frame = make_frame().astype("float32")
+    other = frame[["rooms", "price", "is_new"]]
+    model = FlowModel([Standardize()])
+    model.compile("sgd")
+    model.fit(frame, verbose=0)
+    model.log_prob(pd.DataFrame(frame.to_numpy()))
+    with pytest.raises(ValueError, match="incompatible"):
+        model.log_prob(frame.assign(area=1.0))
+    refused = pytest.raises(ValueError, match="in the order in which")
+    with refused:
+        model.log_prob(other)
+    with refused:
+        model.fit(frame, validation_data=other, verbose=0)
+    names = {"price": "a", "rooms": "b", "is_new": "c"}
+    model.fit(other.rename(columns=names), verbose=0)
+    with refused:
+        model.log_prob(frame.rename(columns=names))
+
+
 def test_adapt_names_columns_that_are_constant_or_repeat_others():
     random = np.random.default_rng(0)
     x = random.normal(size=[50, 2])

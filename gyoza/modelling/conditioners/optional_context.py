@@ -36,8 +36,8 @@ class OptionalContext(keras.Layer):
     Args:
         encoder: A Keras layer or model of contexts `[batch, ...]`, such as an `Embedding` of labels
             and a `Flatten`. It sees 0 where a context is missing. Without one, contexts are encoded
-            as they are, cast to the compute dtype. So does Keras cast what a `Sequential` is given,
-            and mixed precision rounds labels of more than 256: let it begin with a
+            as they are, cast to the compute dtype. Keras likewise casts what a `Sequential` is
+            given, so that bfloat16 rounds labels of more than 256, unless it begins with
             `keras.Input([1], dtype="int32")`.
         rate: The probability to leave a context out in training.
         seed: Seed of what is left out.

@@ -57,6 +57,11 @@ class FlowDistribution(Distribution):
         self.flow = flow
 
     @property
+    def metrics(self) -> list[Any]:
+        """None: the metrics of a compiled flow are those of its own training."""
+        return []
+
+    @property
     def accepts_context(self) -> bool:
         """Whether the flow is conditional."""
         return self.flow.context_shape is not None

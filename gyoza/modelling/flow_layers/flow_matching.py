@@ -279,9 +279,10 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
                     f"call its `evaluate`. Received: {name}={kwargs[name]}"
                 )
         super().compile(optimizer, **kwargs)
-        # It is flows, which are not compiled themselves, that know densities and draw samples.
-        for flow in (self.flow, *self._flows.values()):
-            flow.jit_compile = self.jit_compile
+        # It is flows that know densities and draw samples, unless they are compiled themselves.
+        if not self.flow.compiled:
+            for flow in (self.flow, *self._flows.values()):
+                flow.jit_compile = self.jit_compile
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles the model as it was compiled when it was saved."""

@@ -87,6 +87,11 @@ class Inverse(TakesContext, FlowLayer):
             )
         return context
 
+    @property
+    def metrics(self) -> list[Any]:
+        """None: the metrics of a compiled model are those of its own training."""
+        return []
+
     def build(self, input_shape: Shape | None = None) -> None:
         """Builds the layer for outputs of `input_shape`; see :meth:`FlowLayer.build`."""
         if not self.layer.built:

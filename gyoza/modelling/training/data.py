@@ -28,7 +28,9 @@ def to_arrays(data: Any) -> Any:
             they have been read. Or anything else that Keras takes.
     """
     if isinstance(data, GeneratorType) and data.gi_frame is not None:
-        return (keras.tree.map_structure(_copy, batch, none_is_leaf=False) for batch in data)
+        copies: Any = (keras.tree.map_structure(_copy, batch, none_is_leaf=False) for batch in data)
+        copies.__qualname__ = data.__qualname__  # which messages show
+        return copies
     if is_frame(data):
         return frame_to_array(data)
     if hasattr(data, "to_numpy"):  # one column
@@ -45,7 +47,14 @@ def to_arrays(data: Any) -> Any:
 
 
 def _copy(x: Any) -> Any:
-    return x.copy() if isinstance(x, np.ndarray) else x
+    if isinstance(x, np.ndarray):
+        return x.copy()
+    return x.clone() if hasattr(x, "clone") else x  # as tensors of PyTorch have it
+
+
+def _are_equal(columns: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
+    """Returns whether columns are the same, in whatever order."""
+    return len(columns) == len(others) and set(columns) == set(others)
 
 
 def _holds_numbers(data: Any) -> bool:
@@ -187,6 +196,7 @@ class TakesData(WritesFiles):
             The `keras.callbacks.History`.
         """
         orders = self._orders
+        self._forget_other_columns(x)
         try:
             arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
             _check_not_empty(arguments["x"])
@@ -241,7 +251,7 @@ class TakesData(WritesFiles):
         if isinstance(validation_data, tuple | list):
             validation_data = keras.utils.unpack_x_y_sample_weight(validation_data)
             arguments["validation_data"] = self._prepare_data(*validation_data)
-        elif validation_data is not None:
+        elif isinstance(validation_data, GeneratorType):
             arguments["validation_data"] = to_arrays(validation_data)
         return arguments
 
@@ -285,19 +295,29 @@ class TakesData(WritesFiles):
         self._note_order(1, context)
         return to_arrays(context)
 
+    def _forget_other_columns(self, x: Any) -> None:
+        """Forgets the columns that a model has been given, if it is to be trained on others."""
+        data = (x, x.get("context") if isinstance(x, dict) else None)
+        columns = map(get_columns, data)
+        self._orders = tuple(  # type: ignore[assignment]
+            None if found and known and not _are_equal(found, known) else known
+            for found, known in zip(columns, self._orders, strict=True)
+        )
+
     def _note_order(self, part: int, data: Any) -> None:
-        """Remembers the columns of inputs (0) or contexts (1), unless their order has changed."""
+        """Remembers the first columns of inputs (0) or contexts (1), and rejects another order."""
         columns, known = get_columns(data), self._orders[part]
         if columns is None or columns == known:
             return
-        if known and len(columns) == len(known) and set(columns) == set(known):
+        if known and _are_equal(columns, known):
             raise ValueError(
                 f"The columns of a data frame should be in the order in which '{self.name}' was "
                 f"given them before, such as in `frame[{list(known)}]`. "
                 f"Received: the columns {list(columns)}"
             )
-        inputs, contexts = self._orders
-        self._orders = (columns, contexts) if part == 0 else (inputs, columns)
+        if known is None:
+            inputs, contexts = self._orders
+            self._orders = (columns, contexts) if part == 0 else (inputs, columns)
 
     def _check_inputs(self, inputs: Any) -> None:
         """Raises an error if inputs are not what the model can be given."""

@@ -14,6 +14,7 @@ from gyoza.modelling.flow_layers import (
     FlowDistribution,
     FlowMatchingModel,
     FlowModel,
+    Inverse,
     Reflection,
     VariationalModel,
 )
@@ -98,3 +99,19 @@ def test_bad_input(x):
     nested, _ = make_conditional(x, x)
     with pytest.raises(ValueError, match="should be given a `context`"):
         nested.log_prob(x)
+
+
+@pytest.mark.parametrize("kind", ["base distribution", "inverse"])
+def test_compiled_models_keep_their_metrics_to_themselves(kind):
+    """Two metrics of one name would have Keras report a loss of zero."""
+    x = np.random.default_rng(0).normal(size=[32, 2]).astype("float32")
+    inner = FlowModel([ActivationNormalization()])
+    inner.compile("sgd")
+    inner.fit(x, verbose=0)
+    layer = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    model = (
+        FlowModel([layer], inner) if kind == "base distribution" else FlowModel([Inverse(inner)])
+    )
+    model.compile(keras.optimizers.SGD(0.0))
+    loss = model.fit(x, batch_size=32, verbose=0).history["loss"][0]
+    assert loss == pytest.approx(-np.mean(to_numpy(model.log_prob(x))), rel=1e-4)
