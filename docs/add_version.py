@@ -29,7 +29,7 @@ def find_versions(site: Path) -> list[str]:
 
 
 def add(built: Path, site: Path, version: str) -> None:
-    """Copies what was built in place of what the site has of the same version, and lists it."""
+    """Copies what was built into the site, replaces the same version there, and lists it."""
     if not (built / "index.html").exists():
         sys.exit(f"There should be documentation that was built. Received: the folder {built}")
     folder = site / version

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 _BATCH_SIZES = (128, 512, 2048, 8192)
-_INSTANCES = 16_384  # in an epoch, of which the fastest of a few counts
+_INSTANCES = 16_384  # in each epoch; the fastest of several epochs counts
 _EPOCHS = 5
 
 

@@ -176,7 +176,7 @@ class TakesData(WritesFiles):
 
     # Those of the last data, if it was a frame, for messages.
     _column_names: tuple[str, ...] | None = None
-    # Those of the last frames of inputs and contexts, in whose order columns have to stay.
+    # Those of the first frames of inputs and contexts, in whose order columns have to stay.
     _orders: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None] = (None, None)
 
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
