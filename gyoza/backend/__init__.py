@@ -18,6 +18,7 @@ from gyoza.backend.private import (
     Saveable,
     Use,
     build_for_training,
+    find_interceptors,
     flatten_layers,
     has_metrics,
     has_seeds,
@@ -33,6 +34,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "add_product",
     "jit",
     "jit_batches",
     "jit_step",
@@ -51,12 +53,14 @@ __all__ = [
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
+    "keeps_gradients",
     "keep_values",
     "get_random_states",
     "set_random_states",
     "shuffles_alike",
     "flatten_layers",
     "track_last",
+    "list_interceptors",
     "has_seeds",
     "list_seeds",
     "Saveable",
@@ -73,6 +77,13 @@ if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
         f"Received: backend={keras.backend.backend()!r}"
     )
 _in_use: Any = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
+
+# Returns `offset + vectors @ matrix`, in one operation on PyTorch, of tensors of one dtype and of
+# the shapes `[new_size]`, `[count, size]` and `[size, new_size]`.
+add_product: Callable[[Tensor, Tensor, Tensor], Tensor] = _in_use.add_product
+
+# Lists what else is run where Keras calls a layer: hooks of PyTorch, and recomputation.
+list_interceptors: Callable[[Any], Sequence[Any]] = find_interceptors()
 
 # What XLA may raise while TensorFlow compiles, before anything is executed.
 XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS
@@ -298,6 +309,11 @@ def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
 def forget_gradients() -> contextlib.AbstractContextManager:
     """Stops PyTorch from recording operations for gradients, which it does by default."""
     return _in_use.forget_gradients()
+
+
+def keeps_gradients() -> bool:
+    """Returns whether what is computed here may be differentiated: not within `torch.no_grad()`."""
+    return _in_use.keeps_gradients()
 
 
 def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:

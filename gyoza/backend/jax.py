@@ -14,6 +14,7 @@ import numpy as np
 from gyoza.backend import private, shared
 from gyoza.backend.shared import (
     XLA_ERRORS,
+    add_product,
     chain,
     draw_normal,
     draw_steps,
@@ -23,6 +24,7 @@ from gyoza.backend.shared import (
     forget_gradients,
     get_random_states,
     is_distributed,
+    keeps_gradients,
     make_zeros,
     mark_replica,
     pad_batches,
@@ -38,6 +40,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "add_product",
     "jit",
     "jit_batches",
     "jit_step",
@@ -56,6 +59,7 @@ __all__ = [
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
+    "keeps_gradients",
     "keep_values",
     "get_random_states",
     "set_random_states",

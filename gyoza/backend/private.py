@@ -6,7 +6,8 @@ or lets it need more memory, and changes nothing else.
 
 import functools
 import importlib
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -20,6 +21,7 @@ __all__ = [
     "list_variables",
     "read_values",
     "write_value",
+    "find_interceptors",
     "has_seeds",
     "list_seeds",
     "Saveable",
@@ -44,6 +46,11 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_layers": _ALL,
     "_seed_generators": _ALL,
     "KerasSaveable": _ALL,
+    "_remat_mode": _ALL,
+    "_forward_hooks": ("torch",),
+    "_forward_pre_hooks": ("torch",),
+    "_backward_hooks": ("torch",),
+    "_backward_pre_hooks": ("torch",),
     "_trainable_variables": ("jax",),
     "_non_trainable_variables": ("jax",),
     "_value": ("jax",),
@@ -160,6 +167,23 @@ def write_value(variable: Any, value: Any) -> None:
         variable._value = value
     else:
         variable.assign(value)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_INTERCEPTORS = ("_remat_mode", *(_HOOKS if keras.backend.backend() == "torch" else ()))
+
+
+def find_interceptors() -> Callable[[Any], Any]:
+    """Returns a function of a layer that lists what else is run where Keras calls the layer.
+
+    These are the hooks that a user of PyTorch has registered, and the recomputation that
+    `RematScope` asks for. Without the private names, there may always be something.
+    """
+    probe = keras.Layer(name="probe", dtype="float32")  # with both, Keras counts and sets nothing
+    is_known = _has(probe, *_INTERCEPTORS)
+    # At least two names, of which `attrgetter` makes a tuple.
+    names = *_INTERCEPTORS, _INTERCEPTORS[0]
+    return operator.attrgetter(*names) if is_known else lambda layer: (True,)
 
 
 def list_seeds(layer: Any) -> list[Any]:

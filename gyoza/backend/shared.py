@@ -21,6 +21,7 @@ __all__ = [
     "chain",
     "make_zeros",
     "cos_and_sin",
+    "add_product",
     "jit_step",
     "XLA_ERRORS",
     "find_unsupported",
@@ -33,6 +34,7 @@ __all__ = [
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
+    "keeps_gradients",
     "keep_values",
     "get_random_states",
     "set_random_states",
@@ -40,6 +42,10 @@ __all__ = [
 ]
 
 XLA_ERRORS: tuple[type[Exception], ...] = ()
+
+
+def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
+    return offset + vectors @ matrix
 
 
 def pad_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
@@ -132,6 +138,10 @@ def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
 
 def forget_gradients() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
+
+
+def keeps_gradients() -> bool:
+    return True
 
 
 def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from gyoza.backend import private, shared
 from gyoza.backend.shared import (
+    add_product,
     chain,
     check_states_change,
     cos_and_sin,
@@ -21,6 +22,7 @@ from gyoza.backend.shared import (
     get_random_states,
     jit_step,
     keep_values,
+    keeps_gradients,
     pad_batches,
     set_random_states,
 )
@@ -32,6 +34,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "add_product",
     "jit",
     "jit_batches",
     "jit_step",
@@ -50,6 +53,7 @@ __all__ = [
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
+    "keeps_gradients",
     "keep_values",
     "get_random_states",
     "set_random_states",

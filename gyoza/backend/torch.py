@@ -34,6 +34,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "add_product",
     "jit",
     "jit_batches",
     "jit_step",
@@ -52,11 +53,15 @@ __all__ = [
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
+    "keeps_gradients",
     "keep_values",
     "get_random_states",
     "set_random_states",
     "shuffles_alike",
 ]
+
+
+add_product = torch.addmm
 
 
 def vjp(
@@ -156,6 +161,10 @@ def jit_steps(
 
 def forget_gradients() -> contextlib.AbstractContextManager:
     return torch.no_grad()
+
+
+def keeps_gradients() -> bool:
+    return torch.is_grad_enabled()
 
 
 def get_random_states() -> dict[str, Any]:

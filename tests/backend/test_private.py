@@ -35,6 +35,9 @@ def take_away(monkeypatch, taken):
         hook = "__setattr__" if name == "_jax_state" else name
         if hook in vars(private.KerasHooks):
             monkeypatch.delattr(private.KerasHooks, hook)
+    # It was looked for when gyoza was imported.
+    for module in (conditioners.base, conditioners.mlp):
+        monkeypatch.setattr(module, "list_interceptors", private.find_interceptors())
 
 
 def use_all(directory):
@@ -78,6 +81,7 @@ def expected(asked, tmp_path_factory):
         monkeypatch.setattr(
             private, "_has", lambda owner, *names: asked.update(names) or has(owner, *names)
         )
+        private.find_interceptors()
         return use_all(tmp_path_factory.mktemp("expected"))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.backend import add_product, list_interceptors
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.functions.checks import check_integers
 from gyoza.modelling.functions.products import multiply
@@ -131,10 +132,15 @@ def run_dense_layers(layers: Sequence[Any], inputs: Tensor, residual: bool) -> T
     x, last = inputs, len(layers) - 1
     is_distributed = keras.distribution.distribution() is not None
     for k, layer in enumerate(layers):
-        if type(layer) is keras.layers.Dense and not (is_distributed or layer.quantization_mode):
+        is_dense = type(layer) is keras.layers.Dense
+        if is_dense and not (
+            is_distributed or layer.quantization_mode or any(list_interceptors(layer))
+        ):
             kernel, bias = map(ops.convert_to_tensor, (layer.kernel, layer.bias))
-            products = x @ kernel if len(x.shape) == 2 else multiply(x, kernel)
-            outputs = layer.activation(products + bias)
+            if len(x.shape) == 2:
+                outputs = layer.activation(add_product(bias, x, kernel))
+            else:
+                outputs = layer.activation(multiply(x, kernel) + bias)
         else:
             outputs = layer(x)
         is_added = residual and 0 < k < last and outputs.shape[-1] == x.shape[-1]

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
+from gyoza.modelling.conditioners.velocity import run_velocity
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
 from gyoza.modelling.functions.arguments import make_parts
@@ -229,7 +230,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         parts = [ops.cast(x, self.compute_dtype), time]
         if context is not None:
             parts.append(ops.cast(context, self.compute_dtype))
-        return ops.cast(self.velocity(parts, training=training), x.dtype)
+        return ops.cast(run_velocity(self.velocity, self, parts, training), x.dtype)
 
     @property
     def _unchecked_velocity(self) -> Callable[..., Tensor]:
@@ -283,10 +284,7 @@ class ContinuousFlow(ConditionalFlowLayer):
     ) -> State:
         """Solves an equation in which the velocity is that of the network with its weights."""
         trained = self.velocity.trainable_variables
-        fixed = [
-            (variable, ops.convert_to_tensor(variable))
-            for variable in self.velocity.non_trainable_variables
-        ]
+        fixed = [(v, ops.convert_to_tensor(v)) for v in self.velocity.non_trainable_variables]
 
         def field(time: Tensor, values: Sequence[Tensor], state: State) -> State:
             weights = zip(trained, values[len(others) :], strict=True)

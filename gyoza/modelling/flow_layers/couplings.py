@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners import MADE, Conditioner
+from gyoza.modelling.conditioners.base import run_within
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.arguments import make_parts, take_first
 from gyoza.modelling.functions.checks import check_instance
@@ -290,7 +291,7 @@ class Coupling(ConditionalFlowLayer):
             if network.output_size is None:  # the layer was built without a shape
                 self._build_network(x.shape)
             x = x if context is None else self.join_context(x, context)
-            parameters = network.run_within(self, x)
+            parameters = run_within(network, self, x)
         else:
             parameters = network(x if context is None else [x, context])
         if context is not None:

@@ -5,10 +5,10 @@ from typing import Any
 
 from keras import ops
 
-from gyoza.backend import vjp, with_gradient
+from gyoza.backend import keeps_gradients, vjp, with_gradient
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.loops import repeat
-from gyoza.modelling.functions.solvers import State, make_step, solve_adaptively
+from gyoza.modelling.functions.solvers import State, make_step, solve, solve_adaptively
 from gyoza.typing import Tensor
 
 __all__ = ["solve_with_adjoint", "solve_with_recomputation"]
@@ -59,6 +59,9 @@ def solve_with_recomputation(
         - Chen, T., Xu, B., Zhang, C. & Guestrin, C. (2016). "Training deep nets with sublinear
           memory cost." `arXiv:1604.06174 <https://arxiv.org/abs/1604.06174>`_
     """
+    if not keeps_gradients():
+        options = start, stop, solver, step_count
+        return solve(lambda time, *state: field(time, values, state), state, *options)
     check_integer("step_count", step_count, minimum=1)
     count = len(state)
 

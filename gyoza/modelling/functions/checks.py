@@ -1,6 +1,7 @@
 """Checks of arguments: their types, and numbers that should be integers, finite, or positive."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any
 
@@ -34,9 +35,12 @@ def check_instance(name: str, value: Any, cls: Any, what: str) -> None:
         )
 
 
-def is_own(cls: type) -> bool:
-    """Whether a class is one of gyoza's own, not one that a user derives from them."""
+def _is_own(cls: type) -> bool:
+    """Returns whether a class is one of gyoza's own, not one that a user derives from them."""
     return cls.__module__.partition(".")[0] == "gyoza"
+
+
+is_own: Callable[[Any], bool] = functools.cache(_is_own)
 
 
 def is_between(lower: float, value: Any, upper: float) -> bool:

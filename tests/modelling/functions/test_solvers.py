@@ -1,5 +1,7 @@
 """Solvers of differential equations, by closed forms."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 from scipy.linalg import expm, expm_frechet
 
-from gyoza.backend import jit, vjp
+from gyoza.backend import forget_gradients, jit, vjp
 from gyoza.modelling.functions import (
     compute_products,
     compute_quadratic_forms,
@@ -223,6 +225,18 @@ def test_one_step_can_be_recomputed():
         lambda time, _, state: state, (ops.ones([1, 1]),), [], 0.0, 1.0, "euler", 1
     )
     assert to_numpy(y).item() == 2.0
+
+
+def test_results_are_those_of_solve_also_where_no_gradients_are_kept():
+    options = (0.0, 1.0, "rk4", 24)
+    start = ops.convert_to_tensor(START)
+    (expected,) = solve(follow, (start,), *options)
+    for scope in (contextlib.nullcontext, forget_gradients):
+        with scope():
+            (y,) = solve_with_recomputation(
+                lambda time, _, state: follow(time, *state), (start,), [], *options
+            )
+        np.testing.assert_array_equal(to_numpy(y), to_numpy(expected))
 
 
 @pytest.mark.parametrize(
