@@ -7,11 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import cos_and_sin, flatten_layers, list_interceptors
-from gyoza.modelling.functions.checks import is_own
+from gyoza.backend import cos_and_sin, flatten_layers
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["Conditioner", "run_within"]
+__all__ = ["Conditioner"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -140,34 +139,3 @@ class Conditioner(keras.Layer):
             "output_size": self.output_size,
             "periods": None if self.periods is None else list(self.periods),
         }
-
-
-def run_within(
-    network: keras.Layer, layer: keras.Layer, inputs: Any, training: bool | None = None
-) -> Any:
-    """Runs a network within the `call` of a layer, which Keras gave suitable inputs.
-
-    Where Keras would add nothing, `call` alone is run, which takes half the time on PyTorch.
-
-    Args:
-        network: The network.
-        layer: The layer.
-        inputs: What `call` of the network takes, in the layer's compute dtype.
-        training: Whether the network is trained, or `None` if Keras knows.
-
-    Returns:
-        What the network returns.
-    """
-    is_plain = (
-        is_own(type(network))
-        and network.built
-        and network.dtype_policy == layer.dtype_policy
-        and network.activity_regularizer is None
-        and keras.distribution.distribution() is None
-        and not any(list_interceptors(network))
-    )
-    if not is_plain:
-        return network(inputs) if training is None else network(inputs, training=training)
-    if getattr(network, "periods", None):
-        inputs = network._replace_periodic(inputs)
-    return network.call(inputs)

@@ -9,13 +9,12 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import cos_and_sin
-from gyoza.modelling.conditioners.base import run_within
 from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["VelocityMLP", "check_parts", "count_features", "merge_features", "run_velocity"]
+__all__ = ["VelocityMLP", "check_parts", "count_features", "merge_features"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -144,19 +143,3 @@ def count_features(shapes: Iterable[Shape], frequency_count: int) -> int:
     """Returns how many numbers `merge_features` makes of tensors, and times, of these shapes."""
     sizes = [math.prod(length or 1 for length in shape[1:]) for shape in shapes]
     return sum(sizes) + 2 * frequency_count
-
-
-def run_velocity(
-    network: keras.Layer, layer: keras.Layer, inputs: list[Tensor], training: bool | None
-) -> Tensor:
-    """Runs a network of velocities within a layer, as `run_within` does.
-
-    Args:
-        network: The network.
-        layer: The layer. Its `call` need not be running.
-        inputs: Points, times and maybe contexts, in the compute dtype of the layer.
-        training: Whether the network is being trained.
-    """
-    if network.compute_dtype == network.variable_dtype:
-        return run_within(network, layer, inputs, training)
-    return network(inputs, training=training)  # Keras casts weights, and within `call` alone

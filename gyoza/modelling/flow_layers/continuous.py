@@ -11,7 +11,6 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
-from gyoza.modelling.conditioners.velocity import run_velocity
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
 from gyoza.modelling.functions.arguments import make_parts
@@ -27,6 +26,7 @@ from gyoza.modelling.functions.solvers import State, check_solver
 from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.functions.traces import compute_products, compute_quadratic_forms, make_units
 from gyoza.modelling.seeds import SeedGenerator
+from gyoza.modelling.within import run_within
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["ContinuousFlow", "refine_steps"]
@@ -230,7 +230,7 @@ class ContinuousFlow(ConditionalFlowLayer):
         parts = [ops.cast(x, self.compute_dtype), time]
         if context is not None:
             parts.append(ops.cast(context, self.compute_dtype))
-        return ops.cast(run_velocity(self.velocity, self, parts, training), x.dtype)
+        return ops.cast(run_within(self, self.velocity, parts, training=training), x.dtype)
 
     @property
     def _unchecked_velocity(self) -> Callable[..., Tensor]:
