@@ -2,7 +2,7 @@
 
 Each file in `docs/gallery` is what a study printed, below its command, but for the progress that
 Keras shows of trainings. With `--docs`, the study draws its figure in `docs/images`, too. For
-another study, put its command into a file there, and show that file on the page.
+another study, put its command into a file there, and show that file on its page.
 
     python docs/run_gallery.py [names of studies, all if omitted]
 """

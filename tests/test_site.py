@@ -5,6 +5,8 @@ import pathlib
 import re
 import runpy
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -56,19 +58,29 @@ def test_links_lead_to_files_and_to_headings_as_github_names_them():
     assert count > 30
 
 
-def test_gallery_has_every_study_and_shows_what_each_printed():
-    page = (ROOT / "docs" / "gallery.md").read_text("utf-8")
-    texts = {path.stem: path.read_text("utf-8") for path in (ROOT / "docs" / "gallery").iterdir()}
-    assert sorted(re.findall(r"{literalinclude} gallery/(\w+)\.txt", page)) == sorted(texts)
-    commands = re.findall(r"^`python (examples/\w+\.py)`$", page, re.MULTILINE)
-    for name, text in texts.items():
-        command, empty, *output = text.splitlines()
-        commands += re.findall(r"^\$ python (examples/\w+\.py)\b", command)
-        assert pathlib.Path(commands[-1]).stem == name
-        assert not empty
-        assert len("".join(output)) > 50
-    studies = [f"examples/{path.name}" for path in ROOT.glob("examples/*.py")]
-    assert sorted(commands) == sorted(studies)
+def test_gallery_has_a_page_for_every_study():
+    folder = ROOT / "docs" / "gallery"
+    studies = sorted(path.stem for path in ROOT.glob("examples/*.py"))
+    assert sorted(path.stem for path in folder.glob("*.md")) == studies
+    overview = (ROOT / "docs" / "gallery.md").read_text("utf-8")
+    assert sorted(re.findall(r"^:link: gallery/(\w+)$", overview, re.MULTILINE)) == studies
+    assert sorted(re.findall(r"^gallery/(\w+)$", overview, re.MULTILINE)) == studies
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/gallery/*.md")), ids=lambda page: page.stem)
+def test_pages_of_the_gallery_show_a_figure_the_script_and_what_it_printed(page):
+    text = page.read_text("utf-8")
+    assert re.search(r"^!\[.+\]\(../images/\w+.png\)$", text, re.MULTILINE)
+    assert f"{{literalinclude}} ../../examples/{page.stem}.py" in text
+    output = page.with_suffix(".txt")
+    if not output.exists():
+        assert f"`python examples/{page.stem}.py`\n" in text
+        return
+    assert f"{{literalinclude}} {page.stem}.txt" in text
+    command, empty, *lines = output.read_text("utf-8").splitlines()
+    assert re.match(rf"\$ python examples/{page.stem}.py\b", command)
+    assert not empty
+    assert len("".join(lines)) > 50
 
 
 def test_output_is_kept_without_progress():
