@@ -1,0 +1,142 @@
+"""Layers within others are run as Keras runs them where that makes a difference."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.backend import list_interceptors
+from gyoza.modelling.conditioners import MLP, VelocityMLP
+from gyoza.modelling.flow_layers import (
+    ActivationNormalization,
+    AffineCoupling,
+    BatchNormalization,
+    ContinuousFlow,
+    FlowModel,
+    Permutation,
+)
+
+X = np.random.default_rng(0).normal(size=[5, 4]).astype("float32")
+
+
+def make_coupling():
+    network = MLP([3])
+    return AffineCoupling(network), network
+
+
+def make_continuous():
+    network = VelocityMLP([3])
+    return ContinuousFlow(network, solver="euler", step_count=2), network
+
+
+makers = pytest.mark.parametrize("make", [make_coupling, make_continuous])
+
+
+@makers
+def test_recomputation_of_a_network_or_of_its_layers_is_kept(make):
+    _, network = make()
+    assert not any(list_interceptors(network))
+    with keras.RematScope(mode="full"):
+        layer, network = make()
+        layer(X)
+    assert all(any(list_interceptors(part)) for part in [network, *network.dense_layers])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="hooks are PyTorch's")
+@makers
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("within", [False, True])
+def test_hooks_of_a_network_and_of_its_layers_are_run(make, kind, within):
+    layer, network = make()
+    layer(X)
+    expected = ops.convert_to_numpy(layer(X)[0])
+    seen = []
+    observed = network.dense_layers[0] if within else network
+    handle = getattr(observed, kind)(lambda module, *tensors: seen.append(module))
+    np.testing.assert_allclose(ops.convert_to_numpy(layer(X)[0]), expected, rtol=1e-6)
+    count = len(seen)
+    assert count > 0
+    handle.remove()
+    layer(X)
+    assert len(seen) == count
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="hooks are PyTorch's")
+@makers
+def test_hooks_can_change_what_a_network_computes(make):
+    layer, network = make()
+    layer(X)
+    unchanged = ops.convert_to_numpy(layer(X)[0])
+    network.register_forward_hook(lambda module, inputs, outputs: outputs + 1.0)
+    assert np.abs(ops.convert_to_numpy(layer(X)[0]) - unchanged).max() > 0.1
+
+
+def make_chain(**options):
+    layers = [
+        Permutation([1, 0, 3, 2], **options),
+        ActivationNormalization(**options),
+        AffineCoupling(MLP([3], **options), **options),
+    ]
+    model = FlowModel(layers, **options)
+    model(X)
+    for k, weight in enumerate(model.trainable_weights):
+        weight.assign(0.3 * np.random.default_rng(k).normal(size=weight.shape))
+    return model, layers
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="hooks are PyTorch's")
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_hooks_of_the_layers_of_a_chain_are_run(index):
+    model, layers = make_chain()
+    seen = []
+    layers[index].register_forward_hook(lambda module, *tensors: seen.append(module))
+    model(X)
+    assert seen == [layers[index]]
+
+
+def test_a_call_that_somebody_replaced_is_run():
+    model, (_, layer, _) = make_chain()
+    outputs, log_det = map(ops.convert_to_numpy, model(X))
+    call = layer.call
+
+    def call_and_add(inputs):
+        outputs, log_det = call(inputs)
+        return outputs, log_det + 1.0
+
+    layer.call = call_and_add
+    changed, changed_log_det = map(ops.convert_to_numpy, model(X))
+    np.testing.assert_allclose(changed, outputs, rtol=1e-6)
+    np.testing.assert_allclose(changed_log_det, log_det + 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16", "float64"])
+def test_precision_is_that_of_the_layers_however_a_chain_is_run(policy):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        pytest.skip("is not enabled")
+    model, _ = make_chain(dtype=policy)
+    x = ops.convert_to_tensor(X, dtype=model.compute_dtype)
+    for run in (model, model.call):
+        outputs, log_det = run(x)
+        assert keras.backend.standardize_dtype(outputs.dtype) == model.compute_dtype
+        assert keras.backend.standardize_dtype(log_det.dtype) == model.log_det_dtype
+        back = ops.convert_to_numpy(ops.cast(model.invert(outputs), "float32"))
+        np.testing.assert_allclose(back, X, atol=1e-5 if policy == "float64" else 0.1)
+
+
+def test_layers_of_a_chain_are_told_whether_they_are_trained():
+    model = FlowModel([Permutation([1, 0, 3, 2]), BatchNormalization()])
+    model(X)
+    moving = [ops.convert_to_numpy(model(X)[0]), ops.convert_to_numpy(model(X, training=False)[0])]
+    np.testing.assert_array_equal(*moving)
+    outputs = ops.convert_to_numpy(model(X, training=True)[0])
+    np.testing.assert_allclose(outputs.mean(axis=0), 0.0, atol=1e-5)
+    assert np.abs(outputs - moving[0]).max() > 0.1
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+def test_inputs_and_outputs_of_another_width_are_refused(width):
+    model, _ = make_chain()
+    x = ops.convert_to_tensor(np.ones([5, width], "float32"))
+    for run in (model, model.call, model.invert, model.invert_and_log_det):
+        with pytest.raises(ValueError, match=f"\\(5, {width}\\)"):
+            run(x)
