@@ -9,6 +9,7 @@ import keras
 
 from gyoza.backend import list_interceptors
 from gyoza.modelling.functions.checks import is_own
+from gyoza.modelling.functions.dtypes import is_floating
 
 __all__ = ["run_within"]
 
@@ -23,7 +24,7 @@ def run_within(
     Args:
         whole: The layer that is running, which Keras or another layer gave suitable inputs.
         part: The layer to be run.
-        x: What the method takes, in the compute dtype of both.
+        x: The tensor, or list of tensors, that the method takes.
         name: The name of the method.
         **kwargs: Further arguments, as Keras takes them.
 
@@ -38,6 +39,7 @@ def run_within(
         and part.activity_regularizer is None
         and keras.distribution.distribution() is None
         and not isinstance(x, keras.KerasTensor)
+        and (isinstance(x, list) or is_floating(x.dtype))
         and ("context" not in kwargs or kwargs["context"].dtype == x.dtype)
         and not any(list_interceptors(part))
         and name not in vars(part)

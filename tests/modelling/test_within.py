@@ -140,3 +140,12 @@ def test_inputs_and_outputs_of_another_width_are_refused(width):
     for run in (model, model.call, model.invert, model.invert_and_log_det):
         with pytest.raises(ValueError, match=f"\\(5, {width}\\)"):
             run(x)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32"])
+def test_inputs_other_than_floating_point_numbers_are_refused(dtype):
+    model, _ = make_chain()
+    x = ops.convert_to_tensor(np.ones([5, 4], dtype))
+    for run in (model, model.call, model.invert):
+        with pytest.raises(TypeError, match="should be floating-point numbers"):
+            run(x)
