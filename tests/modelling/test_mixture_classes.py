@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from distribution_cases import events, make, sample_of, shake
+from distribution_cases import LOCATIONS, SCALES, events, make, sample_of, shake
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
 from gyoza.backend import jit
+from gyoza.modelling.conditioners import MLP
 from gyoza.modelling.distributions import GaussianMixture
 
 
@@ -95,8 +96,62 @@ def test_class_log_prob_is_bayes_rule():
     np.testing.assert_allclose(
         received, scipy.special.log_softmax(np.stack(given, axis=1), axis=1), atol=1e-12
     )
-    with pytest.raises(ValueError, match="should have classes"):
+    unbuilt = GaussianMixture(2, None, 2, LOCATIONS, SCALES, dtype="float64")
+    unbuilt.class_log_prob(x)
+    assert unbuilt.event_shape == (3,)
+    message = "should have classes: pass `class_count` to its constructor. Received: class_count=N"
+    with pytest.raises(ValueError, match=message):
         make("GaussianMixture").class_log_prob(x)
+
+
+def test_class_log_prob_depends_on_the_context():
+    network = MLP([4], "softplus", dtype="float64")
+    distribution = GaussianMixture(2, [3], 3, scale=2.0, context_network=network, dtype="float64")
+    x, context = events(6), np.random.default_rng(1).normal(size=(6, 2))
+    distribution.log_prob(x, context=context)
+    for k, weight in enumerate(network.weights):
+        weight.assign(np.random.default_rng(k).normal(size=weight.shape))
+    given = [to_numpy(distribution.log_prob(x, context=context, labels=[c] * 6)) for c in range(3)]
+    received = to_numpy(distribution.class_log_prob(x, context=context))
+    np.testing.assert_allclose(
+        received, scipy.special.log_softmax(np.stack(given, axis=1), axis=1), atol=1e-12
+    )
+    assert np.ptp(to_numpy(distribution.class_log_prob(x[[0] * 6], context)), axis=0).max() > 0.1
+    with pytest.raises(ValueError, match="context"):
+        distribution.class_log_prob(x, context[:5])
+    with pytest.raises(ValueError, match="context"):
+        distribution.class_log_prob(x)
+
+
+def test_one_class_alone_is_allowed():
+    distribution = GaussianMixture(2, [3], class_count=1, location=LOCATIONS[:1], scale=SCALES[:1])
+    x = events(4).astype("float32")
+    expected = to_numpy(make("GaussianMixture").log_prob(x))
+    np.testing.assert_allclose(to_numpy(distribution.log_prob(x, labels=[0] * 4)), expected)
+    np.testing.assert_allclose(to_numpy(distribution.class_log_prob(x)), 0.0)
+
+
+@pytest.mark.parametrize("name", ["location", "scale"])
+def test_errors_name_the_parameter(name):
+    with pytest.raises(ValueError, match=f"^`{name}` should be .*Received: {name}="):
+        GaussianMixture(1, [1], **{name: np.nan})
+
+
+def test_components_start_at_standard_normal_draws():
+    keras.utils.set_random_seed(0)
+    location = to_numpy(GaussianMixture(5000, [2]).location)
+    assert scipy.stats.kstest(location.ravel(), "norm").pvalue > 0.01
+
+
+def test_weights_of_components_are_not_rounded_in_mixed_precision():
+    distribution = GaussianMixture(
+        2, [1], location=[[0.0], [9.0]], scale=1.0, dtype="mixed_bfloat16"
+    )
+    logits = [-1.001, 1.001]  # -1 and 1 in bfloat16
+    distribution.logits.assign(logits)
+    x = ops.zeros([1, 1], "bfloat16")
+    expected = scipy.stats.norm.logpdf(0.0) + scipy.special.log_softmax(logits)[0]
+    assert to_numpy(distribution(x)).item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_labels_out_of_range():
