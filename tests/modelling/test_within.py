@@ -12,6 +12,8 @@ from gyoza.modelling.flow_layers import (
     AffineCoupling,
     BatchNormalization,
     ContinuousFlow,
+    Flatten,
+    FlowLayer,
     FlowModel,
     Permutation,
 )
@@ -149,3 +151,38 @@ def test_inputs_other_than_floating_point_numbers_are_refused(dtype):
     for run in (model, model.call, model.invert):
         with pytest.raises(TypeError, match="should be floating-point numbers"):
             run(x)
+
+
+def test_shapes_that_a_later_layer_was_not_built_for_are_refused():
+    model = FlowModel([Flatten(), ActivationNormalization()])
+    x = ops.ones([5, 2, 2])
+    for _ in range(2):
+        outputs, _ = model(x)
+        assert model.invert(outputs).shape == (5, 2, 2)
+    for shape in ([5, 1, 1], [5, 2, 3]):
+        for run in (model, model.call, model.log_prob):
+            with pytest.raises(ValueError, match="incompatible with the layer"):
+                run(ops.ones(shape))
+
+
+def test_what_keras_casts_for_a_layer_it_casts_each_time():
+    class Doubles(FlowLayer):
+        def transform(self, x):
+            return ops.cast(x, "float64"), ops.zeros(ops.shape(x)[:1], "float32")
+
+        def inverse_transform(self, x):
+            return ops.cast(x, "float64")
+
+    model = FlowModel([Permutation([1, 0, 3, 2]), Doubles(), ActivationNormalization()])
+    for _ in range(3):
+        outputs, _ = model(X)
+        assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
+
+
+def test_a_context_where_there_was_none_is_refused():
+    model, _ = make_chain()
+    for _ in range(2):
+        model(X)
+    for run in (model, model.call, model.log_prob):
+        with pytest.raises(ValueError, match="context"):
+            run(ops.convert_to_tensor(X), context=ops.ones([5, 2]))
