@@ -78,10 +78,6 @@ if keras.backend.backend() not in ("tensorflow", "jax", "torch"):
     )
 _in_use: Any = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
-# Returns `offset + vectors @ matrix`, in one operation on PyTorch, of tensors of one dtype and of
-# the shapes `[new_size]`, `[count, size]` and `[size, new_size]`.
-add_product: Callable[[Tensor, Tensor, Tensor], Tensor] = _in_use.add_product
-
 # Lists what else is run where Keras calls a layer: hooks of PyTorch, and recomputation.
 list_interceptors: Callable[[Any], Sequence[Any]] = find_interceptors()
 
@@ -142,6 +138,17 @@ def make_zeros(shape: Shape, dtype: str) -> Tensor:
 def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines with all digits. On JAX, Keras's would round float64 to float32."""
     return _in_use.cos_and_sin(x)
+
+
+def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
+    """Returns `offset + vectors @ matrix`, in one operation on PyTorch.
+
+    Args:
+        offset: A tensor, `[new_size]`.
+        vectors: A tensor of the same dtype, `[count, size]`.
+        matrix: A tensor of the same dtype, `[size, new_size]`.
+    """
+    return _in_use.add_product(offset, vectors, matrix)
 
 
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:

@@ -61,17 +61,15 @@ __all__ = [
 ]
 
 
-add_product = torch.addmm
-
-
 def vjp(
     function: Callable[..., Any], primals: Sequence[Tensor]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
-    primals = [_derive_from(torch.as_tensor(primal)) for primal in primals]
     # Like the outputs of any function, those of this one and of `pullback` can be differentiated
     # if that is so where they are computed.
     is_differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.set_grad_enabled(is_differentiable):
+        primals = [_derive_from(torch.as_tensor(primal)) for primal in primals]
+    with torch.inference_mode(False), torch.enable_grad():
         outputs = function(*primals)
     flat_outputs = keras.tree.flatten(outputs)
     if not is_differentiable:
@@ -101,6 +99,7 @@ def _derive_from(x: Tensor) -> Tensor:
     """Returns a tensor with the values of another, to compute derivatives with respect to it."""
     if x.requires_grad and torch.is_grad_enabled():
         return x.view_as(x)
+    x = x.clone() if x.is_inference() else x  # which cannot be derived from
     return x.detach().requires_grad_()
 
 
@@ -126,6 +125,12 @@ def with_gradient(
 
 def after(x: Tensor, other: Tensor) -> Tensor:
     return x
+
+
+def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(vectors.device.type):  # which would round the sum, too
+        return offset + vectors @ matrix
+    return torch.addmm(offset, vectors, matrix)
 
 
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from keras import ops
 import gyoza
 from gyoza.backend import get_random_states, private, set_random_states
 from gyoza.interpretation import split_network
-from gyoza.modelling import conditioners, metrics, within
+from gyoza.modelling import conditioners, metrics
 from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling, FlowModel
 
 BACKEND = keras.backend.backend()
@@ -36,7 +36,7 @@ def take_away(monkeypatch, taken):
         if hook in vars(private.KerasHooks):
             monkeypatch.delattr(private.KerasHooks, hook)
     # It was looked for when gyoza was imported.
-    for module in (within, conditioners.mlp):
+    for module in (conditioners.base, conditioners.mlp):
         monkeypatch.setattr(module, "list_interceptors", private.find_interceptors())
 
 

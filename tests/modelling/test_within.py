@@ -1,4 +1,6 @@
-"""Layers within others are run as Keras runs them where that makes a difference."""
+"""Networks and layers within others are run as Keras runs them where that makes a difference."""
+
+import functools
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ from gyoza.backend import list_interceptors
 from gyoza.modelling.conditioners import MLP, VelocityMLP
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
+    AdditiveCoupling,
     AffineCoupling,
     BatchNormalization,
     ContinuousFlow,
@@ -186,3 +189,109 @@ def test_a_context_where_there_was_none_is_refused():
     for run in (model, model.call, model.log_prob):
         with pytest.raises(ValueError, match="context"):
             run(ops.convert_to_tensor(X), context=ops.ones([5, 2]))
+
+
+class Spy(keras.layers.Layer):
+    """Notes whether it is trained."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.seen = []
+
+    def call(self, x, training=None):
+        self.seen.append(training)
+        return x
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_networks_of_later_layers_are_told_whether_they_are_trained(training):
+    spy = Spy()
+    network = keras.Sequential([keras.layers.Dense(4), spy])
+    model = FlowModel([Permutation([1, 0, 3, 2]), AdditiveCoupling(network)])
+    model(X)
+    x = ops.convert_to_tensor(X)
+    weights = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    for run in (model, model.call, functools.partial(model.stateless_call, *weights)):
+        spy.seen.clear()
+        run(x, training=training)
+        assert spy.seen == [training]
+
+
+def test_training_of_a_chain_trains_the_networks_of_later_layers():
+    spy = Spy()
+    network = keras.Sequential([keras.layers.Dense(4), spy])
+    model = FlowModel([Permutation([1, 0, 3, 2]), AdditiveCoupling(network)])
+    model(X)
+    model.compile("sgd", jit_compile=False)
+    spy.seen.clear()
+    model.fit(X, batch_size=5, verbose=0)
+    assert set(spy.seen) == {True}
+
+
+def test_a_subclass_need_not_pass_on_whether_it_is_trained():
+    class Plain(FlowModel):
+        def call(self, inputs):
+            return super().call(inputs)
+
+    model = Plain([Permutation([1, 0, 3, 2]), BatchNormalization()])
+    model(X)
+    outputs = ops.convert_to_numpy(model(X, training=True)[0])
+    np.testing.assert_allclose(outputs.mean(axis=0), 0.0, atol=1e-5)
+
+
+class Noted(VelocityMLP):
+    """A velocity with a layer that notes whether it is trained."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.spy = Spy()
+
+    def call(self, inputs):
+        return self.spy(super().call(inputs))
+
+
+def test_a_velocity_is_trained_by_flow_matching_and_not_by_solving():
+    network = Noted([3])
+    layer = ContinuousFlow(network, solver="euler", step_count=2)
+    model = FlowModel([layer])
+    model(X)
+    network.spy.seen.clear()
+    model(X, training=True)
+    assert set(network.spy.seen) == {False}
+    network.spy.seen.clear()
+    layer.compute_velocity(ops.convert_to_tensor(X), 0.5, training=True)
+    assert network.spy.seen == [True]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="is a mode of PyTorch")
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_log_determinants_are_right_in_inference_mode(solver):
+    import torch
+
+    layer = ContinuousFlow(VelocityMLP([3]), solver=solver, step_count=2)
+    layer(X)
+    for k, weight in enumerate(layer.trainable_weights):
+        weight.assign(np.random.default_rng(k).normal(size=weight.shape))
+    outputs, log_det = layer(X)
+    assert np.abs(ops.convert_to_numpy(log_det)).min() > 1e-3
+    with torch.inference_mode():
+        x = torch.as_tensor(X).clone()
+        for inputs in (X, x):
+            received = layer(inputs)
+            for value, expected in zip(received, (outputs, log_det), strict=True):
+                np.testing.assert_allclose(
+                    ops.convert_to_numpy(value), ops.convert_to_numpy(expected), rtol=1e-5
+                )
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="is of PyTorch")
+def test_products_keep_their_digits_where_pytorch_casts():
+    import torch
+
+    network = MLP([3], output_size=2)
+    network(X)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network(X).dtype == network(X[:, None]).dtype == torch.float32

@@ -7,10 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import cos_and_sin, flatten_layers
+from gyoza.backend import cos_and_sin, flatten_layers, list_interceptors
+from gyoza.modelling.functions.checks import is_own
 from gyoza.typing import Shape, Tensor
 
-__all__ = ["Conditioner"]
+__all__ = ["Conditioner", "run_within"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
@@ -139,3 +140,30 @@ class Conditioner(keras.Layer):
             "output_size": self.output_size,
             "periods": None if self.periods is None else list(self.periods),
         }
+
+
+def run_within(layer: keras.Layer, network: keras.Layer, x: Any) -> Any:
+    """Runs a network within a method of a layer.
+
+    Where Keras would add nothing, `call` alone is run, which takes half the time on PyTorch.
+
+    Args:
+        layer: The layer.
+        network: The network, which does not depend on whether it is trained.
+        x: The tensor, or list of tensors, that `call` takes, in the layer's compute dtype.
+
+    Returns:
+        What the network returns.
+    """
+    is_plain = (
+        is_own(type(network))
+        and network.built
+        and network.dtype_policy == layer.dtype_policy
+        and network.compute_dtype == network.variable_dtype  # Keras casts within its calls alone
+        and network.activity_regularizer is None
+        and keras.distribution.distribution() is None
+        and not any(list_interceptors(network))
+    )
+    if not is_plain:
+        return network(x)
+    return network.call(network._replace_periodic(x) if getattr(network, "periods", None) else x)

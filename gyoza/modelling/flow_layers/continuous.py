@@ -11,6 +11,8 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
+from gyoza.modelling.conditioners import VelocityMLP
+from gyoza.modelling.conditioners.base import run_within
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.adjoints import solve_with_adjoint, solve_with_recomputation
 from gyoza.modelling.functions.arguments import make_parts
@@ -26,7 +28,6 @@ from gyoza.modelling.functions.solvers import State, check_solver
 from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.functions.traces import compute_products, compute_quadratic_forms, make_units
 from gyoza.modelling.seeds import SeedGenerator
-from gyoza.modelling.within import run_within
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["ContinuousFlow", "refine_steps"]
@@ -225,12 +226,13 @@ class ContinuousFlow(ConditionalFlowLayer):
         self, x: Tensor, time: Tensor, context: Tensor | None = None, training: bool | None = False
     ) -> Tensor:
         """Computes the velocity at a time that is known to be in [0, 1]."""
-        count = ops.shape(x)[0]
-        time = ops.broadcast_to(ops.cast(time, self.compute_dtype), (count, 1))
+        time = ops.broadcast_to(ops.cast(time, self.compute_dtype), (ops.shape(x)[0], 1))
         parts = [ops.cast(x, self.compute_dtype), time]
         if context is not None:
             parts.append(ops.cast(context, self.compute_dtype))
-        return ops.cast(run_within(self, self.velocity, parts, training=training), x.dtype)
+        if type(self.velocity) is VelocityMLP:  # which does not depend on `training`
+            return ops.cast(run_within(self, self.velocity, parts), x.dtype)
+        return ops.cast(self.velocity(parts, training=training), x.dtype)
 
     @property
     def _unchecked_velocity(self) -> Callable[..., Tensor]:

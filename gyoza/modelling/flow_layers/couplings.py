@@ -10,13 +10,13 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.conditioners import MADE, Conditioner
+from gyoza.modelling.conditioners.base import run_within
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.arguments import make_parts, take_first
 from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.masks import HeavisideMask, Mask
-from gyoza.modelling.within import run_within
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Coupling", "fits"]

@@ -21,7 +21,6 @@ from gyoza.modelling.flow_layers.recomputation import run_and_recompute
 from gyoza.modelling.flow_layers.step_checks import ChecksSteps
 from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import check_instance
-from gyoza.modelling.within import run_within
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["FlowModel"]
@@ -200,13 +199,11 @@ class FlowModel(
             return run_and_recompute(
                 self._flow_layers_, inputs, self.encode(context, training), training
             )
-        # Keras checks what the first layer is given, from which all else follows.
-        (first, arguments), *others = self._with_context(context, training)
-        inputs, log_det = first(inputs, **arguments)
-        for layer, arguments in others:
-            inputs, of_layer = run_within(self, layer, inputs, **arguments)
-            log_det = log_det + of_layer
-        return inputs, log_det
+        log_dets = []
+        for layer, arguments in self._with_context(context, training):
+            inputs, log_det = layer(inputs, **arguments)
+            log_dets.append(log_det)
+        return inputs, sum(log_dets[1:], log_dets[0])
 
     def run_layers(
         self, x: Tensor, context: Tensor | None = None, training: bool | None = None
@@ -258,10 +255,8 @@ class FlowModel(
         Returns:
             The inputs of `call`, `[batch, ...]`.
         """
-        *others, (last, arguments) = self._with_context(context)
-        outputs = last.invert(outputs, **arguments)
-        for layer, arguments in reversed(others):
-            outputs = run_within(self, layer, outputs, "invert", **arguments)
+        for layer, arguments in reversed(self._with_context(context)):
+            outputs = layer.invert(outputs, **arguments)
         return outputs
 
     def invert_and_log_det(
@@ -271,10 +266,9 @@ class FlowModel(
 
         See :meth:`FlowLayer.invert_and_log_det` and :meth:`invert`.
         """
-        *others, (last, arguments) = self._with_context(context)
-        outputs, log_det = last.invert_and_log_det(outputs, **arguments)
-        for layer, arguments in reversed(others):
-            outputs, of_layer = run_within(self, layer, outputs, "invert_and_log_det", **arguments)
+        log_det: Tensor = 0.0
+        for layer, arguments in reversed(self._with_context(context)):
+            outputs, of_layer = layer.invert_and_log_det(outputs, **arguments)
             log_det = log_det + of_layer
         return outputs, log_det
 
