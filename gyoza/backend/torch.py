@@ -64,12 +64,14 @@ __all__ = [
 def vjp(
     function: Callable[..., Any], primals: Sequence[Tensor]
 ) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+    if torch.is_inference_mode_enabled():  # whose tensors nothing can be differentiated by
+        with torch.inference_mode(False), torch.no_grad():
+            return vjp(function, [torch.as_tensor(primal).clone() for primal in primals])
+    primals = [_derive_from(torch.as_tensor(primal)) for primal in primals]
     # Like the outputs of any function, those of this one and of `pullback` can be differentiated
     # if that is so where they are computed.
     is_differentiable = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(is_differentiable):
-        primals = [_derive_from(torch.as_tensor(primal)) for primal in primals]
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():
         outputs = function(*primals)
     flat_outputs = keras.tree.flatten(outputs)
     if not is_differentiable:
@@ -99,7 +101,6 @@ def _derive_from(x: Tensor) -> Tensor:
     """Returns a tensor with the values of another, to compute derivatives with respect to it."""
     if x.requires_grad and torch.is_grad_enabled():
         return x.view_as(x)
-    x = x.clone() if x.is_inference() else x  # which cannot be derived from
     return x.detach().requires_grad_()
 
 
