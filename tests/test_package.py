@@ -205,3 +205,10 @@ def test_tests_that_hang_end_and_show_where(tmp_path):
     assert result.returncode == 1
     assert "Timeout" in result.stderr
     assert re.search(r'test_endless\.py", line \d in test_endless', result.stderr)
+
+
+def test_no_file_of_the_package_is_long():
+    paths = pathlib.Path(gyoza.__file__).parent.rglob("*.py")
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in paths}
+    assert len(lengths) > 200
+    assert not {path: length for path, length in lengths.items() if length > 450}

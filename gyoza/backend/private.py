@@ -22,7 +22,6 @@ __all__ = [
     "read_values",
     "write_value",
     "find_interceptors",
-    "has_seeds",
     "list_seeds",
     "Saveable",
     "build_for_training",
@@ -40,6 +39,7 @@ __all__ = [
 ]
 
 _ALL = ("tensorflow", "jax", "torch")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # All private names that this module uses, and the backends on which it does.
 PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_flatten_layers": _ALL,
@@ -47,10 +47,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_seed_generators": _ALL,
     "KerasSaveable": _ALL,
     "_remat_mode": _ALL,
-    "_forward_hooks": ("torch",),
-    "_forward_pre_hooks": ("torch",),
-    "_backward_hooks": ("torch",),
-    "_backward_pre_hooks": ("torch",),
+    **dict.fromkeys(_HOOKS, ("torch",)),
     "_trainable_variables": ("jax",),
     "_non_trainable_variables": ("jax",),
     "_value": ("jax",),
@@ -169,21 +166,17 @@ def write_value(variable: Any, value: Any) -> None:
         variable.assign(value)
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_INTERCEPTORS = ("_remat_mode", *(_HOOKS if keras.backend.backend() == "torch" else ()))
-
-
 def find_interceptors() -> Callable[[Any], Any]:
     """Returns a function of a layer that lists what else is run where Keras calls the layer.
 
     These are the hooks that a user of PyTorch has registered, and the recomputation that
     `RematScope` asks for. Without the private names, there may always be something.
     """
+    # Of at least two names, `attrgetter` makes a tuple.
+    hooks = _HOOKS if keras.backend.backend() == "torch" else ("_remat_mode",)
+    names = "_remat_mode", *hooks
     probe = keras.Layer(name="probe", dtype="float32")  # with both, Keras counts and sets nothing
-    is_known = _has(probe, *_INTERCEPTORS)
-    # At least two names, of which `attrgetter` makes a tuple.
-    names = *_INTERCEPTORS, _INTERCEPTORS[0]
-    return operator.attrgetter(*names) if is_known else lambda layer: (True,)
+    return operator.attrgetter(*names) if _has(probe, *names) else lambda layer: (True,)
 
 
 def list_seeds(layer: Any) -> list[Any]:
@@ -195,11 +188,6 @@ def list_seeds(layer: Any) -> list[Any]:
         return list(layer._seed_generators)
     found = [x for x in _list_values(layer) if isinstance(x, keras.random.SeedGenerator)]
     return list({id(generator): generator for generator in found}.values())
-
-
-def has_seeds(layer: Any) -> bool:
-    """Returns whether a layer itself, not one within it, may draw random numbers."""
-    return bool(list_seeds(layer))
 
 
 def _find_saveable() -> Any:

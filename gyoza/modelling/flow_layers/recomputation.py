@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import after, flatten_layers, has_seeds, make_zeros, vjp, with_gradient
+from gyoza.backend import after, flatten_layers, list_seeds, make_zeros, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.invertible import Inversion
 from gyoza.typing import Tensor
@@ -23,7 +23,7 @@ def can_be_recomputed(layer: Any) -> bool:
     return not any(
         not getattr(part, "recomputable", True)
         or isinstance(part, keras.layers.BatchNormalization)
-        or has_seeds(part)
+        or list_seeds(part)
         for part in flatten_layers(layer)
         if not isinstance(part, Distribution)  # that of a model, which `call` does not use
     )
