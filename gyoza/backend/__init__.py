@@ -48,7 +48,8 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
-    "take_along_last",
+    "SHORT_AXIS",
+    "take_along_short",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -282,19 +283,25 @@ def has_slow_substitution(size: int) -> bool:
     return _in_use.has_slow_substitution(size)
 
 
-def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
-    """Takes one entry of each row of tensors: Keras's `take_along_axis`, along the last axis.
+# Where an axis of few entries, such as the bins of splines, is quick to work along. PyTorch
+# computes several numbers at once along the last axis, which should not be the short one: a softmax
+# of eight takes five times as long there as along the first axis.
+SHORT_AXIS: int = _in_use.SHORT_AXIS
+
+
+def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    """Takes one entry of each row of tensors: Keras's `take_along_axis`, along `SHORT_AXIS`.
 
     On TensorFlow, the latter has tens of operations, whose gradients take seconds to compile.
 
     Args:
-        indices: Which entry of each row, non-negative integers, `[..., 1]`.
-        values: Tensors `[..., size]`, which are broadcast to the shape of `indices`.
+        indices: Which entry of each row, non-negative integers: one along `SHORT_AXIS`.
+        values: Tensors, which are broadcast to the shape of `indices` along the other axes.
 
     Returns:
-        The entries of each tensor, `[...]`.
+        The entries of each tensor, without `SHORT_AXIS`.
     """
-    return _in_use.take_along_last(indices, *values)
+    return _in_use.take_along_short(indices, *values)
 
 
 def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:

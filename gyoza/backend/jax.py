@@ -13,6 +13,7 @@ import numpy as np
 
 from gyoza.backend import private, shared
 from gyoza.backend.shared import (
+    SHORT_AXIS,
     XLA_ERRORS,
     add_product,
     chain,
@@ -55,7 +56,8 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
-    "take_along_last",
+    "SHORT_AXIS",
+    "take_along_short",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -190,7 +192,9 @@ def has_slow_substitution(size: int) -> bool:
     return size > 128
 
 
-def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
+def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    if indices.shape[-2:-1] == (1,):
+        return shared.take_along_short(indices, *values)
     # Without a comparison of each index with the bounds, which takes time to compile.
     take = functools.partial(jnp.take_along_axis, axis=-1, mode="promise_in_bounds")
     return [take(value, indices)[..., 0] for value in values]

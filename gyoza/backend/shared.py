@@ -30,7 +30,8 @@ __all__ = [
     "mark_replica",
     "check_states_change",
     "to_data_set",
-    "take_along_last",
+    "SHORT_AXIS",
+    "take_along_short",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 XLA_ERRORS: tuple[type[Exception], ...] = ()
+SHORT_AXIS = -1
 
 
 def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
@@ -123,9 +125,11 @@ def to_data_set(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
-    taken = (keras.ops.take_along_axis(value, indices, axis=-1) for value in values)
-    return [keras.ops.squeeze(value, axis=-1) for value in taken]
+def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    """Chooses by a mask: XLA cannot differentiate other ways within loops over dimensions."""
+    is_taken = indices == keras.ops.arange(values[0].shape[-1], dtype="int32")
+    zero = keras.ops.zeros((), values[0].dtype)
+    return [keras.ops.sum(keras.ops.where(is_taken, value, zero), axis=-1) for value in values]
 
 
 def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:

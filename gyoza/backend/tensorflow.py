@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from gyoza.backend import private, shared
 from gyoza.backend.shared import (
+    SHORT_AXIS,
     add_product,
     chain,
     check_states_change,
@@ -49,7 +50,8 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
-    "take_along_last",
+    "SHORT_AXIS",
+    "take_along_short",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -150,7 +152,9 @@ def has_slow_substitution(size: int) -> bool:
     return _is_within_xla()
 
 
-def take_along_last(indices: Tensor, *values: Tensor) -> list[Tensor]:
+def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    if indices.shape[-2:-1] == (1,):
+        return shared.take_along_short(indices, *values)
     chosen = tf.reshape(tf.cast(indices, "int64"), [-1])
     size = values[0].shape[-1]
     rows = tf.range(tf.size(chosen, tf.int64))

@@ -23,7 +23,6 @@ from gyoza.backend.shared import (
     make_zeros,
     mark_replica,
     shuffles_alike,
-    take_along_last,
     to_data_set,
 )
 from gyoza.typing import Tensor
@@ -49,7 +48,8 @@ __all__ = [
     "is_traced",
     "has_slow_convolutions",
     "has_slow_substitution",
-    "take_along_last",
+    "SHORT_AXIS",
+    "take_along_short",
     "draw_uniform",
     "draw_normal",
     "forget_gradients",
@@ -59,6 +59,8 @@ __all__ = [
     "set_random_states",
     "shuffles_alike",
 ]
+
+SHORT_AXIS = 0
 
 
 def vjp(
@@ -132,6 +134,13 @@ def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
     if torch.is_autocast_enabled(vectors.device.type):  # which would round the sum, too
         return offset + vectors @ matrix
     return torch.addmm(offset, vectors, matrix)
+
+
+def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
+    # Without what Keras does for negative indices, which takes longer than to take.
+    indices = indices.to(torch.int64)
+    shape = indices.shape[1:]
+    return [torch.gather(value.expand(-1, *shape), 0, indices)[0] for value in values]
 
 
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:

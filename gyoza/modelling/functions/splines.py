@@ -5,7 +5,7 @@ import math
 
 from keras import ops
 
-from gyoza.backend import take_along_last
+from gyoza.backend import SHORT_AXIS, take_along_short
 from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.modelling.functions.tensors import clip
@@ -230,15 +230,20 @@ def _check_counts(heights: Tensor, slopes: Tensor, bin_count: int, slope_count: 
 
 
 def _divide(parameters: Tensor, bound: float, minimum: float) -> tuple[Tensor, Tensor]:
-    """Divides the interval by a softmax into bins: their starts and sizes, `[..., bin count]`."""
+    """Divides the interval by a softmax into bins: their starts and sizes, along the short axis."""
     bin_count = parameters.shape[-1]
-    sizes = minimum + (1.0 - minimum * bin_count) * ops.softmax(parameters, axis=-1)
+    fractions = ops.softmax(_lay(parameters), axis=SHORT_AXIS)
+    sizes = minimum + (1.0 - minimum * bin_count) * fractions
     # Quicker to differentiate than `cumsum`, which computes float64 in float32 on PyTorch.
-    sums = itertools.accumulate(ops.unstack(sizes, axis=-1)[:-1])
-    inner = (2.0 * bound) * ops.stack(list(sums), axis=-1) - bound
-    starts = ops.concatenate([-bound * ops.ones_like(inner[..., :1]), inner], axis=-1)
+    sums = list(itertools.accumulate(ops.unstack(sizes, axis=SHORT_AXIS)[:-1]))
+    starts = (2.0 * bound) * ops.stack([ops.zeros_like(sums[0]), *sums], axis=SHORT_AXIS) - bound
     # Differences of starts would lose most digits of bins much smaller than the interval.
     return starts, (2.0 * bound) * sizes
+
+
+def _lay(parameters: Tensor) -> Tensor:
+    """Moves the last axis to where a short axis is quick to work along."""
+    return ops.moveaxis(parameters, -1, SHORT_AXIS)
 
 
 def _positive(parameters: Tensor, minimum: float) -> Tensor:
@@ -274,7 +279,7 @@ def _displace(
 
     Args:
         x: The numbers, `[...]`, none of them outside the bins.
-        x_bins: The ascending starts and the sizes of the bins, `[..., bin count]`.
+        x_bins: The ascending starts and the sizes of the bins, along the short axis.
         y_bins: Those of the bins that they are mapped to, likewise.
         slopes: Parameters of the slopes at the knots, `[..., bin count + 1]`.
         minimum_slope: See :func:`rational_quadratic_spline`.
@@ -283,21 +288,15 @@ def _displace(
     Returns:
         By how much each number is moved, and the logarithm of the slope there, `[...]` both.
     """
-    inner_knots = (y_bins if inverse else x_bins)[0][..., 1:]
-    is_passed = ops.cast(ops.expand_dims(x, -1) >= inner_knots, "int32")
-    bins = ops.sum(is_passed, axis=-1, keepdims=True)
-
-    def take(indices: Tensor, *values: Tensor) -> list[Tensor]:
-        if x.shape[-1] > 1:
-            return take_along_last(indices, *values)
-        # As within loops over dimensions, where XLA cannot differentiate `take_along_axis`.
-        is_taken = indices == ops.arange(values[0].shape[-1], dtype="int32")
-        return [ops.sum(ops.where(is_taken, v, ops.zeros_like(v)), axis=-1) for v in values]
-
-    x_k, width, y_k, height = take(bins, *x_bins, *y_bins)
+    starts = (y_bins if inverse else x_bins)[0]
+    is_later = ops.cast(ops.expand_dims(x, SHORT_AXIS) < starts, "int32")  # never if x is NaN
+    bins = starts.shape[SHORT_AXIS] - 1 - ops.sum(is_later, axis=SHORT_AXIS, keepdims=True)
+    x_k, width, y_k, height = take_along_short(bins, *x_bins, *y_bins)
     s = height / width
     # Only two slopes per number are needed: select first, transform them afterwards.
-    d_k, d_next = (_positive(take(i, slopes)[0], minimum_slope) for i in (bins, bins + 1))
+    slopes = _lay(slopes)
+    taken = (take_along_short(indices, slopes)[0] for indices in (bins, bins + 1))
+    d_k, d_next = (_positive(slope, minimum_slope) for slope in taken)
 
     if inverse:
         theta = ops.clip((x - y_k) / height, 0.0, 1.0)  # as rounding may move knots
