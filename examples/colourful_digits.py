@@ -278,9 +278,9 @@ def measure_decoding(interpreter, classifier, test: TintedDigits) -> tuple[float
 
 def print_table(results: list[dict]) -> None:
     """Prints what swaps achieve, and what they cannot surpass: means over seeds."""
-    print(f"\n{'':30}{'':16}{'b gives its digit':>30}{'b gives its colour':>30}")
+    print(f"\n{'':33}{'':16}{'b gives its digit':>30}{'b gives its colour':>30}")
     titles = f"{'digit read, %':>16}{'colour, °':>14}"
-    print(f"{'':30}{'digit + colour':>16}{titles}{titles}")
+    print(f"{'':33}{'digit + colour':>16}{titles}{titles}")
     for name in results[0]:
         sizes, measures = zip(*(result[name] for result in results), strict=True)
         cells = ""
@@ -288,7 +288,7 @@ def print_table(results: list[dict]) -> None:
             right, errors = zip(*(measure[factor] for measure in measures), strict=True)
             for values, width in ((100 * np.asarray(right), 16), (errors, 14)):
                 cells += f"{interpretation.Estimate.of(values):.1f}".rjust(width)
-        print(f"{name:30}{', '.join(dict.fromkeys(sizes)):>16}{cells}")
+        print(f"{name:33}{', '.join(dict.fromkeys(sizes)):>16}{cells}")
     print(
         "\nThe digit should be read as that of the picture which gives it, with no error in colour."
         "\nThe second column is how many of the 32 dimensions are exchanged: the more, the more of"
