@@ -181,6 +181,7 @@ class Coupling(ConditionalFlowLayer):
         if self.dimension_count == 1 and len(self._mask_.changed_indices) == 0:
             # There is no other part: the one dimension is transformed by parameters of its own.
             self._mask_ = Mask(self._axes_, self._shape_, np.zeros(self._shape_))
+            self._mask_.set_shape(self._shape_, self._axes_)
         changed_count = len(self._mask_.changed_indices)
         if changed_count == 0:
             raise ValueError(

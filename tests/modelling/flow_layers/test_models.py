@@ -194,6 +194,16 @@ print("losses:" + json.dumps(losses))
 """
 
 
+def test_flow_of_one_dimension_that_fit_builds_is_saved(tmp_path):
+    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))])
+    model.compile()
+    x = np.random.default_rng(0).normal(size=[64, 1]).astype("float32")
+    model.fit(x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(*(to_numpy(flow.log_prob(x)) for flow in (model, loaded)))
+
+
 @pytest.mark.long  # for densities, `test_files.py` does it, too
 def test_trained_model_goes_on_in_another_process_as_it_does_here(pairs, tmp_path):
     (a, b), y = pairs

@@ -397,3 +397,14 @@ def test_log_slopes_in_the_smallest_bins_keep_most_digits_in_float32(spline):
     error = np.abs(rounded - exact)
     assert np.median(error) < 2e-6
     assert np.quantile(error, 0.99) < 1e-4
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="`vmap` is PyTorch's")
+def test_numbers_are_mapped_alike_by_vmap():
+    import torch
+
+    random = np.random.default_rng(0)
+    shapes = [5, 3], [5, 3, 4], [5, 3, 4], [5, 3, 3]
+    tensors = [torch.tensor(random.normal(size=shape)) for shape in shapes]
+    expected = rational_quadratic_spline(*tensors)
+    torch.testing.assert_close(torch.func.vmap(rational_quadratic_spline)(*tensors), expected)
