@@ -243,7 +243,7 @@ def _divide(parameters: Tensor, bound: float, minimum: float) -> tuple[Tensor, T
 
 def _lay(parameters: Tensor) -> Tensor:
     """Moves the last axis to where a short axis is quick to work along."""
-    return ops.moveaxis(parameters, (-1,), (SHORT_AXIS,))  # PyTorch's `vmap` knows these alone
+    return ops.moveaxis(parameters, (-1,), (SHORT_AXIS,))  # tuples, for the `vmap` of PyTorch
 
 
 def _positive(parameters: Tensor, minimum: float) -> Tensor:
