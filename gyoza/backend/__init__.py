@@ -35,6 +35,7 @@ __all__ = [
     "cos_and_sin",
     "add_product",
     "jit",
+    "trace_once",
     "jit_batches",
     "jit_step",
     "jit_steps",
@@ -153,6 +154,19 @@ def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     """Compiles `function`: TensorFlow by XLA when `xla` is set, JAX always, PyTorch never."""
     return _in_use.jit(function, xla)
+
+
+def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets TensorFlow trace a function once for all that call it within `jit_batches`.
+
+    Args:
+        function: A function of tensors, and of options that are given by their names, with no
+            other effect than what it returns.
+
+    Returns:
+        The function, which is run as it is elsewhere.
+    """
+    return _in_use.trace_once(function)
 
 
 def jit_batches(

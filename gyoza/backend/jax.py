@@ -32,6 +32,7 @@ from gyoza.backend.shared import (
     set_random_states,
     shuffles_alike,
     to_data_set,
+    trace_once,
 )
 from gyoza.typing import Tensor
 
@@ -43,6 +44,7 @@ __all__ = [
     "cos_and_sin",
     "add_product",
     "jit",
+    "trace_once",
     "jit_batches",
     "jit_step",
     "jit_steps",

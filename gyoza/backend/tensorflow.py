@@ -1,6 +1,7 @@
 """TensorFlow; see `gyoza.backend` for what each function is for."""
 
 import contextlib
+import contextvars
 import functools
 import os
 import re
@@ -37,6 +38,7 @@ __all__ = [
     "cos_and_sin",
     "add_product",
     "jit",
+    "trace_once",
     "jit_batches",
     "jit_step",
     "jit_steps",
@@ -78,7 +80,7 @@ def vjp(
     primals = [tf.convert_to_tensor(primal) for primal in primals]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(primals)
-        outputs = function(*primals)
+        outputs = _run(function, *primals, is_only_forward=False)
 
     def pullback(cotangents: Tensor) -> tuple[Tensor, ...]:
         return tuple(
@@ -138,6 +140,34 @@ def make_zeros(shape: Shape, dtype: str) -> Tensor:
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     # TensorFlow counts traces by code, and would warn of methods compiled for several objects.
     return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
+
+
+# Whether nothing is differentiated in what is being traced.
+_IS_ONLY_FORWARD = contextvars.ContextVar("is_only_forward", default=False)
+
+
+def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    name = f"_trace_of_{id(function)}"
+
+    @functools.wraps(function)
+    def run(*tensors: Tensor, **options: Any) -> Any:
+        # Gradients of traces are given constants as tensors, for which XLA would compile anew.
+        if not _IS_ONLY_FORWARD.get():
+            return function(*tensors, **options)
+        graph = tf.compat.v1.get_default_graph()
+        if not hasattr(graph, name):  # which keeps it as long as it is needed
+            setattr(graph, name, jit(function))
+        return getattr(graph, name)(*tensors, **options)
+
+    return run
+
+
+def _run(function: Callable[..., Any], *tensors: Tensor, is_only_forward: bool) -> Any:
+    token = _IS_ONLY_FORWARD.set(is_only_forward)
+    try:
+        return function(*tensors)
+    finally:
+        _IS_ONLY_FORWARD.reset(token)
 
 
 def is_traced(tensors: Iterable[Tensor]) -> bool:
@@ -200,7 +230,7 @@ def jit_batches(
     prepare: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     # Without the names of arguments, TensorFlow knows them by their order, which is quick.
-    compiled = jit(lambda *values: function(*values), xla)
+    compiled = jit(lambda *values: _run(function, *values, is_only_forward=True), xla)
 
     @functools.cache
     def compile_for(part_count: int, *kinds: tuple[Any, ...]) -> Callable[..., Any]:

@@ -24,6 +24,7 @@ from gyoza.backend.shared import (
     mark_replica,
     shuffles_alike,
     to_data_set,
+    trace_once,
 )
 from gyoza.typing import Tensor
 
@@ -35,6 +36,7 @@ __all__ = [
     "cos_and_sin",
     "add_product",
     "jit",
+    "trace_once",
     "jit_batches",
     "jit_step",
     "jit_steps",

@@ -161,15 +161,13 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         Those of a :class:`~gyoza.modelling.conditioners.Conditioner` have a last axis for the
         parameters of a dimension if it has several.
         """
-        if self._parameter_count == 1 or not isinstance(
-            self._compute_coupling_parameters_, Conditioner
-        ):
+        if not isinstance(self._compute_coupling_parameters_, Conditioner):
             return super().compute_parameters(x, context)
-        if not self._is_compact:
-            return self._group(self._run_network(self._mask_(x), context))
         kept, _, parameters = self._split(x, context)
-        zeros = ops.expand_dims(ops.zeros_like(kept), -2)
-        zeros = ops.repeat(zeros, self._parameter_count, axis=-2)
+        zeros = ops.zeros_like(kept)
+        if self._parameter_count == 1:
+            return self._mask_.join(zeros, parameters)
+        zeros = ops.repeat(ops.expand_dims(zeros, -2), self._parameter_count, axis=-2)
         # The mask treats the axis of parameters as another position, which `join` puts last.
         return self._mask_.join(zeros, ops.swapaxes(parameters, -1, -2))
 
@@ -177,24 +175,19 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         """Returns what is kept, what changes, and the parameters of what changes."""
         kept, changed = self._mask_.split(x)
         count = self._parameter_count
+        parameters = self._run_network(kept if self._is_compact else self._mask_(x), context)
         if self._is_compact:
-            parameters = self._run_network(kept, context)
             expected = (*changed.shape[:-1], changed.shape[-1] * count)
             if tuple(parameters.shape) != expected and not fits(parameters.shape, expected):
                 raise _wrong_parameters(parameters, expected)
-            return kept, changed, parameters if count == 1 else self._group(parameters)
-        parameters = self._run_network(self._mask_(x), context)
         if count > 1 and isinstance(self._compute_coupling_parameters_, Conditioner):
-            parameters = self._group(parameters)
+            shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
+            parameters = ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
+        if self._is_compact:
+            return kept, changed, parameters
         _, parameters = self._mask_.split(self._broadcast_parameters(parameters, x))
         # The mask treats the axis of parameters as another position.
         return kept, changed, parameters if count == 1 else ops.swapaxes(parameters, -1, -2)
-
-    def _group(self, parameters: Tensor) -> Tensor:
-        """Returns parameters with an axis for those of one dimension."""
-        count = self._parameter_count
-        shape = (*ops.shape(parameters)[:-1], count, parameters.shape[-1] // count)
-        return ops.swapaxes(ops.reshape(parameters, shape), -1, -2)
 
     def _broadcast_parameters(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Checks parameters in full shape, and gives each dimension those that are shared."""

@@ -5,7 +5,7 @@ import math
 
 from keras import ops
 
-from gyoza.backend import SHORT_AXIS, take_along_short
+from gyoza.backend import SHORT_AXIS, take_along_short, trace_once
 from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.dtypes import at_least_float32, check_float_dtype
 from gyoza.modelling.functions.tensors import clip
@@ -14,6 +14,7 @@ from gyoza.typing import Tensor
 __all__ = ["rational_quadratic_spline", "circular_spline", "check_spline"]
 
 
+@trace_once
 def rational_quadratic_spline(
     x: Tensor,
     widths: Tensor,
@@ -110,6 +111,7 @@ def rational_quadratic_spline(
     return ops.cast(results, x.dtype), ops.where(is_inside, log_slope, zero)
 
 
+@trace_once
 def circular_spline(
     x: Tensor,
     widths: Tensor,

@@ -1,0 +1,100 @@
+"""Functions that TensorFlow traces once for all that call them."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from gyoza.backend import jit, jit_batches, trace_once, vjp
+
+is_tensorflow = keras.backend.backend() == "tensorflow"
+if_traced = pytest.mark.skipif(not is_tensorflow, reason="only TensorFlow traces graphs")
+
+
+@pytest.fixture
+def counted():
+    """A function with a list of the powers that Python ran it with."""
+    powers = []
+
+    @trace_once
+    def raise_to(x, power=2):
+        powers.append(power)
+        return ops.exp(x) ** power, ops.sum(x)
+
+    raise_to.powers = powers
+    return raise_to
+
+
+def apply_thrice(function, x):
+    """Returns the function of itself, and of another power, and a number."""
+    y, first = function(x)
+    y, second = function(0.1 * y)
+    y, third = function(0.1 * y, power=3)
+    return y, first + second + third
+
+
+def compute_expected(x):
+    """Returns what `apply_thrice` does, and the gradient of its sum."""
+    first = np.exp(2.0 * x)
+    second = np.exp(0.2 * first)
+    third = np.exp(0.3 * second)
+    gradient = 1.0 + 0.2 * first + 0.04 * first * second + 0.12 * first * second * third
+    return third, np.sum(x + 0.1 * first + 0.1 * second), gradient
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(0).uniform(-1.0, 0.0, size=[4, 3]).astype("float32")
+
+
+@if_traced
+@pytest.mark.parametrize("xla", [False, True])
+def test_batches_are_mapped_by_one_trace_of_each_kind(counted, values, xla):
+    compiled = jit_batches(lambda x: apply_thrice(counted, x)[0], xla)
+    outputs = compiled(None, ops.convert_to_tensor(values))
+    np.testing.assert_allclose(outputs, compute_expected(values)[0], rtol=1e-5)
+    assert counted.powers == [2, 3]
+    compiled(None, ops.zeros([4, 5]))  # has a graph of its own
+    assert counted.powers == [2, 3, 2, 3]
+
+
+@if_traced
+def test_batches_can_be_differentiated(counted, values):
+    import tensorflow as tf
+
+    x = tf.constant(values)
+    compiled = jit_batches(lambda x: counted(x)[0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        total = tf.reduce_sum(compiled(None, x))
+    gradient = tf.convert_to_tensor(tape.gradient(total, x))
+    np.testing.assert_allclose(gradient, 2.0 * np.exp(2.0 * values), rtol=1e-5)
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_what_is_differentiated_is_no_trace(counted, values, xla):
+    """XLA would compile gradients of traces anew for each value of what is constant in them."""
+
+    def run(x):
+        outputs, pull_back = vjp(lambda x: apply_thrice(counted, x), [x])
+        return *outputs, *pull_back(tuple(map(ops.ones_like, outputs)))
+
+    results = jit(run, xla)(ops.convert_to_tensor(values))
+    for received, expected in zip(results, compute_expected(values), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(received), expected, rtol=1e-5)
+    assert counted.powers == [2, 2, 3]
+
+
+@if_traced
+def test_what_is_differentiated_within_batches_is_no_trace(counted):
+    def run(x):
+        _, pull_back = vjp(lambda x: apply_thrice(counted, x)[0], [x])
+        return pull_back(ops.ones_like(x))[0]
+
+    jit_batches(run)(None, ops.zeros([4, 3]))
+    assert counted.powers == [2, 2, 3]
+
+
+def test_where_nothing_is_traced_the_function_is_run(counted):
+    apply_thrice(counted, ops.zeros([4, 3]))
+    assert counted.powers == [2, 2, 3]
