@@ -1,4 +1,4 @@
-"""Couplings: laws, masks and conditioners, and what is computed."""
+"""Couplings: transforms, masks and conditioners, and what is computed."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
-from gyoza.modelling.conditioners import MADE, MLP
+from gyoza.modelling.conditioners import MADE, MLP, ResNet
 from gyoza.modelling.flow_layers import (
     AdditiveCoupling,
     AffineCoupling,
@@ -48,6 +48,28 @@ def test_changed_entries_are_shifted_by_what_the_conditioner_makes_of_the_kept_o
     np.testing.assert_allclose(outputs, x + (1 - kept), rtol=1e-6)
     np.testing.assert_array_equal(to_numpy(conditioner.received), x * kept)
     assert conditioner.built_for == (None, 3, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("conditioner", "shape", "mask"),
+    [
+        (MLP([4]), [6], HeavisideMask()),
+        (ResNet(4, 0), [2, 4, 3], CheckerBoardMask()),  # sees the whole image
+    ],
+    ids=["of what is kept", "of everything"],
+)
+@pytest.mark.parametrize("cls", [AdditiveCoupling, AffineCoupling])
+def test_dimensions_that_are_kept_have_parameters_of_zero(cls, conditioner, shape, mask):
+    layer = cls(conditioner=type(conditioner).from_config(conditioner.get_config()), mask=mask)
+    random = np.random.default_rng(0)
+    x = random.normal(size=[5, *shape]).astype("float32")
+    layer(x)
+    layer.set_weights([random.normal(size=weight.shape) for weight in layer.weights])
+    parameters = to_numpy(layer.compute_parameters(ops.convert_to_tensor(x)))
+    assert parameters.shape == (x.shape if cls is AdditiveCoupling else (*x.shape, 2))
+    is_kept = to_numpy(mask._mask_).reshape(shape) == 1.0
+    assert np.all(parameters[:, is_kept] == 0.0)
+    assert np.all(parameters[:, ~is_kept] != 0.0)
 
 
 def test_conditioners_of_couplings_in_a_functional_form_take_any_batch_size():
