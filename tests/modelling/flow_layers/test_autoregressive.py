@@ -59,7 +59,7 @@ def test_contract_spline(check_contract):
     check_contract(layer, [2], is_further_layout=True)
 
 
-def test_affine_law_is_the_formula():
+def test_affine_transform_is_the_formula():
     x = normal(5, 3)
     layer = make(MaskedAffine, x, log_scale_bound=0.8)
     parameters = to_numpy(layer.conditioner(x))
@@ -70,7 +70,7 @@ def test_affine_law_is_the_formula():
     np.testing.assert_allclose(to_numpy(log_det), log_scales.sum(axis=1), rtol=1e-4, atol=1e-5)
 
 
-def test_spline_law_is_the_spline():
+def test_spline_transform_is_the_spline():
     x = normal(5, 3)
     layer = make(MaskedRationalQuadraticSpline, x, bin_count=4, bound=2.0, minimum_slope=0.1)
     parameters = to_numpy(layer.conditioner(x))

@@ -89,9 +89,9 @@ def test_contract(name, check_contract):
     check_contract(layer, input_shape, context=context, is_further_layout=is_further)
 
 
-@pytest.mark.parametrize("law", [AdditiveCoupling, AffineCoupling, RationalQuadraticSplineCoupling])
-def test_one_entry_is_transformed_by_weights_of_the_layer(law, check_contract):
-    check_contract(law(compute_coupling_parameters=MLP([8])), [1], fresh_process=False)
+@pytest.mark.parametrize("cls", [AdditiveCoupling, AffineCoupling, RationalQuadraticSplineCoupling])
+def test_one_entry_is_transformed_by_weights_of_the_layer(cls, check_contract):
+    check_contract(cls(compute_coupling_parameters=MLP([8])), [1], fresh_process=False)
 
 
 def make_model(**kwargs):

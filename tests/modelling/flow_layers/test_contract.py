@@ -54,8 +54,8 @@ class Documented(FlowLayer):
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
-class AffineLaw(Coupling):
-    """A law in the documented form: full shape, and its own log-determinant."""
+class AffineByHand(Coupling):
+    """A coupling in the documented form: full shape, and its own log-determinant."""
 
     def _couple_(self, inputs, coupling_parameters):
         return inputs * ops.exp(coupling_parameters) + coupling_parameters
@@ -69,8 +69,8 @@ class AffineLaw(Coupling):
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
-class ElementwiseAffineLaw(ElementwiseCoupling):
-    """A law with two parameters per entry."""
+class ElementwiseAffine(ElementwiseCoupling):
+    """A coupling with two parameters per entry."""
 
     @property
     def parameter_count(self):
@@ -168,14 +168,14 @@ CASES = {
     "principal-rotation-channels": (PrincipalRotation(axes=[3]), [2, 2, 3]),
     "pair-axes": (PairAxes({"residual": 2, "shape": 1}, shrinkage=0.1), [3]),
     "user-layer": (Documented([3, 2], [1, 2]), [3, 2]),
-    "user-law": (AffineLaw([4], [1], dense(4), HeavisideMask([1], [4])), [4]),
-    "user-law-mlp": (AffineLaw(compute_coupling_parameters=MLP([8])), [3, 3]),
-    "user-elementwise-law": (ElementwiseAffineLaw(compute_coupling_parameters=MLP([8])), [5]),
+    "user-coupling": (AffineByHand([4], [1], dense(4), HeavisideMask([1], [4])), [4]),
+    "user-coupling-mlp": (AffineByHand(compute_coupling_parameters=MLP([8])), [3, 3]),
+    "user-elementwise": (ElementwiseAffine(compute_coupling_parameters=MLP([8])), [5]),
     "model": (
         FlowModel(
             [
                 ActivationNormalization(),
-                ElementwiseAffineLaw(compute_coupling_parameters=MLP([8])),
+                ElementwiseAffine(compute_coupling_parameters=MLP([8])),
                 HeavisidePermutation(),
                 FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))]),
                 Reflection(reflection_count=2),
@@ -197,7 +197,7 @@ FURTHER_LAYOUTS = {
     *("norm-one-entry", "norm-channels", "norm-pixels", "norm-one-element-axis"),
     *("permutation-vector", "shuffle-vector", "heaviside-odd", "heaviside-axes"),
     *("checkerboard-odd", "checkerboard-three-axes", "linear-map-vector"),
-    *("reflection-one", "reflection-reversed", "reflection-not-contiguous", "user-law-mlp"),
+    *("reflection-one", "reflection-reversed", "reflection-not-contiguous", "user-coupling-mlp"),
     *("additive-checkerboard-vector", "additive-channels", "additive-not-contiguous"),
     *("additive-mask", "additive-keeps-first"),
 }

@@ -91,7 +91,7 @@ def test_law_is_applied_through_the_documented_methods():
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class ListLaw(Coupling):
-    """A law whose parameters are a list of tensors of another shape than the inputs."""
+    """A coupling whose parameters are a list of tensors of another shape than the inputs."""
 
     def _couple_(self, inputs, coupling_parameters):
         scale, shift = coupling_parameters
@@ -121,7 +121,7 @@ def test_coupling_parameters_may_be_a_list():
 
 
 class OverriddenLaw(AdditiveCoupling):
-    """A built-in law of which a user overrides the documented methods, in full shape."""
+    """A built-in coupling of which a user overrides the documented methods, in full shape."""
 
     def _couple_(self, inputs, coupling_parameters):
         return inputs * ops.arange(1, 5, dtype="float32") + coupling_parameters
@@ -153,7 +153,7 @@ def answer_in_full_shape(count):
 
 
 @pytest.mark.parametrize(
-    ("law", "is_compact"),
+    ("cls", "is_compact"),
     [
         (AdditiveCoupling, True),
         (AdditiveCoupling, False),
@@ -163,12 +163,12 @@ def answer_in_full_shape(count):
         (RationalQuadraticSplineCoupling, True),
     ],
 )
-def test_overridden_laws_are_given_full_shapes(law, is_compact):
+def test_overridden_couplings_are_given_full_shapes(cls, is_compact):
     x = np.random.default_rng(0).normal(size=(3, 2, 3, 2)).astype("float32")
     jump = np.arange(6, dtype="float32").reshape(2, 3, 1)
     jump_tensor = ops.convert_to_tensor(jump)
 
-    class Jumping(law):
+    class Jumping(cls):
         """Adds another number to each entry, and sees where entries are."""
 
         def _couple_(self, inputs, coupling_parameters):
@@ -188,7 +188,7 @@ def test_overridden_laws_are_given_full_shapes(law, is_compact):
         layer.build(x.shape)
         return layer
 
-    plain, layer = make(law), make(Jumping)
+    plain, layer = make(cls), make(Jumping)
     random = np.random.default_rng(1)
     weights = [random.normal(size=weight.shape) for weight in plain.weights]
     for each in (plain, layer):
@@ -198,7 +198,7 @@ def test_overridden_laws_are_given_full_shapes(law, is_compact):
     assert np.abs(outputs - x).max() > 0.1
     expected = [outputs + jump * is_changed, log_det]
     inverse = [x, log_det]
-    assert layer.preserves_volume == (law in (AdditiveCoupling, VolumePreservingCoupling))
+    assert layer.preserves_volume == (cls in (AdditiveCoupling, VolumePreservingCoupling))
 
     @fast
     def run(x, y):
@@ -216,7 +216,7 @@ def test_overridden_laws_are_given_full_shapes(law, is_compact):
 
 
 class Stretch(ElementwiseCoupling):
-    """A law of a user's own, which is given changed entries alone, and so are those after it."""
+    """A coupling of a user's own, which sees what changes alone, and so do those after it."""
 
     def _couple_(self, inputs, coupling_parameters):
         assert tuple(inputs.shape) == (1, 2)
@@ -255,14 +255,14 @@ class OtherName(Coupling):
         return len(self._mask_.changed_indices) * np.log(2.0)
 
 
-class OtherNameOfLaw(AffineCoupling):
+class OtherNameOfBuiltIn(AffineCoupling):
     def compute_log_jacobian_determinant(self, x):
         return super().compute_log_jacobian_determinant(x) + 1
 
 
-@pytest.mark.parametrize(("law", "expected"), [(OtherName, 2 * np.log(2)), (OtherNameOfLaw, 1)])
-def test_log_determinants_have_two_names(law, expected):
-    layer, x = law(compute_coupling_parameters=MLP([4])), np.ones([1, 4], "float32")
+@pytest.mark.parametrize(("cls", "expected"), [(OtherName, 2 * np.log(2)), (OtherNameOfBuiltIn, 1)])
+def test_log_determinants_have_two_names(cls, expected):
+    layer, x = cls(compute_coupling_parameters=MLP([4])), np.ones([1, 4], "float32")
     for log_det in (
         layer(x)[1],
         layer.compute_jacobian_determinant(x=x),
@@ -357,11 +357,11 @@ def test_networks_that_can_be_traced_are_built_with_the_layer():
 
 
 def test_precision_is_that_of_the_layer_whatever_that_of_its_mask():
-    law = AdditiveCoupling(compute_coupling_parameters=keras.layers.Dense(4), dtype="float64")
+    coupling = AdditiveCoupling(compute_coupling_parameters=keras.layers.Dense(4), dtype="float64")
     x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(3, 4)), dtype="float64")
-    outputs, _ = law(x)
+    outputs, _ = coupling(x)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
-    np.testing.assert_allclose(to_numpy(law.invert(outputs)), to_numpy(x), atol=1e-14)
+    np.testing.assert_allclose(to_numpy(coupling.invert(outputs)), to_numpy(x), atol=1e-14)
 
 
 class MatrixOfLogDeterminants(Coupling):

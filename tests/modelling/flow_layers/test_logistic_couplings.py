@@ -1,4 +1,4 @@
-"""Mixture-of-logistics couplings: their law, how they start, and that components separate."""
+"""Mixture-of-logistics couplings: their transform, how they start, and that components separate."""
 
 import numpy as np
 import pytest

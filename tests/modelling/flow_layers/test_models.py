@@ -249,8 +249,8 @@ def test_network_shared_by_couplings_is_shared_after_loading(tmp_path):
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
-class UserLaw(Coupling):
-    """A law as the documentation asks for it."""
+class UserCoupling(Coupling):
+    """A coupling as the documentation asks for it."""
 
     def _couple_(self, inputs, coupling_parameters):
         return inputs * ops.exp(coupling_parameters)
@@ -263,12 +263,14 @@ class UserLaw(Coupling):
         return ops.sum(self._mask_(log_scales, is_positive=False), axis=1)
 
 
-def test_law_of_a_user_is_trained_saved_and_loaded(pairs, tmp_path):
+def test_a_coupling_of_a_user_is_trained_saved_and_loaded(pairs, tmp_path):
     (a, b), y = pairs
     mask = HeavisideMask(axes=[1], shape=[4])
     network = keras.Sequential([keras.layers.Dense(8, "tanh"), keras.layers.Dense(4)])
-    law = UserLaw(shape=[4], axes=[1], compute_coupling_parameters=network, mask=mask)
-    model = DisentanglingFlowModel([ActivationNormalization([4], [1]), law, Reflection([4], [1])])
+    coupling = UserCoupling(shape=[4], axes=[1], compute_coupling_parameters=network, mask=mask)
+    model = DisentanglingFlowModel(
+        [ActivationNormalization([4], [1]), coupling, Reflection([4], [1])]
+    )
     model.adapt((a, b))
     model.compile("adam", loss=SupervisedFactorLoss([2, 2]))
     history = model.fit((a, b), y, epochs=3, verbose=0).history

@@ -124,8 +124,8 @@ def test_documented_methods_agree_with_call(layer_class):
     @fast
     def run(x):
         _, changed, parameters = layer._split(x, None)
-        law = layer._couple_(changed, parameters), layer.compute_log_stretch(changed, parameters)
-        return *layer(x), *law
+        coupled = layer._couple_(changed, parameters)
+        return *layer(x), coupled, layer.compute_log_stretch(changed, parameters)
 
     outputs, log_det, coupled, log_stretch = map(to_numpy, run(ops.convert_to_tensor(x)))
     np.testing.assert_allclose(coupled, outputs[:, :2], rtol=1e-6)

@@ -97,7 +97,7 @@ def test_numbers_of_any_size_have_finite_log_odds(dtype, far):
 
 
 def test_the_gap_between_modes_has_a_finite_inverse_and_gradient():
-    # Half of the mass is at -100 and half at 100: in between, the law is flat at zero.
+    # Half of the mass is at -100 and half at 100: in between, log-odds are zero.
     mixture = to_tensors([np.log([0.5, 0.5])], [[-100.0, 100.0]], [[0.0, 0.0]], dtype="float32")
     x, log_odds = to_tensors([0.0], [0.0], dtype="float32")
     bent, log_slope = mixture_log_odds(x, *mixture)
