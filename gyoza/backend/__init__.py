@@ -160,11 +160,12 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
     """Lets TensorFlow trace a function once for all that call it within `jit_batches`.
 
     Args:
-        function: A function of tensors, and of options that are given by their names, with no
+        function: A function of tensors, and of numbers that are given by their names, with no
             other effect than what it returns.
 
     Returns:
-        The function, which is run as it is elsewhere.
+        The function, which is run as it is elsewhere, while something is differentiated, and for
+        what is like a tensor or a number.
     """
     return _in_use.trace_once(function)
 

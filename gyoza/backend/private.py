@@ -35,6 +35,7 @@ __all__ = [
     "is_in_stateless_scope",
     "is_top_level",
     "is_within_xla",
+    "is_recording",
     "find_xla_operation",
 ]
 
@@ -42,33 +43,17 @@ _ALL = ("tensorflow", "jax", "torch")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # All private names that this module uses, and the backends on which it does.
 PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
-    "_flatten_layers": _ALL,
-    "_layers": _ALL,
-    "_seed_generators": _ALL,
-    "KerasSaveable": _ALL,
-    "_remat_mode": _ALL,
+    **dict.fromkeys(("_flatten_layers", "_layers", "_seed_generators", "KerasSaveable"), _ALL),
+    **dict.fromkeys(("_remat_mode", "_symbolic_build", "_resolve_auto_jit_compile"), _ALL),
+    **dict.fromkeys(("_compile_metrics", "_keras_history", "_inbound_nodes"), _ALL),
+    **dict.fromkeys(("arguments", "output_tensors", "get_global_attribute"), _ALL),
     **dict.fromkeys(_HOOKS, ("torch",)),
-    "_trainable_variables": ("jax",),
-    "_non_trainable_variables": ("jax",),
-    "_value": ("jax",),
-    "_symbolic_build": _ALL,
-    "_resolve_auto_jit_compile": _ALL,
-    "_compile_metrics": _ALL,
-    "_make_function": ("jax",),
-    "_jax_state": ("jax",),
-    "_default_save_signature": ("tensorflow",),
-    "_keras_history": _ALL,
-    "_inbound_nodes": _ALL,
-    "arguments": _ALL,
-    "output_tensors": _ALL,
-    "draw_seed": ("tensorflow",),
-    "get_global_attribute": _ALL,
-    "ArrayDataAdapter": ("tensorflow",),
-    "in_stateless_scope": ("jax",),
-    "trace_state_clean": ("jax",),
-    "GraphOrParentsInXlaContext": ("tensorflow",),
-    "optimization_barrier": ("tensorflow",),
-    "reduce_precision": ("tensorflow",),
+    **dict.fromkeys(("_trainable_variables", "_non_trainable_variables", "_value"), ("jax",)),
+    **dict.fromkeys(("_make_function", "_jax_state"), ("jax",)),
+    **dict.fromkeys(("in_stateless_scope", "trace_state_clean"), ("jax",)),
+    **dict.fromkeys(("_default_save_signature", "draw_seed", "ArrayDataAdapter"), ("tensorflow",)),
+    **dict.fromkeys(("GraphOrParentsInXlaContext", "could_possibly_record"), ("tensorflow",)),
+    **dict.fromkeys(("optimization_barrier", "reduce_precision"), ("tensorflow",)),
 }
 
 
@@ -433,6 +418,15 @@ def is_within_xla(graph: Any) -> bool:
     module = _import("tensorflow.python.ops.control_flow_util")
     has_name = _has(module, "GraphOrParentsInXlaContext")
     return has_name and module.GraphOrParentsInXlaContext(graph)
+
+
+def is_recording() -> bool:
+    """Returns whether TensorFlow records what it does, to differentiate it.
+
+    Without a name for it, it always may: more is traced then.
+    """
+    module = _import("tensorflow.python.eager.record")
+    return not _has(module, "could_possibly_record") or module.could_possibly_record()
 
 
 def find_xla_operation(name: str) -> Any:

@@ -80,7 +80,7 @@ def vjp(
     primals = [tf.convert_to_tensor(primal) for primal in primals]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(primals)
-        outputs = _run(function, *primals, is_only_forward=False)
+        outputs = function(*primals)
 
     def pullback(cotangents: Tensor) -> tuple[Tensor, ...]:
         return tuple(
@@ -142,8 +142,7 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
 
 
-# Whether nothing is differentiated in what is being traced.
-_IS_ONLY_FORWARD = contextvars.ContextVar("is_only_forward", default=False)
+_IS_IN_BATCHES = contextvars.ContextVar("is_in_batches", default=False)
 
 
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -151,8 +150,15 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*tensors: Tensor, **options: Any) -> Any:
-        # Gradients of traces are given constants as tensors, for which XLA would compile anew.
-        if not _IS_ONLY_FORWARD.get():
+        suits = (
+            _IS_IN_BATCHES.get()
+            and all(isinstance(tensor, tf.Tensor) for tensor in tensors)
+            # TensorFlow would make tensors of other numbers.
+            and all(type(option) in (bool, int, float) for option in options.values())
+            # Gradients of traces are given constants as tensors, for which XLA would compile anew.
+            and not private.is_recording()
+        )
+        if not suits:
             return function(*tensors, **options)
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, name):  # which keeps it as long as it is needed
@@ -160,14 +166,6 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
         return getattr(graph, name)(*tensors, **options)
 
     return run
-
-
-def _run(function: Callable[..., Any], *tensors: Tensor, is_only_forward: bool) -> Any:
-    token = _IS_ONLY_FORWARD.set(is_only_forward)
-    try:
-        return function(*tensors)
-    finally:
-        _IS_ONLY_FORWARD.reset(token)
 
 
 def is_traced(tensors: Iterable[Tensor]) -> bool:
@@ -229,8 +227,15 @@ def jit_batches(
     xla: bool = True,
     prepare: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
+    def run(*tensors: Tensor) -> Any:
+        token = _IS_IN_BATCHES.set(True)
+        try:
+            return function(*tensors)
+        finally:
+            _IS_IN_BATCHES.reset(token)
+
     # Without the names of arguments, TensorFlow knows them by their order, which is quick.
-    compiled = jit(lambda *values: _run(function, *values, is_only_forward=True), xla)
+    compiled = jit(run, xla)
 
     @functools.cache
     def compile_for(part_count: int, *kinds: tuple[Any, ...]) -> Callable[..., Any]:

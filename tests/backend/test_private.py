@@ -10,7 +10,13 @@ import pytest
 from keras import ops
 
 import gyoza
-from gyoza.backend import get_random_states, private, set_random_states
+from gyoza.backend import (
+    get_random_states,
+    jit_batches,
+    private,
+    set_random_states,
+    trace_once,
+)
 from gyoza.interpretation import split_network
 from gyoza.modelling import conditioners, metrics
 from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling, FlowModel
@@ -64,6 +70,7 @@ def use_all(directory):
         model.log_prob(X),
         model.sample(3, seed=1),
         tail(head(X)),
+        jit_batches(trace_once(ops.square))(model, ops.convert_to_tensor(X)),
     ]
     return [ops.convert_to_numpy(value) for value in results]
 

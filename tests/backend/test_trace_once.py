@@ -64,11 +64,33 @@ def test_batches_can_be_differentiated(counted, values):
 
     x = tf.constant(values)
     compiled = jit_batches(lambda x: counted(x)[0])
+    compiled(None, x)
     with tf.GradientTape() as tape:
         tape.watch(x)
         total = tf.reduce_sum(compiled(None, x))
     gradient = tf.convert_to_tensor(tape.gradient(total, x))
     np.testing.assert_allclose(gradient, 2.0 * np.exp(2.0 * values), rtol=1e-5)
+    assert counted.powers == [2]
+
+
+@if_traced
+@pytest.mark.parametrize("kind", [np.float32, np.int64, ops.convert_to_tensor, keras.Variable])
+def test_what_is_like_a_number_is_left_as_it_is(counted, values, kind):
+    power = kind(2.0)
+    compiled = jit_batches(lambda x: counted(x, power=power)[0])
+    outputs = compiled(None, ops.convert_to_tensor(values))
+    np.testing.assert_allclose(outputs, np.exp(2.0 * values), rtol=1e-5)
+    assert counted.powers[0] is power
+
+
+@if_traced
+def test_a_variable_is_read_as_it_is(counted, values):
+    variable = keras.Variable(np.ones([3], "float32"))
+    compiled = jit_batches(lambda x: x + counted(variable)[0])
+    for value in (1.0, 2.0):
+        variable.assign(np.full([3], value))
+        outputs = compiled(None, ops.convert_to_tensor(values))
+        np.testing.assert_allclose(outputs, values + np.exp(2.0 * value), rtol=1e-5)
 
 
 @pytest.mark.parametrize("xla", [False, True])
@@ -86,12 +108,20 @@ def test_what_is_differentiated_is_no_trace(counted, values, xla):
 
 
 @if_traced
-def test_what_is_differentiated_within_batches_is_no_trace(counted):
-    def run(x):
-        _, pull_back = vjp(lambda x: apply_thrice(counted, x)[0], [x])
-        return pull_back(ops.ones_like(x))[0]
+def test_what_a_tape_records_within_batches_is_no_trace(counted, values):
+    import tensorflow as tf
 
-    jit_batches(run)(None, ops.zeros([4, 3]))
+    def differentiate(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = apply_thrice(counted, x)[0]
+        return tape.gradient(outputs, x)
+
+    gradient = jit_batches(differentiate)(None, tf.constant(values))
+    first = np.exp(2.0 * values)
+    second = np.exp(0.2 * first)
+    expected = 0.12 * first * second * np.exp(0.3 * second)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-5)
     assert counted.powers == [2, 2, 3]
 
 
