@@ -32,7 +32,6 @@ from gyoza.backend.shared import (
     set_random_states,
     shuffles_alike,
     to_data_set,
-    trace_once,
 )
 from gyoza.typing import Tensor
 
@@ -129,6 +128,23 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
         return (alone if private.is_top_level() else within)(*args, **kwargs)
 
     return run if options else within
+
+
+def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.lru_cache(maxsize=None, typed=True)
+    def compile_with(**options: Any) -> Callable[..., Any]:
+        return jax.jit(functools.partial(function, **options))
+
+    @functools.wraps(function)
+    def run(*tensors: Tensor, **options: Any) -> Any:
+        suits = (
+            not private.is_top_level()
+            and all(isinstance(tensor, jax.Array) for tensor in tensors)
+            and all(type(option) in (bool, int, float) for option in options.values())
+        )
+        return compile_with(**options)(*tensors) if suits else function(*tensors, **options)
+
+    return run
 
 
 def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:

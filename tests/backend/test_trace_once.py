@@ -1,4 +1,4 @@
-"""Functions that TensorFlow traces once for all that call them."""
+"""Functions that are traced once for all that call them."""
 
 import keras
 import numpy as np
@@ -7,8 +7,9 @@ from keras import ops
 
 from gyoza.backend import jit, jit_batches, trace_once, vjp
 
-is_tensorflow = keras.backend.backend() == "tensorflow"
-if_traced = pytest.mark.skipif(not is_tensorflow, reason="only TensorFlow traces graphs")
+BACKEND = keras.backend.backend()
+on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="of graphs of TensorFlow")
+on_jax = pytest.mark.skipif(BACKEND != "jax", reason="of functions that JAX traces")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def values():
     return np.random.default_rng(0).uniform(-1.0, 0.0, size=[4, 3]).astype("float32")
 
 
-@if_traced
+@on_tensorflow
 @pytest.mark.parametrize("xla", [False, True])
 def test_batches_are_mapped_by_one_trace_of_each_kind(counted, values, xla):
     compiled = jit_batches(lambda x: apply_thrice(counted, x)[0], xla)
@@ -58,7 +59,7 @@ def test_batches_are_mapped_by_one_trace_of_each_kind(counted, values, xla):
     assert counted.powers == [2, 3, 2, 3]
 
 
-@if_traced
+@on_tensorflow
 def test_batches_can_be_differentiated(counted, values):
     import tensorflow as tf
 
@@ -73,7 +74,7 @@ def test_batches_can_be_differentiated(counted, values):
     assert counted.powers == [2]
 
 
-@if_traced
+@on_tensorflow
 @pytest.mark.parametrize("kind", [np.float32, np.int64, ops.convert_to_tensor, keras.Variable])
 def test_what_is_like_a_number_is_left_as_it_is(counted, values, kind):
     power = kind(2.0)
@@ -83,7 +84,7 @@ def test_what_is_like_a_number_is_left_as_it_is(counted, values, kind):
     assert counted.powers[0] is power
 
 
-@if_traced
+@on_tensorflow
 def test_a_variable_is_read_as_it_is(counted, values):
     variable = keras.Variable(np.ones([3], "float32"))
     compiled = jit_batches(lambda x: x + counted(variable)[0])
@@ -94,8 +95,8 @@ def test_a_variable_is_read_as_it_is(counted, values):
 
 
 @pytest.mark.parametrize("xla", [False, True])
-def test_what_is_differentiated_is_no_trace(counted, values, xla):
-    """XLA would compile gradients of traces anew for each value of what is constant in them."""
+def test_what_is_differentiated_is_no_trace_on_tensorflow(counted, values, xla):
+    """Its XLA would compile gradients of traces anew for each value of what is constant in them."""
 
     def run(x):
         outputs, pull_back = vjp(lambda x: apply_thrice(counted, x), [x])
@@ -104,10 +105,25 @@ def test_what_is_differentiated_is_no_trace(counted, values, xla):
     results = jit(run, xla)(ops.convert_to_tensor(values))
     for received, expected in zip(results, compute_expected(values), strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(received), expected, rtol=1e-5)
-    assert counted.powers == [2, 2, 3]
+    assert counted.powers == ([2, 3] if BACKEND == "jax" else [2, 2, 3])
 
 
-@if_traced
+@on_jax
+def test_functions_share_one_trace_of_each_kind(counted, values):
+    run = jit(lambda x: apply_thrice(counted, x)[0])
+    np.testing.assert_allclose(run(values), compute_expected(values)[0], rtol=1e-5)
+    assert counted.powers == [2, 3]
+    jit(lambda x: counted(x, power=3.0))(values)  # a number of Python's, and another type
+    assert counted.powers == [2, 3, 3.0]
+    assert type(counted.powers[-1]) is float
+    power = np.float32(2)
+    np.testing.assert_allclose(
+        jit(lambda x: counted(x, power=power)[0])(values), np.exp(2.0 * values), rtol=1e-5
+    )
+    assert counted.powers[-1] is power
+
+
+@on_tensorflow
 def test_what_a_tape_records_within_batches_is_no_trace(counted, values):
     import tensorflow as tf
 
