@@ -157,15 +157,15 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
 
 
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Traces a function once for all that call it: on TensorFlow those within `jit_batches`.
+    """Lets a function be traced once for all that call it within `jit_batches`.
 
     Args:
         function: A function of tensors, and of numbers that are given by their names, with no
             other effect than what it returns.
 
     Returns:
-        The function, which is run as it is where nothing is traced, where TensorFlow differentiates
-        it, and for what is like a tensor or a number, but is none.
+        The function, which is run as it is elsewhere, where TensorFlow differentiates it, and for
+        what is like a tensor or a number, but is none.
     """
     return _in_use.trace_once(function)
 

@@ -29,8 +29,10 @@ from gyoza.backend.shared import (
     make_zeros,
     mark_replica,
     pad_batches,
+    run_in_batches,
     set_random_states,
     shuffles_alike,
+    suits_one_trace,
     to_data_set,
 )
 from gyoza.typing import Tensor
@@ -131,17 +133,13 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
 
 
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.lru_cache(maxsize=None, typed=True)
+    @functools.lru_cache(typed=True)
     def compile_with(**options: Any) -> Callable[..., Any]:
         return jax.jit(functools.partial(function, **options))
 
     @functools.wraps(function)
     def run(*tensors: Tensor, **options: Any) -> Any:
-        suits = (
-            not private.is_top_level()
-            and all(isinstance(tensor, jax.Array) for tensor in tensors)
-            and all(type(option) in (bool, int, float) for option in options.values())
-        )
+        suits = suits_one_trace(jax.Array, tensors, options)
         return compile_with(**options)(*tensors) if suits else function(*tensors, **options)
 
     return run
@@ -230,7 +228,7 @@ def jit_batches(
     def compiled(values: Sequence[Tensor], *tensors: Tensor) -> Any:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping) as scope:
-            outputs = function(*tensors)
+            outputs = run_in_batches(function, *tensors)
         updated = enumerate(scope.get_current_value(variable) for variable in variables)
         return outputs, {k: value for k, value in updated if value is not values[k]}
 

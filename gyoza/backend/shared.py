@@ -4,6 +4,7 @@ See `gyoza.backend` for what each of these functions is for.
 """
 
 import contextlib
+import contextvars
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ __all__ = [
     "cos_and_sin",
     "add_product",
     "trace_once",
+    "run_in_batches",
+    "suits_one_trace",
     "jit_step",
     "XLA_ERRORS",
     "find_unsupported",
@@ -53,6 +56,30 @@ def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
 
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
+
+
+_IS_IN_BATCHES = contextvars.ContextVar("is_in_batches", default=False)
+
+
+def run_in_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
+    """Runs a function that `jit_batches` compiles, in which `trace_once` has an effect."""
+    token = _IS_IN_BATCHES.set(True)
+    try:
+        return function(*tensors)
+    finally:
+        _IS_IN_BATCHES.reset(token)
+
+
+def suits_one_trace(kind: Any, tensors: Sequence[Tensor], options: dict[str, Any]) -> bool:
+    """Returns whether a function is called within `jit_batches` with plain tensors and numbers.
+
+    Other numbers than those of Python would be made tensors.
+    """
+    return (
+        _IS_IN_BATCHES.get()
+        and all(isinstance(tensor, kind) for tensor in tensors)
+        and all(type(option) in (bool, int, float) for option in options.values())
+    )
 
 
 def pad_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:

@@ -1,7 +1,6 @@
 """TensorFlow; see `gyoza.backend` for what each function is for."""
 
 import contextlib
-import contextvars
 import functools
 import os
 import re
@@ -26,7 +25,9 @@ from gyoza.backend.shared import (
     keep_values,
     keeps_gradients,
     pad_batches,
+    run_in_batches,
     set_random_states,
+    suits_one_trace,
 )
 from gyoza.typing import Shape, Tensor
 
@@ -142,23 +143,13 @@ def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
 
 
-_IS_IN_BATCHES = contextvars.ContextVar("is_in_batches", default=False)
-
-
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
     name = f"_trace_of_{id(function)}"
 
     @functools.wraps(function)
     def run(*tensors: Tensor, **options: Any) -> Any:
-        suits = (
-            _IS_IN_BATCHES.get()
-            and all(isinstance(tensor, tf.Tensor) for tensor in tensors)
-            # TensorFlow would make tensors of other numbers.
-            and all(type(option) in (bool, int, float) for option in options.values())
-            # Gradients of traces are given constants as tensors, for which XLA would compile anew.
-            and not private.is_recording()
-        )
-        if not suits:
+        # Gradients of traces are given constants as tensors, for which XLA would compile anew.
+        if not suits_one_trace(tf.Tensor, tensors, options) or private.is_recording():
             return function(*tensors, **options)
         graph = tf.compat.v1.get_default_graph()
         if not hasattr(graph, name):  # which keeps it as long as it is needed
@@ -227,15 +218,8 @@ def jit_batches(
     xla: bool = True,
     prepare: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    def run(*tensors: Tensor) -> Any:
-        token = _IS_IN_BATCHES.set(True)
-        try:
-            return function(*tensors)
-        finally:
-            _IS_IN_BATCHES.reset(token)
-
     # Without the names of arguments, TensorFlow knows them by their order, which is quick.
-    compiled = jit(run, xla)
+    compiled = jit(lambda *values: run_in_batches(function, *values), xla)
 
     @functools.cache
     def compile_for(part_count: int, *kinds: tuple[Any, ...]) -> Callable[..., Any]:
