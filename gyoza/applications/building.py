@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import keras
 
 from gyoza.modelling.conditioners import MADE
-from gyoza.modelling.conditioners.mlp import check_hidden_sizes
+from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer
 from gyoza.modelling.functions.checks import check_integer
 

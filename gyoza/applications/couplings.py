@@ -5,7 +5,7 @@ from typing import Any
 
 from gyoza.applications.building import alternate, in_dtype
 from gyoza.modelling.conditioners import MLP, ResNet
-from gyoza.modelling.conditioners.mlp import check_hidden_sizes
+from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.distributions import Distribution, Logistic
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from gyoza.applications.building import alternate, in_dtype
-from gyoza.modelling.conditioners.mlp import check_hidden_sizes
+from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel, Residual
 
 __all__ = ["ResidualFlow"]

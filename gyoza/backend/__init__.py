@@ -33,6 +33,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "tanh",
     "add_product",
     "jit",
     "trace_once",
@@ -80,6 +81,9 @@ _in_use: Any = importlib.import_module(f"{__name__}.{keras.backend.backend()}")
 
 # Lists what else is run where Keras calls a layer: hooks of PyTorch, and recomputation.
 list_interceptors: Callable[[Any], Sequence[Any]] = find_interceptors()
+
+# The hyperbolic tangent with all digits. On JAX, Keras's would round float64 to float32.
+tanh: Callable[[Tensor], Tensor] = _in_use.tanh
 
 # What XLA may raise while TensorFlow compiles, before anything is executed.
 XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS

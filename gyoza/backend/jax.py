@@ -43,6 +43,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "tanh",
     "add_product",
     "jit",
     "trace_once",
@@ -102,6 +103,10 @@ def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(x, keras.KerasTensor):
         return shared.cos_and_sin(x)
     return jnp.cos(x), jnp.sin(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    return shared.tanh(x) if isinstance(x, keras.KerasTensor) else jnp.tanh(x)
 
 
 @functools.cache

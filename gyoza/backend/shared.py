@@ -22,6 +22,7 @@ __all__ = [
     "chain",
     "make_zeros",
     "cos_and_sin",
+    "tanh",
     "add_product",
     "trace_once",
     "run_in_batches",
@@ -127,6 +128,9 @@ def make_zeros(shape: Shape, dtype: str) -> Tensor:
 
 def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     return keras.ops.cos(x), keras.ops.sin(x)
+
+
+tanh = keras.ops.tanh
 
 
 def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:

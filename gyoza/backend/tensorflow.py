@@ -28,6 +28,7 @@ from gyoza.backend.shared import (
     run_in_batches,
     set_random_states,
     suits_one_trace,
+    tanh,
 )
 from gyoza.typing import Shape, Tensor
 
@@ -37,6 +38,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "tanh",
     "add_product",
     "jit",
     "trace_once",

@@ -23,6 +23,7 @@ from gyoza.backend.shared import (
     make_zeros,
     mark_replica,
     shuffles_alike,
+    tanh,
     to_data_set,
     trace_once,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "after",
     "make_zeros",
     "cos_and_sin",
+    "tanh",
     "add_product",
     "jit",
     "trace_once",

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.axes import align_context
-from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
+from gyoza.modelling.conditioners.dense import DenseNetwork
 from gyoza.modelling.functions.checks import check_integers
 from gyoza.typing import Shape, Tensor
 
@@ -17,7 +17,7 @@ __all__ = ["MADE"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class MADE(keras.Layer):
+class MADE(DenseNetwork):
     r"""A network of masked dense layers: parameters of a dimension depend on those before it.
 
     In an order :math:`o_1, …, o_n` of the dimensions of a vector :math:`x`, and with a context
@@ -80,10 +80,7 @@ class MADE(keras.Layer):
         parameter_count: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.hidden_sizes = check_hidden_sizes(hidden_sizes)
-        self.activation = keras.activations.get(activation)
-        self.residual = residual
+        super().__init__(hidden_sizes, activation, residual, **kwargs)
         self.order = _check_order(order)
         self.parameter_count = parameter_count
 
@@ -133,7 +130,7 @@ class MADE(keras.Layer):
         context_size = None if context_shape is None else context_shape[-1]
         lowest_degree = 1 if context_size is None else 0
         degrees = 1 + np.argsort(self.order)
-        self.dense_layers: list[keras.Layer] = []
+        self.dense_layers = []
         for hidden_size in self.hidden_sizes if size > lowest_degree else ():
             hidden_degrees = _spread(lowest_degree, size, hidden_size)
             mask = degrees[:, None] <= hidden_degrees
@@ -171,7 +168,7 @@ class MADE(keras.Layer):
         if entry is not None:
             columns = entry * self.parameter_count + ops.arange(self.parameter_count)
             layers[-1] = functools.partial(layers[-1], columns=columns)
-        parameters = run_dense_layers(layers, inputs, self.residual)
+        parameters = self._run_dense_layers(inputs, layers)
         entry_count = inputs.shape[-1] if entry is None else 1
         return ops.reshape(
             parameters, (*ops.shape(parameters)[:-1], entry_count, self.parameter_count)
@@ -185,8 +182,6 @@ class MADE(keras.Layer):
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
         return {
             **super().get_config(),
-            "hidden_sizes": list(self.hidden_sizes),
-            "activation": keras.activations.serialize(self.activation),
             "residual": self.residual,
             "order": self.order,
             "parameter_count": self.parameter_count,

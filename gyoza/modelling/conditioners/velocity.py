@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import cos_and_sin
-from gyoza.modelling.conditioners.mlp import check_hidden_sizes, run_dense_layers
+from gyoza.modelling.conditioners.dense import DenseNetwork
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.typing import Shape, Tensor
@@ -18,7 +18,7 @@ __all__ = ["VelocityMLP", "check_parts", "count_features", "merge_features"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class VelocityMLP(keras.Layer):
+class VelocityMLP(DenseNetwork):
     r"""Dense layers that compute the velocity of points at a time.
 
     They are given the point, its context if there is one, and Fourier features of the time,
@@ -63,9 +63,7 @@ class VelocityMLP(keras.Layer):
         point_frequency_count: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self.hidden_sizes = check_hidden_sizes(hidden_sizes)
-        self.activation = keras.activations.get(activation)
+        super().__init__(hidden_sizes, activation, residual=True, **kwargs)
         self.frequency_count = check_integer("frequency_count", frequency_count)
         self.point_frequency_count = check_integer("point_frequency_count", point_frequency_count)
 
@@ -73,18 +71,9 @@ class VelocityMLP(keras.Layer):
         """Creates the dense layers for points, times and contexts of these shapes."""
         check_parts(self.name, input_shape)
         output_size = count_features(input_shape[:1], 0)
-        self.dense_layers = [
-            keras.layers.Dense(size, activation=self.activation, dtype=self.dtype_policy)
-            for size in self.hidden_sizes
-        ]
-        self.dense_layers.append(
-            keras.layers.Dense(output_size, kernel_initializer="zeros", dtype=self.dtype_policy)
-        )
         size = count_features(input_shape, self.frequency_count)
         size += 2 * self.point_frequency_count * output_size
-        for layer in self.dense_layers:
-            layer.build((None, size))
-            size = layer.units
+        self._build_dense_layers(size, output_size)
 
     def call(self, inputs: list[Tensor]) -> Tensor:
         """Computes velocities.
@@ -104,7 +93,7 @@ class VelocityMLP(keras.Layer):
             angles = ops.expand_dims(ops.cast(x, self.compute_dtype), axis=-1) * frequencies
             parts += cos_and_sin(angles)
         features = merge_features(parts, time, self.frequency_count, self.compute_dtype)
-        velocity = run_dense_layers(self.dense_layers, features, True)
+        velocity = self._run_dense_layers(features)
         return ops.reshape(velocity, ops.shape(x))
 
     def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
@@ -115,8 +104,6 @@ class VelocityMLP(keras.Layer):
         """Returns the constructor's arguments, from which `from_config` makes an equal layer."""
         return {
             **super().get_config(),
-            "hidden_sizes": list(self.hidden_sizes),
-            "activation": keras.activations.serialize(self.activation),
             "frequency_count": self.frequency_count,
             "point_frequency_count": self.point_frequency_count,
         }

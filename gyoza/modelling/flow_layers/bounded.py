@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from gyoza.backend import tanh
 from gyoza.modelling.flow_layers.elementwise import ElementwiseLayer
 from gyoza.modelling.functions.exponentials import expm1, log1p
 from gyoza.modelling.functions.logistic import logistic_log_density
@@ -248,7 +249,7 @@ class Tanh(ElementwiseLayer):
 
     def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the hyperbolic tangent, whose derivative is 4 sigmoid(2x) sigmoid(-2x)."""
-        return _tanh(x), _log_slope_of_tanh(x)
+        return tanh(x), _log_slope_of_tanh(x)
 
     def compress(self, y: Tensor) -> Tensor:
         """Computes the inverse hyperbolic tangent."""
@@ -293,23 +294,15 @@ class Arctanh(ElementwiseLayer):
 
     def compress(self, y: Tensor) -> Tensor:
         """Computes the hyperbolic tangent."""
-        return _tanh(y)
+        return tanh(y)
 
     def compress_and_stretch(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the log-derivatives as those of the tangent, also where it is rounded to 1."""
-        return _tanh(y), -_log_slope_of_tanh(y)
+        return tanh(y), -_log_slope_of_tanh(y)
 
 
 def _log_slope_of_tanh(x: Tensor) -> Tensor:
     return math.log(4.0) + logistic_log_density(2 * x)
-
-
-def _tanh(x: Tensor) -> Tensor:
-    """Computes the hyperbolic tangent, with all digits near zero and, on JAX, those of float64."""
-    is_positive = x >= 0
-    falling = expm1(-2 * ops.where(is_positive, x, -x))
-    size = -falling / (2 + falling)
-    return ops.where(is_positive, size, -size)
 
 
 def _arctanh(x: Tensor) -> tuple[Any, Any]:

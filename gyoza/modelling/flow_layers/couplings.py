@@ -22,8 +22,19 @@ from gyoza.typing import Shape, Tensor
 __all__ = ["Coupling", "fits"]
 
 
+class _TakesTransformer(ConditionalFlowLayer):
+    """Makes a `Coupling` with a `transformer` a coupling of each dimension by itself."""
+
+    # The class of couplings by transforms, which derives from `Coupling`.
+    _elementwise: Any = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        is_elementwise = cls is Coupling and kwargs.get("transformer") is not None
+        return super().__new__(cls._elementwise if is_elementwise else cls, *args, **kwargs)
+
+
 @keras.saving.register_keras_serializable(package="gyoza")
-class Coupling(ConditionalFlowLayer):
+class Coupling(_TakesTransformer):
     r"""Base class of layers that couple one part of their inputs with the other.
 
     With a binary mask :math:`w`, a network :math:`g` that computes coupling parameters, and an
@@ -52,7 +63,8 @@ class Coupling(ConditionalFlowLayer):
       `compute_log_jacobian_determinant`.
 
     A transform of each dimension by itself is simpler, and faster, as a
-    :class:`~gyoza.modelling.transforms.Transform` in an :class:`ElementwiseCoupling`.
+    :class:`~gyoza.modelling.transforms.Transform`: `Coupling(..., transformer=transform)` makes an
+    :class:`ElementwiseCoupling`.
 
     Args:
         shape: See :class:`FlowLayer`. The network can be passed first instead, without its name,
@@ -69,11 +81,14 @@ class Coupling(ConditionalFlowLayer):
         mask: The mask :math:`w`, with the same shape and axes, or with both omitted: then it takes
             those of the first coupling that it is given to. A
             :class:`~gyoza.modelling.masks.HeavisideMask` if omitted.
-        **kwargs: Arguments of `keras.Layer`, and `conditioner`, which is another name of
-            `compute_coupling_parameters` that autoregressive layers use, too.
+        **kwargs: Arguments of `keras.Layer`; `conditioner`, which is another name of
+            `compute_coupling_parameters` that autoregressive layers use, too; and `transformer`, a
+            transform of each dimension by itself, with which `Coupling` makes an
+            :class:`ElementwiseCoupling`. Subclasses with a transform of their own take none.
 
     Raises:
-        TypeError: If `compute_coupling_parameters` cannot be called, or `mask` is not a `Mask`.
+        TypeError: If `compute_coupling_parameters` cannot be called, `mask` is not a `Mask`, or
+            a subclass is given a `transformer`.
         ValueError: If shape or axes of the mask differ from the coupling's, the mask leaves nothing
             to be changed, or the network is given by both names.
 
@@ -125,6 +140,12 @@ class Coupling(ConditionalFlowLayer):
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
+        transformer = kwargs.pop("transformer", None)
+        if transformer is not None:
+            raise TypeError(
+                f"{type(self).__name__} has a transform of its own. To take a `transformer`, it "
+                f"should be derived from `ElementwiseCoupling`. Received: transformer={transformer}"
+            )
         lengths, compute_coupling_parameters = take_first(
             shape, compute_coupling_parameters, callable
         )

@@ -245,6 +245,9 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         return inputs, self._mask_.join(kept, coupled), log_det
 
 
+Coupling._elementwise = ElementwiseCoupling
+
+
 def _are_shared(received: Shape, expected: Shape) -> bool:
     """Returns whether a shape is as expected but for axes of length 1, other than the first."""
     # With fewer axes, one of instances could be taken for one of dimensions.

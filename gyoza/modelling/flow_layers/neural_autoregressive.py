@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.axes import align_context, from_vectors, to_vectors
-from gyoza.modelling.conditioners.mlp import check_hidden_sizes
+from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows

@@ -4,6 +4,7 @@ import math
 
 from keras import ops
 
+from gyoza.backend import tanh
 from gyoza.modelling.functions.checks import is_between
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.typing import Tensor
@@ -30,9 +31,7 @@ def bound_log_scales(raw: Tensor, bound: float | None) -> Tensor:
     raw = ops.cast(raw, at_least_float32(raw.dtype))
     if bound is None:
         return raw
-    # JAX's `tanh` would round float64 to float32. This one is off by as little as the exponential
-    # of its result would be rounded, and takes fewer operations than one with all digits near zero.
-    return ops.sigmoid(raw * (2.0 / bound)) * (2.0 * bound) - bound
+    return tanh(raw / bound) * bound
 
 
 def check_log_scale_bound(bound: float | None) -> None:

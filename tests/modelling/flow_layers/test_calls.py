@@ -19,7 +19,7 @@ ROOT = str(Path(gyoza.__file__).parent)
 def list_calls(function, *args):
     """Returns the functions of gyoza that a call runs, in their order.
 
-    A product, which is one operation of PyTorch and a function elsewhere, does not count.
+    Operations that the backend in use has, and that are functions for another, do not count.
     """
     calls = []
 
@@ -32,7 +32,7 @@ def list_calls(function, *args):
         function(*args)
     finally:
         sys.setprofile(None)
-    return [call for call in calls if call != "add_product"]
+    return [call for call in calls if call not in ("add_product", "tanh")]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def x():
 
 
 @pytest.mark.parametrize(
-    ("method", "most"), [("__call__", 15), ("invert", 25), ("invert_and_log_det", 25)]
+    ("method", "most"), [("__call__", 14), ("invert", 25), ("invert_and_log_det", 25)]
 )
 def test_few_functions_stand_between_a_tensor_and_its_formula(x, method, most):
     layer = AffineCoupling(compute_coupling_parameters=MLP([8]))

@@ -18,6 +18,7 @@ from gyoza.modelling.flow_layers import (
     AdditiveCoupling,
     AffineCoupling,
     CircularSplineCoupling,
+    Coupling,
     Elementwise,
     ElementwiseCoupling,
     MaskedAffine,
@@ -284,7 +285,8 @@ def test_a_new_transform_is_used_where_a_coupling_meets_one_dimension():
 @pytest.mark.parametrize("name", ["additive", "volume-preserving", "gaussianization", "logistic"])
 def test_any_transform_can_be_given_to_a_coupling(name):
     transform = CASES[name]
-    layer = ElementwiseCoupling(conditioner=MLP([4], "tanh"), transformer=transform)
+    layer = Coupling(conditioner=MLP([4], "tanh"), transformer=transform)
+    assert type(layer) is ElementwiseCoupling
     x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
     layer(x)
     random = np.random.default_rng(1)
@@ -483,6 +485,11 @@ def test_the_number_of_parameters_of_a_layer_stays(layer, name):
     assert (layer.parameter_count, getattr(layer, name)) == (count, 4)
 
 
+class CouplingByHooks(Coupling):
+    def _couple_(self, inputs, coupling_parameters):
+        return inputs
+
+
 @pytest.mark.parametrize("value", [0.0, np.inf, np.nan, "1", None])
 def test_bad_scales(value):
     with pytest.raises(ValueError, match=r"^`location_spread` should.*s would.*: location_spread="):
@@ -499,6 +506,16 @@ def test_bad_scales(value):
             lambda: ElementwiseCoupling(conditioner=MLP(), transformer=3),
             TypeError,
             "`transformer` should be a `Transform`. Received: transformer=3",
+        ),
+        (
+            lambda: Coupling(conditioner=MLP(), transformer="affine"),
+            TypeError,
+            "`transformer` should be a `Transform`. Received: transformer=affine",
+        ),
+        (
+            lambda: CouplingByHooks(conditioner=MLP(), transformer=transforms.AffineTransform()),
+            TypeError,
+            "^CouplingByHooks has a transform of its own.*Received: transformer=",
         ),
         (
             Elementwise,
