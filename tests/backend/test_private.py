@@ -42,7 +42,7 @@ def take_away(monkeypatch, taken):
         if hook in vars(private.KerasHooks):
             monkeypatch.delattr(private.KerasHooks, hook)
     # It was looked for when gyoza was imported.
-    for module in (conditioners.base, conditioners.mlp):
+    for module in (conditioners.base, conditioners.dense):
         monkeypatch.setattr(module, "list_interceptors", private.find_interceptors())
 
 
