@@ -85,6 +85,10 @@ list_interceptors: Callable[[Any], Sequence[Any]] = find_interceptors()
 # The hyperbolic tangent with all digits. On JAX, Keras's would round float64 to float32.
 tanh: Callable[[Tensor], Tensor] = _in_use.tanh
 
+# Returns `offset + vectors @ matrix` of `[new_size]`, `[count, size]` and `[size, new_size]`, all of
+# one dtype: on PyTorch in one operation.
+add_product: Callable[[Tensor, Tensor, Tensor], Tensor] = _in_use.add_product
+
 # What XLA may raise while TensorFlow compiles, before anything is executed.
 XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS
 
@@ -142,17 +146,6 @@ def make_zeros(shape: Shape, dtype: str) -> Tensor:
 def cos_and_sin(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns cosines and sines with all digits. On JAX, Keras's would round float64 to float32."""
     return _in_use.cos_and_sin(x)
-
-
-def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
-    """Returns `offset + vectors @ matrix`, in one operation on PyTorch.
-
-    Args:
-        offset: A tensor, `[new_size]`.
-        vectors: A tensor of the same dtype, `[count, size]`.
-        matrix: A tensor of the same dtype, `[size, new_size]`.
-    """
-    return _in_use.add_product(offset, vectors, matrix)
 
 
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:

@@ -59,7 +59,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
 
 def _has(owner: Any, *names: str) -> bool:
     """Returns whether an object, or a module, has private names."""
-    return all(hasattr(owner, name) for name in names)
+    return all(map(functools.partial(hasattr, owner), names))
 
 
 @functools.cache

@@ -154,7 +154,7 @@ class ActivationNormalization(FlowLayer):
         Returns:
             The location and the scale, with as many axes as `x`.
         """
-        others = [axis for axis in range(len(x.shape)) if axis not in self._axes_]
+        others = sorted({*range(len(x.shape))}.difference(self._axes_))
         return ops.expand_dims(self._location_, others), ops.expand_dims(self._scale_, others)
 
     def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,13 @@ def average_losses(
 _SIGNATURES = {name: inspect.signature(getattr(keras.Model, name)) for name in ("fit", "evaluate")}
 
 
+def _bind(method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Returns the arguments of a method of Keras's models, by name."""
+    arguments = _SIGNATURES[method].bind(None, *args, **kwargs).arguments
+    del arguments["self"]
+    return arguments | arguments.pop("kwargs", {})
+
+
 def _prepare_callbacks(model: keras.Model, arguments: dict[str, Any]) -> dict[str, Any]:
     """Lets callbacks with a method `prepare_fit` see and change the arguments of `fit`.
 
@@ -163,9 +170,7 @@ class PreparesCallbacks:
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Trains the model; see `keras.Model.fit`."""
-        arguments = _SIGNATURES["fit"].bind(self, *args, **kwargs).arguments
-        del arguments["self"]
-        return super().fit(**_prepare_callbacks(self, arguments))  # type: ignore[misc]
+        return super().fit(**_prepare_callbacks(self, _bind("fit", *args, **kwargs)))  # type: ignore[misc]
 
 
 class TakesData(WritesFiles):
@@ -196,7 +201,6 @@ class TakesData(WritesFiles):
             The `keras.callbacks.History`.
         """
         orders = self._orders
-        self._forget_other_columns(x)
         try:
             arguments = self._prepare_arguments("fit", x, y, *args, **kwargs)
             _check_not_empty(arguments["x"])
@@ -241,9 +245,9 @@ class TakesData(WritesFiles):
 
     def _prepare_arguments(self, method: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns the arguments of `fit` or `evaluate` by name, with data as Keras takes them."""
-        arguments = _SIGNATURES[method].bind(self, *args, **kwargs).arguments
-        del arguments["self"]
-        arguments |= arguments.pop("kwargs", {})
+        arguments = _bind(method, *args, **kwargs)
+        if method == "fit":
+            self._forget_other_columns(arguments.get("x"))
         names = ("x", "y", "sample_weight")
         data = self._prepare_data(*map(arguments.get, (*names, "class_weight")))
         arguments.update(zip(names, data, strict=True))
