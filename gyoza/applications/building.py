@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 import keras
 
 from gyoza.modelling.conditioners import MADE
-from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer, check_positive_integers
 
 __all__ = ["in_dtype", "alternate", "make_autoregressive", "ORDERS"]
 
@@ -70,7 +69,7 @@ def make_autoregressive(
 ) -> list[FlowLayer]:
     """Returns autoregressive layers of alternating order, each after a normalisation."""
     check_integer("layer_count", layer_count, minimum=1)
-    hidden_sizes = check_hidden_sizes(hidden_sizes)
+    hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers: list[FlowLayer] = []
     for index in range(layer_count):
         network = MADE(hidden_sizes, residual=residual, order=ORDERS[index % 2])

@@ -5,7 +5,6 @@ from typing import Any
 
 from gyoza.applications.building import alternate, in_dtype
 from gyoza.modelling.conditioners import MLP, ResNet
-from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.distributions import Distribution, Logistic
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
@@ -21,7 +20,7 @@ from gyoza.modelling.flow_layers import (
     Squeeze,
     UniformDequantization,
 )
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer, check_positive_integers
 
 __all__ = ["NICE", "RealNVP", "Glow"]
 
@@ -64,7 +63,7 @@ def NICE(
         - Dinh, L., Krueger, D. & Bengio, Y. (2015). "NICE: Non-linear independent components
           estimation." `arXiv:1410.8516 <https://arxiv.org/abs/1410.8516>`_
     """
-    hidden_sizes = check_hidden_sizes(hidden_sizes)
+    hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers = alternate(
         layer_count,
         lambda: AdditiveCoupling(compute_coupling_parameters=MLP(hidden_sizes)),
@@ -106,7 +105,7 @@ def RealNVP(
         - Dinh, L., Sohl-Dickstein, J. & Bengio, S. (2017). "Density estimation using Real NVP."
           `arXiv:1605.08803 <https://arxiv.org/abs/1605.08803>`_
     """
-    hidden_sizes = check_hidden_sizes(hidden_sizes)
+    hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers = alternate(
         layer_count,
         lambda: AffineCoupling(compute_coupling_parameters=MLP(hidden_sizes)),

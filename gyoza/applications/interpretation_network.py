@@ -5,7 +5,6 @@ from typing import Any
 
 from gyoza.applications.building import in_dtype
 from gyoza.modelling.conditioners import MLP
-from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     AffineCoupling,
@@ -22,7 +21,7 @@ from gyoza.modelling.flow_layers import (
     RationalQuadraticSplineCoupling,
     ShufflePermutation,
 )
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer, check_positive_integers
 
 __all__ = ["InterpretationNetwork", "CAPACITIES"]
 
@@ -109,7 +108,7 @@ def InterpretationNetwork(
         raise ValueError(
             f"`capacity` should be one of {list(CAPACITIES)}. Received: capacity={capacity!r}"
         )
-    hidden_sizes = check_hidden_sizes(hidden_sizes)
+    hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     starts_linear = dimensions_per_factor is not None
     if starts_linear and mixing != "linear":
         raise ValueError(

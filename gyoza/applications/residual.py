@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from gyoza.applications.building import alternate, in_dtype
-from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowModel, Residual
+from gyoza.modelling.functions.checks import check_positive_integers
 
 __all__ = ["ResidualFlow"]
 
@@ -44,7 +44,7 @@ def ResidualFlow(
         - Chen, R. T. Q., Behrmann, J., Duvenaud, D. & Jacobsen, J.-H. (2019). "Residual flows for
           invertible generative modeling." `arXiv:1906.02735 <https://arxiv.org/abs/1906.02735>`_
     """
-    hidden_sizes = check_hidden_sizes(hidden_sizes)
+    hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers = alternate(
         layer_count,
         lambda: Residual(hidden_sizes=hidden_sizes),

@@ -5,7 +5,6 @@ from typing import Any
 
 from gyoza.applications.building import ORDERS, in_dtype
 from gyoza.modelling.conditioners import MADE, MLP
-from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     FlowLayer,
@@ -15,7 +14,7 @@ from gyoza.modelling.flow_layers import (
     MaskedRationalQuadraticSpline,
     RationalQuadraticSplineCoupling,
 )
-from gyoza.modelling.functions.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer, check_positive_integers
 
 __all__ = ["NeuralSplineFlow"]
 
@@ -63,7 +62,7 @@ def NeuralSplineFlow(
           `arXiv:1906.04032 <https://arxiv.org/abs/1906.04032>`_
     """
     check_integer("layer_count", layer_count, minimum=1)
-    hidden_sizes = check_hidden_sizes(hidden_sizes)
+    hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers: list[FlowLayer] = [ActivationNormalization()]
     for index in range(layer_count):
         if autoregressive:

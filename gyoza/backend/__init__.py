@@ -85,8 +85,8 @@ list_interceptors: Callable[[Any], Sequence[Any]] = find_interceptors()
 # The hyperbolic tangent with all digits. On JAX, Keras's would round float64 to float32.
 tanh: Callable[[Tensor], Tensor] = _in_use.tanh
 
-# Returns `offset + vectors @ matrix`, of `[new_size]`, `[count, size]` and `[size, new_size]` in one
-# dtype; on PyTorch, this is one operation.
+# Returns `offset + vectors @ matrix`, of `[new_size]`, `[count, size]` and `[size, new_size]`,
+# all in one dtype. On PyTorch, this is one operation.
 add_product: Callable[[Tensor, Tensor, Tensor], Tensor] = _in_use.add_product
 
 # What XLA may raise while TensorFlow compiles, before anything is executed.

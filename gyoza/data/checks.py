@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.warning import warn
 
 __all__ = [
     "to_seed",
-    "check_integer",
-    "check_positive",
     "check_complete",
     "is_text",
     "looks_like_numbers",

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.data.checks import check_integer
 from gyoza.extras import import_extra
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gyoza.data.rendering import Renderer
+from gyoza.modelling.functions.checks import check_positive
 
 __all__ = ["Sprites"]
 
@@ -104,8 +105,7 @@ class Sprites(Renderer):
                     f"`{name}` should be two finite numbers in ascending order. "
                     f"Received: {name}={limits}"
                 )
-        if scales[0] <= 0:
-            raise ValueError(f"`scales` should be positive. Received: scales={scales}")
+        check_positive("scales", scales)
         self.shapes = tuple(shapes)
         shape_numbers = (0, len(self.shapes) - 1)
         super().__init__(image_size, [shape_numbers, scales, orientations, positions, positions])

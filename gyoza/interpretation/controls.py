@@ -1,6 +1,5 @@
 """Networks that have learnt nothing, and judges of what networks answer."""
 
-import numbers
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from gyoza.data.checks import check_integer
 from gyoza.interpretation.parts import run_in_batches, to_columns
 from gyoza.interpretation.scores import Judges
 from gyoza.modelling.axes import check_integers
+from gyoza.modelling.functions.checks import check_integer, is_integer
 from gyoza.modelling.metrics.codes import is_categorical
 
 __all__ = [
@@ -136,8 +135,8 @@ def to_seeds(seeds: int | Iterable[int]) -> list[int]:
         TypeError: If they are not integers.
         ValueError: If there is none, or if one is negative or occurs twice.
     """
-    values: Any = range(int(seeds)) if isinstance(seeds, numbers.Integral) else seeds
-    checked = check_integers("seeds", values)
+    values: Any = seeds
+    checked = check_integers("seeds", range(values) if is_integer(values) else values)
     if not checked or min(checked) < 0 or len(set(checked)) < len(checked):
         raise ValueError(
             "`seeds` should be a number of at least 1, or different integers that are not "

@@ -7,7 +7,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from gyoza.data.checks import check_integer
 from gyoza.interpretation.counterfactuals import (
     Counterfactual,
     are_probabilities,
@@ -24,6 +23,7 @@ from gyoza.interpretation.latents import (
 )
 from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.modelling.flow_layers import FlowModel
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 

@@ -10,7 +10,6 @@ import numpy as np
 from keras import ops
 
 from gyoza.applications.interpretation_network import CAPACITIES, InterpretationNetwork
-from gyoza.data.checks import check_integer
 from gyoza.data.pairs.base import PairSource
 from gyoza.interpretation.alignment import SwapTraining
 from gyoza.interpretation.factor_sizes import estimate_factor_sizes, to_sizes
@@ -31,6 +30,7 @@ from gyoza.modelling.flow_layers import (
     FlowModel,
     PrincipalRotation,
 )
+from gyoza.modelling.functions.checks import check_integer, check_not_negative
 from gyoza.modelling.metrics.codes import is_categorical
 from gyoza.typing import Tensor
 
@@ -236,9 +236,8 @@ def _check_options(
     check_integer("step_count", step_count, minimum=1)
     if kept_count is not None:
         check_integer("kept_count", kept_count, minimum=1)
-    for name, value in (("swap_weight", swap_weight), ("noise", noise)):
-        if not value >= 0.0:
-            raise ValueError(f"`{name}` should be at least 0. Received: {name}={value}")
+    check_not_negative("swap_weight", swap_weight)
+    check_not_negative("noise", noise)
 
 
 def _choose_kept_count(

@@ -8,8 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.backend import Use, list_uses
-from gyoza.modelling.axes import is_integer
-from gyoza.modelling.functions.checks import check_instance
+from gyoza.modelling.functions.checks import check_instance, is_integer
 from gyoza.typing import Tensor
 
 __all__ = ["split_network"]

@@ -7,11 +7,10 @@ from typing import Any
 
 from keras import ops
 
-from gyoza.modelling.functions.checks import check_integers, is_integer
+from gyoza.modelling.functions.checks import check_integers
 from gyoza.typing import Shape, Tensor
 
 __all__ = [
-    "is_integer",
     "check_integers",
     "check_shape_and_axes",
     "resolve_axes",

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from gyoza.modelling.functions.checks import check_numbers
+from gyoza.modelling.functions.checks import check_integer, check_numbers
 from gyoza.modelling.functions.dtypes import CAST_ADVICE
 from gyoza.modelling.tables import frame_to_array, is_frame
 from gyoza.typing import Tensor
@@ -55,8 +55,7 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
         TypeError: If the inputs are not floating-point numbers.
         ValueError: If `batch_size` is not positive, or a dictionary has other keys.
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` should be at least 1. Received: batch_size={batch_size}")
+    batch_size = check_integer("batch_size", batch_size, minimum=1)
     if hasattr(data, "shape"):
         yield from _cut(data, batch_size)
     elif isinstance(data, tuple):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from gyoza.data.checks import check_integer
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.plotting.canvas import PALETTE, SEQUENTIAL, get_axes, get_colours
 from gyoza.typing import Tensor

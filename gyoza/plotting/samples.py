@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from gyoza.data.checks import check_integer
-from gyoza.modelling.functions.checks import is_between
+from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.modelling.tables import frame_to_array, get_names, is_frame
 from gyoza.plotting.canvas import check_names, get_axes, get_colours

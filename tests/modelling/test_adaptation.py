@@ -358,3 +358,9 @@ def test_data_without_an_end_are_told_of(monkeypatch):
         FlowModel([Standardize()]).adapt(data)
         with pytest.raises(ValueError, match="`data` should come to an end"):
             FlowModel([Standardize()]).adapt(data.repeat())
+
+
+@pytest.mark.parametrize("batch_size", [0, 1.5])
+def test_bad_batch_sizes(batch_size):
+    with pytest.raises(ValueError, match=r"of at least 1\. Received: batch_size="):
+        ActivationNormalization().adapt(draw("float32"), batch_size=batch_size)

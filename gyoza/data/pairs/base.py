@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from gyoza.data.checks import check_integer, to_seed
+from gyoza.data.checks import to_seed
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, to_seed
+from gyoza.data.checks import to_seed
+from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.typing import Tensor
 

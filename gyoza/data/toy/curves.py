@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, check_positive
 from gyoza.data.toy.base import ToyDensity, rotate
 from gyoza.data.toy.quadrature import (
     LOG_2PI,
@@ -22,6 +21,7 @@ from gyoza.data.toy.quadrature import (
     norm,
     normal_expectation,
 )
+from gyoza.modelling.functions.checks import check_integer, check_positive
 
 __all__ = ["TwoMoons", "Arc", "Pinwheel"]
 

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, check_positive
 from gyoza.data.toy.base import CHUNK_SIZE, ToyDensity
 from gyoza.data.toy.quadrature import LOG_2PI, log_mean_exp, log_normal, normal_expectation
+from gyoza.modelling.functions.checks import check_integer, check_positive
 
 __all__ = ["EightGaussians", "CheckerBoard", "GaussianMixtureDensity"]
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from gyoza.data.checks import check_integer, check_positive
 from gyoza.data.toy.base import ToyDensity
 from gyoza.data.toy.quadrature import LOG_2PI, log_normal
+from gyoza.modelling.functions.checks import check_integer, check_positive
 
 __all__ = ["Banana", "Funnel"]
 

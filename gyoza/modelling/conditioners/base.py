@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import cos_and_sin, flatten_layers, list_interceptors
-from gyoza.modelling.functions.checks import is_own
+from gyoza.modelling.functions.checks import check_positive, is_own
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["Conditioner", "run_within"]
@@ -50,9 +50,7 @@ class Conditioner(keras.Layer):
         super().__init__(**kwargs)
         self.output_size = output_size
         self.periods = None if periods is None else list(periods)
-        for period in self.periods or []:
-            if period is not None and not 0 < period < math.inf:
-                raise ValueError(f"`periods` should be positive. Received: periods={self.periods}")
+        check_positive("periods", [period for period in self.periods or [] if period is not None])
 
     def set_output_size(self, output_size: int) -> None:
         """Fixes the number of outputs; called by the coupling before it builds the conditioner.

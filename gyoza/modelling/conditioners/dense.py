@@ -7,11 +7,11 @@ import keras
 from keras import ops
 
 from gyoza.backend import add_product, list_interceptors
-from gyoza.modelling.functions.checks import check_integers
+from gyoza.modelling.functions.checks import check_positive_integers
 from gyoza.modelling.functions.products import multiply
 from gyoza.typing import Tensor
 
-__all__ = ["DenseNetwork", "check_hidden_sizes"]
+__all__ = ["DenseNetwork"]
 
 
 class DenseNetwork(keras.Layer):
@@ -36,7 +36,7 @@ class DenseNetwork(keras.Layer):
         self, hidden_sizes: Iterable[int], activation: Any, residual: bool, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.hidden_sizes = check_hidden_sizes(hidden_sizes)
+        self.hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
         self.activation = keras.activations.get(activation)
         self.residual = residual
 
@@ -89,13 +89,3 @@ class DenseNetwork(keras.Layer):
             "hidden_sizes": list(self.hidden_sizes),
             "activation": keras.activations.serialize(self.activation),
         }
-
-
-def check_hidden_sizes(hidden_sizes: Iterable[int]) -> list[int]:
-    """Checks the numbers of units of hidden layers, and turns them into a list."""
-    sizes = check_integers("hidden_sizes", hidden_sizes)
-    if any(size < 1 for size in sizes):
-        raise ValueError(
-            f"`hidden_sizes` should be positive integers. Received: hidden_sizes={sizes}"
-        )
-    return sizes

@@ -9,7 +9,7 @@ from keras import ops
 
 from gyoza.modelling.conditioners.convolutions import Convolution
 from gyoza.modelling.conditioners.velocity import check_parts, count_features, merge_features
-from gyoza.modelling.functions.checks import check_integer, check_integers, is_between
+from gyoza.modelling.functions.checks import check_integer, check_positive_integers, is_between
 from gyoza.modelling.functions.tensors import mean
 from gyoza.typing import Shape, Tensor
 
@@ -81,9 +81,7 @@ class VelocityUNet(keras.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.widths = check_integers("widths", widths)
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"`widths` should be positive integers. Received: widths={widths}")
+        self.widths = check_positive_integers("widths", widths, least_count=1)
         self.block_count = check_integer("block_count", block_count, minimum=1)
         self.activation = keras.activations.get(activation)
         self.frequency_count = check_integer("frequency_count", frequency_count)

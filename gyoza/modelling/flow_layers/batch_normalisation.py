@@ -1,6 +1,5 @@
 """Normalisation by the statistics of batches."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +8,7 @@ from keras import ops
 
 from gyoza.modelling.axes import align
 from gyoza.modelling.flow_layers.base import FlowLayer
+from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.tensors import count_positions, mean
 from gyoza.typing import Tensor
 
@@ -86,10 +86,9 @@ class BatchNormalization(FlowLayer):
     ) -> None:
         if not 0 <= momentum <= 1:
             raise ValueError(f"`momentum` should be from 0 to 1. Received: momentum={momentum}")
-        if not 0 < epsilon < math.inf:
-            raise ValueError(f"`epsilon` should be positive. Received: epsilon={epsilon}")
         super().__init__(shape=shape, axes=axes, **kwargs)
-        self.momentum, self.epsilon = float(momentum), float(epsilon)
+        self.momentum = float(momentum)
+        self.epsilon = float(check_positive("epsilon", epsilon))
         self._create_weights_once()
 
     def create_weights(self) -> None:

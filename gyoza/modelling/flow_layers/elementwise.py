@@ -14,6 +14,7 @@ from keras import ops
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
+from gyoza.modelling.functions.checks import check_finite, check_positive
 from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, scaled_log1p
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.typing import Tensor
@@ -205,10 +206,8 @@ class Standardize(ActivationNormalization):
         scale: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        self.location = None if location is None else np.array(location, "float64")
-        self.scale = None if scale is None else np.array(scale, "float64")
-        if self.scale is not None and not np.all(self.scale > 0):
-            raise ValueError(f"`scale` should be positive. Received: scale={scale}")
+        self.location = None if location is None else check_finite("location", location)
+        self.scale = None if scale is None else check_positive("scale", scale)
         super().__init__(shape=shape, axes=axes, **kwargs)
 
     def create_weights(self) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.axes import align_context, from_vectors, to_vectors
-from gyoza.modelling.conditioners.dense import check_hidden_sizes
 from gyoza.modelling.flow_layers.conditional import ConditionalFlowLayer
+from gyoza.modelling.functions.checks import check_positive_integers
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.roots import find_root
@@ -112,7 +112,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(shape=shape, axes=axes, **kwargs)
-        self.hidden_sizes = check_hidden_sizes(hidden_sizes)
+        self.hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
         if not self.hidden_sizes:
             raise ValueError(
                 "`hidden_sizes` should hold at least one number of units. Received: hidden_sizes=[]"

@@ -11,7 +11,7 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.axes import from_vectors, to_vectors
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.functions.checks import check_integer, check_integers
+from gyoza.modelling.functions.checks import check_integer, check_positive_integers
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.spectral_norms import bound_spectral_norm
 from gyoza.modelling.seeds import SeedGenerator
@@ -112,12 +112,7 @@ class Residual(FlowLayer):
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
-        hidden_sizes = check_integers("hidden_sizes", hidden_sizes)
-        if not hidden_sizes or min(hidden_sizes) < 1:
-            raise ValueError(
-                "`hidden_sizes` should be at least one positive integer. "
-                f"Received: hidden_sizes={hidden_sizes}"
-            )
+        hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes, least_count=1)
         if not 0 < coefficient < 1:
             raise ValueError(
                 f"`coefficient` should be between 0 and 1. Received: coefficient={coefficient}"

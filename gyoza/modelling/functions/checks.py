@@ -16,6 +16,7 @@ __all__ = [
     "is_integer",
     "check_integer",
     "check_integers",
+    "check_positive_integers",
     "check_choice",
     "check_numbers",
     "check_finite",
@@ -73,6 +74,17 @@ def check_integers(name: str, values: Iterable[int]) -> list[int]:
         ) from error
     if any(integer != number for integer, number in zip(integers, numbers, strict=True)):
         raise TypeError(f"`{name}` should be a list of integers. Received: {name}={values}")
+    return integers
+
+
+def check_positive_integers(name: str, values: Iterable[int], least_count: int = 0) -> list[int]:
+    """Makes a list of positive integers, of which there may have to be some, or raises an error."""
+    integers = check_integers(name, values)
+    if len(integers) < least_count or any(integer < 1 for integer in integers):
+        count = f", at least {least_count} of them" if least_count else ""
+        raise ValueError(
+            f"`{name}` should be positive integers{count}. Received: {name}={integers}"
+        )
     return integers
 
 

@@ -360,6 +360,8 @@ def test_standardize_takes_numbers_or_arrays():
         (lambda: Affine([3], scale=[1.0, 2.0]), r"`scale` should be one number, or have the shape"),
         (lambda: Affine([3], shift=[[1.0]]), r"`shift` should be one number.*shape \(1, 1\)"),
         (lambda: Standardize(scale=[1.0, 0.0]), "`scale` should be positive"),
+        (lambda: Standardize(scale=[1.0, np.inf]), "`scale` should be finite"),
+        (lambda: Standardize(location=[np.nan]), "`location` should be finite"),
         (lambda: Standardize([3], location=[1.0]), r"`location` should be one number"),
         (lambda: Sigmoid(low=1.0, high=1.0), "`low` should be below `high`"),
         (lambda: Logit(high=np.inf), "both should be finite. Received: low=0.0, high=inf"),
