@@ -9,7 +9,6 @@ import numpy as np
 
 from gyoza.data.toy.base import ToyDensity, rotate
 from gyoza.data.toy.quadrature import (
-    LOG_2PI,
     REACH,
     WINDOW,
     cubic_roots,
@@ -22,6 +21,7 @@ from gyoza.data.toy.quadrature import (
     normal_expectation,
 )
 from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.normal import LOG_2_PI
 
 __all__ = ["TwoMoons", "Arc", "Pinwheel"]
 
@@ -172,7 +172,7 @@ class Arc(ToyDensity):
             self._log_piece(first, second, right, -1, right - middle),
             self._log_piece(first, second, right, 1, np.full_like(right, np.inf)),
         ]
-        constant = 1.5 * LOG_2PI + math.log(self.scale) + 2 * math.log(self.noise)
+        constant = 1.5 * LOG_2_PI + math.log(self.scale) + 2 * math.log(self.noise)
         return np.logaddexp.reduce(log_integrals) - constant
 
     def _log_piece(

@@ -8,8 +8,9 @@ import math
 import numpy as np
 
 from gyoza.data.toy.base import CHUNK_SIZE, ToyDensity
-from gyoza.data.toy.quadrature import LOG_2PI, log_mean_exp, log_normal, normal_expectation
+from gyoza.data.toy.quadrature import log_mean_exp, log_normal, normal_expectation
 from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.normal import LOG_2_PI
 
 __all__ = ["EightGaussians", "CheckerBoard", "GaussianMixtureDensity"]
 
@@ -200,7 +201,7 @@ class GaussianMixtureDensity(ToyDensity):
     @functools.cached_property
     def _entropy_and_error(self) -> tuple[float, float]:
         log_det = np.log(self.scales).sum(axis=1)
-        component_entropies = self.dimension_count / 2 * (1 + LOG_2PI) + log_det
+        component_entropies = self.dimension_count / 2 * (1 + LOG_2_PI) + log_det
         joint_entropy = float(np.sum(self.weights * (component_entropies - np.log(self.weights))))
         rng = np.random.default_rng(0)
         posterior_entropies = []

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gyoza.modelling.functions.normal import LOG_2_PI
+
 __all__ = [
     "log_normal",
     "log_mean_exp",
@@ -16,7 +18,6 @@ __all__ = [
     "cubic_roots",
     "WINDOW",
     "REACH",
-    "LOG_2PI",
     "norm",
 ]
 
@@ -29,12 +30,10 @@ NODE_COUNT = 32
 REACH = 9.0
 """Number of standard deviations beyond which a normal distribution is neglected."""
 
-LOG_2PI = math.log(2 * math.pi)
-
 
 def log_normal(z: np.ndarray) -> np.ndarray:
     """Computes the log-density of the standard normal distribution over the last axis."""
-    return -0.5 * np.sum(z**2, axis=-1) - z.shape[-1] / 2 * LOG_2PI
+    return -0.5 * np.sum(z**2, axis=-1) - z.shape[-1] / 2 * LOG_2_PI
 
 
 def log_mean_exp(values: np.ndarray) -> np.ndarray:

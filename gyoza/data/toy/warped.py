@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from gyoza.data.toy.base import ToyDensity
-from gyoza.data.toy.quadrature import LOG_2PI, log_normal
+from gyoza.data.toy.quadrature import log_normal
 from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.normal import LOG_2_PI
 
 __all__ = ["Banana", "Funnel"]
 
@@ -57,7 +58,7 @@ class Banana(ToyDensity):
     @property
     def entropy(self) -> float:
         """Differential entropy in nats."""
-        return 1 + LOG_2PI + math.log(self.length) + math.log(self.width)
+        return 1 + LOG_2_PI + math.log(self.length) + math.log(self.width)
 
     def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         first = self.length * rng.standard_normal(count)
@@ -117,7 +118,7 @@ class Funnel(ToyDensity):
     @property
     def entropy(self) -> float:
         """Differential entropy in nats."""
-        return self.dimension_count / 2 * (1 + LOG_2PI) + math.log(self.scale)
+        return self.dimension_count / 2 * (1 + LOG_2_PI) + math.log(self.scale)
 
     def _draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         z = rng.standard_normal((count, self.dimension_count))

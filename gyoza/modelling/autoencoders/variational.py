@@ -9,11 +9,11 @@ from keras import ops
 
 from gyoza.backend import draw_normal
 from gyoza.modelling.distributions import Distribution, StandardNormal
-from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.checks import check_instance, check_integer, check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.modelling.losses import (
     bernoulli_log_likelihood,
     entanglement,
@@ -199,7 +199,7 @@ class VariationalAutoencoder(TakesData):
     ) -> tuple[Tensor, Tensor]:
         """Draws from posteriors, and returns the samples and their log-densities, `[batch]`."""
         noise = draw_normal(ops.shape(mean), mean.dtype, seed)
-        log_densities = -0.5 * (ops.square(noise) + log_variance + LOG_2_PI)
+        log_densities = standard_normal_log_density(noise) - 0.5 * log_variance
         z, log_det = self._bend(mean + ops.exp(0.5 * log_variance) * noise, context)
         return z, ops.sum(log_densities, axis=tuple(range(1, len(mean.shape)))) - log_det
 

@@ -10,12 +10,12 @@ from keras import ops
 from gyoza.backend import draw_normal
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.tools import (
-    LOG_2_PI,
     check_values,
     make_constant,
 )
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_finite, check_positive
+from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.typing import Tensor
 
 __all__ = ["Labelled", "LabelledNormal"]
@@ -228,9 +228,8 @@ class LabelledNormal(Labelled):
             Their log-densities, `[batch]`.
         """
         location, scale = self._location_and_scale(labels)
-        return -ops.sum(
-            0.5 * (ops.square((x - location) / scale) + LOG_2_PI) + ops.log(scale), axis=-1
-        )
+        z = (x - location) / scale
+        return ops.sum(standard_normal_log_density(z) - ops.log(scale), axis=-1)
 
     def draw(self, sample_count: Any, seed: Any, labels: Tensor | None = None) -> Tensor:
         """Draws vectors; see :meth:`Distribution.draw`.

@@ -11,7 +11,6 @@ from keras import ops
 from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import (
-    LOG_2_PI,
     check_classes,
     class_penalty,
     select_rows,
@@ -20,6 +19,7 @@ from gyoza.modelling.distributions.tools import (
 )
 from gyoza.modelling.functions.checks import check_finite, check_integer, check_positive
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
+from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.typing import Tensor
 
 __all__ = ["GaussianMixture"]
@@ -265,7 +265,7 @@ class GaussianMixture(Labelled):
         """Returns the log-densities given each class, `[batch, classes]`."""
         location, log_scale, log_weights = self._components(changes)
         z = (x[:, None, None, :] - location) * ops.exp(-log_scale)
-        log_probs = -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_scale, axis=-1)
+        log_probs = ops.sum(standard_normal_log_density(z) - log_scale, axis=-1)
         return ops.logsumexp(log_probs + log_weights, axis=-1)
 
     def _components(self, changes: dict[str, Any] | None) -> tuple[Tensor, Tensor, Tensor]:

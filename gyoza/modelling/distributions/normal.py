@@ -11,12 +11,12 @@ from gyoza.backend import draw_normal
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.distributions.location_scale import LocationScale
 from gyoza.modelling.distributions.tools import (
-    LOG_2_PI,
     check_covariance,
     make_constant,
 )
 from gyoza.modelling.functions.checks import check_finite
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
+from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
@@ -44,7 +44,7 @@ class StandardNormal(Distribution):
 
     def compute_log_prob(self, x: Tensor) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
-        return -0.5 * ops.sum(ops.square(x) + LOG_2_PI, axis=-1)
+        return ops.sum(standard_normal_log_density(x), axis=-1)
 
     def draw(self, sample_count: Any, seed: Any) -> Tensor:
         """See :meth:`Distribution.draw`."""
@@ -92,7 +92,7 @@ class DiagonalNormal(LocationScale):
 
     def standard_log_prob(self, z: Tensor) -> Tensor:
         """Computes log-densities of the standard normal distribution, dimension by dimension."""
-        return -0.5 * (ops.square(z) + LOG_2_PI)
+        return standard_normal_log_density(z)
 
     def standard_draw(self, shape: Shape, seed: Any) -> Tensor:
         """Draws standard normal numbers."""
@@ -209,7 +209,7 @@ class MultivariateNormal(Distribution):
             z = ops.transpose(ops.solve_triangular(cholesky, ops.transpose(centred), lower=True))
         else:
             z = ops.solve_triangular(cholesky, centred[..., None], lower=True)[..., 0]
-        return -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_diagonal, axis=-1)
+        return ops.sum(standard_normal_log_density(z) - log_diagonal, axis=-1)
 
     def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Tensor:
         """See :meth:`Distribution.draw`."""

@@ -13,7 +13,6 @@ from gyoza.modelling.functions.tensors import clip, larger, smaller
 from gyoza.typing import Shape, Tensor
 
 __all__ = [
-    "LOG_2_PI",
     "log_gamma_step",
     "log1p_square",
     "draw_open_uniform",
@@ -28,8 +27,6 @@ __all__ = [
     "check_positive",
     "check_covariance",
 ]
-
-LOG_2_PI = math.log(2.0 * math.pi)
 
 
 def log_gamma_step(x: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ from keras import ops
 
 from gyoza.backend import draw_normal, draw_uniform
 from gyoza.modelling.axes import from_vectors, to_vectors
-from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.logistic import logistic_log_density
+from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.modelling.functions.tensors import clip, floor, larger, smaller
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor
@@ -391,8 +391,8 @@ class ArgmaxDequantization(FlowLayer):
         others = largest - margin * larger(ops.abs(largest), 1.0)
         outputs = ops.where(x > 0.5, largest, smaller(outputs, others))
         outputs = ops.cast(outputs, inputs.dtype)
-        squares = ops.square(ops.cast(outputs, x.dtype))
-        log_density = math.log(self.dimension_count) - 0.5 * ops.sum(squares + LOG_2_PI, axis=-1)
+        log_densities = standard_normal_log_density(ops.cast(outputs, x.dtype))
+        log_density = math.log(self.dimension_count) + ops.sum(log_densities, axis=-1)
         is_code = ops.all((x == 0.0) | (x == 1.0), axis=-1) & (ops.sum(x, axis=-1) == 1.0)
         return outputs, ops.where(is_code, -log_density, math.nan)
 

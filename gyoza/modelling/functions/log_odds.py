@@ -4,6 +4,7 @@ import math
 
 from keras import ops
 
+from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.typing import Tensor
 
 __all__ = ["normal_log_odds", "normal_quantile"]
@@ -69,7 +70,7 @@ def normal_log_odds(z: Tensor) -> tuple[Tensor, Tensor]:
     for coefficient in reversed(_MILLS):
         series = series * t + coefficient
     mills = series / (1 + size)
-    log_density = -0.5 * size * size - 0.5 * math.log(2 * math.pi)
+    log_density = standard_normal_log_density(size)
     density = ops.exp(log_density)
     log_odds = ops.log(1 - density * mills) - log_density - ops.log(mills)
     slopes = density / (1 - density * mills) + 1 / mills

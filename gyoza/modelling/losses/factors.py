@@ -7,7 +7,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.factors import (
     check_correlation_shape,
     check_dimensions_per_factor,
@@ -15,6 +14,7 @@ from gyoza.modelling.factors import (
     split_pairs,
 )
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.normal import LOG_2_PI
 from gyoza.typing import Shape, Tensor
 
 __all__ = ["SupervisedFactorLoss"]

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.distributions.tools import LOG_2_PI
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.normal import LOG_2_PI
 from gyoza.typing import Tensor
 
 __all__ = [
