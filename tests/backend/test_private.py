@@ -23,8 +23,13 @@ from gyoza.modelling.flow_layers import ActivationNormalization, AffineCoupling,
 
 BACKEND = keras.backend.backend()
 NAMES = [name for name, backends in private.PRIVATE_NAMES.items() if BACKEND in backends]
-# Each alone, where that is quick, and all of them. Without XLA, what is for XLA is not missed.
-CASES = {name: [name] for name in NAMES} if BACKEND == "torch" else {}
+# Each alone, those of all backends where that is quick, and all of them. Without XLA, what is for
+# XLA is not missed.
+CASES = {
+    name: [name]
+    for name in NAMES
+    if BACKEND == "torch" or "torch" not in private.PRIVATE_NAMES[name]
+}
 CASES["all"] = NAMES
 if BACKEND == "tensorflow":
     CASES["all but for XLA"] = [name for name in NAMES if name != "_resolve_auto_jit_compile"]
