@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.functions.checks import check_finite, check_positive
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = ["LocationScale"]
 
@@ -62,7 +62,7 @@ class LocationScale(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
-    def standard_draw(self, shape: Shape, seed: Any, *shapes: Tensor) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Seed, *shapes: Tensor) -> Tensor:
         """Draws numbers at location 0 and scale 1.
 
         Args:
@@ -111,7 +111,9 @@ class LocationScale(Distribution):
         z = (x - self._parameter(self.location, changes)) * ops.exp(-log_scale)
         return ops.sum(self.standard_log_prob(z, *self.get_shapes(changes)) - log_scale, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Tensor:
+    def draw(
+        self, sample_count: int | Tensor, seed: Seed, changes: dict[str, Any] | None = None
+    ) -> Tensor:
         """See :meth:`Distribution.draw`."""
         shape = (sample_count, self.dimension_count)
         z = self.standard_draw(shape, seed, *self.get_shapes(changes))

@@ -20,7 +20,7 @@ from gyoza.modelling.distributions.tools import (
 )
 from gyoza.modelling.functions.checks import check_finite, check_integer, check_positive
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["GaussianMixture"]
 
@@ -189,8 +189,8 @@ class GaussianMixture(Labelled):
 
     def draw(
         self,
-        sample_count: Any,
-        seed: Any,
+        sample_count: int | Tensor,
+        seed: Seed,
         changes: dict[str, Any] | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:

@@ -12,6 +12,7 @@ from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import (
     AdditiveTransform,
     AffineTransform,
+    Transform,
     VolumePreservingTransform,
 )
 from gyoza.modelling.transforms.affine import centre
@@ -132,7 +133,7 @@ class AffineCoupling(ElementwiseCoupling):
         transformer = self._make_transformer(log_scale_bound)
         super().__init__(shape, axes, compute_coupling_parameters, mask, transformer, **kwargs)
 
-    def _set_transformer(self, transformer: Any) -> None:
+    def _set_transformer(self, transformer: Transform | None) -> None:
         super()._set_transformer(transformer)
         if not is_own(type(self)):
             # A user's subclass may compute log-scales in another way.

@@ -98,7 +98,7 @@ class TakesContext:
             )
         return context
 
-    def _describe_context(self) -> Any:
+    def _describe_context(self) -> Tensor | None:
         """Returns a symbolic tensor in the shape of contexts, or `None`."""
         if self.context_shape is None:
             return None
@@ -172,7 +172,7 @@ class PassesContext(TakesContext):
 
     def _with_context(
         self, context: Tensor | None, training: bool | None = None
-    ) -> list[tuple[Any, dict[str, Any]]]:
+    ) -> list[tuple[keras.Layer, dict[str, Tensor]]]:
         """Returns all layers, each with its arguments besides the inputs."""
         # Keras looks through all arguments, unless the inputs are the only one.
         arguments = {} if training is None else {"training": training}

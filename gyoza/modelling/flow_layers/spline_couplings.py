@@ -174,7 +174,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
             network.set_periods([2 * self.bound] * len(self._mask_.kept_indices))
         super().build(input_shape)
 
-    def _run_network(self, x: Tensor, context: Tensor | None) -> Any:
+    def _run_network(self, x: Tensor, context: Tensor | None) -> Tensor:
         if self._is_compact:
             network: Any = self._compute_coupling_parameters_
             periods = [*network.periods, *(None for _ in range(x.shape[-1]))]
