@@ -273,16 +273,16 @@ class Use(NamedTuple):
     operation: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    outputs: list[Any]
+    outputs: list[Tensor]
 
     @property
-    def inputs(self) -> list[Any]:
+    def inputs(self) -> list[Tensor]:
         """The symbolic tensors that it is given."""
         values = keras.tree.flatten((self.args, self.kwargs))
         return [x for x in values if isinstance(x, keras.KerasTensor)]
 
 
-def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
+def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Tensors, list[Use]]:
     """Returns all uses of layers and operations that symbolic tensors depend on, the last first.
 
     Args:
@@ -314,7 +314,7 @@ def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
     return outputs, list(uses.values())
 
 
-def _use_anew(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
+def _use_anew(inputs: Tensor, outputs: Tensor) -> tuple[Tensors, list[Use]]:
     model = keras.Model(inputs, outputs)
     uses: list[Use] = []
 

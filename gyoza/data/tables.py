@@ -236,7 +236,7 @@ class Table:
         )
         return [(self.columns[name], x[:, None]) for name, x in encoded.items()]
 
-    def decode(self, x: Tensor) -> Any:
+    def decode(self, x: Tensor) -> Frame:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
 
         Args:

@@ -320,7 +320,7 @@ class SwapPairs(PairSource):
         others = rng.choice(self._others, size=count)
         return second, np.where(rng.random(count) < 0.5, self._determining, others)
 
-    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Tensors, np.ndarray]:
         """Returns a batch of the current epoch.
 
         Args:

@@ -37,9 +37,9 @@ class Edits:
     dimensions_per_factor: Mapping[str, int]
     batch_size: int
     encode: Callable[..., dict[str, np.ndarray]]
-    decode: Callable[..., Any]
+    decode: Callable[..., Tensors]
     to_hidden: Callable[..., np.ndarray]
-    _compile_margin: Callable[..., Any]
+    _compile_margin: Callable[..., Callable[..., Any]]
 
     @property
     def _slices(self) -> dict[str, slice]:

@@ -381,7 +381,7 @@ class Distribution(Conditional, keras.Layer):
     def _parameter(
         self,
         weight: Tensor,
-        changes: dict[str, Any] | None = None,
+        changes: dict[str, Tensor] | None = None,
         shape: Sequence[int] | None = None,
     ) -> Tensor:
         """Returns a weight in `log_prob_dtype`, changed by the context.

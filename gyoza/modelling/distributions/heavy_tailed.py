@@ -163,7 +163,7 @@ class StudentT(LocationScale):
         """The degrees of freedom, with `event_shape`."""
         return self.MINIMUM + ops.softplus(self.raw_degrees_of_freedom)
 
-    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Tensor, ...]:
+    def get_shapes(self, changes: dict[str, Tensor] | None) -> tuple[Tensor, ...]:
         """Returns the degrees of freedom."""
         raw = self._parameter(self.raw_degrees_of_freedom, changes)
         return (self.MINIMUM + ops.softplus(raw),)

@@ -182,7 +182,7 @@ class MultivariateNormal(Distribution):
             autocast=False,
         )
 
-    def _get_factor(self, changes: dict[str, Any] | None) -> tuple[Tensor, Tensor]:
+    def _get_factor(self, changes: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Returns the factor and the logarithm of its diagonal."""
         count = self.dimension_count
         log_diagonal = self._parameter(self.log_diagonal, changes)
@@ -201,7 +201,7 @@ class MultivariateNormal(Distribution):
         cholesky = self.cholesky
         return cholesky @ ops.transpose(cholesky)
 
-    def compute_log_prob(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_log_prob(self, x: Tensor, changes: dict[str, Tensor] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         cholesky, log_diagonal = self._get_factor(changes)
         centred = x - self._parameter(self.location, changes)
@@ -212,7 +212,7 @@ class MultivariateNormal(Distribution):
         return -ops.sum(0.5 * (ops.square(z) + LOG_2_PI) + log_diagonal, axis=-1)
 
     def draw(
-        self, sample_count: int | Tensor, seed: Seed, changes: dict[str, Any] | None = None
+        self, sample_count: int | Tensor, seed: Seed, changes: dict[str, Tensor] | None = None
     ) -> Tensor:
         """See :meth:`Distribution.draw`."""
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)

@@ -22,7 +22,7 @@ from gyoza.modelling.flow_layers.unadapted import warn_if_unscaled
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.pairs import to_pairs
 from gyoza.modelling.tables import get_names
-from gyoza.typing import Data
+from gyoza.typing import Data, Tensor
 
 __all__ = ["AdaptsLayers"]
 
@@ -35,11 +35,11 @@ class AdaptsLayers:
 
     name: str
     _flow_layers_: list[Any]
-    encode: Callable[..., Any]
+    encode: Callable[..., Tensor]
     build_for: Callable[..., None]
     _check_inputs: Callable[..., None]
     _column_names: tuple[str, ...] | None
-    _to_arrays: Callable[..., Any]
+    _to_arrays: Callable[..., Data]
 
     @property
     def adapts_to_pairs(self) -> bool:

@@ -16,7 +16,7 @@ from gyoza.modelling.transforms import (
     VolumePreservingTransform,
 )
 from gyoza.modelling.transforms.affine import centre
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "VolumePreservingCoupling"]
 
@@ -61,7 +61,7 @@ class AdditiveCoupling(ElementwiseCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
@@ -125,7 +125,7 @@ class AffineCoupling(ElementwiseCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,

@@ -16,7 +16,7 @@ from gyoza.modelling.functions.dtypes import check_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 from gyoza.modelling.tables import is_frame
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Data, Shape, Tensor
 
 __all__ = ["TakesContext", "PassesContext", "ConditionalFlowLayer", "check_context_rank"]
 
@@ -130,7 +130,7 @@ class PassesContext(TakesContext):
     base_distribution: Distribution
     context_encoder: Any
     _flow_layers_: list[FlowLayer]
-    _read_context: Callable[..., Any]
+    _read_context: Callable[..., Data]
 
     @property
     def accepts_context(self) -> bool:

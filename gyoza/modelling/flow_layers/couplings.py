@@ -136,7 +136,7 @@ class Coupling(_TakesTransformer):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
@@ -254,7 +254,7 @@ class Coupling(_TakesTransformer):
         return [x, keras.KerasTensor((None, *self.context_shape), self.compute_dtype)]
 
     @property
-    def conditioner(self) -> Callable[..., Tensor]:
+    def conditioner(self) -> Callable[..., Tensors]:
         """The network :math:`g`."""
         return self._compute_coupling_parameters_
 
@@ -303,7 +303,7 @@ class Coupling(_TakesTransformer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
-    def _run_network(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def _run_network(self, x: Tensor, context: Tensor | None) -> Tensors:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         if self.coupling_parameters is not None:
             shape = (*ops.shape(x)[:-1], self.coupling_parameters.shape[0])

@@ -14,7 +14,7 @@ from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.quantiles import Quantiles
 from gyoza.modelling.functions.checks import check_integer, check_numbers
 from gyoza.modelling.training import describe
-from gyoza.typing import Seed, Tensor, Tensors
+from gyoza.typing import Data, Seed, Tensor, Tensors
 
 __all__ = ["Density"]
 
@@ -30,24 +30,24 @@ class Density(Quantiles):
 
     name: str
     built: bool
-    variables: Any
-    losses: Any
+    variables: Sequence[keras.Variable]
+    losses: Sequence[Tensor]
     compute_dtype: str
-    dtype_policy: Any
+    dtype_policy: keras.DTypePolicy
     context_shape: tuple[int | None, ...] | None
     run_eagerly: bool
     jit_compile: Any
     base_distribution: Distribution
-    build: Callable[..., Any]
-    invert: Callable[..., Any]
-    invert_and_log_det: Callable[..., Any]
-    _prepare_context: Callable[..., Any]
-    _take_array: Callable[..., Any]
+    build: Callable[..., None]
+    invert: Callable[..., Tensor]
+    invert_and_log_det: Callable[..., tuple[Tensor, Tensor]]
+    _prepare_context: Callable[..., None]
+    _take_array: Callable[..., tuple[Tensor, Tensor | None]]
     _check_new_steps: Callable[..., None]
-    _to_arrays: Callable[..., Any]
-    _read_context: Callable[..., Any]
+    _to_arrays: Callable[..., Data]
+    _read_context: Callable[..., Data]
     _leave_xla: Callable[..., Any]
-    encode: Callable[..., Any]
+    encode: Callable[..., Tensor]
 
     def build_for(self, x: Tensor, context: Tensor | None = None) -> None:
         """Builds the model for data, unless it is built.

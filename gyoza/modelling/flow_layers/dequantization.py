@@ -246,7 +246,7 @@ class VariationalDequantization(UniformDequantization):
         levels = check_integer("levels", levels, minimum=2)
         super().__init__(levels, shape=shape, axes=axes, seed=seed, **kwargs)
         self.levels: int = levels
-        self.noise_flow: Any = noise_flow
+        self.noise_flow: keras.Layer = noise_flow
 
     def build(self, input_shape: Shape | None = None) -> None:
         """Builds the flow of the noise, once the shape of the inputs is known."""

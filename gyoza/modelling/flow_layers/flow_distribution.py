@@ -57,7 +57,7 @@ class FlowDistribution(Distribution):
         self.flow = flow
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[keras.Metric]:
         """None: the metrics of a compiled flow are those of its own training."""
         return []
 

@@ -88,7 +88,7 @@ class Inverse(TakesContext, FlowLayer):
         return context
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[keras.Metric]:
         """None: the metrics of a compiled model are those of its own training."""
         return []
 

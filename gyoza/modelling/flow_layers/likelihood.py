@@ -82,7 +82,7 @@ class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
     _flow_layers_: list[Any]
     # How many axes inputs have at least, which the first layer says when it is built.
     _least_rank = 2
-    _add_up: Callable[..., Any]
+    _add_up: Callable[..., Tensor]
 
     def compile(
         self,

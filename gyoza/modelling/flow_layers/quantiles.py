@@ -10,7 +10,7 @@ from gyoza.backend import vjp
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.training import to_arrays
-from gyoza.typing import Data, Seed, Tensor
+from gyoza.typing import Data, Seed, Tensor, Tensors
 
 __all__ = ["Quantiles"]
 
@@ -33,13 +33,13 @@ class Quantiles:
 
     name: str
     base_distribution: Any
-    invert: Callable[..., Any]
-    sample: Callable[..., Any]
-    _base_context: Callable[..., Any]
-    _in_batches: Callable[..., Any]
+    invert: Callable[..., Tensor]
+    sample: Callable[..., Tensor]
+    _base_context: Callable[..., dict[str, Tensor]]
+    _in_batches: Callable[..., Tensors]
     _check_inputs: Callable[..., None]
-    _to_arrays: Callable[..., Any]
-    _read_context: Callable[..., Any]
+    _to_arrays: Callable[..., Data]
+    _read_context: Callable[..., Data]
     context_shape: tuple[int | None, ...] | None
 
     def probability_integral_transform(

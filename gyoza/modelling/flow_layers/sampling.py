@@ -66,7 +66,7 @@ class Sampling:
     """
 
     flow: FlowModel
-    dtype_policy: Any
+    dtype_policy: keras.DTypePolicy
 
     @property
     def continuous_flow(self) -> Any:

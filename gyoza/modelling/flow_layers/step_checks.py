@@ -14,7 +14,7 @@ from gyoza.modelling.flow_layers.continuous import ContinuousFlow, refine_steps
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training import to_arrays
-from gyoza.typing import Data, Tensor
+from gyoza.typing import Data, Tensor, Tensors
 
 __all__ = ["ChecksSteps"]
 
@@ -34,10 +34,10 @@ class ChecksSteps:
 
     name: str
     _fit: Any
-    _log_prob: Callable[..., Any]
-    _in_batches: Callable[..., Any]
+    _log_prob: Callable[..., Tensor]
+    _in_batches: Callable[..., Tensors]
     _check_inputs: Callable[..., None]
-    _spread: Callable[..., Any]
+    _spread: Callable[..., Tensor | None]
     # Whether it has been trained since its steps were checked.
     _has_new_densities = False
 
