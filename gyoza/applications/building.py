@@ -10,6 +10,7 @@ import keras
 from gyoza.modelling.conditioners import MADE
 from gyoza.modelling.flow_layers import ActivationNormalization, FlowLayer
 from gyoza.modelling.functions.checks import check_integer, check_positive_integers
+from gyoza.typing import DType
 
 __all__ = ["in_dtype", "alternate", "make_autoregressive", "ORDERS"]
 
@@ -29,7 +30,7 @@ def in_dtype(make: _Make) -> _Make:
     own.remove("kwargs")
 
     @functools.wraps(make)
-    def make_in_dtype(*args: Any, dtype: Any = None, **kwargs: Any) -> keras.Model:
+    def make_in_dtype(*args: Any, dtype: DType = None, **kwargs: Any) -> keras.Model:
         default = keras.config.dtype_policy()
         keras.config.set_dtype_policy(keras.dtype_policies.get(dtype))
         try:

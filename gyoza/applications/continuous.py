@@ -1,6 +1,6 @@
 """Flows in continuous time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gyoza.applications.building import in_dtype
@@ -13,6 +13,7 @@ from gyoza.modelling.flow_layers import (
     PrincipalRotation,
     Standardize,
 )
+from gyoza.typing import Tensor
 
 __all__ = ["FlowMatching", "FFJORD"]
 
@@ -20,7 +21,7 @@ __all__ = ["FlowMatching", "FFJORD"]
 @in_dtype
 def FlowMatching(
     hidden_sizes: Iterable[int] = (128, 128, 128),
-    activation: Any = "silu",
+    activation: str | Callable[..., Tensor] = "silu",
     frequency_count: int = 4,
     point_frequency_count: int = 4,
     flow_layers: Iterable[FlowLayer] | None = None,
@@ -71,7 +72,7 @@ def FlowMatching(
 @in_dtype
 def FFJORD(
     hidden_sizes: Iterable[int] = (64, 64, 64),
-    activation: Any = "silu",
+    activation: str | Callable[..., Tensor] = "silu",
     frequency_count: int = 4,
     solver: str = "rk4",
     step_count: int = 8,

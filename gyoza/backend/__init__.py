@@ -25,7 +25,7 @@ from gyoza.backend.private import (
     list_uses,
     track_last,
 )
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor, Tensors
 
 __all__ = [
     "vjp",
@@ -95,7 +95,7 @@ XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS
 
 def vjp(
     function: Callable[..., Any], primals: Sequence[Tensor]
-) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+) -> tuple[Tensors, Callable[[Tensors], tuple[Tensor, ...]]]:
     """Evaluates `function` and returns its vector-Jacobian product.
 
     Args:
@@ -243,7 +243,7 @@ def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
     return _in_use.enter_scope(model)
 
 
-def mark_replica(seed: Any) -> Any:
+def mark_replica(seed: Tensor) -> Tensor:
     """Changes a seed, `[2]`, such that each replica of a strategy has its own."""
     return _in_use.mark_replica(seed)
 
@@ -316,7 +316,7 @@ def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
     return _in_use.take_along_short(indices, *values)
 
 
-def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_uniform(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     """Draws numbers in [0, 1): those of `keras.random.uniform`, which may take much longer.
 
     With TensorFlow's default algorithm, which is this one, XLA on processors derives the key
@@ -325,7 +325,7 @@ def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
     return _in_use.draw_uniform(shape, dtype, seed)
 
 
-def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_normal(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     """Draws standard normal numbers: those of `keras.random.normal`; see `draw_uniform`."""
     return _in_use.draw_normal(shape, dtype, seed)
 
@@ -340,7 +340,7 @@ def keeps_gradients() -> bool:
     return _in_use.keeps_gradients()
 
 
-def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+def keep_values(variables: Sequence[keras.Variable]) -> contextlib.AbstractContextManager:
     """Restores the values of variables if training fails before the end of its first step.
 
     On JAX, Keras takes the values out of the variables meanwhile.

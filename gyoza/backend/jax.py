@@ -35,7 +35,7 @@ from gyoza.backend.shared import (
     suits_one_trace,
     to_data_set,
 )
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = [
     "vjp",
@@ -78,7 +78,7 @@ _LOCK = threading.RLock()
 
 def vjp(
     function: Callable[..., Any], primals: Sequence[Tensor]
-) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+) -> tuple[Tensors, Callable[[Tensors], tuple[Tensor, ...]]]:
     return jax.vjp(function, *primals)
 
 
@@ -87,7 +87,7 @@ def with_gradient(
 ) -> Callable[..., Any]:
     function = jax.custom_vjp(forward)
 
-    def run(x: Tensor, *others: Any) -> Any:
+    def run(x: Tensor, *others: Any) -> Tensors:
         outputs = forward(x, *others)
         return outputs, (outputs, others)
 
@@ -162,7 +162,7 @@ def jit_steps(
 ) -> Callable[..., Any]:
     step = jax.jit(function)
 
-    def run(state: Any, batches: Any, count: Any) -> Any:
+    def run(state: Any, batches: Tensors, count: Tensor) -> Any:
         def take_step(carry: Any) -> Any:
             k, _, state = carry
             return k + 1, *step(state, jax.tree.map(lambda x: x[k], batches))
@@ -176,7 +176,7 @@ def jit_steps(
 
     compiled = jax.jit(run, donate_argnums=0, compiler_options=_get_options())
 
-    def stack(*values: Any) -> Tensor:
+    def stack(*values: Tensor) -> Tensor:
         return (np if isinstance(values[0], np.ndarray) else jnp).stack(values)
 
     def take_steps(count: int, state: Any, iterator: Iterator[Any]) -> Any:
@@ -226,7 +226,7 @@ def jit_batches(
     xla: bool = True,
     prepare: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
-    variables: list[Any] = []
+    variables: list[keras.Variable] = []
     function = chain(prepare, function)
 
     @jit
@@ -237,7 +237,7 @@ def jit_batches(
         updated = enumerate(scope.get_current_value(variable) for variable in variables)
         return outputs, {k: value for k, value in updated if value is not values[k]}
 
-    def run(*tensors: Tensor) -> Any:
+    def run(*tensors: Tensor) -> Tensors:
         values = private.read_values(variables)
         if any(value is None for value in values):
             raise RuntimeError(
@@ -251,7 +251,7 @@ def jit_batches(
             private.write_value(variables[k], value)
         return outputs
 
-    def run_with(model: keras.Model, *tensors: Tensor) -> Any:
+    def run_with(model: keras.Model, *tensors: Tensor) -> Tensors:
         with _LOCK:  # or two threads could draw with the same seed
             variables[:] = private.list_variables(model)
             return pad_batches(run, *tensors)
@@ -259,12 +259,12 @@ def jit_batches(
     return run_with
 
 
-def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+def keep_values(variables: Sequence[keras.Variable]) -> contextlib.AbstractContextManager:
     return _restore_on_error(variables)
 
 
 @contextlib.contextmanager
-def _restore_on_error(variables: Sequence[Any]) -> Iterator[None]:
+def _restore_on_error(variables: Sequence[keras.Variable]) -> Iterator[None]:
     values = [variable.value for variable in variables]
     try:
         yield

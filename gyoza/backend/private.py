@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor, Tensors
 
 __all__ = [
     "PRIVATE_NAMES",
@@ -71,7 +71,7 @@ def _import(name: str) -> Any:
         return None
 
 
-def _list_values(layer: Any) -> list[Any]:
+def _list_values(layer: keras.Layer) -> list[Any]:
     """Returns what the attributes of a layer hold, also within lists and dictionaries."""
     found, pending, seen = [], [vars(layer)], set()
     while pending:
@@ -84,7 +84,7 @@ def _list_values(layer: Any) -> list[Any]:
     return found
 
 
-def flatten_layers(layer: Any, include_self: bool = True) -> list[Any]:
+def flatten_layers(layer: keras.Layer, include_self: bool = True) -> list[keras.Layer]:
     """Returns a layer with all layers within it, at any depth.
 
     Keras has no public list of the layers of a layer. Without its private one, they are looked for
@@ -102,7 +102,7 @@ def flatten_layers(layer: Any, include_self: bool = True) -> list[Any]:
     return list(found.values())[0 if include_self else 1 :]
 
 
-def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
+def track_last(model: keras.Model, layers: Sequence[keras.Layer | None]) -> None:
     """Lets the variables of a model end with those of some of its layers.
 
     Otherwise, they stay in the order in which the model was given its layers.
@@ -116,11 +116,11 @@ def track_last(model: keras.Model, layers: Sequence[Any]) -> None:
         model._layers.sort(key=lambda layer: order.index(id(layer)) if id(layer) in order else -1)
 
 
-def list_variables(model: keras.Model) -> list[Any]:
+def list_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns what `model.variables` does, which goes through them again for each nested layer."""
     if not _has(model, "_trainable_variables", "_non_trainable_variables", "_seed_generators"):
         return model.variables
-    found: list[Any] = []
+    found: list[keras.Variable] = []
     for layer in flatten_layers(model):
         found += layer._trainable_variables
         found += layer._non_trainable_variables
@@ -128,7 +128,7 @@ def list_variables(model: keras.Model) -> list[Any]:
     return list({id(variable): variable for variable in found}.values())
 
 
-def read_values(variables: Sequence[Any]) -> list[Any]:
+def read_values(variables: Sequence[keras.Variable]) -> list[Tensor | None]:
     """Returns values of variables, outside of any scope: `None` where Keras has taken one out.
 
     `value` takes longer, since it looks for scopes first, and returns a new initial value each time
@@ -140,7 +140,7 @@ def read_values(variables: Sequence[Any]) -> list[Any]:
     return [value if value is again else None for value, again in pairs]
 
 
-def write_value(variable: Any, value: Any) -> None:
+def write_value(variable: keras.Variable, value: Tensor) -> None:
     """Assigns a value of the right shape and dtype to a variable, outside of any scope.
 
     `assign` takes longer, since it looks at all three first.
@@ -151,7 +151,7 @@ def write_value(variable: Any, value: Any) -> None:
         variable.assign(value)
 
 
-def find_interceptors() -> Callable[[Any], Any]:
+def find_interceptors() -> Callable[[keras.Layer], Any]:
     """Returns a function of a layer that lists what else is run where Keras calls the layer.
 
     These are the hooks that a user of PyTorch has registered, and the recomputation that
@@ -164,7 +164,7 @@ def find_interceptors() -> Callable[[Any], Any]:
     return operator.attrgetter(*names) if _has(probe, *names) else lambda layer: (True,)
 
 
-def list_seeds(layer: Any) -> list[Any]:
+def list_seeds(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     """Returns the seed generators of a layer itself, not of those within it.
 
     Without Keras' list of them, they are looked for in attributes.
@@ -197,7 +197,7 @@ class Saveable(_Saveable):
     __reduce__ = object.__reduce__
 
 
-def build_for_training(model: Any, batch: tuple[Any, Any, Any]) -> None:
+def build_for_training(model: keras.Model, batch: tuple[Tensors, Tensors, Tensors]) -> None:
     """Creates the variables of a compiled model's metrics and optimizer before it is trained.
 
     Otherwise, those of metrics are created within the first step, which TensorFlow traces twice.
@@ -212,7 +212,7 @@ def build_for_training(model: Any, batch: tuple[Any, Any, Any]) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
-def has_metrics(model: Any) -> bool:
+def has_metrics(model: keras.Model) -> bool:
     """Returns whether a model is compiled with metrics.
 
     `model.metrics` goes through all layers, which takes long for each step on PyTorch. Without a
@@ -273,16 +273,16 @@ class Use(NamedTuple):
     operation: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    outputs: list[Any]
+    outputs: list[Tensor]
 
     @property
-    def inputs(self) -> list[Any]:
+    def inputs(self) -> list[Tensor]:
         """The symbolic tensors that it is given."""
         values = keras.tree.flatten((self.args, self.kwargs))
         return [x for x in values if isinstance(x, keras.KerasTensor)]
 
 
-def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
+def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Tensors, list[Use]]:
     """Returns all uses of layers and operations that symbolic tensors depend on, the last first.
 
     Args:
@@ -314,7 +314,7 @@ def list_uses(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
     return outputs, list(uses.values())
 
 
-def _use_anew(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
+def _use_anew(inputs: Tensor, outputs: Tensor) -> tuple[Tensors, list[Use]]:
     model = keras.Model(inputs, outputs)
     uses: list[Use] = []
 
@@ -331,7 +331,7 @@ def _use_anew(inputs: Tensor, outputs: Tensor) -> tuple[Any, list[Use]]:
     return anew.output, [*reversed(uses), *start]
 
 
-def draw_seed_state(seed: Any) -> Any:
+def draw_seed_state(seed: Seed) -> Tensor | None:
     """Returns the pair of integers that Keras draws random numbers from, and renews the seed.
 
     Without it, `None`: `keras.random` has to draw them, by an algorithm for which XLA takes longer.
@@ -340,7 +340,7 @@ def draw_seed_state(seed: Any) -> Any:
     return module.draw_seed(seed) if _has(module, "draw_seed") else None
 
 
-def find_shared_seeds() -> Any:
+def find_shared_seeds() -> keras.random.SeedGenerator | None:
     """Returns the generator of seeds that Keras draws without a seed from, if there is one yet.
 
     Without a name for it, `None`: numbers that are drawn without a seed between steps, as by a

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from gyoza.backend import private
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor, Tensors
 
 __all__ = [
     "pad_batches",
@@ -62,7 +62,7 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
 _IS_IN_BATCHES = contextvars.ContextVar("is_in_batches", default=False)
 
 
-def run_in_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
+def run_in_batches(function: Callable[..., Any], *tensors: Tensor) -> Tensors:
     """Runs a function that `jit_batches` compiles, in which `trace_once` has an effect."""
     token = _IS_IN_BATCHES.set(True)
     try:
@@ -71,7 +71,7 @@ def run_in_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
         _IS_IN_BATCHES.reset(token)
 
 
-def suits_one_trace(kind: Any, tensors: Sequence[Tensor], options: dict[str, Any]) -> bool:
+def suits_one_trace(kind: type, tensors: Sequence[Tensor], options: dict[str, Any]) -> bool:
     """Returns whether a function is called within `jit_batches` with plain tensors and numbers.
 
     Other numbers than those of Python would be made tensors.
@@ -83,7 +83,7 @@ def suits_one_trace(kind: Any, tensors: Sequence[Tensor], options: dict[str, Any
     )
 
 
-def pad_batches(function: Callable[..., Any], *tensors: Tensor) -> Any:
+def pad_batches(function: Callable[..., Any], *tensors: Tensor) -> Tensors:
     """Runs a function on batches of one of a few sizes, by repeats of the last instance."""
     count = tensors[0].shape[0]
     padded_count = max(32, 1 << (count - 1).bit_length())
@@ -103,10 +103,10 @@ def draw_steps(iterator: Iterator[Any], count: int) -> Iterator[tuple[list[Any],
         A list, filled up with repeats of the last batch, and how many of its batches count.
     """
 
-    def describe(batch: Any) -> list[tuple[int, ...]]:
+    def describe(batch: Tensors) -> list[tuple[int, ...]]:
         return [tuple(value.shape) for value in keras.tree.flatten(batch) if value is not None]
 
-    def copy(value: Any) -> Any:
+    def copy(value: Tensor) -> Tensor:
         return value.copy() if isinstance(value, np.ndarray) else value
 
     batches = (keras.tree.map_structure(copy, batch) for batch in itertools.islice(iterator, count))
@@ -149,7 +149,7 @@ def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
-def mark_replica(seed: Any) -> Any:
+def mark_replica(seed: Tensor) -> Tensor:
     return seed
 
 
@@ -168,11 +168,11 @@ def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
     return [keras.ops.sum(keras.ops.where(is_taken, value, zero), axis=-1) for value in values]
 
 
-def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_uniform(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     return keras.random.uniform(shape, dtype=dtype, seed=seed)
 
 
-def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_normal(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     return keras.random.normal(shape, dtype=dtype, seed=seed)
 
 
@@ -184,7 +184,7 @@ def keeps_gradients() -> bool:
     return True
 
 
-def keep_values(variables: Sequence[Any]) -> contextlib.AbstractContextManager:
+def keep_values(variables: Sequence[keras.Variable]) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 

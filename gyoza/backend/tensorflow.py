@@ -30,7 +30,7 @@ from gyoza.backend.shared import (
     suits_one_trace,
     tanh,
 )
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor, Tensors
 
 __all__ = [
     "vjp",
@@ -79,7 +79,7 @@ _SEED_STRIDE = 2**20 + 7
 
 def vjp(
     function: Callable[..., Any], primals: Sequence[Tensor]
-) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+) -> tuple[Tensors, Callable[[Tensors], tuple[Tensor, ...]]]:
     primals = [tf.convert_to_tensor(primal) for primal in primals]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(primals)
@@ -98,15 +98,15 @@ def vjp(
 def with_gradient(
     forward: Callable[..., Sequence[Tensor]], backward: Callable[..., Sequence[Tensor]]
 ) -> Callable[..., Any]:
-    def function(x: Tensor, *others: Any) -> Any:
+    def function(x: Tensor, *others: Any) -> Tensors:
         kept: list[Any] = []
 
         @tf.custom_gradient
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any) -> Tensors:
             # Or TensorFlow would derive loops of `forward`, for nothing.
             outputs = forward(*map(tf.stop_gradient, arguments))
 
-            def gradient(*cotangents: Any, variables: Sequence[Any] = ()) -> Any:
+            def gradient(*cotangents: Tensor, variables: Sequence[keras.Variable] = ()) -> Any:
                 # With what can be differentiated, so that gradients can be, too.
                 gradients = backward(kept, others, cotangents)
                 # Variables that are looked at besides the arguments do not count.
@@ -193,21 +193,21 @@ def take_along_short(indices: Tensor, *values: Tensor) -> list[Tensor]:
     return list(map(take, values))
 
 
-def draw_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_uniform(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     key = _draw_key(seed)
     if key is None:
         return shared.draw_uniform(shape, dtype, seed)
     return tf.random.stateless_uniform(shape, key, dtype=dtype, alg="philox")
 
 
-def draw_normal(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_normal(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     key = _draw_key(seed)
     if key is None:
         return shared.draw_normal(shape, dtype, seed)
     return tf.random.stateless_normal(shape, key, dtype=dtype, alg="philox")
 
 
-def _draw_key(seed: Any) -> Any:
+def _draw_key(seed: Seed) -> Tensor | None:
     state = private.draw_seed_state(seed)
     if state is None:
         return None
@@ -234,7 +234,7 @@ def jit_batches(
             whole = jit(chain(prepare, whole), as_one)
         return whole.get_concrete_function(*signature)
 
-    def run_on(*tensors: Tensor) -> Any:
+    def run_on(*tensors: Tensor) -> Tensors:
         part_count = _count_parts(tensors[0].shape[0]) if xla else 1
         kinds = ((tuple(tensor.shape[1:]), tf.as_dtype(tensor.dtype)) for tensor in tensors)
         return compile_for(part_count, *kinds)(*tensors)
@@ -274,7 +274,7 @@ def _count_cores() -> int:
 def _run_in_parts(function: Callable[..., Any], count: int) -> Callable[..., Any]:
     """Returns a function that is run on equal parts of batches, on several cores at once."""
 
-    def run(*tensors: Any) -> Any:
+    def run(*tensors: Tensor) -> Tensors:
         parts = zip(*(tf.split(tensor, count) for tensor in tensors), strict=True)
         outputs = [function(*part) for part in parts]
         return tf.nest.map_structure(lambda *values: tf.concat(values, axis=0), *outputs)
@@ -300,7 +300,7 @@ def enter_scope(model: keras.Model) -> contextlib.AbstractContextManager:
     return strategy.scope()
 
 
-def mark_replica(seed: Any) -> Any:
+def mark_replica(seed: Tensor) -> Tensor:
     if tf.distribute.get_strategy() is _NO_STRATEGY or tf.distribute.in_cross_replica_context():
         return seed
     index = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -312,11 +312,11 @@ def jit_steps(
 ) -> Callable[..., Any]:
     step: Any = jit(function)
 
-    def run(batches: Any, count: Any) -> Any:
+    def run(batches: Tensors, count: Tensor) -> Tensors:
         of_any_size = _map_present(lambda x: tf.TensorSpec([None, *x.shape[2:]], x.dtype), batches)
         step_once = step.get_concrete_function(of_any_size)
 
-        def take_step(k: Any, _: Any) -> Any:
+        def take_step(k: Tensor, _: Tensors) -> Any:
             return k + 1, step_once(_map_present(lambda x: x[k], batches))
 
         # The loop starts from what is replaced by its outputs.
@@ -330,15 +330,15 @@ def jit_steps(
     def find_absent(value: Any) -> Any:
         return None if isinstance(value, tf.experimental.Optional) else value
 
-    def stack(*values: Any) -> Tensor:
+    def stack(*values: Tensor) -> Tensor:
         return (np if isinstance(values[0], np.ndarray) else tf).stack(values)
 
-    def take_singly(batches: Sequence[Any]) -> Any:
+    def take_singly(batches: Sequence[Tensors]) -> Tensors:
         return [step(batch) for batch in batches][-1]
 
     has_left_xla = False
 
-    def take(batches: Sequence[Any], count: int) -> Tensor:
+    def take(batches: Sequence[Tensors], count: int) -> Tensor:
         nonlocal has_left_xla
         if has_left_xla:
             return take_singly(batches[:count])
@@ -350,7 +350,7 @@ def jit_steps(
             has_left_xla = True
             return outputs
 
-    def take_steps(count: int, iterator: Iterator[Any]) -> Any:
+    def take_steps(count: int, iterator: Iterator[Any]) -> Tensors:
         outputs = None
         present = (keras.tree.map_structure(find_absent, batch) for batch in iterator)
         for batches, taken in draw_steps(present, count):
@@ -362,7 +362,7 @@ def jit_steps(
     return take_steps
 
 
-def _map_present(function: Callable[..., Any], *structures: Any) -> Any:
+def _map_present(function: Callable[..., Any], *structures: Tensors) -> Tensors:
     """Maps structures in which some tensors are `None`, and stay so."""
     return keras.tree.map_structure(
         lambda value, *values: None if value is None else function(value, *values), *structures

@@ -27,7 +27,7 @@ from gyoza.backend.shared import (
     to_data_set,
     trace_once,
 )
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = [
     "vjp",
@@ -69,7 +69,7 @@ SHORT_AXIS = 0
 
 def vjp(
     function: Callable[..., Any], primals: Sequence[Tensor]
-) -> tuple[Any, Callable[[Any], tuple[Any, ...]]]:
+) -> tuple[Tensors, Callable[[Tensors], tuple[Tensor, ...]]]:
     if torch.is_inference_mode_enabled():  # whose tensors nothing can be differentiated by
         with torch.inference_mode(False), torch.no_grad():
             return vjp(function, [torch.as_tensor(primal).clone() for primal in primals])
@@ -115,7 +115,7 @@ def with_gradient(
 ) -> Callable[..., Any]:
     class Function(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor, *others: Any) -> Any:
+        def forward(ctx: Any, x: Tensor, *others: Any) -> Tensors:
             outputs = tuple(forward(x, *others))
             ctx.output_count = len(outputs)
             ctx.save_for_backward(*outputs, *others)

@@ -8,13 +8,14 @@ import keras
 import numpy as np
 
 from gyoza.backend import shuffles_alike
+from gyoza.typing import Data
 
 __all__ = ["check_order", "describe_data", "list_sources", "skip_epochs"]
 
 _INFINITE = -1  # as `tf.data` has it
 
 
-def list_sources(arguments: dict[str, Any]) -> list[Any]:
+def list_sources(arguments: dict[str, Any]) -> list[Data]:
     """Returns the data, of training and validation, whose states are to be kept."""
     given = [arguments["x"], *keras.tree.flatten(arguments.get("validation_data"))]
     sources = {id(data): data for data in given if _has_state(data)}
@@ -34,7 +35,7 @@ def check_order(arguments: dict[str, Any]) -> None:
     for data in keras.tree.flatten(arguments.get("validation_data")):
         if isinstance(data, keras.utils.PyDataset):
             _check_source(data)
-    x: Any = arguments["x"]
+    x: Data = arguments["x"]
     steps = arguments.get("steps_per_epoch")
     is_infinite = _is_stream(x) and int(x.cardinality()) == _INFINITE
     if is_infinite:
@@ -78,7 +79,7 @@ def describe_data(arguments: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Plain values by what they are.
     """
-    x: Any = arguments["x"]
+    x: Data = arguments["x"]
     if isinstance(x, keras.utils.PyDataset):
         return {"class of the data": type(x).__name__, "number of batches": x.num_batches}
     if _is_loader(x):
@@ -94,7 +95,7 @@ def describe_data(arguments: dict[str, Any]) -> dict[str, Any]:
     return {"shapes of the data": kinds, "batch size": batch_size, "checksum of data": _sum(values)}
 
 
-def skip_epochs(x: Any, step_count: int) -> Any:
+def skip_epochs(x: Data, step_count: int) -> Data:
     """Returns data without what earlier epochs have taken from them, if they have no end."""
     if _is_stream(x) and int(x.cardinality()) == _INFINITE:
         return x.skip(step_count)
@@ -105,18 +106,18 @@ def _has_state(data: Any) -> bool:
     return hasattr(data, "get_state") and hasattr(data, "set_state")
 
 
-def _is_stream(x: Any) -> bool:
+def _is_stream(x: Data) -> bool:
     """Returns whether data are a `tf.data.Dataset`."""
     return hasattr(x, "element_spec") and hasattr(x, "cardinality")
 
 
-def _is_loader(x: Any) -> bool:
+def _is_loader(x: Data) -> bool:
     """Returns whether data are PyTorch's, in the order of its global generator."""
     is_loader = keras.backend.backend() == "torch" and hasattr(x, "batch_sampler")
     return is_loader and x.generator is None and x.num_workers == 0
 
 
-def _are_arrays(x: Any) -> bool:
+def _are_arrays(x: Data) -> bool:
     return hasattr(x, "arrays") or all(hasattr(v, "shape") for v in keras.tree.flatten(x))
 
 
@@ -141,7 +142,7 @@ def _check_source(source: keras.utils.PyDataset) -> None:
         )
 
 
-def _take_first(x: Any) -> list[np.ndarray]:
+def _take_first(x: Data) -> list[np.ndarray]:
     """Returns the parts of the first batch."""
     return [np.asarray(part) for part in keras.tree.flatten(next(iter(x))) if part is not None]
 

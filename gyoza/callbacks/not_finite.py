@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from gyoza.modelling.batches import iterate_batches, split_context
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor
 
 __all__ = ["TerminateOnNonFinite"]
 
@@ -48,13 +48,13 @@ class TerminateOnNonFinite(keras.callbacks.Callback):
     # It explains a loss that is not finite: `fit` gives it the `sample_weight`, and no hint itself.
     _explains_loss = True
 
-    def __init__(self, data: Any, batch_size: int = 4096) -> None:
+    def __init__(self, data: Data, batch_size: int = 4096) -> None:
         super().__init__()
         self.data = data
         self.batch_size = batch_size
-        self.layer: Any = None
+        self.layer: keras.Layer | None = None
         self.message: str | None = None
-        self.sample_weight: Any = None
+        self.sample_weight: Tensor | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Tensor | None = None) -> None:
         """Stores the weights."""

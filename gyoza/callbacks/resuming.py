@@ -1,8 +1,10 @@
 """A callback with which training that was interrupted ends as if it had not been."""
 
 import itertools
+import os
 import pathlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -86,7 +88,7 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def __init__(
         self,
-        backup_dir: Any,
+        backup_dir: str | os.PathLike[str],
         save_freq: str | int = "epoch",
         delete_checkpoint: bool = True,
     ) -> None:
@@ -148,7 +150,7 @@ class ResumableTraining(keras.callbacks.Callback):
             "initial_epoch": arguments.get("epochs", 1) if has_stopped else self._epoch,
         }
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Restores the backup, or makes the first one."""
         model = self.model
         if self._data is None:
@@ -184,7 +186,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._restore()
         self._set_order()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes to the position of the backup within the epoch, or remembers how it began."""
         self._epoch, self._execution, self._batch = epoch, 0, 0
         backup = self._backup
@@ -206,7 +208,7 @@ class ResumableTraining(keras.callbacks.Callback):
             model.train_function, model.steps_per_execution, backup["logs"]
         )
 
-    def _count_batch(self, batch: int, logs: Any = None) -> None:
+    def _count_batch(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Makes a backup every `save_freq` batches."""
         self._execution += 1
         taken = batch + 1 - self._batch
@@ -230,7 +232,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._unsaved = 0
         self._save(self._collect(self._epoch, self._execution, logs))
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Makes a backup, unless `save_freq` is a number of batches."""
         if self.save_freq != "epoch" and not self._is_due:
             return
@@ -244,7 +246,7 @@ class ResumableTraining(keras.callbacks.Callback):
                 history["history"].setdefault(name, []).append(value)
         self._save(state)
 
-    def on_train_end(self, logs: Any = None) -> None:
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Removes the backup, if requested."""
         if self._backup is not None:  # there was no epoch left to train
             self._restore_history()
@@ -252,7 +254,9 @@ class ResumableTraining(keras.callbacks.Callback):
         if self.delete_checkpoint:
             remove_backup(self._path)
 
-    def _collect(self, epoch: int, execution: int = 0, logs: Any = None) -> dict[str, Any]:
+    def _collect(
+        self, epoch: int, execution: int = 0, logs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Returns the state of training.
 
         Args:
@@ -328,7 +332,7 @@ class ResumableTraining(keras.callbacks.Callback):
                 )
 
 
-def _flatten_callbacks(arguments: dict[str, Any]) -> list[Any]:
+def _flatten_callbacks(arguments: dict[str, Any]) -> list[keras.callbacks.Callback]:
     callbacks = arguments["callbacks"]
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
@@ -345,7 +349,9 @@ def _put_last(callback: keras.callbacks.Callback, arguments: dict[str, Any]) -> 
     return {**arguments, "callbacks": callbacks}
 
 
-def _skip(train_function: Any, steps: int, logs: Any) -> Any:
+def _skip(
+    train_function: Callable[..., Any], steps: int, logs: dict[str, Any] | None
+) -> Callable[..., Any]:
     """Returns what takes batches as a function of Keras' does, and does nothing with them."""
 
     def skip(*arguments: Any) -> Any:

@@ -17,17 +17,17 @@ _WITHOUT_STATE = (keras.callbacks.History, keras.callbacks.ProgbarLogger)
 _NOT_KEPT = {"model", "min_delta", *vars(keras.callbacks.Callback())}
 
 
-def list_variables(model: keras.Model) -> list[Any]:
+def list_variables(model: keras.Model) -> list[keras.Variable]:
     """Returns the variables that training changes, with the states of random generators."""
     return [*model.variables, *model.optimizer.variables]
 
 
-def read_values(variables: Iterable[Any]) -> list[Any]:
+def read_values(variables: Iterable[keras.Variable]) -> list[Any]:
     """Returns the values of variables as arrays."""
     return [keras.ops.convert_to_numpy(variable.value) for variable in variables]
 
 
-def write_values(variables: Iterable[Any], values: Iterable[Any]) -> None:
+def write_values(variables: Iterable[keras.Variable], values: Iterable[Any]) -> None:
     """Assigns arrays to variables."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

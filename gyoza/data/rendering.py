@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ class Renderer:
 
     names: tuple[str, ...]
 
-    def __init__(self, image_size: int, limits: Any) -> None:
+    def __init__(self, image_size: int, limits: Tensor) -> None:
         check_integer("image_size", image_size, minimum=1)
         self.image_size = int(image_size)
         self._limits = np.array(limits, "float64")

@@ -33,7 +33,7 @@ from gyoza.modelling.functions.checks import check_choice
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.tables import is_frame
-from gyoza.typing import Tensor
+from gyoza.typing import Frame, Tensor
 
 __all__ = ["Table", "ColumnKind"]
 
@@ -177,7 +177,7 @@ class Table:
 
     def __init__(
         self,
-        frame: Any,
+        frame: Frame,
         kinds: Mapping[str, str] | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
@@ -209,7 +209,7 @@ class Table:
             return [str(name)]
         return [f"{name}={category}" for category in kind.categories]
 
-    def encode(self, frame: Any) -> np.ndarray:
+    def encode(self, frame: Frame) -> np.ndarray:
         """Returns the rows of a data frame as numbers.
 
         Categories are encoded by their indices, or, in columns of kind "one-hot", by one number for
@@ -230,13 +230,13 @@ class Table:
             blocks.append(_to_codes(kind, x) if kind.width > 1 else x)
         return np.concatenate(blocks, axis=1)
 
-    def _encode_columns(self, frame: Any) -> Iterable[tuple[ColumnKind, np.ndarray]]:
+    def _encode_columns(self, frame: Frame) -> Iterable[tuple[ColumnKind, np.ndarray]]:
         encoded = _for_each(
             self.columns, lambda name: _encode(name, self.columns[name], _get(frame, name))
         )
         return [(self.columns[name], x[:, None]) for name, x in encoded.items()]
 
-    def decode(self, x: Tensor) -> Any:
+    def decode(self, x: Tensor) -> Frame:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
 
         Args:
@@ -259,7 +259,7 @@ class Table:
         }
         return import_extra("pandas", "tables").DataFrame(columns)
 
-    def encode_context(self, frame: Any) -> np.ndarray:
+    def encode_context(self, frame: Frame) -> np.ndarray:
         """Returns the rows of a data frame as a context: standardised numbers and one-hot codes.
 
         In a conditional flow, what the context holds needs no density. Positive numbers are
@@ -324,7 +324,7 @@ def _for_each(names: Iterable[str], function: Callable[[str], Any]) -> dict[str,
     return results
 
 
-def _get(frame: Any, name: str) -> Any:
+def _get(frame: Frame, name: str) -> Any:
     if not is_frame(frame) or name not in frame.columns:
         received = f"the columns {list(frame.columns)}" if is_frame(frame) else type(frame)
         raise ValueError(

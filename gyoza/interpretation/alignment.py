@@ -18,7 +18,7 @@ from gyoza.modelling.functions.checks import check_not_negative
 from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.training import PreparesCallbacks
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor, Tensors
 
 __all__ = ["SwapTraining", "SwapPairs"]
 
@@ -115,11 +115,11 @@ class SwapTraining(PreparesCallbacks, TrainsPart, keras.Model):
         self.built = True
 
     @property
-    def _untrained(self) -> list[Any]:
+    def _untrained(self) -> list[keras.Layer]:
         """The weights of the tail."""
         return leave_out(self.tail.weights, self.flow.weights)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
         """Exchanges a factor, and runs the rest of the network.
 
         Args:
@@ -156,7 +156,7 @@ class SwapTraining(PreparesCallbacks, TrainsPart, keras.Model):
         hidden = self.flow.invert(z)
         return self.tail(ops.reshape(hidden, ops.shape(a)), training=False)
 
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, x: Data = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the flow; see `keras.Model.fit`.
 
         Args:
@@ -219,7 +219,9 @@ class SwapTraining(PreparesCallbacks, TrainsPart, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SwapTraining":
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "SwapTraining":
         """Creates a model from what `get_config` returned.
 
         Args:
@@ -314,7 +316,7 @@ class SwapPairs(PairSource):
         others = rng.choice(self._others, size=count)
         return second, np.where(rng.random(count) < 0.5, self._determining, others)
 
-    def __getitem__(self, index: int) -> tuple[Any, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[Tensors, np.ndarray]:
         """Returns a batch of the current epoch.
 
         Args:

@@ -10,7 +10,7 @@ uncorrelated.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -18,6 +18,8 @@ import numpy as np
 from gyoza.interpretation.factor_sizes import estimate_factor_sizes, name_factors, to_sizes
 from gyoza.interpretation.interpreter import Interpreter
 from gyoza.interpretation.parts import (
+    LayerKey,
+    Network,
     make_pairs,
     read_hidden,
     to_classes,
@@ -28,7 +30,7 @@ from gyoza.interpretation.parts import (
 from gyoza.modelling.flow_layers import FlowModel, LinearMap, PairAxes
 from gyoza.modelling.functions.principal_axes import diagonalise
 from gyoza.modelling.metrics.codes import is_categorical
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = [
     "units",
@@ -46,12 +48,12 @@ _THIN = 1e-10
 
 
 def units(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
@@ -104,12 +106,12 @@ def units(
 
 
 def principal_axes(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
@@ -136,12 +138,12 @@ def principal_axes(
 
 
 def pair_axes(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
@@ -170,12 +172,12 @@ def pair_axes(
 
 
 def difference_of_means(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
@@ -213,12 +215,12 @@ def difference_of_means(
 
 
 def leace(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
@@ -266,12 +268,12 @@ def leace(
 
 
 def random_subspace(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Sizes = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
 ) -> Interpreter:
@@ -316,10 +318,10 @@ class _Study(NamedTuple):
 
 
 def _prepare(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
-    layer: Any,
+    layer: LayerKey,
     names: Iterable[str] | None,
     dimensions_per_factor: Sizes,
 ) -> _Study:

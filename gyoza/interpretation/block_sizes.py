@@ -1,7 +1,7 @@
 """How many answers follow an exchange, by the size of the exchanged block."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from gyoza.interpretation.controls import (
 from gyoza.interpretation.estimates import Estimate, format_table
 from gyoza.interpretation.methods import Method
 from gyoza.interpretation.parts import (
+    LayerKey,
+    Network,
     find_partnered,
     read_hidden,
     to_columns,
@@ -26,7 +28,7 @@ from gyoza.interpretation.parts import (
 from gyoza.interpretation.scores import rate_swaps
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.metrics.codes import is_categorical
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["answers_by_size", "AnswersBySize"]
 
@@ -52,16 +54,16 @@ class AnswersBySize(NamedTuple):
 
 
 def answers_by_size(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
-    test_x: Any,
+    test_x: Tensors,
     test_labels: Tensor,
     sizes: Iterable[int] | None = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     method: Method = pair_axes,
-    judge: Callable[[Any], Any] | None = None,
+    judge: Callable[[Tensors], Tensor] | None = None,
     seeds: int | Iterable[int] = 3,
     pair_count: int = 2000,
 ) -> AnswersBySize:

@@ -14,9 +14,9 @@ from gyoza.interpretation.controls import (
 )
 from gyoza.interpretation.estimates import Estimate, format_table
 from gyoza.interpretation.methods import Method, default_methods
-from gyoza.interpretation.parts import to_matrix, to_names, to_parts
+from gyoza.interpretation.parts import LayerKey, Network, to_matrix, to_names, to_parts
 from gyoza.interpretation.scores import PROBES, HeldOut, Judges, measure
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["compare", "Comparison"]
 
@@ -248,14 +248,14 @@ def _is_small(difference: Estimate) -> bool:
 
 
 def compare(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
-    test_x: Any,
+    test_x: Tensors,
     test_labels: Tensor,
-    dimensions_per_factor: Any = None,
+    dimensions_per_factor: Mapping[str, int] | Iterable[int] | None = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     methods: Mapping[str, Method] | None = None,
     judges: Judges | None = None,

@@ -12,6 +12,7 @@ from gyoza.interpretation.scores import Judges
 from gyoza.modelling.axes import check_integers
 from gyoza.modelling.functions.checks import check_integer, is_integer
 from gyoza.modelling.metrics.codes import is_categorical
+from gyoza.typing import Tensors
 
 __all__ = [
     "reinitialise",
@@ -108,7 +109,7 @@ def choose_judges(
     return {names[0]: lambda outputs: np.argmax(outputs, axis=1)}
 
 
-def answer(parts: tuple[keras.Layer, keras.Layer], x: np.ndarray) -> Any:
+def answer(parts: tuple[keras.Layer, keras.Layer], x: np.ndarray) -> Tensors:
     """Returns the outputs of a network."""
     return run_in_batches(lambda batch: parts[1](parts[0](batch)), x)
 

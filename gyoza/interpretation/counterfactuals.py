@@ -10,7 +10,7 @@ from keras import ops
 from gyoza.backend import forget_gradients, vjp
 from gyoza.interpretation.latents import to_tensor
 from gyoza.modelling.functions.tensors import larger, to_numpy
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = [
     "Counterfactual",
@@ -39,7 +39,7 @@ _BISECTIONS = 12
 class Counterfactual(NamedTuple):
     """What :meth:`Interpreter.counterfactual` returns: arrays with one row for each instance."""
 
-    outputs: Any
+    outputs: Tensors
     """The outputs of the network for the changed factors."""
     factors: dict[str, np.ndarray]
     """The changed factors by name, `[instances, size of the factor]`."""
@@ -49,7 +49,7 @@ class Counterfactual(NamedTuple):
     """Whether the network gives the wanted answer, `[instances]`."""
 
 
-def check_target(target: Tensor, outputs: Any, count: int) -> np.ndarray:
+def check_target(target: Tensor, outputs: Tensors, count: int) -> np.ndarray:
     """Checks the classes that a network should answer.
 
     Args:
@@ -82,7 +82,7 @@ def check_target(target: Tensor, outputs: Any, count: int) -> np.ndarray:
     return np.broadcast_to(classes, [count]).astype("int32")
 
 
-def check_losses(target: Callable[[Any], Any], outputs: Any, count: int) -> None:
+def check_losses(target: Callable[[Tensors], Tensor], outputs: Tensors, count: int) -> None:
     """Checks that a callable returns a loss for each instance.
 
     Args:
@@ -109,7 +109,7 @@ def are_probabilities(outputs: np.ndarray) -> bool:
     )
 
 
-def compute_margin(outputs: Any, target: Tensor, take_logarithms: bool) -> Tensor:
+def compute_margin(outputs: Tensor, target: Tensor, take_logarithms: bool) -> Tensor:
     """Computes by how much the output of the target exceeds that of every other class.
 
     Args:

@@ -25,7 +25,7 @@ from gyoza.interpretation.parts import count_instances, to_inputs
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.tensors import to_numpy
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor, Tensors
 
 __all__ = ["Edits"]
 
@@ -37,18 +37,18 @@ class Edits:
     dimensions_per_factor: Mapping[str, int]
     batch_size: int
     encode: Callable[..., dict[str, np.ndarray]]
-    decode: Callable[..., Any]
+    decode: Callable[..., Tensors]
     to_hidden: Callable[..., np.ndarray]
-    _compile_margin: Callable[..., Any]
+    _compile_margin: Callable[..., Callable[..., Any]]
 
     @property
     def _slices(self) -> dict[str, slice]:
         return slice_factors(self.dimensions_per_factor)
 
-    def _finish(self, factors: dict[str, np.ndarray], hidden: bool) -> Any:
+    def _finish(self, factors: dict[str, np.ndarray], hidden: bool) -> Tensors:
         return self.to_hidden(factors) if hidden else self.decode(factors)
 
-    def edit(self, x: Any, factor: str, value: Tensor, hidden: bool = False) -> Any:
+    def edit(self, x: Tensors, factor: str, value: Tensor, hidden: bool = False) -> Tensors:
         """Sets a factor.
 
         Args:
@@ -77,7 +77,9 @@ class Edits:
             ) from None
         return self._finish(factors, hidden)
 
-    def swap(self, a: Any, b: Any, factors: str | Iterable[str], hidden: bool = False) -> Any:
+    def swap(
+        self, a: Tensors, b: Tensors, factors: str | Iterable[str], hidden: bool = False
+    ) -> Tensors:
         """Replaces some factors of instances by those of others.
 
         Args:
@@ -99,8 +101,13 @@ class Edits:
         return self._finish(edited, hidden)
 
     def traverse(
-        self, x: Any, factor: str, steps: Any = 7, direction: Any = 0, hidden: bool = False
-    ) -> Any:
+        self,
+        x: Tensors,
+        factor: str,
+        steps: Tensor = 7,
+        direction: Tensor = 0,
+        hidden: bool = False,
+    ) -> Tensors:
         """Moves a factor along a straight line, while the others stay.
 
         Args:
@@ -140,12 +147,12 @@ class Edits:
 
     def interpolate(
         self,
-        a: Any,
-        b: Any,
-        steps: Any = 7,
+        a: Tensors,
+        b: Tensors,
+        steps: Tensor = 7,
         factors: str | Iterable[str] | None = None,
         hidden: bool = False,
-    ) -> Any:
+    ) -> Tensors:
         """Moves factors from those of one instance to those of another.
 
         The path is an arc around the origin, along which the distance to the origin changes evenly:
@@ -179,12 +186,12 @@ class Edits:
 
     def resample(
         self,
-        x: Any,
+        x: Tensors,
         factors: str | Iterable[str],
         sample_count: int = 1,
-        seed: Any = None,
+        seed: Seed = None,
         hidden: bool = False,
-    ) -> Any:
+    ) -> Tensors:
         """Draws factors anew from the base distribution of the flow, while the others stay.
 
         The base distribution should have independent factors, as a standard normal one has.
@@ -214,12 +221,12 @@ class Edits:
 
     def erase(
         self,
-        x: Any,
+        x: Tensors,
         factors: str | Iterable[str],
         how: str = "mean",
-        seed: Any = None,
+        seed: Seed = None,
         hidden: bool = False,
-    ) -> Any:
+    ) -> Tensors:
         """Removes factors from instances, while the others stay.
 
         The factors are replaced by values that say nothing about the instance. Probes, before and
@@ -271,8 +278,8 @@ class Edits:
 
     def counterfactual(
         self,
-        x: Any,
-        target: Any,
+        x: Tensors,
+        target: Tensor | Callable[[Tensors], Tensor],
         factors: str | Iterable[str] | None = None,
         steps: int = 50,
     ) -> Counterfactual:
@@ -381,7 +388,9 @@ class Edits:
             )
         return names
 
-    def _encode_both(self, a: Any, b: Any) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def _encode_both(
+        self, a: Tensors, b: Tensors
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         a, b = to_inputs(a), to_inputs(b)
         counts = [count_instances(x) for x in (a, b)]
         if counts[0] != counts[1]:
@@ -392,8 +401,8 @@ class Edits:
         return self.encode(a), self.encode(b)
 
     def _finish_steps(
-        self, factors: dict[str, np.ndarray], changed: dict[str, Any], hidden: bool
-    ) -> Any:
+        self, factors: dict[str, np.ndarray], changed: dict[str, Tensor], hidden: bool
+    ) -> Tensors:
         """Decodes all steps at once. Factors that change have shape `[steps, instances, size]`."""
         step_count = len(next(iter(changed.values())))
         repeated = {
@@ -404,7 +413,7 @@ class Edits:
         return keras.tree.map_structure(lambda y: y.reshape(step_count, -1, *y.shape[1:]), outputs)
 
 
-def _list_places(steps: Any, first: float, last: float) -> np.ndarray:
+def _list_places(steps: Tensor, first: float, last: float) -> np.ndarray:
     """Returns the places on a line, given as such or by their number."""
     if np.ndim(steps) > 0:
         return np.asarray(steps)

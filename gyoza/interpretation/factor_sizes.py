@@ -1,6 +1,6 @@
 """How many dimensions of a representation belong to each factor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,7 +24,7 @@ _CORRELATION_MARGIN = 1e-6
 
 
 def estimate_factor_sizes(
-    pairs: Any, rule: str = "proportional", names: Any = None
+    pairs: Any, rule: str = "proportional", names: Iterable[str] | None = None
 ) -> dict[str, int]:
     r"""Estimates from pairs how many dimensions of a representation each factor needs.
 
@@ -122,7 +122,9 @@ def estimate_factor_sizes(
     return name_factors([int(dimension_count - sizes.sum()), *map(int, sizes)], names)
 
 
-def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[str, float]:
+def estimate_pair_correlations(
+    pairs: Any, dimensions_per_factor: Mapping[str, int] | Iterable[int]
+) -> dict[str, float]:
     r"""Estimates how strongly pairs can correlate in a factor of a given size.
 
     Instances that share a class are assumed to have a correlation of 0.9, or another number, but
@@ -174,7 +176,9 @@ def estimate_pair_correlations(pairs: Any, dimensions_per_factor: Any) -> dict[s
     }
 
 
-def _hold_out(source: Any, dimensions_per_factor: Any = None) -> list[tuple[np.ndarray, int]]:
+def _hold_out(
+    source: Any, dimensions_per_factor: Mapping[str, int] | Iterable[int] | None = None
+) -> list[tuple[np.ndarray, int]]:
     """Returns the correlations of each factor's axes on held-out pairs, and their number."""
     pairs = to_pairs(source).in_order_of(dimensions_per_factor)
     random = np.random.default_rng(0)
@@ -203,7 +207,7 @@ def _hold_out(source: Any, dimensions_per_factor: Any = None) -> list[tuple[np.n
     return results
 
 
-def _correlate_axes(fitted: Any, held_out: Any) -> np.ndarray:
+def _correlate_axes(fitted: Sequence[np.ndarray], held_out: Sequence[np.ndarray]) -> np.ndarray:
     """Returns the correlations of held-out pairs along the axes of the fitted ones, in order."""
     x = np.concatenate(fitted)
     axis_count = min(x.shape[1], len(fitted[0]), _AXIS_COUNT)
@@ -226,7 +230,9 @@ def _choose_count(correlations: np.ndarray, pair_count: int) -> int:
     return int(np.cumprod(gains > price).sum())
 
 
-def name_factors(dimensions_per_factor: Any, names: Any = None) -> dict[str, int]:
+def name_factors(
+    dimensions_per_factor: Mapping[str, int] | Iterable[int], names: Iterable[str] | None = None
+) -> dict[str, int]:
     """Returns the sizes of factors, the residual one first, by name.
 
     Args:
@@ -260,7 +266,9 @@ def name_factors(dimensions_per_factor: Any, names: Any = None) -> dict[str, int
     return dict(zip(names, sizes, strict=True))
 
 
-def to_sizes(dimensions_per_factor: Any, names: list[str], count: int) -> dict[str, int]:
+def to_sizes(
+    dimensions_per_factor: Mapping[str, int] | Iterable[int], names: list[str], count: int
+) -> dict[str, int]:
     """Returns the given sizes of factors by name, the residual one first.
 
     Args:

@@ -21,7 +21,14 @@ from gyoza.interpretation.instances import (
     gather_instances,
 )
 from gyoza.interpretation.interpreter import Interpreter
-from gyoza.interpretation.parts import make_pairs, run_in_batches, to_names, to_parts
+from gyoza.interpretation.parts import (
+    LayerKey,
+    Network,
+    make_pairs,
+    run_in_batches,
+    to_names,
+    to_parts,
+)
 from gyoza.interpretation.probes import JIT_COMPILE, judge_exchanges, train_probe
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
@@ -32,7 +39,7 @@ from gyoza.modelling.flow_layers import (
 )
 from gyoza.modelling.functions.checks import check_integer, check_not_negative
 from gyoza.modelling.metrics.codes import is_categorical
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["fit_interpreter"]
 
@@ -44,15 +51,15 @@ _SIZE_OF_NUMBER = 4
 
 
 def fit_interpreter(
-    network: Any,
-    x: Any,
+    network: Network,
+    x: Tensors,
     labels: Tensor,
     dimensions_per_factor: Mapping[str, int] | Iterable[int] | None = None,
     *,
-    layer: Any = None,
+    layer: LayerKey = None,
     names: Iterable[str] | None = None,
     seed: int = 0,
-    validation_data: tuple[Any, Any] | None = None,
+    validation_data: tuple[Tensors, Tensor] | None = None,
     capacity: str | None = None,
     kept_count: int | None = None,
     block_count: int = 4,

@@ -8,7 +8,7 @@ import numpy as np
 
 from gyoza.interpretation.parts import find_partnered, read_hidden, to_columns, to_matrix
 from gyoza.modelling.metrics.codes import is_categorical
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["Instances", "gather_instances", "drop_unpartnered", "find_chance"]
 
@@ -28,7 +28,11 @@ class Instances:
 
 
 def gather_instances(
-    head: keras.Layer, x: Any, labels: Tensor, validation_data: Any, seed: int
+    head: keras.Layer,
+    x: Tensors,
+    labels: Tensor,
+    validation_data: tuple[Tensors, Tensor] | None,
+    seed: int,
 ) -> tuple[Instances, np.ndarray]:
     """Reads hidden representations, and splits them into training and validation.
 

@@ -24,7 +24,7 @@ from gyoza.interpretation.parts import check_input_shape, count_instances, to_in
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.training import SavesFiles
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["Interpreter"]
 
@@ -160,7 +160,7 @@ class Interpreter(Edits, SavesFiles):
             )
         return tuple(shape)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensors, training: bool | None = None) -> Tensors:
         """Returns the outputs of the network, computed through the flow and its inverse.
 
         Args:
@@ -179,7 +179,7 @@ class Interpreter(Edits, SavesFiles):
     def _to_hidden(self, z: Tensor) -> Tensor:
         return ops.reshape(self.flow.invert(z), (-1, *self._hidden_shape))
 
-    def encode(self, x: Any) -> dict[str, np.ndarray]:
+    def encode(self, x: Tensors) -> dict[str, np.ndarray]:
         """Returns the factors of inputs.
 
         Args:
@@ -206,7 +206,7 @@ class Interpreter(Edits, SavesFiles):
             raise
         return {name: z[:, block] for name, block in self._slices.items()}
 
-    def decode(self, factors: Mapping[str, Tensor]) -> Any:
+    def decode(self, factors: Mapping[str, Tensor]) -> Tensors:
         """Returns the outputs of the network for given factors.
 
         Args:
@@ -239,8 +239,8 @@ class Interpreter(Edits, SavesFiles):
         """Functions that encode inputs, by the structure of these."""
         return {}
 
-    def _compile_encoder(self, structure: Any) -> Callable[..., Any]:
-        def encode(*arrays: Any) -> Any:
+    def _compile_encoder(self, structure: Tensors) -> Callable[..., Any]:
+        def encode(*arrays: Tensor) -> list[Tensor]:
             return self._to_latent(self.head(keras.tree.pack_sequence_as(structure, arrays)))
 
         return jit_batches(encode, xla=False)
@@ -257,15 +257,15 @@ class Interpreter(Edits, SavesFiles):
     def _compile_margin(self, margin: Callable[..., Any]) -> Callable[..., Any]:
         """Compiles the gradient, by latent vectors, of a margin, which is a function of outputs."""
 
-        def differentiate(z: Tensor, *others: Any) -> Any:
+        def differentiate(z: Tensor, *others: Tensor) -> Tensor:
             return differentiate_margin(lambda z: margin(self.tail(self._to_hidden(z)), *others), z)
 
         return functools.partial(self._run_in_batches, jit_batches(differentiate, xla=False))
 
-    def _run(self, name: str, x: Any) -> Any:
+    def _run(self, name: str, x: Tensors) -> Tensors:
         return self._run_in_batches(self._compiled[name], x)
 
-    def _run_in_batches(self, function: Callable[..., Any], *arrays: Any) -> Any:
+    def _run_in_batches(self, function: Callable[..., Any], *arrays: Tensor) -> Tensors:
         """Runs a compiled part of the network on any number of instances."""
         parts = []
         with forget_gradients():
@@ -286,7 +286,9 @@ class Interpreter(Edits, SavesFiles):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Interpreter":
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "Interpreter":
         """Creates a model from what `get_config` returned.
 
         Args:

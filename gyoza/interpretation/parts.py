@@ -1,7 +1,7 @@
 """Preparation of what is studied: the two parts of a network, inputs, labels, and pairs."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -12,9 +12,11 @@ from gyoza.data.pairs import CategoricalPairs
 from gyoza.interpretation.splitting import split_network
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.modelling.metrics.codes import check_labels, is_categorical
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = [
+    "Network",
+    "LayerKey",
     "to_parts",
     "read_hidden",
     "run_in_batches",
@@ -30,8 +32,14 @@ __all__ = [
     "make_pairs",
 ]
 
+# A Keras model, or its two parts.
+Network: TypeAlias = keras.Model | tuple[keras.Layer, keras.Layer]
 
-def to_parts(network: Any, layer: Any = None) -> tuple[keras.Layer, keras.Layer]:
+# A layer of a model, or its index or name, or `None` where parts are given.
+LayerKey: TypeAlias = str | int | keras.Layer | None
+
+
+def to_parts(network: Network, layer: LayerKey = None) -> tuple[keras.Layer, keras.Layer]:
     """Returns the head and the tail of a network.
 
     Args:
@@ -66,7 +74,7 @@ def to_parts(network: Any, layer: Any = None) -> tuple[keras.Layer, keras.Layer]
     return split_network(network, layer)
 
 
-def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray:
+def read_hidden(head: keras.Layer, x: Tensors, batch_size: int = 1024) -> np.ndarray:
     """Returns the hidden representations of inputs as vectors.
 
     Args:
@@ -81,7 +89,9 @@ def read_hidden(head: keras.Layer, x: Any, batch_size: int = 1024) -> np.ndarray
     return np.reshape(hidden, [len(hidden), -1]).astype("float64")
 
 
-def run_in_batches(function: Callable[[Any], Any], x: Any, batch_size: int = 1024) -> Any:
+def run_in_batches(
+    function: Callable[[Tensors], Tensors], x: Tensors, batch_size: int = 1024
+) -> Tensors:
     """Runs a network, or part of one, without the overhead of `predict`.
 
     Args:
@@ -102,7 +112,7 @@ def run_in_batches(function: Callable[[Any], Any], x: Any, batch_size: int = 102
     return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def create_variables(model: keras.Model, y: Any, outputs: Any) -> None:
+def create_variables(model: keras.Model, y: Tensors, outputs: Tensors) -> None:
     """Creates the variables of optimizer, losses and metrics of a compiled model before `fit`.
 
     Where the first step creates them, TensorFlow traces it twice; on other backends, Keras runs the
@@ -129,7 +139,7 @@ def _to_float(x: Tensor) -> np.ndarray:
     return x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x
 
 
-def to_inputs(x: Any) -> Any:
+def to_inputs(x: Tensors) -> Tensors:
     """Converts inputs of a network to arrays or tensors.
 
     Args:
@@ -146,7 +156,7 @@ def to_inputs(x: Any) -> Any:
     return x if ops.is_tensor(x) else np.asarray(x)
 
 
-def count_instances(x: Any) -> int:
+def count_instances(x: Tensors) -> int:
     """Returns the number of instances in inputs of a network.
 
     Args:
@@ -165,7 +175,7 @@ def count_instances(x: Any) -> int:
     return shapes[0][0]
 
 
-def check_input_shape(head: keras.Layer, x: Any, cause: Exception) -> None:
+def check_input_shape(head: keras.Layer, x: Tensors, cause: Exception) -> None:
     """Explains an error of a head by the shape of its inputs, if that is not the right one.
 
     Whether a shape is right is known after an error only, since heads may take other shapes, too.

@@ -9,7 +9,7 @@ from keras import ops
 
 from gyoza.backend import Use, list_uses
 from gyoza.modelling.functions.checks import check_instance, is_integer
-from gyoza.typing import Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["split_network"]
 
@@ -71,7 +71,7 @@ def split_network(
     return head, tail
 
 
-def _to_path(network: keras.Model, layer: Any) -> list[Any]:
+def _to_path(network: keras.Model, layer: str | int | keras.Layer) -> list[str | keras.Layer]:
     """Returns the models that contain a layer, the outermost one first, and the layer."""
     if isinstance(layer, str):
         return list(layer.split("/"))
@@ -101,7 +101,7 @@ def _find_path(model: keras.Model, layer: keras.Layer) -> list[keras.Layer] | No
     return None
 
 
-def _to_graph(network: keras.Model) -> tuple[Any, Any]:
+def _to_graph(network: keras.Model) -> tuple[Tensors, Tensors]:
     """Returns the symbolic inputs and outputs of a network, whatever kind of model it is."""
     if not network.built:
         raise ValueError(
@@ -114,7 +114,7 @@ def _to_graph(network: keras.Model) -> tuple[Any, Any]:
         return network.input, network.output
     shapes, source = _get_input_shape(network)
 
-    def make_input(shape: Any, name: str | None = None) -> Any:
+    def make_input(shape: Shape, name: str | None = None) -> Tensor:
         return keras.Input(batch_shape=(None, *shape[1:]), dtype=network.input_dtype, name=name)
 
     if isinstance(shapes, dict):
@@ -145,7 +145,7 @@ def _uses_outer_tensors(use: Use) -> bool:
     return _has_tensors([cell.cell_contents for cell in cells])
 
 
-def _get_only(structure: Any) -> Any:
+def _get_only(structure: Tensors) -> Tensors:
     """Unwraps a list of one tensor, as models that Keras 2 saved have for inputs and outputs."""
     if isinstance(structure, list | tuple) and len(structure) == 1:
         return structure[0]
@@ -191,7 +191,7 @@ def _not_traceable(network: keras.Model, received: str) -> ValueError:
 
 
 def _split(
-    inputs: Any, outputs: Any, path: list[Any], name: str
+    inputs: Tensors, outputs: Tensors, path: Sequence[str | keras.Layer], name: str
 ) -> tuple[keras.Model, keras.Model | None]:
     """Splits a graph at the layer at the end of a path, which may be in a model within the graph.
 
@@ -246,7 +246,7 @@ def _has_tensors(structure: Any) -> bool:
     return any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(structure))
 
 
-def _find_use(uses: Sequence[Use], layer: Any, network_name: str) -> Use:
+def _find_use(uses: Sequence[Use], layer: str | keras.Layer, network_name: str) -> Use:
     found = [use for use in uses if use.operation is layer or use.operation.name == layer]
     if not found:
         names = list(dict.fromkeys(use.operation.name for use in reversed(uses)))
@@ -269,7 +269,7 @@ def _find_use(uses: Sequence[Use], layer: Any, network_name: str) -> Use:
     return found[0]
 
 
-def _make_tail(cut: Any, outputs: Any, uses: Sequence[Use]) -> keras.Model:
+def _make_tail(cut: Tensor, outputs: Tensors, uses: Sequence[Use]) -> keras.Model:
     """Creates a model of the part of a graph after one of its tensors."""
     names = {id(x): use.operation.name for use in uses for x in use.outputs}
     layer_name = names[id(cut)]
@@ -304,7 +304,7 @@ def _make_tail(cut: Any, outputs: Any, uses: Sequence[Use]) -> keras.Model:
 
 
 def _check_composition(
-    network: keras.Model, inputs: Any, head: keras.Model, tail: keras.Model
+    network: keras.Model, inputs: Tensors, head: keras.Model, tail: keras.Model
 ) -> None:
     """Checks on random inputs that head and tail together return what the network returns."""
     random = np.random.default_rng(0)

@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
+import keras
 import numpy as np
 
 from gyoza.modelling.tables import describe_columns
+from gyoza.typing import DType
 
 __all__ = ["is_left_alone", "check_finite_rows", "describe_not_finite", "choose_scales"]
 
@@ -19,7 +20,7 @@ _PRECISION = {
 }
 
 
-def is_left_alone(layer: Any) -> bool:
+def is_left_alone(layer: keras.Layer) -> bool:
     """Returns whether a layer is frozen and so must not be adapted, with a warning if so.
 
     Args:
@@ -85,7 +86,11 @@ def describe_not_finite(
 
 
 def choose_scales(
-    layer: Any, mean: np.ndarray, deviation: np.ndarray, is_constant: np.ndarray, dtype: Any
+    layer: keras.Layer,
+    mean: np.ndarray,
+    deviation: np.ndarray,
+    is_constant: np.ndarray,
+    dtype: DType,
 ) -> np.ndarray:
     """Chooses what data are divided by: their standard deviation where there is one, 1 elsewhere.
 
@@ -126,7 +131,7 @@ def choose_scales(
     return np.where(is_constant | is_tiny, 1.0, deviation)
 
 
-def _warn(layer: Any, is_affected: np.ndarray, text: str, **values: np.ndarray) -> None:
+def _warn(layer: keras.Layer, is_affected: np.ndarray, text: str, **values: np.ndarray) -> None:
     """Warns of dimensions that something is wrong with, by their indices."""
     indices = np.argwhere(is_affected)
     if not len(indices):

@@ -21,7 +21,7 @@ from gyoza.modelling.distributions.tools import (
     to_classes,
 )
 from gyoza.modelling.functions.checks import check_integer, check_positive
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = ["AttributeCode"]
 
@@ -119,7 +119,7 @@ class AttributeCode:
         noise: float | Mapping[str, float] = 0.3,
         location: float | Mapping[str, float] = 0.0,
         scale: float | Mapping[str, float] = 1.0,
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> Factorial:
         r"""Creates the base distribution of a flow that learns the code, without trainable weights.
 

@@ -9,12 +9,12 @@ import numpy as np
 from gyoza.modelling.functions.checks import check_integer, check_numbers
 from gyoza.modelling.functions.dtypes import CAST_ADVICE
 from gyoza.modelling.tables import frame_to_array, is_frame
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor, Tensors
 
 __all__ = ["split_context", "iterate_batches", "iterate_inputs"]
 
 
-def split_context(inputs: Tensor, context: Tensor | None = None) -> tuple[Any, Any]:
+def split_context(inputs: Tensor, context: Tensor | None = None) -> tuple[Tensors, Any]:
     """Splits inputs that may be a dictionary with a context.
 
     Args:
@@ -38,7 +38,7 @@ def split_context(inputs: Tensor, context: Tensor | None = None) -> tuple[Any, A
     return inputs["inputs"], inputs.get("context")
 
 
-def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
+def iterate_batches(data: Data, batch_size: int) -> Iterator[Tensors]:
     """Yields the inputs in `data` as arrays.
 
     Args:
@@ -76,13 +76,13 @@ def iterate_batches(data: Any, batch_size: int) -> Iterator[Any]:
         )
 
 
-def iterate_inputs(data: Any, batch_size: int) -> Iterator[np.ndarray]:
+def iterate_inputs(data: Data, batch_size: int) -> Iterator[np.ndarray]:
     """Yields the inputs in `data` alone, without contexts; see :func:`iterate_batches`."""
     for batch in iterate_batches(data, batch_size):
         yield batch["inputs"] if isinstance(batch, dict) else batch
 
 
-def _inputs_of(batch: Any) -> Any:
+def _inputs_of(batch: Data) -> Data:
     return batch[0] if isinstance(batch, tuple) else batch
 
 

@@ -16,7 +16,7 @@ from gyoza.modelling.axes import (
     to_vectors,
 )
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, make_selector, to_tensor
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Array, Shape, Tensor
 
 __all__ = ["Mask", "HeavisideMask", "CheckerBoardMask"]
 
@@ -61,7 +61,7 @@ class Mask(keras.Layer):
         self,
         axes: Iterable[int] | None = None,
         shape: Iterable[int] | None = None,
-        mask: Any = None,
+        mask: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
         # A mask has no precision of its own: it leaves the dtype of its inputs as it is.
@@ -76,7 +76,7 @@ class Mask(keras.Layer):
             raise ValueError("`mask` should be a vector of zeros and ones. Received: mask=None")
         self._set_pattern()
 
-    def make_pattern(self) -> Any:
+    def make_pattern(self) -> Tensor:
         """Returns the mask for the shape, as a vector or in that shape. Subclasses override it."""
         return self.pattern
 
@@ -145,7 +145,7 @@ class Mask(keras.Layer):
         # whenever `fit` is called.
         self.built = True
 
-    def _prepare(self, x: Tensor) -> Any:
+    def _prepare(self, x: Tensor) -> Tensor:
         """Converts what is like a tensor, and reads from it what was omitted, or checks it."""
         x = x if type(x) in PLAIN_TYPES else to_tensor(x)
         if not self.built:
@@ -274,7 +274,7 @@ class HeavisideMask(Mask):
         array([0., 0., 1., 1., 1.], dtype=float32)
     """
 
-    def make_pattern(self) -> Any:
+    def make_pattern(self) -> Array:
         """Returns zeros up to the middle and ones after it."""
         size = math.prod(self._shape_)
         return np.arange(size) >= size // 2
@@ -296,6 +296,6 @@ class CheckerBoardMask(Mask):
         array([0., 1., 0., 1., 0., 1.], dtype=float32)
     """
 
-    def make_pattern(self) -> Any:
+    def make_pattern(self) -> Array:
         """Returns the parity of the sum of indices."""
         return np.indices(self._shape_).sum(axis=0) % 2

@@ -31,7 +31,9 @@ class Pairs:
         """Returns the same pairs of other instances, such as representations of them."""
         return dataclasses.replace(self, x=x)
 
-    def in_order_of(self, dimensions_per_factor: Any) -> "Pairs":
+    def in_order_of(
+        self, dimensions_per_factor: Mapping[str, int] | Iterable[int] | None
+    ) -> "Pairs":
         """Returns the same pairs, with factors in the order of their sizes.
 
         Args:

@@ -11,6 +11,7 @@ import numpy as np
 
 from gyoza.backend import Saveable, check_states_change, flatten_layers, list_seeds, mark_replica
 from gyoza.modelling.functions.checks import check_integer
+from gyoza.typing import Tensor
 
 __all__ = ["SeedGenerator", "OtherSeeds", "scramble", "to_seed"]
 
@@ -23,7 +24,7 @@ def scramble(seed: int) -> int:
     return int(state) // 2
 
 
-def to_seed(seed: Any) -> int:
+def to_seed(seed: int) -> int:
     """Returns a seed that Keras takes on every backend: those below 2³¹ as they are.
 
     Args:
@@ -61,7 +62,7 @@ class SeedGenerator(Saveable, keras.random.SeedGenerator):
     def __init__(self, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(None if seed is None else to_seed(seed), **kwargs)
 
-    def next(self, ordered: bool = True) -> Any:
+    def next(self, ordered: bool = True) -> Tensor:
         """Returns the next seed; see `keras.random.SeedGenerator`."""
         check_states_change()
         with _LOCK:

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from gyoza.typing import Array
+from gyoza.typing import Array, Data, Frame
 
 __all__ = ["is_frame", "frame_to_array", "get_columns", "get_names", "describe_columns"]
 
 
-def is_frame(data: Any) -> bool:
+def is_frame(data: Data) -> bool:
     """Returns whether data are a data frame."""
     return hasattr(data, "to_numpy") and hasattr(data, "columns")
 
 
-def frame_to_array(frame: Any) -> Array:
+def frame_to_array(frame: Frame) -> Array:
     """Returns the numbers of a data frame.
 
     Args:
@@ -59,7 +59,7 @@ def _to_numbers(name: Any, column: Any) -> Array:
     return values.astype("float64")
 
 
-def get_columns(data: Any) -> tuple[Any, ...] | None:
+def get_columns(data: Data) -> tuple[Any, ...] | None:
     """Returns what the columns of inputs are called, in their order, be it names or numbers.
 
     Args:
@@ -81,7 +81,7 @@ def get_columns(data: Any) -> tuple[Any, ...] | None:
     return tuple(data.index) if is_row else None
 
 
-def get_names(data: Any) -> tuple[str, ...] | None:
+def get_names(data: Data) -> tuple[str, ...] | None:
     """Returns the names of columns; see :func:`get_columns`.
 
     Returns:

@@ -218,7 +218,7 @@ def density_heat_map(
     return ax
 
 
-def _check_columns(name: str, values: Any, columns: Sequence[int]) -> np.ndarray:
+def _check_columns(name: str, values: Tensor, columns: Sequence[int]) -> np.ndarray:
     """Returns some columns of vectors, once their shape is checked."""
     values = to_numpy(values)
     if values.ndim != 2 or values.shape[1] <= max(columns):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -14,12 +13,13 @@ from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.tensors import to_numpy
 from gyoza.modelling.tables import frame_to_array, get_names, is_frame
 from gyoza.plotting.canvas import check_names, get_axes, get_colours
+from gyoza.typing import Tensor
 
 __all__ = ["calibration", "pair_plot"]
 
 
 def calibration(
-    probabilities: Any,
+    probabilities: Tensor | Mapping[str, Tensor],
     names: Sequence[str] | None = None,
     confidence: float | None = 0.95,
     ax: Axes | None = None,
@@ -104,7 +104,7 @@ def calibration(
 
 
 def pair_plot(
-    data: Any,
+    data: Tensor | Mapping[str, Tensor],
     names: Sequence[str] | None = None,
     point_count: int = 1000,
     bin_count: int = 30,

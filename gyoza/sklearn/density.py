@@ -76,9 +76,9 @@ class FlowDensity(DensityMixin, FlowEstimator):
         learning_rate: float = 1e-3,
         validation_fraction: float = 0.1,
         patience: int = 20,
-        jit_compile: Any = "auto",
-        random_state: Any = None,
-        verbose: Any = 0,
+        jit_compile: bool | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = 0,
     ) -> None:
         self.layer_count = layer_count
         self.hidden_sizes = hidden_sizes
@@ -151,7 +151,9 @@ class FlowDensity(DensityMixin, FlowEstimator):
         """
         return float(np.mean(self.score_samples(X)))
 
-    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+    def sample(
+        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
+    ) -> Any:
         """Draws new rows.
 
         Args:

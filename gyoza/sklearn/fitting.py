@@ -26,7 +26,7 @@ __all__ = ["FlowEstimator", "advise_on_others", "check_weights", "draw_seed"]
 _LEAST_HELD_OUT = 10
 
 
-def draw_seed(random_state: Any) -> int:
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     """Returns an integer from whatever scikit-learn takes as a `random_state`."""
     return int(check_random_state(random_state).randint(2**31 - 1))
 
@@ -43,7 +43,7 @@ def check_weights(sample_weight: Tensor, count: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def advise_on_others(name: str, data: Any, advice: str) -> Iterator[None]:
+def advise_on_others(name: str, data: Tensor, advice: str) -> Iterator[None]:
     """Adds to errors of scikit-learn which value is not a number, and what to do about it.
 
     Args:
@@ -60,7 +60,7 @@ def advise_on_others(name: str, data: Any, advice: str) -> Iterator[None]:
         raise ValueError(f"`{name}` should hold numbers. {advice}. Received: {found}") from error
 
 
-def _find_other(data: Any) -> str | None:
+def _find_other(data: Tensor) -> str | None:
     """Returns in words the first string, or what else a data frame has that is not a number."""
     names = list(data.columns) if is_frame(data) else None
     for index, value in np.ndenumerate(np.asarray(data, dtype=object)):

@@ -99,9 +99,9 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         learning_rate: float = 1e-3,
         validation_fraction: float = 0.1,
         patience: int = 20,
-        jit_compile: Any = "auto",
-        random_state: Any = None,
-        verbose: Any = 0,
+        jit_compile: bool | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | str = 0,
     ) -> None:
         self.layer_count = layer_count
         self.hidden_sizes = hidden_sizes
@@ -238,7 +238,9 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
         means = self._draw(X, self.sample_count).mean(axis=1)
         return means[:, 0] if self._is_flat else means
 
-    def predict_quantiles(self, X: Tensor, quantiles: Iterable[float] = (0.05, 0.5, 0.95)) -> Any:
+    def predict_quantiles(
+        self, X: Tensor, quantiles: Iterable[float] = (0.05, 0.5, 0.95)
+    ) -> np.ndarray:
         """Computes quantiles of targets, below which these are with given probabilities.
 
         Args:
@@ -260,7 +262,9 @@ class FlowRegressor(RegressorMixin, FlowEstimator):
             values = np.moveaxis(np.quantile(samples, levels, axis=1), 0, 1)
         return values[:, :, 0] if self._is_flat else values
 
-    def sample(self, X: Tensor, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+    def sample(
+        self, X: Tensor, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
+    ) -> np.ndarray:
         """Draws targets.
 
         Args:

@@ -40,7 +40,7 @@ class CheckedLayer:
         """Raises the error that names the layer."""
         raise AssertionError(f"{self.name}: {message}")
 
-    def call(self, layer: Any) -> Sequence[Any]:
+    def call(self, layer: Any) -> Sequence[Tensor]:
         """Returns the outputs and log-determinants of a layer for the inputs."""
         results = layer(self.inputs, *self.contexts)
         if not isinstance(results, tuple | list) or len(results) != 2:

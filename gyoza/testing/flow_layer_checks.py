@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -168,7 +167,7 @@ class _Check(CheckedLayer):
         batch, count = len(self.inputs), self.inputs[0].size
 
         # One batch holds the inputs once for each row of the Jacobian matrices.
-        def compute_rows(inputs: Tensor, units: Tensor, *contexts: Tensor) -> Any:
+        def compute_rows(inputs: Tensor, units: Tensor, *contexts: Tensor) -> Tensor:
             outputs, pullback = vjp(lambda x: layer(x, *contexts)[0], [inputs])
             return outputs, layer(inputs, *contexts)[1], pullback(ops.cast(units, outputs.dtype))[0]
 

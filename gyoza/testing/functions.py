@@ -9,7 +9,7 @@ from keras import ops
 from gyoza.backend import jit, vjp
 from gyoza.modelling.flow_layers import FlowLayer
 from gyoza.modelling.flow_layers.recomputation import run_and_forget
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = [
     "RUNS_EAGERLY",
@@ -45,10 +45,10 @@ def there_and_back(layer: FlowLayer) -> Callable[..., tuple[Tensor, Tensor, Tens
     return run
 
 
-def call_and_forget(layer: FlowLayer) -> Callable[..., Any]:
+def call_and_forget(layer: FlowLayer) -> Callable[..., tuple[Tensor, Tensor]]:
     """Returns a function that calls the layer as a memory-efficient model does."""
 
-    def run(x: Tensor, context: Tensor | None = None) -> Any:
+    def run(x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return run_and_forget([layer], x, context, training=None)
 
     return run
@@ -62,13 +62,13 @@ def differentiate(
     That is a function of a list of cotangents, of its tensors, and of values of the weights.
     """
 
-    def run(*primals: Tensor) -> Any:
+    def run(*primals: Tensor) -> Tensors:
         count = len(primals) - len(weights)
         mapping = list(zip(weights, primals[count:], strict=True))
         with keras.StatelessScope(state_mapping=mapping):
             return function(*primals[:count])
 
-    def pull_back(cotangents: list[Tensor], *primals: Tensor) -> Any:
+    def pull_back(cotangents: list[Tensor], *primals: Tensor) -> tuple[Tensor, ...]:
         outputs, pullback = vjp(run, primals)
         return pullback(keras.tree.pack_sequence_as(outputs, cotangents))
 

@@ -190,7 +190,7 @@ def to_instances(x: Tensor) -> np.ndarray:
     return x
 
 
-def to_columns(name: str, values: Any, x: np.ndarray) -> np.ndarray:
+def to_columns(name: str, values: Tensor, x: np.ndarray) -> np.ndarray:
     """Converts labels or factors of the instances to a checked array of shape [N, K]."""
     values = to_numpy(values)
     if values.ndim not in (1, 2) or 0 in values.shape[1:]:

@@ -1,9 +1,9 @@
 """Convolutional networks from pictures to latent vectors and back."""
 
-from typing import Any
-
 import keras
 from keras import layers
+
+from gyoza.typing import DType
 
 __all__ = ["make_encoder", "make_decoder"]
 
@@ -19,7 +19,7 @@ def _get_filters(feature_size: int) -> list[int]:
     return list(_FILTERS[:halvings])
 
 
-def make_encoder(image_shape: tuple[int, ...], size: int, dtype: Any) -> keras.Model:
+def make_encoder(image_shape: tuple[int, ...], size: int, dtype: DType) -> keras.Model:
     """Creates an encoder of pictures: convolutions of stride 2, and a dense layer.
 
     Args:
@@ -39,7 +39,7 @@ def make_encoder(image_shape: tuple[int, ...], size: int, dtype: Any) -> keras.M
     return keras.Model(inputs, [layers.Dense(size, dtype=dtype)(hidden) for _ in range(2)])
 
 
-def make_decoder(image_shape: tuple[int, ...], dtype: Any) -> keras.Model:
+def make_decoder(image_shape: tuple[int, ...], dtype: DType) -> keras.Model:
     """Creates the reverse of the encoder of :func:`make_encoder`.
 
     Args:

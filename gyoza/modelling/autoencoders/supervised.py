@@ -12,9 +12,10 @@ from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.autoencoders.attribute_decoder import AttributeDecoder
 from gyoza.modelling.autoencoders.convolutions import make_decoder, make_encoder
 from gyoza.modelling.autoencoders.variational import VariationalAutoencoder
+from gyoza.modelling.distributions import Factorial
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.losses import AttributeLoss
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Data, Shape, Tensor
 
 __all__ = ["SupervisedVAE"]
 
@@ -196,7 +197,9 @@ class SupervisedVAE(VariationalAutoencoder):
         super().build(input_shape)
         self._data_rank = len(input_shape) - 1
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(
+        self, x: Data = None, y: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains the model; see `keras.Model.fit`.
 
         A model that has not been compiled is trained with Adam.
@@ -226,13 +229,15 @@ class SupervisedVAE(VariationalAutoencoder):
         x: Tensor,
         y: Tensor | None = None,
         sample_weight: Tensor | None = None,
-        class_weight: Any = None,
-    ) -> tuple[Any, Any, Any]:
+        class_weight: dict[int, float] | None = None,
+    ) -> tuple[Data, Tensor | None, Tensor | None]:
         if y is None and sample_weight is not None:
             y = np.full([len(sample_weight), len(self.attr_list)], np.nan, "float32")
         return super()._prepare_data(x, y, sample_weight, class_weight)
 
-    def _check_targets(self, y: Tensor | None, class_weight: Any = None) -> None:
+    def _check_targets(
+        self, y: Tensor | None, class_weight: dict[int, float] | None = None
+    ) -> None:
         if isinstance(y, np.ndarray):
             self._labelled.check_labels(y)
 
@@ -252,7 +257,7 @@ class SupervisedVAE(VariationalAutoencoder):
 
     def compute_metrics(
         self, x: Tensor, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
-    ) -> Any:
+    ) -> dict[str, Tensor]:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
         if y is not None:
             losses = self._compute_attribute_losses(y, y_pred)
@@ -327,7 +332,7 @@ class SupervisedVAE(VariationalAutoencoder):
             plotting.traversal_strips(rows, row_names=["data", "reconstructions"])
         return reconstructions
 
-    def interpolate(self, a: Tensor, b: Tensor, steps: Any = 7) -> np.ndarray:
+    def interpolate(self, a: Tensor, b: Tensor, steps: Tensor = 7) -> np.ndarray:
         """Moves from instances to others, along a straight line between what the decoder sees.
 
         Args:
@@ -366,7 +371,7 @@ class SupervisedVAE(VariationalAutoencoder):
                 )
             labels = range(size or 1)
 
-        def write(label: Any) -> np.ndarray:
+        def write(label: float) -> np.ndarray:
             return _map(
                 lambda x: self.decode(self.code.write(self.encode(x), {name: label})),
                 X,
@@ -390,7 +395,7 @@ class SupervisedVAE(VariationalAutoencoder):
         }
 
 
-def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:
+def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Factorial:
     """Creates the distribution of the code. Classes that it treats as numbers are uniform."""
     counts = labelled.attributes
     return code.make_distribution(
@@ -401,7 +406,7 @@ def _make_prior(code: AttributeCode, labelled: AttributeCode) -> Any:
     )
 
 
-def _map(function: Callable[[Any], Any], inputs: Tensor, rank: int | None) -> np.ndarray:
+def _map(function: Callable[[Tensor], Tensor], inputs: Tensor, rank: int | None) -> np.ndarray:
     """Applies a function to a few instances at a time. A single instance has `rank` axes."""
     inputs = ops.convert_to_numpy(inputs)
     if inputs.ndim == rank:

@@ -22,7 +22,7 @@ from gyoza.modelling.losses import (
 )
 from gyoza.modelling.seeds import SeedGenerator, to_seed
 from gyoza.modelling.training import TakesData, average_losses
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = ["VariationalAutoencoder"]
 
@@ -118,7 +118,7 @@ class VariationalAutoencoder(TakesData):
         encoder: keras.Layer,
         decoder: keras.Layer,
         prior: Tensor | None = None,
-        posterior_flow: Any = None,
+        posterior_flow: keras.Layer | None = None,
         likelihood: str = "bernoulli",
         variance: float = 1.0,
         kl_weight: float = 1.0,
@@ -172,7 +172,7 @@ class VariationalAutoencoder(TakesData):
 
     def _encode(
         self, x: Tensor, training: bool | None = False
-    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns means, logarithms of variances, and the arguments of the flow."""
         outputs = self.encoder(x, training=training)
         if not isinstance(outputs, list | tuple) or len(outputs) not in (2, 3):
@@ -195,7 +195,7 @@ class VariationalAutoencoder(TakesData):
         return (z, 0.0) if self.posterior_flow is None else self.posterior_flow(z, **context)
 
     def _draw(
-        self, mean: Tensor, log_variance: Tensor, context: dict[str, Any], seed: Any
+        self, mean: Tensor, log_variance: Tensor, context: dict[str, Tensor], seed: Seed
     ) -> tuple[Tensor, Tensor]:
         """Draws from posteriors, and returns the samples and their log-densities, `[batch]`."""
         noise = draw_normal(ops.shape(mean), mean.dtype, seed)
@@ -209,7 +209,7 @@ class VariationalAutoencoder(TakesData):
             return bernoulli_log_likelihood(x, decoded)
         return normal_log_likelihood(x, decoded, math.log(self.variance))
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Tensor]:
         """Encodes data, draws a latent vector for each instance, and decodes it.
 
         Args:
@@ -252,7 +252,7 @@ class VariationalAutoencoder(TakesData):
 
     def compute_metrics(
         self, x: Tensor, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
-    ) -> Any:
+    ) -> dict[str, Tensor]:
         """Updates the metrics; see `keras.Model.compute_metrics`."""
         self._kl.update_state(y_pred["kl"], sample_weight)
         elbo = self._log_likelihood(x, y_pred["decoded"]) - y_pred["kl"]
@@ -349,7 +349,7 @@ class VariationalAutoencoder(TakesData):
 
     @classmethod
     def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> "VariationalAutoencoder":
         """Creates a model from what `get_config` returned.
 

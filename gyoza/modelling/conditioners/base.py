@@ -9,7 +9,7 @@ from keras import ops
 
 from gyoza.backend import cos_and_sin, flatten_layers, list_interceptors
 from gyoza.modelling.functions.checks import check_positive, is_own
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["Conditioner", "run_within"]
 
@@ -78,7 +78,7 @@ class Conditioner(keras.Layer):
         if self.periods is None:
             self.periods = list(periods)
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Runs `call`, see there, on cosines and sines of what is periodic, and on the rest."""
         return super().__call__(self._replace_periodic(inputs), *args, **kwargs)
 
@@ -88,7 +88,7 @@ class Conditioner(keras.Layer):
             return inputs
         angles = ops.stack([inputs[..., k] * (2 * math.pi / t) for k, t in periodic.items()], -1)
         others = [k for k in range(inputs.shape[-1]) if k not in periodic]
-        parts: list[Any] = [*cos_and_sin(angles)]
+        parts: list[Tensor] = [*cos_and_sin(angles)]
         if others:
             parts.append(ops.take(inputs, others, axis=-1))
         return ops.concatenate(parts, axis=-1)
@@ -140,7 +140,7 @@ class Conditioner(keras.Layer):
         }
 
 
-def run_within(layer: keras.Layer, network: keras.Layer, x: Any) -> Any:
+def run_within(layer: keras.Layer, network: keras.Layer, x: Tensors) -> Tensor:
     """Runs a network within a method of a layer.
 
     Where Keras would add nothing, `call` alone is run, which takes half the time on PyTorch.

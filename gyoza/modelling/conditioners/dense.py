@@ -1,6 +1,6 @@
 """What networks of dense layers have in common."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -33,7 +33,11 @@ class DenseNetwork(keras.Layer):
     dense_layers: list[keras.Layer]
 
     def __init__(
-        self, hidden_sizes: Iterable[int], activation: Any, residual: bool, **kwargs: Any
+        self,
+        hidden_sizes: Iterable[int],
+        activation: str | Callable[..., Tensor],
+        residual: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
@@ -53,7 +57,9 @@ class DenseNetwork(keras.Layer):
             layer.build((None, size))
             size = layer.units
 
-    def _run_dense_layers(self, inputs: Tensor, layers: Sequence[Any] | None = None) -> Tensor:
+    def _run_dense_layers(
+        self, inputs: Tensor, layers: Sequence[keras.Layer] | None = None
+    ) -> Tensor:
         """Runs the layers.
 
         Args:

@@ -1,7 +1,7 @@
 """Networks whose outputs depend only on what comes before them in an order of the inputs."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -74,7 +74,7 @@ class MADE(DenseNetwork):
     def __init__(
         self,
         hidden_sizes: Iterable[int] = (128, 128),
-        activation: Any = "relu",
+        activation: str | Callable[..., Tensor] = "relu",
         residual: bool = False,
         order: Iterable[int] | str = "natural",
         parameter_count: int | None = None,
@@ -188,7 +188,7 @@ class MADE(DenseNetwork):
         }
 
 
-def _check_order(order: Any) -> Any:
+def _check_order(order: Iterable[int] | str) -> list[int] | str:
     if isinstance(order, str) and order in ("natural", "reversed"):
         return order
     indices = None if isinstance(order, str) else check_integers("order", order)
@@ -218,7 +218,7 @@ class _MaskedDense(keras.Layer):
         self,
         mask: np.ndarray,
         context_size: int | None = None,
-        activation: Any = None,
+        activation: str | Callable[..., Tensor] | None = None,
         initializer: str = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
@@ -238,7 +238,7 @@ class _MaskedDense(keras.Layer):
             self.context_kernel = self._add_kernel((self.context_size, size), "context_kernel")
         self.bias = self.add_weight(shape=(size,), initializer="zeros", name="bias")
 
-    def _add_kernel(self, shape: tuple[int, ...], name: str) -> Any:
+    def _add_kernel(self, shape: tuple[int, ...], name: str) -> keras.Variable:
         return self.add_weight(shape=shape, initializer=self.initializer, name=name)
 
     def call(

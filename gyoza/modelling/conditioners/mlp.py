@@ -1,13 +1,13 @@
 """Conditioners of dense layers."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
 from gyoza.modelling.conditioners.base import Conditioner
 from gyoza.modelling.conditioners.dense import DenseNetwork
-from gyoza.typing import Shape
+from gyoza.typing import Shape, Tensor
 
 __all__ = ["MLP"]
 
@@ -51,7 +51,7 @@ class MLP(DenseNetwork, Conditioner):
     def __init__(
         self,
         hidden_sizes: Iterable[int] = (128, 128),
-        activation: Any = "relu",
+        activation: str | Callable[..., Tensor] = "relu",
         output_size: int | None = None,
         residual: bool = False,
         periods: Iterable[float | None] | None = None,

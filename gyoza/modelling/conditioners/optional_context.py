@@ -11,7 +11,7 @@ from gyoza.modelling.functions.dtypes import is_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.seeds import SeedGenerator
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["OptionalContext"]
 
@@ -129,7 +129,7 @@ class OptionalContext(keras.Layer):
         zeros = ops.zeros_like(codes)
         return ops.concatenate([zeros[..., :-1], ops.ones_like(codes[..., -1:])], axis=-1)
 
-    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Describes what `call` returns for symbolic contexts, and builds the encoder for them."""
         codes = inputs if self.encoder is None else self.encoder(inputs)
         return keras.KerasTensor((*codes.shape[:-1], codes.shape[-1] + 1), self.compute_dtype)

@@ -1,6 +1,6 @@
 """Convolutional conditioners."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -72,7 +72,7 @@ class ResNet(Conditioner):
         width: int = 64,
         block_count: int = 2,
         kernel_size: int = 3,
-        activation: Any = "relu",
+        activation: str | Callable[..., Tensor] = "relu",
         output_size: int | None = None,
         periods: Iterable[float | None] | None = None,
         **kwargs: Any,

@@ -1,7 +1,7 @@
 """Convolutional networks of images and times, for flows in continuous time."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -11,7 +11,7 @@ from gyoza.modelling.conditioners.convolutions import Convolution
 from gyoza.modelling.conditioners.velocity import check_parts, count_features, merge_features
 from gyoza.modelling.functions.checks import check_integer, check_positive_integers, is_between
 from gyoza.modelling.functions.tensors import mean
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import DType, Shape, Tensor
 
 __all__ = ["VelocityUNet"]
 
@@ -75,7 +75,7 @@ class VelocityUNet(keras.Layer):
         self,
         widths: Iterable[int] = (32, 64),
         block_count: int = 2,
-        activation: Any = "silu",
+        activation: str | Callable[..., Tensor] = "silu",
         frequency_count: int = 4,
         dropout: float = 0.0,
         **kwargs: Any,
@@ -161,7 +161,12 @@ class _Block(keras.Layer):
     """A residual block: two convolutions, scaled and shifted in between by an embedding."""
 
     def __init__(
-        self, width: int, embedding_size: int, activation: Any, dropout: float, **kwargs: Any
+        self,
+        width: int,
+        embedding_size: int,
+        activation: Callable[..., Tensor],
+        dropout: float,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         dtype = self.dtype_policy
@@ -182,7 +187,9 @@ class _Block(keras.Layer):
         return input_shape
 
 
-def _make_convolution(channels: Any, filters: Any, size: int, dtype: Any, **options: Any) -> Any:
+def _make_convolution(
+    channels: int | None, filters: Any, size: int, dtype: DType, **options: Any
+) -> keras.Layer:
     convolution = Convolution(filters, size, dtype=dtype, **options)
     convolution.build((None, None, None, channels))
     return convolution

@@ -1,7 +1,7 @@
 """Networks of points and times, for flows in continuous time."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -58,7 +58,7 @@ class VelocityMLP(DenseNetwork):
     def __init__(
         self,
         hidden_sizes: Iterable[int] = (128, 128, 128),
-        activation: Any = "silu",
+        activation: str | Callable[..., Tensor] = "silu",
         frequency_count: int = 4,
         point_frequency_count: int = 0,
         **kwargs: Any,
@@ -109,7 +109,7 @@ class VelocityMLP(DenseNetwork):
         }
 
 
-def check_parts(name: str, shapes: Any) -> None:
+def check_parts(name: str, shapes: Sequence[Shape]) -> None:
     """Raises a `ValueError` unless `shapes` are those of points, times, and maybe of contexts."""
     if len(shapes) not in (2, 3) or not all(isinstance(shape, tuple | list) for shape in shapes):
         raise ValueError(

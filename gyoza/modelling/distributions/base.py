@@ -1,7 +1,7 @@
 """What all distributions have in common."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,7 @@ from gyoza.modelling.distributions.tools import (
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.seeds import SeedGenerator, to_seed
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Array, Seed, Shape, Tensor, Tensors
 
 __all__ = ["Distribution"]
 
@@ -204,7 +204,7 @@ class Distribution(Conditional, keras.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `compute_log_prob(x)`.")
 
-    def draw(self, sample_count: Any, seed: Any) -> Tensor:
+    def draw(self, sample_count: int | Tensor, seed: Seed) -> Tensor:
         """Draws vectors.
 
         Args:
@@ -304,7 +304,9 @@ class Distribution(Conditional, keras.Layer):
         changes = self._change(self._to_tensor(context))
         return self._to_events(self.compute_quantiles(log_odds, **changes))
 
-    def sample(self, sample_count: Any, seed: Any = None, context: Tensor | None = None) -> Tensor:
+    def sample(
+        self, sample_count: int | Tensor, seed: Seed = None, context: Tensor | None = None
+    ) -> Tensor:
         """Draws independent events.
 
         They are differentiable with respect to the parameters unless the class says otherwise.
@@ -331,8 +333,8 @@ class Distribution(Conditional, keras.Layer):
         return self._to_events(self.draw(sample_count, seed, **changes))
 
     def _prepare_draw(
-        self, sample_count: Any, seed: Any, context: Tensor | None
-    ) -> tuple[Any, Any, Any]:
+        self, sample_count: int | Tensor, seed: Seed, context: Tensor | None
+    ) -> tuple[int | Tensor, Seed, dict[str, Any]]:
         """Returns the arguments of `draw`, the last ones by name, and has all weights created."""
         _ = self.dimension_count  # raises an error if it is not known
         if not ops.is_tensor(sample_count):
@@ -361,7 +363,9 @@ class Distribution(Conditional, keras.Layer):
     def _to_events(self, vectors: Tensor) -> Tensor:
         return ops.reshape(vectors, (-1, *(self._event_shape or ())))
 
-    def _add_parameter(self, name: str, lead: Sequence[int], initial: Any) -> Any:
+    def _add_parameter(
+        self, name: str, lead: Sequence[int], initial: Array | Callable[..., Tensor]
+    ) -> keras.Variable:
         """Adds a weight with one number for each dimension of an event.
 
         Args:
@@ -377,7 +381,7 @@ class Distribution(Conditional, keras.Layer):
     def _parameter(
         self,
         weight: Tensor,
-        changes: dict[str, Any] | None = None,
+        changes: dict[str, Tensor] | None = None,
         shape: Sequence[int] | None = None,
     ) -> Tensor:
         """Returns a weight in `log_prob_dtype`, changed by the context.
@@ -400,7 +404,7 @@ class Distribution(Conditional, keras.Layer):
         """Returns the shape of log-densities."""
         return (input_shape[0],)
 
-    def compute_output_spec(self, x: Tensor, *_: Any, **__: Any) -> Any:
+    def compute_output_spec(self, x: Tensor, *_: Any, **__: Any) -> Tensors:
         """Describes what `call` returns for symbolic `x`."""
         return keras.KerasTensor(self.compute_output_shape(x.shape), dtype=self.log_prob_dtype)
 

@@ -38,7 +38,7 @@ class Conditional:
         super().__init_subclass__(**kwargs)
         cls._call_names = tuple(inspect.signature(cls.call).parameters)[1:]  # type: ignore[attr-defined]
 
-    def _set_network(self, network: Any) -> None:
+    def _set_network(self, network: keras.Layer | None) -> None:
         """Sets the context network, or `None`, in the constructor."""
         self.context_size: int | None = None
         self._has_network = False
@@ -88,7 +88,7 @@ class Conditional:
         self.context_size = config.pop("context_size", None)
         super().build_from_config(config)  # type: ignore[misc]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Runs `call` as every Keras layer does, on a context exactly if there is a network."""
         if self.accepts_context or len(args) > 1 or "context" in kwargs:
             arguments = {**dict(zip(self._call_names, args, strict=False)), **kwargs}
@@ -98,7 +98,7 @@ class Conditional:
             self._check_context(arguments.get("context"), (batch_size,))
         return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
-    def _check_context(self, context: Tensor | None, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor | None, counts: Sequence[int | Tensor]) -> None:
         """Checks a context, which has as many rows as one of `counts`, and remembers its size."""
         if self.context_network is None:
             if context is not None:
@@ -128,7 +128,7 @@ class Conditional:
         if self.built:
             self._build_network_once()
 
-    def _change(self, context: Tensor | None, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor | None, count: int | Tensor | None = None) -> dict[str, Any]:
         """Returns the argument `changes`, by name, or nothing without a context.
 
         Args:

@@ -9,7 +9,7 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.functions.checks import check_finite
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["Empirical"]
 
@@ -61,7 +61,7 @@ class Empirical(Distribution):
         >>> moved = model.invert(latents)
     """
 
-    def __init__(self, data: Any, **kwargs: Any) -> None:
+    def __init__(self, data: Tensor, **kwargs: Any) -> None:
         array = np.asarray(ops.convert_to_numpy(data))
         if array.ndim < 2 or not 0 < len(array) <= 2**23:
             raise ValueError(
@@ -92,7 +92,7 @@ class Empirical(Distribution):
             f"needs none. Received: x of shape {tuple(x.shape)}"
         )
 
-    def draw(self, sample_count: Any, seed: Any) -> Tensor:
+    def draw(self, sample_count: int | Tensor, seed: Seed) -> Tensor:
         """See :meth:`Distribution.draw`."""
         uniform = draw_uniform((sample_count,), "float32", seed)
         indices = ops.cast(ops.floor(uniform * self.instance_count), "int32")

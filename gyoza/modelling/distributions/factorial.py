@@ -13,7 +13,7 @@ from gyoza.modelling.distributions.labelled import Labelled
 from gyoza.modelling.distributions.tools import split_seed
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integers
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["Factorial"]
 
@@ -187,8 +187,8 @@ class Factorial(Labelled):
 
     def draw(
         self,
-        sample_count: Any,
-        seed: Any,
+        sample_count: int | Tensor,
+        seed: Seed,
         context: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
@@ -212,7 +212,7 @@ class Factorial(Labelled):
         ]
         return self._join(blocks)
 
-    def _check_context(self, context: Tensor | None, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor | None, counts: Sequence[int | Tensor]) -> None:
         if not self.accepts_context:
             super()._check_context(context, counts)
         for distribution in self.distributions:
@@ -220,7 +220,7 @@ class Factorial(Labelled):
                 distribution._check_context(context, counts)
                 self.context_size = distribution.context_size
 
-    def _change(self, context: Tensor | None, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor | None, count: int | Tensor | None = None) -> dict[str, Any]:
         # The context networks are those of the factors.
         return given(context=context)
 

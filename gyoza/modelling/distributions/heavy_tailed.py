@@ -20,7 +20,7 @@ from gyoza.modelling.functions.checks import check_finite
 from gyoza.modelling.functions.logistic import logistic_log_density
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.tensors import smaller
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = ["Logistic", "StudentT"]
 
@@ -69,7 +69,7 @@ class Logistic(LocationScale):
         """Computes log-densities of the standard logistic distribution, dimension by dimension."""
         return logistic_log_density(z)
 
-    def standard_draw(self, shape: Shape, seed: Any) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Seed) -> Tensor:
         """Draws standard logistic numbers, by the inverse of the cumulative distribution."""
         uniform = draw_open_uniform(shape, self.log_prob_dtype, seed)
         return ops.log(uniform) - ops.log1p(-uniform)
@@ -163,7 +163,7 @@ class StudentT(LocationScale):
         """The degrees of freedom, with `event_shape`."""
         return self.MINIMUM + ops.softplus(self.raw_degrees_of_freedom)
 
-    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Tensor, ...]:
+    def get_shapes(self, changes: dict[str, Tensor] | None) -> tuple[Tensor, ...]:
         """Returns the degrees of freedom."""
         raw = self._parameter(self.raw_degrees_of_freedom, changes)
         return (self.MINIMUM + ops.softplus(raw),)
@@ -173,7 +173,7 @@ class StudentT(LocationScale):
         normalisation = log_gamma_step(0.5 * degrees) - 0.5 * ops.log(math.pi * degrees)
         return normalisation - 0.5 * (degrees + 1.0) * log1p_square(z / ops.sqrt(degrees))
 
-    def standard_draw(self, shape: Shape, seed: Any, degrees: Tensor) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Seed, degrees: Tensor) -> Tensor:
         """Draws numbers at location 0 and scale 1 by the polar method."""
         uniform = draw_open_uniform((2, *shape), self.log_prob_dtype, seed)
         # The squared radius is ν (u^(-2/ν) - 1), which is written without overflow or cancellation.

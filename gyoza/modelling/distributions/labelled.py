@@ -16,7 +16,7 @@ from gyoza.modelling.distributions.tools import (
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_finite, check_positive
 from gyoza.modelling.functions.normal import standard_normal_log_density
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["Labelled", "LabelledNormal"]
 
@@ -119,8 +119,8 @@ class Labelled(Distribution):
 
     def sample(
         self,
-        sample_count: Any,
-        seed: Any = None,
+        sample_count: int | Tensor,
+        seed: Seed = None,
         context: Tensor | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
@@ -231,7 +231,7 @@ class LabelledNormal(Labelled):
         z = (x - location) / scale
         return ops.sum(standard_normal_log_density(z) - ops.log(scale), axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any, labels: Tensor | None = None) -> Tensor:
+    def draw(self, sample_count: int | Tensor, seed: Seed, labels: Tensor | None = None) -> Tensor:
         """Draws vectors; see :meth:`Distribution.draw`.
 
         Args:

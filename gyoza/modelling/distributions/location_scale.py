@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.distributions.base import Distribution
 from gyoza.modelling.functions.checks import check_finite, check_positive
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = ["LocationScale"]
 
@@ -42,7 +42,7 @@ class LocationScale(Distribution):
         """The scale, with `event_shape`: the exponential of the weight `log_scale`."""
         return ops.exp(self.log_scale)
 
-    def get_shapes(self, changes: dict[str, Any] | None) -> tuple[Tensor, ...]:
+    def get_shapes(self, changes: dict[str, Tensor] | None) -> tuple[Tensor, ...]:
         """Returns the parameters besides location and scale, `[dimension_count]` or per event.
 
         Args:
@@ -62,7 +62,7 @@ class LocationScale(Distribution):
         """
         raise NotImplementedError(f"{type(self).__name__} should implement `standard_log_prob(z)`.")
 
-    def standard_draw(self, shape: Shape, seed: Any, *shapes: Tensor) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Seed, *shapes: Tensor) -> Tensor:
         """Draws numbers at location 0 and scale 1.
 
         Args:
@@ -93,25 +93,29 @@ class LocationScale(Distribution):
         """Inverts `standard_log_odds`."""
         raise self._lacks_quantiles()
 
-    def compute_log_odds(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_log_odds(self, x: Tensor, changes: dict[str, Tensor] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_odds`."""
         scale = ops.exp(self._parameter(self.log_scale, changes))
         z = (x - self._parameter(self.location, changes)) / scale
         return self.standard_log_odds(z, *self.get_shapes(changes))
 
-    def compute_quantiles(self, log_odds: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_quantiles(
+        self, log_odds: Tensor, changes: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """See :meth:`Distribution.compute_quantiles`."""
         z = self.standard_quantiles(log_odds, *self.get_shapes(changes))
         scale = ops.exp(self._parameter(self.log_scale, changes))
         return self._parameter(self.location, changes) + scale * z
 
-    def compute_log_prob(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_log_prob(self, x: Tensor, changes: dict[str, Tensor] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         log_scale = self._parameter(self.log_scale, changes)
         z = (x - self._parameter(self.location, changes)) * ops.exp(-log_scale)
         return ops.sum(self.standard_log_prob(z, *self.get_shapes(changes)) - log_scale, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Tensor:
+    def draw(
+        self, sample_count: int | Tensor, seed: Seed, changes: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """See :meth:`Distribution.draw`."""
         shape = (sample_count, self.dimension_count)
         z = self.standard_draw(shape, seed, *self.get_shapes(changes))

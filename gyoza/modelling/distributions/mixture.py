@@ -20,7 +20,7 @@ from gyoza.modelling.distributions.tools import (
 from gyoza.modelling.functions.checks import check_finite, check_integer, check_positive
 from gyoza.modelling.functions.logistic_mixtures import mixture_log_odds, mixture_quantile
 from gyoza.modelling.functions.normal import standard_normal_log_density
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["GaussianMixture"]
 
@@ -167,7 +167,7 @@ class GaussianMixture(Labelled):
         )
 
     def compute_log_prob(
-        self, x: Tensor, changes: dict[str, Any] | None = None, labels: Tensor | None = None
+        self, x: Tensor, changes: dict[str, Tensor] | None = None, labels: Tensor | None = None
     ) -> Tensor:
         """Computes the log-densities of vectors; see :meth:`Distribution.compute_log_prob`.
 
@@ -189,9 +189,9 @@ class GaussianMixture(Labelled):
 
     def draw(
         self,
-        sample_count: Any,
-        seed: Any,
-        changes: dict[str, Any] | None = None,
+        sample_count: int | Tensor,
+        seed: Seed,
+        changes: dict[str, Tensor] | None = None,
         labels: Tensor | None = None,
     ) -> Tensor:
         """Draws vectors; see :meth:`Distribution.draw`.
@@ -228,17 +228,19 @@ class GaussianMixture(Labelled):
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seeds[1])
         return location + ops.exp(log_scale) * z + penalty
 
-    def compute_log_odds(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_log_odds(self, x: Tensor, changes: dict[str, Tensor] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_odds`; for mixtures of one dimension."""
         log_weights, location, log_scale = self._components_of_each(changes)
         return mixture_log_odds(x, log_weights, location, log_scale, "normal")[0]
 
-    def compute_quantiles(self, log_odds: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_quantiles(
+        self, log_odds: Tensor, changes: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """See :meth:`Distribution.compute_quantiles`; for mixtures of one dimension."""
         log_weights, location, log_scale = self._components_of_each(changes)
         return mixture_quantile(log_odds, log_weights, location, log_scale, "normal")
 
-    def _components_of_each(self, changes: dict[str, Any] | None) -> list[Tensor]:
+    def _components_of_each(self, changes: dict[str, Tensor] | None) -> list[Tensor]:
         """Returns logarithms of weights, locations and logarithms of scales of each dimension.
 
         They broadcast to `[batch, dimension_count, component_count]`, with those of all classes.
@@ -261,14 +263,14 @@ class GaussianMixture(Labelled):
     def _class_count(self) -> int:
         return self.class_count or 1
 
-    def _class_log_probs(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def _class_log_probs(self, x: Tensor, changes: dict[str, Tensor] | None = None) -> Tensor:
         """Returns the log-densities given each class, `[batch, classes]`."""
         location, log_scale, log_weights = self._components(changes)
         z = (x[:, None, None, :] - location) * ops.exp(-log_scale)
         log_probs = ops.sum(standard_normal_log_density(z) - log_scale, axis=-1)
         return ops.logsumexp(log_probs + log_weights, axis=-1)
 
-    def _components(self, changes: dict[str, Any] | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _components(self, changes: dict[str, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns locations, logarithms of scales and of weights, `[(batch,) classes, ...]`."""
         shape = (self._class_count, self.component_count)
         location, log_scale = (

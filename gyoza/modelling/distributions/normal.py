@@ -17,7 +17,7 @@ from gyoza.modelling.distributions.tools import (
 from gyoza.modelling.functions.checks import check_finite
 from gyoza.modelling.functions.log_odds import normal_log_odds, normal_quantile
 from gyoza.modelling.functions.normal import standard_normal_log_density
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = ["StandardNormal", "DiagonalNormal", "MultivariateNormal"]
 
@@ -46,7 +46,7 @@ class StandardNormal(Distribution):
         """See :meth:`Distribution.compute_log_prob`."""
         return ops.sum(standard_normal_log_density(x), axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any) -> Tensor:
+    def draw(self, sample_count: int | Tensor, seed: Seed) -> Tensor:
         """See :meth:`Distribution.draw`."""
         return draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
 
@@ -94,7 +94,7 @@ class DiagonalNormal(LocationScale):
         """Computes log-densities of the standard normal distribution, dimension by dimension."""
         return standard_normal_log_density(z)
 
-    def standard_draw(self, shape: Shape, seed: Any) -> Tensor:
+    def standard_draw(self, shape: Shape, seed: Seed) -> Tensor:
         """Draws standard normal numbers."""
         return draw_normal(shape, self.log_prob_dtype, seed)
 
@@ -182,7 +182,7 @@ class MultivariateNormal(Distribution):
             autocast=False,
         )
 
-    def _get_factor(self, changes: dict[str, Any] | None) -> tuple[Tensor, Tensor]:
+    def _get_factor(self, changes: dict[str, Tensor] | None) -> tuple[Tensor, Tensor]:
         """Returns the factor and the logarithm of its diagonal."""
         count = self.dimension_count
         log_diagonal = self._parameter(self.log_diagonal, changes)
@@ -201,7 +201,7 @@ class MultivariateNormal(Distribution):
         cholesky = self.cholesky
         return cholesky @ ops.transpose(cholesky)
 
-    def compute_log_prob(self, x: Tensor, changes: dict[str, Any] | None = None) -> Tensor:
+    def compute_log_prob(self, x: Tensor, changes: dict[str, Tensor] | None = None) -> Tensor:
         """See :meth:`Distribution.compute_log_prob`."""
         cholesky, log_diagonal = self._get_factor(changes)
         centred = x - self._parameter(self.location, changes)
@@ -211,7 +211,9 @@ class MultivariateNormal(Distribution):
             z = ops.solve_triangular(cholesky, centred[..., None], lower=True)[..., 0]
         return ops.sum(standard_normal_log_density(z) - log_diagonal, axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any, changes: dict[str, Any] | None = None) -> Tensor:
+    def draw(
+        self, sample_count: int | Tensor, seed: Seed, changes: dict[str, Tensor] | None = None
+    ) -> Tensor:
         """See :meth:`Distribution.draw`."""
         z = draw_normal((sample_count, self.dimension_count), self.log_prob_dtype, seed)
         cholesky, _ = self._get_factor(changes)

@@ -1,7 +1,7 @@
 """Formulas, random numbers and checks that several distributions need."""
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras import ops
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.checks import check_finite, check_positive
 from gyoza.modelling.functions.tensors import clip, larger, smaller
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = [
     "log_gamma_step",
@@ -61,13 +61,13 @@ def log1p_square(x: Tensor) -> Tensor:
     return 2.0 * ops.log(large) + ops.log1p(ops.square(small / large))
 
 
-def draw_open_uniform(shape: Shape, dtype: str, seed: Any) -> Tensor:
+def draw_open_uniform(shape: Shape, dtype: str, seed: Seed) -> Tensor:
     """Draws from the interval between 0 and 1, neither of which can be drawn."""
     margin = float(np.finfo(dtype).epsneg)
     return clip(draw_uniform(shape, dtype, seed), margin, 1.0 - margin)
 
 
-def split_seed(seed: Any, count: int) -> list[Any]:
+def split_seed(seed: Seed, count: int) -> list[Seed]:
     """Makes `count` independent seeds out of one. A generator gives another at every use."""
     if isinstance(seed, keras.random.SeedGenerator):
         return [seed] * count
@@ -104,7 +104,7 @@ def class_penalty(classes: Tensor, class_counts: Tensor, dtype: str) -> Tensor:
     )
 
 
-def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Any:
+def make_constant(name: str, values: np.ndarray, shape: tuple[int, ...]) -> Callable[..., Tensor]:
     """Makes an initializer of values that broadcast to `shape`."""
     try:
         values = np.broadcast_to(values, shape)

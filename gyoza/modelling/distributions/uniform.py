@@ -14,7 +14,7 @@ from gyoza.modelling.distributions.tools import (
     make_constant,
 )
 from gyoza.modelling.functions.checks import check_finite
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["Uniform"]
 
@@ -78,7 +78,7 @@ class Uniform(Distribution):
         # NaN is neither inside nor outside.
         return ops.sum(ops.where(ops.isnan(x), x, log_prob), axis=-1)
 
-    def draw(self, sample_count: Any, seed: Any) -> Tensor:
+    def draw(self, sample_count: int | Tensor, seed: Seed) -> Tensor:
         """See :meth:`Distribution.draw`."""
         low, high = self._bound(self._low), self._bound(self._high)
         shape = (sample_count, self.dimension_count)

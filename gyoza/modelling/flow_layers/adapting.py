@@ -22,6 +22,7 @@ from gyoza.modelling.flow_layers.unadapted import warn_if_unscaled
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.pairs import to_pairs
 from gyoza.modelling.tables import get_names
+from gyoza.typing import Data, Tensor
 
 __all__ = ["AdaptsLayers"]
 
@@ -34,18 +35,18 @@ class AdaptsLayers:
 
     name: str
     _flow_layers_: list[Any]
-    encode: Callable[..., Any]
+    encode: Callable[..., Tensor]
     build_for: Callable[..., None]
     _check_inputs: Callable[..., None]
     _column_names: tuple[str, ...] | None
-    _to_arrays: Callable[..., Any]
+    _to_arrays: Callable[..., Data]
 
     @property
     def adapts_to_pairs(self) -> bool:
         """Whether there is a layer whose `adapt` takes pairs that share factors."""
         return any(layer.adapts_to_pairs and layer.trainable for layer in self._flow_layers_)
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Adapts all layers that have an `adapt` method to data: their data-dependent start.
 
         Each layer is adapted to what the layers before it, already adapted, make of `data`. All
@@ -128,7 +129,7 @@ class AdaptsLayers:
         if is_mapped or not makes_continuous(self):
             warn_if_degenerate(self, x)
 
-    def _read_instances(self, data: Any, batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read_instances(self, data: Data, batch_size: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns all instances of data, and their contexts if they have some."""
         data = self._to_arrays(data)
         if isinstance(data, tuple) and len({np.shape(part)[1:] for part in data}) > 1:

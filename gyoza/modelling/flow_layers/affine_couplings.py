@@ -12,10 +12,11 @@ from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import (
     AdditiveTransform,
     AffineTransform,
+    Transform,
     VolumePreservingTransform,
 )
 from gyoza.modelling.transforms.affine import centre
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["AdditiveCoupling", "AffineCoupling", "VolumePreservingCoupling"]
 
@@ -60,7 +61,7 @@ class AdditiveCoupling(ElementwiseCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
@@ -124,7 +125,7 @@ class AffineCoupling(ElementwiseCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         log_scale_bound: float | None = 2.0,
         **kwargs: Any,
@@ -132,7 +133,7 @@ class AffineCoupling(ElementwiseCoupling):
         transformer = self._make_transformer(log_scale_bound)
         super().__init__(shape, axes, compute_coupling_parameters, mask, transformer, **kwargs)
 
-    def _set_transformer(self, transformer: Any) -> None:
+    def _set_transformer(self, transformer: Transform | None) -> None:
         super()._set_transformer(transformer)
         if not is_own(type(self)):
             # A user's subclass may compute log-scales in another way.

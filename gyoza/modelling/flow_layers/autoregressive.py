@@ -245,7 +245,7 @@ class MaskedAffine(MaskedAutoregressive):
     ) -> None:
         super().__init__(shape, axes, conditioner, AffineTransform(log_scale_bound), **kwargs)
 
-    def _set_transformer(self, transformer: Any) -> None:
+    def _set_transformer(self, transformer: Transform | None) -> None:
         super()._set_transformer(transformer)
         if not is_own(type(self)):
             # A user's subclass may compute log-scales in another way, which do not need the inputs.

@@ -19,12 +19,12 @@ from gyoza.modelling.flow_layers.invertible import Invertible, make_dense
 from gyoza.modelling.functions.checks import is_own
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import TRACING_ERRORS, fill, is_number
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["FlowLayer"]
 
 
-def _check_pair(name: str, results: Any) -> None:
+def _check_pair(name: str, results: Tensors) -> None:
     """Raises a `TypeError` if the `transform` of a layer has not returned a pair."""
     if not isinstance(results, tuple | list) or len(results) != 2:
         raise TypeError(
@@ -45,7 +45,7 @@ def _complete(build: Callable[..., None], own_build: Callable[..., None]) -> Cal
     """
 
     @functools.wraps(build)
-    def wrapper(layer: Any, *args: Any, **kwargs: Any) -> None:
+    def wrapper(layer: keras.Layer, *args: Any, **kwargs: Any) -> None:
         build(layer, *args, **kwargs)
         if not layer._has_read_shape and type(layer).call is layer._own_call:
             own_build(layer, *args, **kwargs)
@@ -251,7 +251,7 @@ class FlowLayer(Invertible, keras.Layer):
             "`call` and `invert`."
         )
 
-    def _check_results(self, results: Any) -> Any:
+    def _check_results(self, results: Tensors) -> tuple[Tensor, Tensor]:
         if isinstance(results, tuple | list) and len(results) == 2:
             outputs, log_det = results
             if len(getattr(log_det, "shape", ())) != 1:
@@ -318,7 +318,7 @@ class FlowLayer(Invertible, keras.Layer):
 
     compute_jacobian_determinant.__doc__ = Invertible.compute_jacobian_determinant.__doc__
 
-    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Describes what `call` returns for symbolic `inputs`.
 
         If users have overridden `call`, and not `compute_output_shape`, it is traced.

@@ -305,7 +305,7 @@ def _log_slope_of_tanh(x: Tensor) -> Tensor:
     return math.log(4.0) + logistic_log_density(2 * x)
 
 
-def _arctanh(x: Tensor) -> tuple[Any, Any]:
+def _arctanh(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the inverse hyperbolic tangent and its log-derivative."""
     above, below = log1p(x), log1p(-x)
     return 0.5 * (above - below), -above - below

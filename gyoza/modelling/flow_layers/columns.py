@@ -16,7 +16,7 @@ from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_instance, is_integer
 from gyoza.modelling.functions.tensors import make_selector
 from gyoza.modelling.tables import describe_columns
-from gyoza.typing import Array, Shape, Tensor
+from gyoza.typing import Array, Data, Shape, Tensor
 
 __all__ = ["Columns"]
 
@@ -127,7 +127,7 @@ class Columns(TakesContext, FlowLayer):
         return all(layer.recomputable for layer in self._flow_layers_)
 
     @property
-    def _chains(self) -> list[list[Any]]:
+    def _chains(self) -> list[list[keras.Layer]]:
         """The layers of each key."""
         starts = (0, *self._ends)
         pairs = zip(starts, self._ends, strict=False)
@@ -195,7 +195,7 @@ class Columns(TakesContext, FlowLayer):
     def _describe(self, columns: Iterable[int]) -> str:
         return describe_columns(columns, self.names)
 
-    def _arguments(self, layer: Any, context: Tensor | None) -> dict[str, Any]:
+    def _arguments(self, layer: keras.Layer, context: Tensor | None) -> dict[str, Any]:
         return given(context=context) if layer.accepts_context else {}
 
     def _prepare_context(self, inputs: Tensor, context: Tensor | None) -> Tensor | None:
@@ -266,7 +266,7 @@ class Columns(TakesContext, FlowLayer):
         """See :meth:`FlowLayer.invert_and_log_det`."""
         return self._run(outputs, context, "invert_and_log_det")
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Adapts the layers to their columns, and checks that these are what the layers take.
 
         Args:
@@ -289,7 +289,11 @@ class Columns(TakesContext, FlowLayer):
                 parts = self._adapt_layer(layer, group, parts, batch_size)
 
     def _adapt_layer(
-        self, layer: Any, group: tuple[int, ...], batches: list[dict[str, Array]], batch_size: int
+        self,
+        layer: keras.Layer,
+        group: tuple[int, ...],
+        batches: list[dict[str, Array]],
+        batch_size: int,
     ) -> list[dict[str, Array]]:
         """Adapts one layer, and returns batches with its outputs instead of its inputs."""
         kept = {"inputs", "context"} if layer.accepts_context else {"inputs"}
@@ -357,7 +361,7 @@ def _check_key(key: Any) -> tuple[int | str, ...]:
     return tuple(c if isinstance(c, str) else int(c) for c in columns)
 
 
-def _check_chain(chain: Any) -> list[Any]:
+def _check_chain(chain: Any) -> list[keras.Layer]:
     """Returns a layer, or layers, as a list."""
     chain = list(chain) if isinstance(chain, list | tuple) else [chain]
     for layer in chain:

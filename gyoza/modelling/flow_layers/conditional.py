@@ -16,7 +16,7 @@ from gyoza.modelling.functions.dtypes import check_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, to_tensor
 from gyoza.modelling.tables import is_frame
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Data, Shape, Tensor
 
 __all__ = ["TakesContext", "PassesContext", "ConditionalFlowLayer", "check_context_rank"]
 
@@ -98,7 +98,7 @@ class TakesContext:
             )
         return context
 
-    def _describe_context(self) -> Any:
+    def _describe_context(self) -> Tensor | None:
         """Returns a symbolic tensor in the shape of contexts, or `None`."""
         if self.context_shape is None:
             return None
@@ -130,7 +130,7 @@ class PassesContext(TakesContext):
     base_distribution: Distribution
     context_encoder: Any
     _flow_layers_: list[FlowLayer]
-    _read_context: Callable[..., Any]
+    _read_context: Callable[..., Data]
 
     @property
     def accepts_context(self) -> bool:
@@ -172,7 +172,7 @@ class PassesContext(TakesContext):
 
     def _with_context(
         self, context: Tensor | None, training: bool | None = None
-    ) -> list[tuple[Any, dict[str, Any]]]:
+    ) -> list[tuple[keras.Layer, dict[str, Tensor]]]:
         """Returns all layers, each with its arguments besides the inputs."""
         # Keras looks through all arguments, unless the inputs are the only one.
         arguments = {} if training is None else {"training": training}

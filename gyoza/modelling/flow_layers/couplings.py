@@ -17,7 +17,7 @@ from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.modelling.masks import HeavisideMask, Mask
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["Coupling", "fits"]
 
@@ -136,7 +136,7 @@ class Coupling(_TakesTransformer):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         **kwargs: Any,
     ) -> None:
@@ -177,7 +177,7 @@ class Coupling(_TakesTransformer):
             )
         self._compute_coupling_parameters_ = compute_coupling_parameters
         self._mask_ = mask
-        self.coupling_parameters: Any = None
+        self.coupling_parameters: keras.Variable | None = None
         # Whether the network is given the kept dimensions alone, not all of them in full shape.
         self._is_compact = False
         given_axes = mask._axes_
@@ -237,7 +237,7 @@ class Coupling(_TakesTransformer):
             with contextlib.suppress(*TRACING_ERRORS):
                 network(self._describe_network_inputs(input_shape))
 
-    def _describe_network_inputs(self, input_shape: Shape) -> Any:
+    def _describe_network_inputs(self, input_shape: Shape) -> Tensors:
         """Returns symbolic tensors in the shape of what the network is given."""
         context_size = self.context_size or 0
         if self._is_compact:
@@ -254,7 +254,7 @@ class Coupling(_TakesTransformer):
         return [x, keras.KerasTensor((None, *self.context_shape), self.compute_dtype)]
 
     @property
-    def conditioner(self) -> Any:
+    def conditioner(self) -> Callable[..., Tensors]:
         """The network :math:`g`."""
         return self._compute_coupling_parameters_
 
@@ -303,7 +303,7 @@ class Coupling(_TakesTransformer):
             f"{type(self).__name__} should implement `compute_jacobian_determinant`."
         )
 
-    def _run_network(self, x: Tensor, context: Tensor | None) -> Any:
+    def _run_network(self, x: Tensor, context: Tensor | None) -> Tensors:
         """Runs the network, which may have another dtype policy, and casts what it returns."""
         if self.coupling_parameters is not None:
             shape = (*ops.shape(x)[:-1], self.coupling_parameters.shape[0])

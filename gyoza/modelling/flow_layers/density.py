@@ -14,7 +14,7 @@ from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.quantiles import Quantiles
 from gyoza.modelling.functions.checks import check_integer, check_numbers
 from gyoza.modelling.training import describe
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Seed, Tensor, Tensors
 
 __all__ = ["Density"]
 
@@ -30,24 +30,24 @@ class Density(Quantiles):
 
     name: str
     built: bool
-    variables: Any
-    losses: Any
+    variables: Sequence[keras.Variable]
+    losses: Sequence[Tensor]
     compute_dtype: str
-    dtype_policy: Any
+    dtype_policy: keras.DTypePolicy
     context_shape: tuple[int | None, ...] | None
     run_eagerly: bool
     jit_compile: Any
     base_distribution: Distribution
-    build: Callable[..., Any]
-    invert: Callable[..., Any]
-    invert_and_log_det: Callable[..., Any]
-    _prepare_context: Callable[..., Any]
-    _take_array: Callable[..., Any]
+    build: Callable[..., None]
+    invert: Callable[..., Tensor]
+    invert_and_log_det: Callable[..., tuple[Tensor, Tensor]]
+    _prepare_context: Callable[..., None]
+    _take_array: Callable[..., tuple[Tensor, Tensor | None]]
     _check_new_steps: Callable[..., None]
-    _to_arrays: Callable[..., Any]
-    _read_context: Callable[..., Any]
+    _to_arrays: Callable[..., Data]
+    _read_context: Callable[..., Data]
     _leave_xla: Callable[..., Any]
-    encode: Callable[..., Any]
+    encode: Callable[..., Tensor]
 
     def build_for(self, x: Tensor, context: Tensor | None = None) -> None:
         """Builds the model for data, unless it is built.
@@ -121,7 +121,7 @@ class Density(Quantiles):
     def sample(
         self,
         sample_count: int,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         batch_size: int = _BATCH_SIZE,
         verbose: int = 0,
@@ -151,7 +151,7 @@ class Density(Quantiles):
     def sample_and_log_prob(
         self,
         sample_count: int,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         batch_size: int = _BATCH_SIZE,
         verbose: int = 0,
@@ -188,7 +188,7 @@ class Density(Quantiles):
         """Returns latents, and the data that they are mapped to."""
         return z, self.invert(z, context)
 
-    def _draw_latents(self, rows: Any, context: Tensor | None = None) -> Tensor:
+    def _draw_latents(self, rows: Tensor, context: Tensor | None = None) -> Tensor:
         """Draws as many latents as there are rows."""
         return self.base_distribution.sample(ops.shape(rows)[0], **self._base_context(context))
 
@@ -196,11 +196,11 @@ class Density(Quantiles):
         self,
         invert: Callable[..., Any],
         count: int,
-        seed: Any,
+        seed: Seed,
         context: Tensor | None,
         batch_size: int = _BATCH_SIZE,
         verbose: int = 0,
-    ) -> Any:
+    ) -> Tensors:
         """Draws latents and inverts them."""
         if not self.built:
             raise ValueError(
@@ -214,7 +214,7 @@ class Density(Quantiles):
         z = self.base_distribution.sample(count, seed=seed, **self._base_context(context))
         return self._in_batches(invert, z, context, batch_size, verbose=verbose)
 
-    def _spread(self, context: Tensor | None, count: Any) -> Tensor | None:
+    def _spread(self, context: Tensor | None, count: int | Tensor) -> Tensor | None:
         """Repeats a context that is one for all instances."""
         if context is None:
             return None
@@ -241,7 +241,7 @@ class Density(Quantiles):
         batch_size: int,
         prepare: Callable[..., Any] | None = None,
         verbose: int = 0,
-    ) -> Any:
+    ) -> Tensors:
         """Runs a method of the model on any number of instances, compiled and in batches.
 
         It is given what `prepare`, if there is one, makes of `x` and the context.
@@ -282,7 +282,7 @@ class Density(Quantiles):
         batch_size: int,
         prepare: Callable[..., Any] | None,
         verbose: int,
-    ) -> Any:
+    ) -> Tensors:
         key = function.__name__, prepare is None, self.jit_compile
         if key not in self._compiled:
             self._compiled[key] = jit_batches(function, self.jit_compile, prepare)
@@ -292,7 +292,7 @@ class Density(Quantiles):
             return compiled(self, *tensors)
         starts = range(0, count, batch_size)
         progress = keras.utils.Progbar(len(starts), verbose=verbose, unit_name="batch")
-        parts: list[Any] = []
+        parts: list[Tensors] = []
         for start in starts:
             batch = (tensor[start : start + batch_size] for tensor in tensors)
             parts.append(compiled(self, *batch))

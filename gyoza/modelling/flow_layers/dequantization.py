@@ -17,7 +17,7 @@ from gyoza.modelling.functions.logistic import logistic_log_density
 from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.modelling.functions.tensors import clip, floor, larger, smaller
 from gyoza.modelling.seeds import SeedGenerator
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["UniformDequantization", "VariationalDequantization", "ArgmaxDequantization"]
 
@@ -113,7 +113,7 @@ class UniformDequantization(FlowLayer):
                 f"levels={levels}, dtype={self.compute_dtype}"
             )
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Checks NumPy arrays, then runs `call`. The values of tensors may be unknown."""
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
             is_level = inputs == np.floor(inputs)
@@ -232,7 +232,7 @@ class VariationalDequantization(UniformDequantization):
     def __init__(
         self,
         levels: int,
-        noise_flow: Any,
+        noise_flow: keras.Layer,
         shape: Iterable[int] | None = None,
         axes: Iterable[int] | None = None,
         seed: int | None = None,
@@ -246,7 +246,7 @@ class VariationalDequantization(UniformDequantization):
         levels = check_integer("levels", levels, minimum=2)
         super().__init__(levels, shape=shape, axes=axes, seed=seed, **kwargs)
         self.levels: int = levels
-        self.noise_flow: Any = noise_flow
+        self.noise_flow: keras.Layer = noise_flow
 
     def build(self, input_shape: Shape | None = None) -> None:
         """Builds the flow of the noise, once the shape of the inputs is known."""
@@ -365,7 +365,7 @@ class ArgmaxDequantization(FlowLayer):
         self.seed = None if seed is None else check_integer("seed", seed)
         self.seed_generator = SeedGenerator(self.seed)
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Checks NumPy arrays, then runs `call`. The values of tensors may be unknown."""
         if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "f":
             axes = tuple(self._axes_ or range(1, inputs.ndim))

@@ -56,7 +56,7 @@ class _Counted:
 
     compiled = False  # so that the state of the optimizer is left out
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: keras.Layer) -> None:
         self._layer = layer
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +67,7 @@ class _Counted:
         return type(self._layer)
 
     @property
-    def layers(self) -> list[Any]:
+    def layers(self) -> list[keras.Layer]:
         """The layers of a model."""
         return [_Counted(layer) for layer in self._layer.layers]
 
@@ -86,7 +86,7 @@ class _Counted:
         """Those that are not trained."""
         return self._choose(self._layer.non_trainable_weights)
 
-    def _choose(self, weights: list[Any]) -> list[Any]:
+    def _choose(self, weights: list[keras.Variable]) -> list[keras.Variable]:
         """Returns those that are parameters."""
         return [w for w in weights if is_floating(w.dtype)] if self._layer.built else []
 
@@ -95,7 +95,7 @@ class _Counted:
         return sum(math.prod(weight.shape) for weight in self.weights)
 
 
-def _describe(layer: Any) -> str:
+def _describe(layer: keras.Layer) -> str:
     name = type(layer).__name__
     parts = getattr(layer, "_flow_layers_", None)
     arguments = [f"{key}={_shorten(value)}" for key, value in _find_arguments(layer).items()]
@@ -107,7 +107,7 @@ def _describe(layer: Any) -> str:
     return "\n".join([f"{name}([", *lines, ", ".join(["]", *arguments]) + ")"])
 
 
-def _find_arguments(layer: Any) -> dict[str, Any]:
+def _find_arguments(layer: keras.Layer) -> dict[str, Any]:
     """Returns arguments of the constructor that are not their defaults, without those of Keras."""
     config, found = layer.get_config(), {}
     for key, parameter in inspect.signature(type(layer).__init__).parameters.items():

@@ -1,8 +1,8 @@
 """Data that a density cannot fit: discrete ones, in a plane, or scaled by a few outliers."""
 
 from collections.abc import Sequence
-from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -10,7 +10,7 @@ from gyoza.backend import flatten_layers
 from gyoza.modelling.flow_layers.dequantization import ArgmaxDequantization, UniformDequantization
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.tables import describe_columns
-from gyoza.typing import Array
+from gyoza.typing import Array, Data
 
 __all__ = [
     "find_discrete",
@@ -116,12 +116,12 @@ def find_stretched(x: Array) -> Array:
     return np.flatnonzero((last > first) & (spread > _LARGE * (last - first)))
 
 
-def makes_continuous(model: Any) -> bool:
+def makes_continuous(model: keras.Model) -> bool:
     """Returns whether a model has a layer that makes discrete data continuous."""
     return any(isinstance(layer, _REMEDIES) for layer in flatten_layers(model))
 
 
-def warn_if_degenerate(model: Any, x: Array) -> None:
+def warn_if_degenerate(model: keras.Model, x: Array) -> None:
     """Warns, once per model, of columns that make every density of the data infinite.
 
     Args:
@@ -152,7 +152,7 @@ def warn_if_degenerate(model: Any, x: Array) -> None:
     )
 
 
-def warn_if_stretched(model: Any, x: Array, names: Sequence[str] | None) -> None:
+def warn_if_stretched(model: keras.Model, x: Array, names: Sequence[str] | None) -> None:
     """Warns, once per model, of columns that outliers would scale so that all others are alike.
 
     Args:
@@ -184,7 +184,7 @@ def describe_stretch(x: Array) -> str:
     )
 
 
-def warn_if_discrete(model: Any, x: Any, is_mapped: bool = False) -> None:
+def warn_if_discrete(model: keras.Model, x: Data, is_mapped: bool = False) -> None:
     """Warns, once per model, of data that are discrete where no layer makes them continuous.
 
     Args:

@@ -9,7 +9,7 @@ from keras import ops
 
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.flow_layers.models import FlowModel
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["DisentanglingFlowModel"]
 
@@ -18,7 +18,7 @@ def _run_on_pairs(call: Callable[..., Any]) -> Callable[..., Any]:
     """Wraps a `call` of one batch, so that it can be given a pair of batches."""
 
     @functools.wraps(call)
-    def wrapper(self: Any, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: FlowModel, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         pair, context = split_context(inputs) if isinstance(inputs, dict) else (inputs, None)
         if not isinstance(pair, list | tuple):
             return call(self, inputs, *args, **kwargs)
@@ -112,7 +112,7 @@ class DisentanglingFlowModel(FlowModel):
     @_run_on_pairs
     def call(
         self, inputs: Tensor, context: Tensor | None = None, training: bool | None = None
-    ) -> Any:
+    ) -> Tensors:
         """Executes all layers on one batch or on a pair of batches.
 
         A subclass that overrides it is given one batch, `[batch, ...]`: of a pair, the instances of
@@ -130,7 +130,7 @@ class DisentanglingFlowModel(FlowModel):
         """
         return super().call(inputs, context, training)
 
-    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Describes what `call` returns for symbolic `inputs`."""
         if not isinstance(inputs, list | tuple):
             return super().compute_output_spec(inputs, *args, **kwargs)
@@ -141,9 +141,9 @@ class DisentanglingFlowModel(FlowModel):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
+        x: Tensors | None = None,
+        y: Tensor | None = None,
+        y_pred: Tensors = None,
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
@@ -181,7 +181,9 @@ class DisentanglingFlowModel(FlowModel):
         for part in inputs if isinstance(inputs, list | tuple) else [inputs]:
             super()._check_inputs(part)
 
-    def _check_targets(self, y: Tensor | None, class_weight: Any = None) -> None:
+    def _check_targets(
+        self, y: Tensor | None, class_weight: dict[int, float] | None = None
+    ) -> None:
         """Checks correlations that are given as one array, before compiled code meets them."""
         check = getattr(self.loss, "check_correlations", None)
         if check is not None and hasattr(y, "shape"):

@@ -17,7 +17,7 @@ from gyoza.modelling.flow_layers.normalisation import ActivationNormalization
 from gyoza.modelling.functions.checks import check_finite, check_positive
 from gyoza.modelling.functions.exponentials import expm1, exponential_ratio, log1p, scaled_log1p
 from gyoza.modelling.functions.initializers import given_values
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["ElementwiseLayer", "Affine", "Standardize", "YeoJohnson"]
 
@@ -46,7 +46,7 @@ class ElementwiseLayer(FlowLayer):
         x = self.compress(y)
         return x, self.stretch(x)[1]
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Checks arrays, and runs `call`."""
         _check_interval(inputs, self.domain, self.has_closed_domain, self.name)
         return super().__call__(inputs, *args, **kwargs)
@@ -294,7 +294,7 @@ class YeoJohnson(ElementwiseLayer):
     class _PowerConstraint(keras.constraints.Constraint):
         """Keeps powers where all numbers are outputs."""
 
-        def __call__(self, w: Tensor) -> Any:
+        def __call__(self, w: Tensor) -> Tensor:
             return ops.clip(w, 0.0, 2.0)
 
     def __init__(

@@ -14,7 +14,7 @@ from gyoza.modelling.functions.checks import is_own
 from gyoza.modelling.functions.tensors import is_number
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import Transform
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["ElementwiseCoupling"]
 
@@ -103,7 +103,7 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         transformer: Transform | None = None,
         **kwargs: Any,

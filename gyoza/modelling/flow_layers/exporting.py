@@ -1,6 +1,7 @@
 """Export of flows, for processes without gyoza."""
 
 import importlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from keras import ops
 
 from gyoza.modelling.functions.checks import check_choice
 from gyoza.modelling.training.files import WritesFiles
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["ExportsEndpoints"]
 
@@ -30,7 +31,7 @@ class _GivenSeed(keras.random.SeedGenerator):
         self.seed = ops.cast(seed, "int64")
         self.count = 0
 
-    def next(self, ordered: bool = True) -> Any:
+    def next(self, ordered: bool = True) -> Tensor:
         """Returns the next seed."""
         seed = ops.stack([self.seed, ops.full((), self.count, "int64")])
         self.count += 1
@@ -51,14 +52,14 @@ class _Endpoint(keras.Model):
         self.run = run
         self.built = True
 
-    def call(self, inputs: Tensor, *others: Any) -> Any:
+    def call(self, inputs: Tensor, *others: Tensor) -> Tensors:
         """Runs the method."""
         return self.run(inputs, *others)
 
 
 def _make_endpoints(
-    model: Any, inputs: Any, context: Any
-) -> dict[str, tuple[Callable[..., Any], list[Any]]]:
+    model: keras.Model, inputs: keras.InputSpec, context: keras.InputSpec | None
+) -> dict[str, tuple[Callable[..., Tensors], list[keras.InputSpec]]]:
     """Returns, by name, functions of tensors, and descriptions of these.
 
     Args:
@@ -71,16 +72,16 @@ def _make_endpoints(
     count = keras.InputSpec(shape=(), dtype="int32", name="sample_count")
     seed = keras.InputSpec(shape=(), dtype="int32", name="seed")
 
-    def call(inputs: Tensor, context: Tensor | None = None) -> Any:
+    def call(inputs: Tensor, context: Tensor | None = None) -> Tensors:
         return model(inputs, context)
 
-    def log_prob(inputs: Tensor, context: Tensor | None = None) -> Any:
+    def log_prob(inputs: Tensor, context: Tensor | None = None) -> Tensor:
         return model.log_prob(inputs, context)
 
-    def invert(outputs: Tensor, context: Tensor | None = None) -> Any:
+    def invert(outputs: Tensor, context: Tensor | None = None) -> Tensor:
         return model.invert(outputs, context)
 
-    def sample(sample_count: Tensor, seed: Tensor, context: Tensor | None = None) -> Any:
+    def sample(sample_count: Tensor, seed: Tensor, context: Tensor | None = None) -> Tensor:
         if context is not None:  # which may be one for all samples
             context = ops.broadcast_to(context, (sample_count, *context.shape[1:]))
         return model.sample(sample_count, _GivenSeed(seed), context)
@@ -190,7 +191,7 @@ class ExportsEndpoints(WritesFiles):
 
     def export(
         self,
-        filepath: Any,
+        filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",  # noqa: A002 - Keras's name
         verbose: bool | None = None,
         input_signature: Any = None,
@@ -295,7 +296,11 @@ class ExportsEndpoints(WritesFiles):
         return None
 
     def _write_archive(
-        self, filepath: Any, endpoints: dict[str, Any], is_verbose: bool, **kwargs: Any
+        self,
+        filepath: str | os.PathLike[str],
+        endpoints: dict[str, Any],
+        is_verbose: bool,
+        **kwargs: Any,
     ) -> None:
         """Writes a SavedModel of all endpoints that the backend has."""
         is_jax = keras.backend.backend() == "jax"

@@ -9,7 +9,7 @@ from keras import ops
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.functions.checks import check_instance
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import DType, Seed, Shape, Tensor
 
 __all__ = ["FlowDistribution", "to_distribution"]
 
@@ -51,13 +51,13 @@ class FlowDistribution(Distribution):
         True
     """
 
-    def __init__(self, flow: Any, **kwargs: Any) -> None:
+    def __init__(self, flow: keras.Model, **kwargs: Any) -> None:
         check_instance("flow", flow, Density, "a `FlowModel`")
         super().__init__(**{"dtype": flow.dtype_policy, **kwargs})
         self.flow = flow
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[keras.Metric]:
         """None: the metrics of a compiled flow are those of its own training."""
         return []
 
@@ -76,16 +76,16 @@ class FlowDistribution(Distribution):
         """Computes log-densities of the flow."""
         return self.flow._log_prob(self._to_events(x), context)
 
-    def draw(self, sample_count: Any, seed: Any, context: Tensor | None = None) -> Tensor:
+    def draw(self, sample_count: int | Tensor, seed: Seed, context: Tensor | None = None) -> Tensor:
         """Draws samples of the flow."""
         base = self.flow.base_distribution
         z = base.sample(sample_count, seed=seed, **self.flow._base_context(context))
         return self._to_vectors(self.flow._invert(z, context))
 
-    def _check_context(self, context: Tensor | None, counts: Sequence[Any]) -> None:
+    def _check_context(self, context: Tensor | None, counts: Sequence[int | Tensor]) -> None:
         """Leaves checks of the context to the flow."""
 
-    def _change(self, context: Tensor | None, count: Any = None) -> dict[str, Any]:
+    def _change(self, context: Tensor | None, count: int | Tensor | None = None) -> dict[str, Any]:
         """Returns the context as an argument of the methods above."""
         if context is None:
             return {}
@@ -104,7 +104,7 @@ class FlowDistribution(Distribution):
         return cls(**{**config, "flow": keras.saving.deserialize_keras_object(config["flow"])})
 
 
-def to_distribution(base_distribution: Any, dtype: Any) -> Distribution:
+def to_distribution(base_distribution: Distribution | None, dtype: DType) -> Distribution:
     """Returns what is passed as a base distribution, or a standard normal one instead of `None`."""
     if base_distribution is None:
         return StandardNormal(dtype=dtype)

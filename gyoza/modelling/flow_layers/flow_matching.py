@@ -26,7 +26,7 @@ from gyoza.modelling.functions.checks import check_choice, check_integer
 from gyoza.modelling.functions.tensors import mean, to_rows
 from gyoza.modelling.seeds import SeedGenerator, scramble
 from gyoza.modelling.training import Training, average_losses
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Data, Seed, Shape, Tensor, Tensors
 
 __all__ = ["FlowMatchingModel"]
 
@@ -34,7 +34,7 @@ __all__ = ["FlowMatchingModel"]
 _SOLVER_OPTIONS = ("rtol", "atol", "max_step_count", "exact_limit", "probe", "probe_count")
 
 
-def _split_source(inputs: Any) -> tuple[Any, Any]:
+def _split_source(inputs: Data) -> tuple[Data, Tensor | None]:
     """Splits inputs that may be a dictionary with a source."""
     if not isinstance(inputs, dict):
         return inputs, None
@@ -164,13 +164,13 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
         )
 
     @property
-    def _untrained(self) -> list[Any]:
+    def _untrained(self) -> list[keras.Layer]:
         """The weights of what stands before the velocity, and of the base distribution."""
         others = [*self.flow._flow_layers_[:-1], self.flow.base_distribution]
         trained = [part for part in (self.continuous_flow, self.flow.context_encoder) if part]
         return leave_out(list_weights(others), list_weights(trained))
 
-    def __call__(self, inputs: Any, context: Tensor | None = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensors, context: Tensor | None = None, **kwargs: Any) -> Tensors:
         """Runs `call`, see there, as every Keras model does."""
         inputs, source = _split_source(inputs)
         inputs, context = split_context(inputs, context)
@@ -250,11 +250,13 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
             source = couple_optimally(source, data, context, self.seed_generator)
         return source
 
-    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Describes what `call` returns for symbolic `inputs`."""
         return keras.KerasTensor(inputs.shape[:1], dtype=self.continuous_flow.log_det_dtype)
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+    def compile(
+        self, optimizer: str | keras.Optimizer = "rmsprop", loss: Any = None, **kwargs: Any
+    ) -> None:
         """Configures training; see `keras.Model.compile`.
 
         Args:
@@ -290,7 +292,9 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(
+        self, x: Data = None, y: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains the velocity; see `keras.Model.fit`.
 
         Averages of the weights over the last steps often do better than the last weights. Keras has
@@ -314,13 +318,13 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
     def reflow(
         self,
         sample_count: int,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         steps: int | None = None,
         solver: str | None = None,
         guidance: float | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> keras.callbacks.History:
         """Trains the velocity further, on latents and the samples that the flow maps them to.
 
         Paths of a flow do not cross, as those between independent pairs do, so that the velocity
@@ -387,17 +391,19 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
             yield arguments
         self.flow._note_training()
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _check_inputs(self, inputs: Data) -> None:
         inputs, source = _split_source(inputs)
         self.flow._check_inputs(inputs)
         if source is not None:
             check_rows(inputs["inputs"], "source", source)
 
-    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+    def _check_targets(
+        self, y: Tensor | None, class_weight: dict[int, float] | None = None
+    ) -> None:
         # Also where the base distribution takes labels, which paths do not.
         refuse_targets(self.name, y, class_weight)
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Adapts what precedes the velocity to data; see :meth:`FlowModel.adapt`."""
         self.flow.adapt(_split_source(data)[0], batch_size)
 
@@ -421,7 +427,9 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FlowMatchingModel":
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "FlowMatchingModel":
         """Makes a model from what `get_config` returned.
 
         Args:

@@ -14,7 +14,7 @@ from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.flow_layers.univariate import Elementwise
 from gyoza.modelling.functions.initializers import given_values
 from gyoza.modelling.transforms import GaussianizationTransform
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor
 
 __all__ = ["MixtureGaussianization"]
 
@@ -113,7 +113,7 @@ class MixtureGaussianization(Elementwise):
     def _levels(self) -> np.ndarray:
         return (np.arange(self.component_count) + 0.5) / self.component_count
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Fits the mixtures to `data`, such that outputs for `data` are nearly standard normal.
 
         The components of each dimension are placed at its quantiles, with equal weights. The scale

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from keras import ops
 
 from gyoza.backend import cos_and_sin
 from gyoza.modelling.functions.tensors import to_rows
 from gyoza.modelling.functions.transport_plans import compute_transport_plan, draw_sources
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["PATHS", "COUPLINGS", "couple_optimally"]
 
@@ -34,7 +33,7 @@ PATHS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 
 
-def couple_optimally(source: Tensor, data: Tensor, context: Tensor | None, seed: Any) -> Tensor:
+def couple_optimally(source: Tensor, data: Tensor, context: Tensor | None, seed: Seed) -> Tensor:
     """Chooses a source for each instance, by the plan of optimal transport between the two.
 
     Args:

@@ -57,11 +57,11 @@ class Inverse(TakesContext, FlowLayer):
           `arXiv:1606.04934 <https://arxiv.org/abs/1606.04934>`_
     """
 
-    def __init__(self, layer: Any, **kwargs: Any) -> None:
+    def __init__(self, layer: keras.Layer, **kwargs: Any) -> None:
         check_instance("layer", layer, Invertible, "a `FlowLayer` or a `FlowModel`")
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(**kwargs)
-        self.layer: Any = layer
+        self.layer: keras.Layer = layer
 
     @property
     def accepts_context(self) -> bool:
@@ -88,7 +88,7 @@ class Inverse(TakesContext, FlowLayer):
         return context
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[keras.Metric]:
         """None: the metrics of a compiled model are those of its own training."""
         return []
 

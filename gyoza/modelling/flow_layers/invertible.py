@@ -15,7 +15,7 @@ from gyoza.modelling.functions.checks import check_choice, is_own
 from gyoza.modelling.functions.dtypes import at_least_float32, check_floating, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
 from gyoza.modelling.tables import is_frame
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["Invertible", "Inversion", "make_dense"]
 
@@ -47,7 +47,7 @@ def _run_like_call(invert: Callable[..., Any]) -> Callable[..., Any]:
     name = list(signature.parameters)[1]
 
     @functools.wraps(invert)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Tensors:
         if len(args) == 2:
             (layer, outputs), args = args, ()
         else:
@@ -72,8 +72,8 @@ def _run_unless_within_call(compute_log_det: Callable[..., Any]) -> Callable[...
     name = list(signature.parameters)[1]
 
     @functools.wraps(compute_log_det)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        x: Any = args[0] if args else kwargs.get(name)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Tensor:
+        x: Tensor = args[0] if args else kwargs.get(name)
         dtype = keras.backend.standardize_dtype(x.dtype) if type(x) in PLAIN_TYPES else None
         if self.built and dtype == self.compute_dtype:
             return self._as_batch(compute_log_det(self, *args, **kwargs), x)
@@ -98,7 +98,7 @@ def _call_fully(call: Callable[..., Any], is_checked: bool) -> Callable[..., Any
     signature = inspect.signature(call)
 
     @functools.wraps(call)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Tensors:
         if self.built and args and type(args[0]) in PLAIN_TYPES:
             results = call(self, *args, **kwargs)
             return results if is_checked else self._check_results(results)
@@ -111,7 +111,7 @@ def _call_fully(call: Callable[..., Any], is_checked: bool) -> Callable[..., Any
     return wrapper
 
 
-def _describe(x: Tensor) -> Any:
+def _describe(x: Tensor) -> Tensor:
     """Returns a symbolic tensor for a batch, and anything else as it is."""
     has_shape = hasattr(x, "shape")
     return keras.KerasTensor((None, *x.shape[1:]), dtype=_dtype_of(x)) if has_shape else x
@@ -138,7 +138,9 @@ class Inversion(keras.Layer):
         **kwargs: Arguments of `keras.Layer`.
     """
 
-    def __init__(self, layer: Any, invert: Callable[..., Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, layer: keras.Layer, invert: Callable[..., Any] | None = None, **kwargs: Any
+    ) -> None:
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(**kwargs)
         self.layer = layer
@@ -149,7 +151,7 @@ class Inversion(keras.Layer):
     def _find_spec(self) -> Any:
         return self.layer.input_spec if self._gives_log_det else self.layer.output_spec
 
-    def suits(self, layer: Any) -> bool:
+    def suits(self, layer: keras.Layer) -> bool:
         """Returns whether a new one for the layer would be the same."""
         return (
             self.layer is layer
@@ -165,7 +167,7 @@ class Inversion(keras.Layer):
         """Runs the method."""
         return self.method(self.layer, outputs, *args, **kwargs)
 
-    def compute_output_spec(self, outputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, outputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Describes what the method returns for symbolic tensors."""
         if self._gives_log_det:
             return keras.KerasTensor((outputs.shape[0],), dtype=self.layer.log_det_dtype)
@@ -186,7 +188,7 @@ class Inversion(keras.Layer):
         return cls(layer, getattr(method, "__wrapped__", method), **config)
 
 
-def make_dense(x: Tensor) -> Any:
+def make_dense(x: Tensor) -> Tensor:
     """Returns a symbolic tensor that is not sparse.
 
     Keras 3.15 counts products with a number as sparse, and cannot trace what is sliced of them.
@@ -194,7 +196,7 @@ def make_dense(x: Tensor) -> Any:
     return keras.KerasTensor(x.shape, dtype=x.dtype) if getattr(x, "sparse", False) else x
 
 
-def _read(x: Tensor) -> Any:
+def _read(x: Tensor) -> Tensor:
     """Returns what a variable or data frame holds, and all else as it is, for Keras to convert."""
     return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") or is_frame(x) else x
 
@@ -240,7 +242,7 @@ class Invertible(Describes):
         if "build" in vars(cls):
             cls.build = freeze_after(cls.build)  # type: ignore[attr-defined]
 
-    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Runs `call` as every Keras layer does, on floating-point inputs and a suitable context.
 
         Args:
@@ -272,7 +274,9 @@ class Invertible(Describes):
         """Returns the further arguments of `call`, after checking a context."""
         return args, kwargs
 
-    def _run_as_call(self, method: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _run_as_call(
+        self, method: Callable[..., Any], x: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensors:
         """Runs a method through an `Inversion`, which is made once, or for a functional model."""
         if args or kwargs:
             args, kwargs = keras.tree.map_structure(_read, (args, kwargs))
@@ -292,7 +296,7 @@ class Invertible(Describes):
         if not self.moves_any_dtype:
             check_floating(x, self.name)
 
-    def _check_results(self, results: Any) -> Any:
+    def _check_results(self, results: Tensors) -> Tensors:
         """Checks what `call` returned, and ensures a log-determinant for each example.
 
         Models leave this to their layers.
@@ -397,7 +401,7 @@ class Invertible(Describes):
         """
         return tuple(output_shape)
 
-    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensors:
         """Describes what `call` returns for symbolic `inputs`."""
         output_shape, log_det_shape = self.compute_output_shape(inputs.shape)  # type: ignore[attr-defined]
         dtype = self.compute_dtype  # type: ignore[attr-defined]

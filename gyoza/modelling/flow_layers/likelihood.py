@@ -49,7 +49,9 @@ def check_rows(inputs: Tensor, name: str, values: Tensor) -> None:
         )
 
 
-def refuse_targets(name: str, y: Tensor | None, class_weight: Any = None) -> None:
+def refuse_targets(
+    name: str, y: Tensor | None, class_weight: dict[int, float] | None = None
+) -> None:
     """Raises a `ValueError` if model `name` is given targets or weights of their classes."""
     shape = () if y is None else tuple(getattr(y, "shape", None) or np.shape(y))
     if y is not None and shape[-1:] != (0,):
@@ -80,10 +82,14 @@ class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
     _flow_layers_: list[Any]
     # How many axes inputs have at least, which the first layer says when it is built.
     _least_rank = 2
-    _add_up: Callable[..., Any]
+    _add_up: Callable[..., Tensor]
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+        self,
+        optimizer: str | keras.Optimizer = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Configures training; see `keras.Model.compile`.
 
@@ -152,7 +158,7 @@ class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
 
     def compute_metrics(
         self, x: Tensor, y: Tensor | None, y_pred: Tensor, sample_weight: Tensor | None = None
-    ) -> Any:
+    ) -> dict[str, Tensor]:
         """Updates the metrics; see `keras.Model.compute_metrics`.
 
         Without a compiled loss, metrics are given the inputs and their log-densities, as those in
@@ -221,7 +227,9 @@ class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
             if hasattr(values, "shape") and hasattr(values, "dtype"):
                 self._flow_layers_[0](describe(values))
 
-    def _check_targets(self, y: Tensor | None, class_weight: Any = None) -> None:
+    def _check_targets(
+        self, y: Tensor | None, class_weight: dict[int, float] | None = None
+    ) -> None:
         takes_labels = self.base_distribution.accepts_labels
         if takes_labels and isinstance(y, np.ndarray):
             self.base_distribution.check_labels(y)

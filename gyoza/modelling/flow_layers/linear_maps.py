@@ -13,7 +13,7 @@ from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.principal_axes import find_axes, measure_spread
 from gyoza.modelling.functions.products import multiply
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor
 
 __all__ = ["LinearMap", "PrincipalRotation"]
 
@@ -130,7 +130,7 @@ class LinearMap(FlowLayer):
         x = multiply(y, ops.cast(self.inverse_matrix, self.log_det_dtype))
         return ops.cast(x + ops.cast(self.location, self.log_det_dtype), outputs.dtype)
 
-    def _iterate_vectors(self, data: Any, batch_size: int) -> Iterable[np.ndarray]:
+    def _iterate_vectors(self, data: Data, batch_size: int) -> Iterable[np.ndarray]:
         """Yields vectors in float64, `[instances and positions, dimension_count]`."""
         row_count = 0
         for batch in iterate_inputs(data, batch_size):
@@ -203,7 +203,7 @@ class PrincipalRotation(LinearMap):
             raise ValueError(f"`matrix` should be orthogonal. Received: matrix={matrix}")
         super().set_map(location, matrix)
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Finds the principal axes of `data`.
 
         The result is saved and loaded with the weights, and changes only if this method is called

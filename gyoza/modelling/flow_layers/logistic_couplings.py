@@ -10,7 +10,7 @@ from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCouplin
 from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import LogisticMixtureTransform
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["MixtureLogisticCoupling"]
 
@@ -88,7 +88,7 @@ class MixtureLogisticCoupling(AffineCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         component_count: int = 8,
         log_scale_bound: float | None = 3.0,

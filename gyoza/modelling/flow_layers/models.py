@@ -21,7 +21,7 @@ from gyoza.modelling.flow_layers.recomputation import run_and_recompute
 from gyoza.modelling.flow_layers.step_checks import ChecksSteps
 from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import check_instance
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["FlowModel"]
 
@@ -169,7 +169,7 @@ class FlowModel(
             self.base_distribution(x, **self._base_context(context))
         self._least_rank = getattr(self._flow_layers_[0].input_spec, "min_ndim", None) or 2
 
-    def __call__(self, inputs: Tensor, context: Tensor | None = None, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, context: Tensor | None = None, **kwargs: Any) -> Tensors:
         """Runs `call`, see there, as every Keras model does."""
         is_array = hasattr(inputs, "shape") and not hasattr(inputs, "to_numpy")  # not a data frame
         if not is_array or len(inputs.shape) < self._least_rank:
@@ -207,7 +207,7 @@ class FlowModel(
 
     def run_layers(
         self, x: Tensor, context: Tensor | None = None, training: bool | None = None
-    ) -> Iterator[tuple[FlowLayer, Any, Any]]:
+    ) -> Iterator[tuple[FlowLayer, Tensor, Tensor]]:
         """Executes one layer after the other.
 
         Args:
@@ -284,7 +284,9 @@ class FlowModel(
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "FlowModel":
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "FlowModel":
         """Makes a model from what `get_config` returned.
 
         Args:

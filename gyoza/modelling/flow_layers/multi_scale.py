@@ -14,7 +14,7 @@ from gyoza.modelling.flow_layers.invertible import Invertible
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_instance, check_integer
 from gyoza.modelling.pairs import to_pairs
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Data, Shape, Tensor
 
 __all__ = ["FactorOut"]
 
@@ -87,7 +87,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
 
     def __init__(
         self,
-        flow: Any,
+        flow: keras.Model,
         kept_count: int | None = None,
         shape: Iterable[int] | None = None,
         **kwargs: Any,
@@ -97,7 +97,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
             kept_count = check_integer("kept_count", kept_count, minimum=1)
         self.kept_count = kept_count
         super().__init__(shape=shape, **kwargs)
-        self.flow: Any = flow
+        self.flow: keras.Model = flow
 
     @property
     def accepts_context(self) -> bool:
@@ -192,7 +192,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
     def _join(self, kept: Tensor, factored: Tensor) -> Tensor:
         return ops.concatenate([ops.cast(kept, factored.dtype), factored], axis=-1)
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Returns the layers of the flow that have an `adapt` method their data-dependent start.
 
         Args:

@@ -117,7 +117,7 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             raise ValueError(
                 "`hidden_sizes` should hold at least one number of units. Received: hidden_sizes=[]"
             )
-        self.context_kernel: Any = None
+        self.context_kernel: keras.Variable | None = None
         self._create_weights_once()
 
     def create_weights(self) -> None:
@@ -150,7 +150,12 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             unit_count = self.dimension_count * self.hidden_sizes[0]
             self.context_kernel = self._add("context_kernel", [self.context_size, unit_count])
 
-    def _add(self, name: str, shape: Sequence[int], initializer: Any = "glorot_uniform") -> Any:
+    def _add(
+        self,
+        name: str,
+        shape: Sequence[int],
+        initializer: str | Callable[..., Tensor] = "glorot_uniform",
+    ) -> keras.Variable:
         return self.add_weight(shape=shape, initializer=initializer, autocast=False, name=name)
 
     def _mask_kernels(self) -> list[Tensor]:
@@ -245,9 +250,9 @@ class BlockNeuralAutoregressive(ConditionalFlowLayer):
             def take(values: Tensor, axis: int) -> Tensor:
                 return ops.take(values, ops.reshape(which, (1,)), axis=axis)
 
-            offsets: list[Any] = []
+            offsets: list[Tensor] = []
 
-            def keep_offsets(level: int, units: Tensor) -> Any:
+            def keep_offsets(level: int, units: Tensor) -> Tensor:
                 all_offsets = find_offsets(level, units)
                 offsets.append(take(all_offsets, -2))
                 return all_offsets
@@ -321,7 +326,7 @@ def _map(
     )
 
 
-def _multiply(units: Tensor, blocks: Any) -> Tensor:
+def _multiply(units: Tensor, blocks: Tensor) -> Tensor:
     """Multiplies the units of each dimension by its block: `[..., dimensions, units]`."""
     return ops.squeeze(ops.expand_dims(units, -2) @ blocks, -2)
 

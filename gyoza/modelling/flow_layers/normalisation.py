@@ -12,7 +12,7 @@ from gyoza.modelling.adaptation import check_finite_rows, choose_scales, is_left
 from gyoza.modelling.batches import iterate_inputs
 from gyoza.modelling.flow_layers.base import FlowLayer
 from gyoza.modelling.functions.dtypes import at_least_float32
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor
 
 __all__ = ["ActivationNormalization"]
 
@@ -70,7 +70,7 @@ class ActivationNormalization(FlowLayer):
 
         MINIMUM = 1e-30
 
-        def __call__(self, w: Tensor) -> Any:
+        def __call__(self, w: Tensor) -> Tensor:
             return ops.clip(ops.abs(w), self.MINIMUM, np.inf)
 
     def __init__(
@@ -89,7 +89,7 @@ class ActivationNormalization(FlowLayer):
             name="scale",
         )
 
-    def adapt(self, data: Any, batch_size: int = 4096) -> None:
+    def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Sets the location and the scale to the mean and the standard deviation of `data`.
 
         Outputs for `data` then have mean 0 and variance 1 in every dimension. A dimension that is

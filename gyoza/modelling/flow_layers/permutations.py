@@ -90,7 +90,7 @@ class Permutation(FlowLayer):
         self.permutation = permutation
         self._create_weights_once()
 
-    def make_permutation(self) -> Any:
+    def make_permutation(self) -> Iterable[int] | None:
         """Returns the permutation of `dimension_count` indices. Subclasses override it."""
         return self.permutation
 
@@ -105,7 +105,7 @@ class Permutation(FlowLayer):
         self._forward_permutation_ = self._add_indices("forward_permutation", forward)
         self._inverse_permutation_ = self._add_indices("inverse_permutation", np.argsort(forward))
 
-    def _add_indices(self, name: str, indices: Any) -> keras.Variable:
+    def _add_indices(self, name: str, indices: Sequence[int] | np.ndarray) -> keras.Variable:
         with keras.name_scope(self.name, caller=self):
             return _Indices(np.array(indices, "int32"), name)
 
@@ -295,7 +295,7 @@ class _Indices(keras.Variable):
         initializer = given_values(indices)
         super().__init__(initializer, indices.shape, "int32", trainable=False, name=name)
 
-    def assign(self, value: Any) -> Any:
+    def assign(self, value: Tensor) -> Tensor:
         """Assigns indices, including those read from a file."""
         assigned = super().assign(value)
         # Values are not known while a function is being compiled.
@@ -318,7 +318,7 @@ def _reorder(x: Tensor, indices: Tensor) -> Tensor:
     return ops.concatenate([x[..., rotation:], x[..., :rotation]], axis=-1)
 
 
-def _check_permutation(permutation: Any) -> list[int]:
+def _check_permutation(permutation: Tensor) -> list[int]:
     indices = np.asarray(permutation)
     if (
         indices.ndim != 1

@@ -16,7 +16,7 @@ from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.roots import find_root
 from gyoza.modelling.functions.tangents import tanh_and_slope
 from gyoza.modelling.functions.triangles import create_diagonal
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = ["Planar", "Radial", "Sylvester"]
 
@@ -257,7 +257,7 @@ def _length(vectors: Tensor) -> Tensor:
     return ops.where(is_zero, ops.zeros_like(root), root)
 
 
-def _random_direction(shape: tuple[int], dtype: Any) -> Tensor:
+def _random_direction(shape: tuple[int], dtype: DType) -> Tensor:
     return random_directions((1, *shape), dtype)[0]
 
 

@@ -10,7 +10,7 @@ from gyoza.backend import vjp
 from gyoza.modelling.batches import split_context
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.training import to_arrays
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Seed, Tensor, Tensors
 
 __all__ = ["Quantiles"]
 
@@ -33,13 +33,13 @@ class Quantiles:
 
     name: str
     base_distribution: Any
-    invert: Callable[..., Any]
-    sample: Callable[..., Any]
-    _base_context: Callable[..., Any]
-    _in_batches: Callable[..., Any]
+    invert: Callable[..., Tensor]
+    sample: Callable[..., Tensor]
+    _base_context: Callable[..., dict[str, Tensor]]
+    _in_batches: Callable[..., Tensors]
     _check_inputs: Callable[..., None]
-    _to_arrays: Callable[..., Any]
-    _read_context: Callable[..., Any]
+    _to_arrays: Callable[..., Data]
+    _read_context: Callable[..., Data]
     context_shape: tuple[int | None, ...] | None
 
     def probability_integral_transform(
@@ -171,7 +171,7 @@ class Quantiles:
         return ops.reshape(x, shape)
 
     def sample_each(
-        self, sample_count: int, context: Tensor, seed: Any = None, **kwargs: Any
+        self, sample_count: int, context: Tensor, seed: Seed = None, **kwargs: Any
     ) -> Tensor:
         """Draws several samples for each context.
 
@@ -193,7 +193,7 @@ class Quantiles:
         samples = self.sample(len(contexts), seed=seed, context=contexts, **kwargs)
         return ops.reshape(samples, (sample_count, len(context), *samples.shape[1:]))
 
-    def _to_context_array(self, context: Any) -> np.ndarray:
+    def _to_context_array(self, context: Tensor) -> np.ndarray:
         context = np.asarray(ops.convert_to_numpy(self._read_context(context)))
         if self.context_shape is not None and context.ndim != 1 + len(self.context_shape):
             raise ValueError(
@@ -221,7 +221,7 @@ class Quantiles:
         self._check_triangular(above)
         return log_odds
 
-    def _take_array(self, x: Any, context: Tensor | None = None) -> tuple[Any, Any]:
+    def _take_array(self, x: Data, context: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Returns instances and their context separately, checked to be arrays or similar."""
         x, context = split_context(x, context)
         x = self._to_arrays(x)

@@ -10,12 +10,12 @@ from keras import ops
 from gyoza.backend import after, flatten_layers, list_seeds, make_zeros, vjp, with_gradient
 from gyoza.modelling.distributions import Distribution
 from gyoza.modelling.flow_layers.invertible import Inversion
-from gyoza.typing import Tensor
+from gyoza.typing import Tensor, Tensors
 
 __all__ = ["can_be_recomputed", "run_and_forget", "run_and_recompute"]
 
 
-def can_be_recomputed(layer: Any) -> bool:
+def can_be_recomputed(layer: keras.Layer) -> bool:
     """Returns whether inputs follow from outputs, and `call` then does again what it did before.
 
     Random numbers and moving statistics prevent that, also in networks that layers have.
@@ -30,7 +30,7 @@ def can_be_recomputed(layer: Any) -> bool:
 
 
 def run_and_recompute(
-    layers: Sequence[Any], x: Tensor, context: Tensor | None, training: bool | None
+    layers: Sequence[keras.Layer], x: Tensor, context: Tensor | None, training: bool | None
 ) -> tuple[Tensor, Tensor]:
     """Executes layers one after the other, and keeps inputs of those that cannot be recomputed.
 
@@ -55,14 +55,14 @@ def run_and_recompute(
     return x, log_det
 
 
-def _pass_on(context: Tensor | None, layer: Any) -> dict[str, Any]:
+def _pass_on(context: Tensor | None, layer: keras.Layer) -> dict[str, Tensor]:
     """Returns the argument that passes the context to a layer."""
     return {"context": context} if context is not None and layer.accepts_context else {}
 
 
 def run_and_forget(
-    layers: Sequence[Any], x: Tensor, context: Tensor | None, training: bool | None
-) -> Any:
+    layers: Sequence[keras.Layer], x: Tensor, context: Tensor | None, training: bool | None
+) -> tuple[Tensor, Tensor]:
     r"""Executes layers one after the other, and keeps nothing but the last outputs.
 
     The backward pass goes from the last layer to the first. It gets the inputs :math:`x` of each
@@ -94,12 +94,12 @@ def run_and_forget(
 
     def call(
         run: Callable[..., Any],
-        layer: Any,
+        layer: keras.Layer,
         x: Tensor,
         context: Tensor,
         values: Tensor,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Tensors:
         """Runs a layer, or its `recompute`, with weights of these values."""
         mapping = [(variable, values[indices[id(variable)]]) for variable in layer.variables]
         of_context = _pass_on(context if has_context else None, layer)
@@ -114,12 +114,12 @@ def run_and_forget(
         return x, log_det
 
     def recompute(
-        layer: Any, y: Tensor, values: Sequence[Tensor], trained: Sequence[int]
-    ) -> Callable[..., Any]:
+        layer: keras.Layer, y: Tensor, values: Sequence[Tensor], trained: Sequence[int]
+    ) -> Callable[..., Tensors]:
         """Returns a function of what the outputs of a layer are differentiated by."""
         run = Inversion(layer, type(layer).recompute)
 
-        def function(shift: Tensor, context: Tensor, *weights: Tensor) -> Any:
+        def function(shift: Tensor, context: Tensor, *weights: Tensor) -> Tensors:
             of_layer = {**dict(enumerate(values)), **dict(zip(trained, weights, strict=True))}
             return call(run, layer, y, context, of_layer, shift=shift)
 
@@ -133,7 +133,7 @@ def run_and_forget(
         # The gradient of a mean is constant, and TensorFlow would compute what follows from it.
         log_det_bar = log_det_bar + make_zeros(ops.shape(log_det_bar), log_det_bar.dtype)
         context_bar = ops.zeros_like(context)
-        gradients: list[Any] = [None] * len(variables)
+        gradients: list[Tensor | None] = [None] * len(variables)
         for layer in reversed(layers):
             trained = [indices[id(variable)] for variable in layer.trainable_variables]
             shape = layer.compute_input_shape(tuple(y.shape))

@@ -12,7 +12,7 @@ from gyoza.modelling.functions.arguments import take_first
 from gyoza.modelling.functions.checks import check_integer, is_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.triangles import solve_triangle
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = ["Reflection", "Orthogonal", "reflect", "random_directions"]
 
@@ -260,12 +260,12 @@ class Orthogonal(Reflection):
         return {**config, "reflection_count": None} if self.has_full_count else config
 
 
-def random_directions(shape: tuple[int, int], dtype: Any) -> Tensor:
+def random_directions(shape: tuple[int, int], dtype: DType) -> Tensor:
     """Draws vectors of unit length as the rows of a matrix. This is a Keras initialiser."""
     return _normalise(keras.initializers.RandomNormal(stddev=1.0)(shape, dtype=dtype))
 
 
-def _repeat_directions(shape: tuple[int, int], dtype: Any) -> Tensor:
+def _repeat_directions(shape: tuple[int, int], dtype: DType) -> Tensor:
     """Draws pairs of equal directions, whose reflections cancel."""
     return ops.repeat(random_directions((shape[0] // 2, shape[1]), dtype), 2, axis=0)
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions.arguments import given
 from gyoza.modelling.functions.checks import check_integer, is_between
 from gyoza.modelling.functions.solvers import check_solver
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Seed, Shape, Tensor
 
 __all__ = ["Sampling"]
 
@@ -65,7 +66,7 @@ class Sampling:
     """
 
     flow: FlowModel
-    dtype_policy: Any
+    dtype_policy: keras.DTypePolicy
 
     @property
     def continuous_flow(self) -> Any:
@@ -76,7 +77,7 @@ class Sampling:
         """
         return self.flow._flow_layers_[-1]
 
-    def log_prob(self, x: Any, context: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def log_prob(self, x: Tensor, context: Tensor | None = None, **kwargs: Any) -> Tensor:
         """Computes the logarithm of the density of data; see :meth:`FlowModel.log_prob`."""
         return self.flow.log_prob(x, context, **kwargs)
 
@@ -103,14 +104,14 @@ class Sampling:
         """Computes quantiles of one dimension; see :meth:`FlowModel.quantile`."""
         return self.flow.quantile(levels, context, **kwargs)
 
-    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> Any:
+    def export(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
         """Writes the flow to a file that is run without gyoza; see :meth:`FlowModel.export`."""
         return self.flow.export(filepath, *args, **kwargs)
 
     def sample(
         self,
         sample_count: int,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         steps: int | None = None,
         solver: str | None = None,
@@ -145,7 +146,7 @@ class Sampling:
     def sample_and_log_prob(
         self,
         sample_count: int,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         steps: int | None = None,
         solver: str | None = None,

@@ -13,7 +13,7 @@ from gyoza.modelling.flow_layers.elementwise_couplings import ElementwiseCouplin
 from gyoza.modelling.flow_layers.transforming import option
 from gyoza.modelling.masks import Mask
 from gyoza.modelling.transforms import CircularSplineTransform, RationalQuadraticTransform
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["RationalQuadraticSplineCoupling", "CircularSplineCoupling"]
 
@@ -84,7 +84,7 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         bin_count: int = 8,
         bound: float = 5.0,
@@ -153,7 +153,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
         self,
         shape: Iterable[int] | Callable[..., Any] | None = None,
         axes: Iterable[int] | Mask | None = None,
-        compute_coupling_parameters: Callable[..., Any] | None = None,
+        compute_coupling_parameters: Callable[..., Tensors] | None = None,
         mask: Mask | None = None,
         bin_count: int = 8,
         bound: float = math.pi,
@@ -174,7 +174,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
             network.set_periods([2 * self.bound] * len(self._mask_.kept_indices))
         super().build(input_shape)
 
-    def _run_network(self, x: Tensor, context: Tensor | None) -> Any:
+    def _run_network(self, x: Tensor, context: Tensor | None) -> Tensor:
         if self._is_compact:
             network: Any = self._compute_coupling_parameters_
             periods = [*network.periods, *(None for _ in range(x.shape[-1]))]

@@ -14,7 +14,7 @@ from gyoza.modelling.flow_layers.continuous import ContinuousFlow, refine_steps
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training import to_arrays
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor, Tensors
 
 __all__ = ["ChecksSteps"]
 
@@ -34,10 +34,10 @@ class ChecksSteps:
 
     name: str
     _fit: Any
-    _log_prob: Callable[..., Any]
-    _in_batches: Callable[..., Any]
+    _log_prob: Callable[..., Tensor]
+    _in_batches: Callable[..., Tensors]
     _check_inputs: Callable[..., None]
-    _spread: Callable[..., Any]
+    _spread: Callable[..., Tensor | None]
     # Whether it has been trained since its steps were checked.
     _has_new_densities = False
 
@@ -127,13 +127,13 @@ class ChecksSteps:
         """Lets the steps be checked when densities are next asked for, if they are fixed."""
         self._has_new_densities = any(layer.solver != "dopri5" for layer in self._list_continuous())
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Data = None, y: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
         results = super().evaluate(x, y, *args, **kwargs)  # type: ignore[misc]
         self._check_new_steps(*split_context(x))
         return results
 
-    def _check_new_steps(self, x: Any, context: Tensor | None) -> None:
+    def _check_new_steps(self, x: Data, context: Tensor | None) -> None:
         """Checks the steps on a few instances if the model has been trained since it last was."""
         if not self._has_new_densities or self._fit is not None:
             return

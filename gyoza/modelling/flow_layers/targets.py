@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor
 
 __all__ = ["evaluate_target", "not_differentiable", "refuse_data"]
 
@@ -31,8 +31,8 @@ def not_differentiable(received: str) -> TypeError:
 
 
 def evaluate_target(
-    target_log_prob: Callable[..., Any], x: Tensor, context: Tensor | None = None
-) -> Any:
+    target_log_prob: Callable[..., Tensor], x: Tensor, context: Tensor | None = None
+) -> Tensor:
     """Returns the log-densities of a target, checked to be such.
 
     Args:
@@ -63,7 +63,7 @@ def evaluate_target(
     return target
 
 
-def refuse_data(name: str, data: Any) -> None:
+def refuse_data(name: str, data: Data) -> None:
     """Raises a `ValueError` if data are given as the argument `name`."""
     if isinstance(data, Iterable):
         what = f"of shape {tuple(data.shape)}" if hasattr(data, "shape") else f"a {type(data)}"

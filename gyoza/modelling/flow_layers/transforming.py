@@ -181,7 +181,7 @@ def check_transformer(transformer: Any) -> Transform:
     return transformer
 
 
-def option(name: str) -> Any:
+def option(name: str) -> property:
     """Returns a property of layers that reads an option of their transform, or checks and sets it.
 
     An option on which the number of parameters depends can only be given to the constructor.

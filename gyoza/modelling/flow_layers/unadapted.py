@@ -1,7 +1,6 @@
 """Data that a flow should have been adapted to, and contexts that it cannot adapt to."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,7 +9,7 @@ from keras import ops
 from gyoza.backend import flatten_layers
 from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.tables import describe_columns
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor
 
 __all__ = ["warn_of_scales", "warn_if_unscaled"]
 
@@ -22,7 +21,7 @@ _LARGEST = 20.0
 _LARGEST_CONTEXT = 10.0
 
 
-def warn_of_scales(model: Any, x: Any) -> None:
+def warn_of_scales(model: keras.Model, x: Data) -> None:
     """Warns, once per model, of data that it is not adapted to, and of contexts likewise.
 
     Args:
@@ -45,11 +44,13 @@ def warn_of_scales(model: Any, x: Any) -> None:
         _warn_if_unadapted(model, layer, x, context)
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: Data) -> bool:
     return isinstance(x, np.ndarray) or ops.is_tensor(x)
 
 
-def _warn_if_unadapted(model: Any, layer: Any, x: Any, context: Any) -> None:
+def _warn_if_unadapted(
+    model: keras.Model, layer: keras.Layer, x: Tensor, context: Tensor | None
+) -> None:
     """Warns where a normalisation does not bring data to the scale of the latent.
 
     A new normalisation is the identity until it is adapted, loaded or set. Where data have about
@@ -70,7 +71,9 @@ def _warn_if_unadapted(model: Any, layer: Any, x: Any, context: Any) -> None:
     )
 
 
-def warn_if_unscaled(model: Any, context: Tensor, names: Sequence[str] | None = None) -> None:
+def warn_if_unscaled(
+    model: keras.Model, context: Tensor, names: Sequence[str] | None = None
+) -> None:
     """Warns, once per model, of contexts far from standardised that reach layers as they are.
 
     Args:
@@ -99,7 +102,7 @@ def warn_if_unscaled(model: Any, context: Tensor, names: Sequence[str] | None = 
     )
 
 
-def _normalises(layer: Any) -> bool:
+def _normalises(layer: keras.Layer) -> bool:
     # A model among the layers does if one of its layers does.
     parts = getattr(layer, "_flow_layers_", None)
     if parts is not None:
@@ -107,7 +110,7 @@ def _normalises(layer: Any) -> bool:
     return hasattr(layer, "adapt") and not layer.preserves_volume
 
 
-def _thin_out(x: Any) -> Any:
+def _thin_out(x: Tensor) -> Tensor:
     return x[:: -(-len(x) // _MOST_ROWS) or 1]
 
 
@@ -117,7 +120,7 @@ def _measure(x: Tensor) -> np.ndarray:
     return np.sqrt(np.mean(np.square(x.reshape(len(x), -1)), axis=0)) if len(x) else np.zeros(0)
 
 
-def _run(model: Any, last: Any, x: Any, context: Tensor | None) -> Tensor:
+def _run(model: keras.Model, last: keras.Layer, x: Tensor, context: Tensor | None) -> Tensor:
     """Returns the outputs of a layer of a model, and leaves states of random numbers as they are.
 
     Args:

@@ -24,7 +24,7 @@ from gyoza.modelling.training import (
     find_foreign,
     list_metrics,
 )
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Seed, Tensor
 
 __all__ = ["VariationalModel"]
 
@@ -96,7 +96,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
     """
 
     def __init__(
-        self, flow: FlowModel, target_log_prob: Callable[[Any], Any], **kwargs: Any
+        self, flow: FlowModel, target_log_prob: Callable[..., Tensor], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         check_instance("flow", flow, FlowModel, "a `FlowModel`")
@@ -132,7 +132,11 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         return log_prob - target
 
     def compile(
-        self, optimizer: Any = "rmsprop", loss: Any = None, *args: Any, **kwargs: Any
+        self,
+        optimizer: str | keras.Optimizer = "rmsprop",
+        loss: Any = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """Configures training; see `keras.Model.compile`.
 
@@ -182,9 +186,9 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         batch_size: int = 256,
         steps_per_epoch: int | None = None,
         epochs: int = 1,
-        context: Any = None,
+        context: Data = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> keras.callbacks.History:
         """Trains the flow.
 
         Args:
@@ -222,7 +226,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         return history
 
     def evaluate(
-        self, batch_size: int = 256, steps: int | None = None, context: Any = None, **kwargs: Any
+        self, batch_size: int = 256, steps: int | None = None, context: Data = None, **kwargs: Any
     ) -> Any:
         """Estimates the loss.
 
@@ -255,7 +259,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         self.flow._prepare_context(counts, None)
         return counts
 
-    def _take_contexts(self, context: Any) -> Any:
+    def _take_contexts(self, context: Data) -> Data:
         """Checks contexts, and returns them as Keras takes them."""
         context = self.flow._read_context(context)
         if hasattr(context, "shape") or self.flow.context_shape is None:
@@ -265,7 +269,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
     def sample_and_log_weights(
         self,
         sample_count: int,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         batch_size: int = 4096,
         verbose: int = 0,
@@ -334,7 +338,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
     def effective_sample_size(
         self,
         sample_count: int = 1000,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -372,7 +376,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
     def log_evidence(
         self,
         sample_count: int = 1000,
-        seed: Any = None,
+        seed: Seed = None,
         context: Tensor | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
@@ -426,7 +430,9 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "VariationalModel":
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> "VariationalModel":
         """Makes a model from what `get_config` returned.
 
         Args:

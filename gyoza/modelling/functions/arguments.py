@@ -13,7 +13,9 @@ def given(**arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def make_parts(config: dict[str, Any], *names: str, objects: Any = None) -> dict[str, Any]:
+def make_parts(
+    config: dict[str, Any], *names: str, objects: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Returns a configuration in which some arguments are objects, not configurations of these.
 
     Args:

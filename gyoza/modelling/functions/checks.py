@@ -95,7 +95,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     return value
 
 
-def check_numbers(name: str, values: Any) -> None:
+def check_numbers(name: str, values: Tensor) -> None:
     """Raises a `TypeError` for an array of objects, text or dates."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "OSUTMm":
         raise TypeError(
@@ -134,7 +134,7 @@ def check_not_negative(name: str, values: Tensor) -> Array:
     return array
 
 
-def check_time(name: str, time: Any, is_one: bool = False) -> None:
+def check_time(name: str, time: Tensor, is_one: bool = False) -> None:
     """Raises a `ValueError` unless a time, or all of an array, are in [0, 1].
 
     Args:

@@ -4,12 +4,11 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 from keras import ops
 
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = [
     "CAST_ADVICE",
@@ -31,7 +30,7 @@ _GIVEN: list[str] = []
 
 
 @functools.cache
-def at_least_float32(dtype: Any) -> str:
+def at_least_float32(dtype: DType) -> str:
     """Returns float64 for float64 and float32 for any other floating-point dtype.
 
     `keras.backend.result_type(dtype, "float32")` would give float32 for float64 on some backends.
@@ -40,13 +39,13 @@ def at_least_float32(dtype: Any) -> str:
 
 
 @functools.cache
-def is_floating(dtype: Any) -> bool:
+def is_floating(dtype: DType) -> bool:
     """Returns whether a dtype, of Keras or the backend, is one of floating-point numbers."""
     return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(dtype)))
 
 
 @functools.cache
-def check_float_dtype(dtype: Any) -> None:
+def check_float_dtype(dtype: DType) -> None:
     """Raises a `TypeError` if a dtype is not one of floating-point numbers.
 
     Where results are cast to the dtype of inputs, they would be truncated to integers.

@@ -1,15 +1,16 @@
 """Loops of known length, which are compiled as loops and can be differentiated."""
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 from keras import ops
 
+from gyoza.typing import Tensor
+
 __all__ = ["repeat"]
 
 
-def repeat(body: Callable[[Any, Any], Any], state: Any, count: int) -> Any:
+def repeat(body: Callable[[Tensor, Tensor], Tensor], state: Tensor, count: int) -> Tensor:
     """Computes `state = body(index, state)` for each index from 0 to `count - 1`.
 
     Args:

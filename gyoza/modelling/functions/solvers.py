@@ -1,7 +1,7 @@
 """Solvers of ordinary differential equations."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -116,7 +116,12 @@ def make_step(
 
 
 def _step(
-    field: Field, method: _Method, time: Tensor, state: State, step: Tensor, first: Any = None
+    field: Field,
+    method: _Method,
+    time: Tensor,
+    state: State,
+    step: Tensor,
+    first: State | None = None,
 ) -> tuple[State, list[State]]:
     """Takes a step, and returns the state after it and all slopes."""
     slopes = [field(time, *state) if first is None else first]

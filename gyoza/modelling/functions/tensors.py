@@ -4,7 +4,6 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +37,7 @@ PLAIN_TYPES: set[type] = set()
 TRACING_ERRORS = (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
-def to_tensor(x: Tensor) -> Any:
+def to_tensor(x: Tensor) -> Tensor:
     """Converts what is like a tensor: an array, a list, a variable, a tensor of another library.
 
     Args:
@@ -75,7 +74,7 @@ def is_number(x: Tensor | None) -> bool:
     return x is not None and len(getattr(x, "shape", ())) == 0
 
 
-def fill(value: Any, inputs: Tensor, dtype: str) -> Tensor:
+def fill(value: Tensor | None, inputs: Tensor, dtype: str) -> Tensor:
     """Returns the same number for each example of a batch.
 
     Args:

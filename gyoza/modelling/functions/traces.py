@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -14,7 +13,7 @@ __all__ = ["compute_products", "compute_quadratic_forms", "make_units"]
 
 
 def compute_products(
-    function: Callable[..., Any], x: Tensor, vectors: Tensor, others: Sequence[Tensor] = ()
+    function: Callable[..., Tensor], x: Tensor, vectors: Tensor, others: Sequence[Tensor] = ()
 ) -> tuple[Tensor, Tensor]:
     r"""Computes :math:`f(x)` and :math:`J^\top v_k` for the Jacobian matrix :math:`J` of `f`.
 

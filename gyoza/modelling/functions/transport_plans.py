@@ -1,14 +1,12 @@
 """Pairs of samples of two distributions, as optimal transport makes them."""
 
-from typing import Any
-
 import numpy as np
 from keras import ops
 
 from gyoza.backend import draw_uniform
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.tensors import larger, mean, to_rows
-from gyoza.typing import Tensor
+from gyoza.typing import Seed, Tensor
 
 __all__ = ["compute_transport_plan", "draw_sources"]
 
@@ -94,7 +92,7 @@ def _centre(points: Tensor) -> Tensor:
     return vectors - mean(finite, 0)
 
 
-def draw_sources(log_plan: Tensor, seed: Any) -> Tensor:
+def draw_sources(log_plan: Tensor, seed: Seed) -> Tensor:
     """Draws a source for each target, by the probabilities of a plan.
 
     Args:

@@ -10,7 +10,7 @@ from gyoza.modelling.attributes import AttributeCode
 from gyoza.modelling.distributions.tools import class_penalty, to_classes
 from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.dtypes import at_least_float32
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = ["AttributeLoss"]
 
@@ -56,7 +56,7 @@ class AttributeLoss(keras.losses.Loss):
         code: AttributeCode,
         name: str = "attribute_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         check_instance("code", code, AttributeCode, "an `AttributeCode`")

@@ -15,7 +15,7 @@ from gyoza.modelling.factors import (
 )
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.normal import LOG_2_PI
-from gyoza.typing import Shape, Tensor
+from gyoza.typing import DType, Shape, Tensor
 
 __all__ = ["SupervisedFactorLoss"]
 
@@ -100,7 +100,7 @@ class SupervisedFactorLoss(keras.losses.Loss):
         dimensions_per_factor: Iterable[int],
         name: str = "supervised_factor_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
         include_constant: bool = False,
         correlation: float | Sequence[float] | None = None,
     ) -> None:

@@ -9,7 +9,7 @@ from keras import ops
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.normal import LOG_2_PI
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = [
     "bernoulli_log_likelihood",
@@ -95,7 +95,7 @@ class BernoulliLoss(keras.losses.Loss):
         self,
         name: str = "bernoulli_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
@@ -144,7 +144,7 @@ class NormalLoss(keras.losses.Loss):
         variance: float = 1.0,
         name: str = "normal_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.variance = float(check_positive("variance", variance))
@@ -166,7 +166,7 @@ class NormalLoss(keras.losses.Loss):
         return {**super().get_config(), "variance": self.variance, "dtype": self.dtype}
 
 
-def to_tensors(first: Any, *others: Any) -> list[Tensor]:
+def to_tensors(first: Tensor, *others: Tensor) -> list[Tensor]:
     """Converts all arguments to the dtype of the first, but at least float32."""
     dtype = at_least_float32(getattr(first, "dtype", "float32"))
     # Keras would round arrays in float64 to float32 on some backends.

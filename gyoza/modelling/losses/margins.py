@@ -9,7 +9,7 @@ from keras import ops
 from gyoza.modelling.functions.checks import check_positive
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import larger, mean
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = ["HingeLoss", "MulticlassHingeLoss"]
 
@@ -22,7 +22,7 @@ class _Margin(keras.losses.Loss):
         delta: float,
         name: str,
         reduction: str | None,
-        dtype: Any,
+        dtype: DType,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.delta = float(check_positive("delta", delta))
@@ -64,7 +64,7 @@ class HingeLoss(_Margin):
         delta: float = 1.0,
         name: str = "hinge_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> None:
         super().__init__(delta, name, reduction, dtype)
 
@@ -120,7 +120,7 @@ class MulticlassHingeLoss(_Margin):
         delta: float = 1.0,
         name: str = "multiclass_hinge_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> None:
         super().__init__(delta, name, reduction, dtype)
 

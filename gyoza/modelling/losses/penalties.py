@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from gyoza.modelling.losses.likelihoods import to_tensors
-from gyoza.typing import Tensor
+from gyoza.typing import DType, Tensor
 
 __all__ = ["entanglement", "EntanglementLoss"]
 
@@ -100,7 +100,7 @@ class EntanglementLoss(keras.losses.Loss):
         covariance: bool = False,
         name: str = "entanglement_loss",
         reduction: str | None = "sum_over_batch_size",
-        dtype: Any = None,
+        dtype: DType = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self.covariance = covariance

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -208,6 +207,6 @@ def split_units(
     return np.split(np.arange(dimension_count), np.cumsum(sizes)[:-1])
 
 
-def to_unit_interval(score: Any) -> float:
+def to_unit_interval(score: float) -> float:
     """Clips a score, which rounding errors may have moved out of the interval from 0 to 1."""
     return float(np.clip(score, 0.0, 1.0))

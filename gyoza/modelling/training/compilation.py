@@ -45,7 +45,7 @@ def bind_compile(model: keras.Model, *args: Any, **kwargs: Any) -> dict[str, Any
     return _COMPILE.bind(model, *args, **kwargs).arguments
 
 
-def list_metrics(model: keras.Model, *args: Any, **kwargs: Any) -> list[Any]:
+def list_metrics(model: keras.Model, *args: Any, **kwargs: Any) -> list[keras.Metric]:
     """Returns the metrics, and those with weights, among arguments of `compile`."""
     bound = bind_compile(model, *args, **kwargs)
     return [bound.get(name) or [] for name in ("metrics", "weighted_metrics")]

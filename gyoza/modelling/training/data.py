@@ -14,12 +14,12 @@ from keras import ops
 from gyoza.backend import flatten_layers
 from gyoza.modelling.tables import frame_to_array, get_columns, get_names, is_frame
 from gyoza.modelling.training.files import WritesFiles
-from gyoza.typing import Tensor
+from gyoza.typing import Data, DType, Tensor, Tensors
 
 __all__ = ["to_arrays", "average_losses", "PreparesCallbacks", "TakesData"]
 
 
-def to_arrays(data: Any) -> Any:
+def to_arrays(data: Data) -> Data:
     """Returns data with data frames and lists of numbers as arrays, and all else as it is.
 
     Args:
@@ -46,7 +46,7 @@ def to_arrays(data: Any) -> Any:
     return data
 
 
-def _copy(x: Any) -> Any:
+def _copy(x: Tensor) -> Tensor:
     if isinstance(x, np.ndarray):
         return x.copy()
     return x.clone() if hasattr(x, "clone") else x  # as tensors of PyTorch have it
@@ -57,19 +57,19 @@ def _are_equal(columns: tuple[Any, ...], others: tuple[Any, ...]) -> bool:
     return len(columns) == len(others) and set(columns) == set(others)
 
 
-def _holds_numbers(data: Any) -> bool:
+def _holds_numbers(data: Data) -> bool:
     while isinstance(data, list) and data:
         data = data[0]
     return isinstance(data, int | float | np.number)
 
 
-def _is_empty(x: Any) -> bool:
+def _is_empty(x: Data) -> bool:
     """Returns whether data are arrays, or a structure of arrays, without an instance."""
     shapes = (getattr(part, "shape", None) for part in keras.tree.flatten(x))
     return any(shape is not None and tuple(shape[:1]) == (0,) for shape in shapes)
 
 
-def _check_not_empty(x: Any) -> None:
+def _check_not_empty(x: Data) -> None:
     """Raises a `ValueError` if data are arrays without an instance, or a generator at its end."""
     if isinstance(x, GeneratorType) and x.gi_frame is None:
         raise ValueError(
@@ -81,7 +81,7 @@ def _check_not_empty(x: Any) -> None:
         raise ValueError(f"`x` should hold at least one instance. Received: shapes {shapes}")
 
 
-def _keep_weights(y: Any, sample_weight: Tensor | None) -> Any:
+def _keep_weights(y: Tensors | None, sample_weight: Tensor | None) -> Tensors | None:
     """Returns targets that let Keras keep the weights of instances.
 
     It drops them where there are no targets.
@@ -101,12 +101,12 @@ def _keep_weights(y: Any, sample_weight: Tensor | None) -> Any:
 class _Mean(keras.losses.Loss):
     """Averages losses, which it is given as predictions."""
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return y_pred
 
 
 @functools.cache
-def _make_mean(dtype: Any) -> _Mean:
+def _make_mean(dtype: DType) -> _Mean:
     return _Mean(name="mean", dtype=dtype)
 
 
@@ -168,7 +168,7 @@ def _prepare_callbacks(model: keras.Model, arguments: dict[str, Any]) -> dict[st
 class PreparesCallbacks:
     """What a Keras model is derived from, before `keras.Model`, to prepare callbacks for `fit`."""
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains the model; see `keras.Model.fit`."""
         return super().fit(**_prepare_callbacks(self, _bind("fit", *args, **kwargs)))  # type: ignore[misc]
 
@@ -184,7 +184,9 @@ class TakesData(WritesFiles):
     # Those of the first frames of inputs and contexts, in whose order columns have to stay.
     _orders: tuple[tuple[Any, ...] | None, tuple[Any, ...] | None] = (None, None)
 
-    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(
+        self, x: Data = None, y: Data | None = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Trains the model; see `keras.Model.fit`.
 
         Args:
@@ -210,14 +212,14 @@ class TakesData(WritesFiles):
             self._orders = orders
             raise
 
-    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Data = None, y: Data | None = None, *args: Any, **kwargs: Any) -> Any:
         """Computes loss and metrics; see `keras.Model.evaluate` and :meth:`fit`."""
         arguments = self._prepare_arguments("evaluate", x, y, *args, **kwargs)
         _check_not_empty(arguments["x"])
         with self._during_run(arguments["x"]):
             return super().evaluate(**arguments)
 
-    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, x: Data, *args: Any, **kwargs: Any) -> Tensors:
         """Executes the model in batches; see `keras.Model.predict`."""
         x = self._prepare_inputs(x)
         with self._during_run(x):
@@ -227,10 +229,10 @@ class TakesData(WritesFiles):
 
     def train_on_batch(
         self,
-        x: Any,
-        y: Any = None,
+        x: Data,
+        y: Data | None = None,
         sample_weight: Tensor | None = None,
-        class_weight: Any = None,
+        class_weight: dict[int, float] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Trains on one batch; see `keras.Model.train_on_batch`."""
@@ -238,7 +240,7 @@ class TakesData(WritesFiles):
         return super().train_on_batch(*data, class_weight, **kwargs)
 
     def test_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Tensor | None = None, **kwargs: Any
+        self, x: Data, y: Data | None = None, sample_weight: Tensor | None = None, **kwargs: Any
     ) -> Any:
         """Evaluates one batch; see `keras.Model.test_on_batch`."""
         return super().test_on_batch(*self._prepare_data(x, y, sample_weight), **kwargs)
@@ -260,8 +262,12 @@ class TakesData(WritesFiles):
         return arguments
 
     def _prepare_data(
-        self, x: Any, y: Any = None, sample_weight: Tensor | None = None, class_weight: Any = None
-    ) -> tuple[Any, Any, Any]:
+        self,
+        x: Data,
+        y: Data | None = None,
+        sample_weight: Tensor | None = None,
+        class_weight: dict[int, float] | None = None,
+    ) -> tuple[Data, Tensors | None, Tensor | None]:
         """Checks data, and brings them into the form that Keras takes."""
         x, y = self._prepare_inputs(x), to_arrays(y)
         sample_weight = to_arrays(sample_weight)
@@ -270,13 +276,13 @@ class TakesData(WritesFiles):
         self._check_targets(y, class_weight)
         return x, _keep_weights(y, sample_weight), sample_weight
 
-    def _prepare_inputs(self, x: Any) -> Any:
+    def _prepare_inputs(self, x: Data) -> Data:
         """Checks inputs, and returns them in the form that Keras takes."""
         x = self._to_arrays(x)
         self._check_inputs(x)
         return x
 
-    def _to_arrays(self, x: Any) -> Any:
+    def _to_arrays(self, x: Data) -> Data:
         """Returns inputs as `to_arrays` does, and tells layers the names of columns.
 
         The model keeps them for its messages, and rejects the same columns in another order. They
@@ -294,12 +300,12 @@ class TakesData(WritesFiles):
                     layer.take_names(names)
         return to_arrays(x)
 
-    def _read_context(self, context: Any) -> Any:
+    def _read_context(self, context: Data) -> Data:
         """Returns contexts as `to_arrays` does, and rejects known columns in another order."""
         self._note_order(1, context)
         return to_arrays(context)
 
-    def _forget_other_columns(self, x: Any) -> None:
+    def _forget_other_columns(self, x: Data) -> None:
         """Forgets the columns that a model has been given, if it is to be trained on others."""
         data = (x, x.get("context") if isinstance(x, dict) else None)
         columns = map(get_columns, data)
@@ -308,7 +314,7 @@ class TakesData(WritesFiles):
             for found, known in zip(columns, self._orders, strict=True)
         )
 
-    def _note_order(self, part: int, data: Any) -> None:
+    def _note_order(self, part: int, data: Data) -> None:
         """Remembers the first columns of inputs (0) or contexts (1), and rejects another order."""
         columns, known = get_columns(data), self._orders[part]
         if columns is None or columns == known:
@@ -323,11 +329,13 @@ class TakesData(WritesFiles):
             inputs, contexts = self._orders
             self._orders = (columns, contexts) if part == 0 else (inputs, columns)
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _check_inputs(self, inputs: Data) -> None:
         """Raises an error if inputs are not what the model can be given."""
         return
 
-    def _check_targets(self, y: Any, class_weight: Any = None) -> None:
+    def _check_targets(
+        self, y: Tensors | None, class_weight: dict[int, float] | None = None
+    ) -> None:
         """Raises an error if targets, or weights of classes, are not what the loss can be given."""
         return
 
@@ -335,7 +343,7 @@ class TakesData(WritesFiles):
         """Returns the context in which Keras trains, with the arguments of `fit` to use there."""
         return nullcontext(arguments)
 
-    def _during_run(self, x: Any) -> AbstractContextManager[None]:
+    def _during_run(self, x: Data) -> AbstractContextManager[None]:
         """Returns the context in which Keras evaluates or predicts."""
         return nullcontext()
 

@@ -77,8 +77,12 @@ class SavesFiles(keras.Model):
     """A Keras model that is saved as a whole or not at all, with states of random generators."""
 
     def save(
-        self, filepath: Any, overwrite: bool = True, zipped: bool | None = None, **kwargs: Any
-    ) -> Any:
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        zipped: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Saves the model, as a `.keras` file; see `keras.Model.save`.
 
         A file that is there is replaced once the new one is complete, so that a full disk, or a
@@ -112,7 +116,9 @@ class SavesFiles(keras.Model):
         with write_atomically(filepath) as path:
             return super().save(path, zipped=zipped, **kwargs)
 
-    def save_weights(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> Any:
+    def save_weights(
+        self, filepath: str | os.PathLike[str], overwrite: bool = True, **kwargs: Any
+    ) -> None:
         """Saves the weights, as a `.weights.h5` file; see `keras.Model.save_weights`.
 
         A file that is there is replaced once the new one is complete; see :meth:`save`.
@@ -168,7 +174,7 @@ class WritesFiles(KerasHooks, SavesFiles):
 
     def export(
         self,
-        filepath: Any,
+        filepath: str | os.PathLike[str],
         format: str = "tf_saved_model",  # noqa: A002 - Keras's name
         verbose: bool | None = None,
         input_signature: Any = None,

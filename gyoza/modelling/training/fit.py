@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from gyoza.backend import build_for_training, is_distributed, to_data_set
-from gyoza.typing import Tensor
+from gyoza.typing import Data, Tensor, Tensors
 
 __all__ = [
     "LEAST_STEPS_FOR_XLA",
@@ -48,7 +48,7 @@ class Fit:
             for the sake of validation.
     """
 
-    def __init__(self, model: Any, arguments: dict[str, Any]) -> None:
+    def __init__(self, model: keras.Model, arguments: dict[str, Any]) -> None:
         self.is_short = _is_short(model, arguments)
         self.step_count = model.steps_per_execution
         is_compiled = _compiles_steps(model) and not self.is_short
@@ -63,7 +63,7 @@ class Fit:
         self.arguments = arguments
 
 
-def _is_short(model: Any, arguments: dict[str, Any]) -> bool:
+def _is_short(model: keras.Model, arguments: dict[str, Any]) -> bool:
     """Returns whether XLA would take longer to compile steps than it saves.
 
     Steps before count, so that whoever calls `fit` again and again has XLA in the end.
@@ -95,7 +95,7 @@ def count_all_steps(arguments: dict[str, Any]) -> float:
     return per_epoch * (arguments.get("epochs", 1) - arguments.get("initial_epoch", 0))
 
 
-def _compiles_steps(model: Any) -> bool:
+def _compiles_steps(model: keras.Model) -> bool:
     """Returns whether steps of training are compiled as a whole."""
     return (
         keras.backend.backend() != "torch"
@@ -106,7 +106,7 @@ def _compiles_steps(model: Any) -> bool:
     )
 
 
-def _count_steps(model: Any, arguments: dict[str, Any]) -> int:
+def _count_steps(model: keras.Model, arguments: dict[str, Any]) -> int:
     """Returns how many steps an execution can take without any change but in time.
 
     Args:
@@ -166,12 +166,12 @@ def _make_callbacks(arguments: dict[str, Any]) -> Any:
 class _ProgressBar(keras.callbacks.ProgbarLogger):
     """Keras's progress bar, which would count steps that the last execution does not take."""
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_train_batch_end(min(batch, (self.target or math.inf) - 1), logs)
 
 
 def create_variables(
-    model: Any, x: Any, y: Any = None, sample_weight: Tensor | None = None
+    model: keras.Model, x: Data, y: Tensors | None = None, sample_weight: Tensor | None = None
 ) -> None:
     """Builds model, optimizer and metrics, unless that requires drawing a batch from an iterator.
 
@@ -199,7 +199,7 @@ def create_variables(
     build_for_training(model, batch)
 
 
-def describe(values: Any) -> Any:
+def describe(values: Tensor | None) -> Tensor | None:
     """Returns a symbolic tensor for an array, or one for a batch of a data set."""
     if values is None:
         return None
@@ -207,7 +207,7 @@ def describe(values: Any) -> Any:
     return keras.KerasTensor((None, *values.shape[1:]), dtype)
 
 
-def get_rank(value: Any) -> int | None:
+def get_rank(value: Tensor) -> int | None:
     """Returns the number of axes, or `None` if it is not known."""
     shape = getattr(value, "shape", None)
     if shape is None or hasattr(shape, "rank"):

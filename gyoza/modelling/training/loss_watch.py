@@ -37,7 +37,7 @@ class _LossWatch(keras.callbacks.Callback):
         super().__init__()
         self.told = set(told)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         logs = logs or {}
         # Where that of training is not finite, that of validation follows.
         name = next((name for name in _ADVICE if not np.isfinite(logs.get(name, 0.0))), None)

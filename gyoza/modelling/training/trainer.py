@@ -4,7 +4,7 @@ import contextlib
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ from gyoza.modelling.functions.warning import warn
 from gyoza.modelling.training.data import TakesData
 from gyoza.modelling.training.fit import Fit, create_variables
 from gyoza.modelling.training.loss_watch import watch_loss
+from gyoza.typing import Data, Tensors
 
 __all__ = ["Training"]
 
@@ -39,7 +40,7 @@ class _Choice(int):
 _CHOICE = _Choice(True)
 
 
-def _separate_averages(optimizer: Any) -> None:
+def _separate_averages(optimizer: keras.Optimizer) -> None:
     """Copies an optimizer's averages of weights, so that they do not share memory with these.
 
     Keras assigns them to the weights at the end of `fit`. On JAX, both are then the same memory,
@@ -109,12 +110,12 @@ class Training(TakesData):
                     self.make_train_function()
 
     @contextlib.contextmanager
-    def _during_run(self, x: Any) -> Iterator[None]:
+    def _during_run(self, x: Data) -> Iterator[None]:
         self._check_shapes(x)
         with self._keep_values():
             yield
 
-    def _check_shapes(self, x: Any) -> None:
+    def _check_shapes(self, x: Tensors) -> None:
         """Raises an error if the shapes of data, or of their descriptions, do not suit the model.
 
         Compiled steps of TensorFlow would find a wrong shape only where it does harm.
@@ -192,7 +193,7 @@ class Training(TakesData):
         supports_jit = all(layer.supports_jit for layer in flatten_layers(self))
         return _CHOICE if supports_jit else _Choice(False)
 
-    def _compile_step(self, step: Any) -> Any:
+    def _compile_step(self, step: Callable[..., Any]) -> Callable[..., Any]:
         is_compiled = self.jit_compile and not self.run_eagerly
         return jit_step(step) if is_compiled and not is_distributed(self) else step
 
@@ -215,7 +216,7 @@ class Training(TakesData):
         compiled = getattr(self, name)
         remake: Callable[..., Any] = getattr(super(), f"make_{name}")
 
-        def run(batches: Any) -> Any:
+        def run(batches: Sequence[Tensors]) -> Tensors:
             try:
                 return compiled(batches)
             except XLA_ERRORS as error:
@@ -223,7 +224,7 @@ class Training(TakesData):
                     remake(force=True)
                     return getattr(self, name)(batches)
 
-        def run_from_iterator(iterator: Iterator[Any]) -> Any:
+        def run_from_iterator(iterator: Iterator[Tensors]) -> Tensors:
             outputs = None
             for batch in itertools.islice(iterator, self.steps_per_execution):
                 outputs = run([batch])
