@@ -38,6 +38,7 @@ __all__ = [
     "jit",
     "trace_once",
     "jit_batches",
+    "CHANGES",
     "jit_step",
     "jit_steps",
     "XLA_ERRORS",
@@ -91,6 +92,15 @@ add_product: Callable[[Tensor, Tensor, Tensor], Tensor] = _in_use.add_product
 
 # What XLA may raise while TensorFlow compiles, before anything is executed.
 XLA_ERRORS: tuple[type[Exception], ...] = _in_use.XLA_ERRORS
+
+
+class _Changes:
+    """How often an option of a layer or model that had been built has changed."""
+
+    count = 0
+
+
+CHANGES = _Changes()
 
 
 def vjp(
@@ -184,9 +194,18 @@ def jit_batches(
     Returns:
         The compiled function: a callable of the model that has these variables, and of the
         tensors. By XLA, it is compiled once for each power of two, from 32 on, that batch sizes
-        are rounded up to.
+        are rounded up to. Where an option of a layer or model has changed since, it is compiled
+        anew.
     """
-    return _in_use.jit_batches(function, xla, prepare)
+    seen, compiled = CHANGES.count, _in_use.jit_batches(function, xla, prepare)
+
+    def run(model: keras.Model, *tensors: Tensor) -> Tensors:
+        nonlocal seen, compiled
+        if seen != CHANGES.count:
+            seen, compiled = CHANGES.count, _in_use.jit_batches(function, xla, prepare)
+        return compiled(model, *tensors)
+
+    return run
 
 
 def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,13 +9,14 @@ from keras import ops
 
 from gyoza.backend import cos_and_sin, flatten_layers, list_interceptors
 from gyoza.modelling.functions.checks import check_positive, is_own
+from gyoza.modelling.options import HasOptions
 from gyoza.typing import Shape, Tensor, Tensors
 
 __all__ = ["Conditioner", "run_within"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Conditioner(keras.Layer):
+class Conditioner(HasOptions, keras.Layer):
     r"""Base class of networks that are given only what a coupling keeps, for what it changes.
 
     Any Keras layer or model can compute coupling parameters. A plain one sees tensors in their full

@@ -9,12 +9,13 @@ from keras import ops
 from gyoza.backend import add_product, list_interceptors
 from gyoza.modelling.functions.checks import check_positive_integers
 from gyoza.modelling.functions.products import multiply
+from gyoza.modelling.options import HasOptions
 from gyoza.typing import Tensor
 
 __all__ = ["DenseNetwork"]
 
 
-class DenseNetwork(keras.Layer):
+class DenseNetwork(HasOptions, keras.Layer):
     """Base class of networks of hidden dense layers and a last one, which is linear.
 
     Subclasses create `dense_layers` when they are built.

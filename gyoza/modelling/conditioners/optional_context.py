@@ -10,6 +10,7 @@ from gyoza.modelling.functions.checks import check_instance
 from gyoza.modelling.functions.dtypes import is_floating
 from gyoza.modelling.functions.not_finite import mark_rows
 from gyoza.modelling.functions.tensors import to_rows
+from gyoza.modelling.options import HasOptions
 from gyoza.modelling.seeds import SeedGenerator
 from gyoza.typing import Shape, Tensor, Tensors
 
@@ -17,7 +18,7 @@ __all__ = ["OptionalContext"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class OptionalContext(keras.Layer):
+class OptionalContext(HasOptions, keras.Layer):
     r"""A context encoder for contexts that may be missing, some of which it also leaves out itself.
 
     A context is missing if a part of it is: if integers, such as labels, are negative, or

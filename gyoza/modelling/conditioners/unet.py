@@ -11,6 +11,7 @@ from gyoza.modelling.conditioners.convolutions import Convolution
 from gyoza.modelling.conditioners.velocity import check_parts, count_features, merge_features
 from gyoza.modelling.functions.checks import check_integer, check_positive_integers, is_between
 from gyoza.modelling.functions.tensors import mean
+from gyoza.modelling.options import HasOptions
 from gyoza.typing import DType, Shape, Tensor
 
 __all__ = ["VelocityUNet"]
@@ -20,7 +21,7 @@ _EPSILON = 1e-3
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class VelocityUNet(keras.Layer):
+class VelocityUNet(HasOptions, keras.Layer):
     r"""Residual blocks at several resolutions that compute the velocity of images at a time.
 
     A 3×3 convolution makes `widths[0]` channels. On the way down, squares of 2×2 pixels are mapped

@@ -15,6 +15,7 @@ from gyoza.modelling.distributions.tools import (
 )
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.options import HasOptions
 from gyoza.modelling.seeds import SeedGenerator, to_seed
 from gyoza.typing import Array, Seed, Shape, Tensor, Tensors
 
@@ -22,7 +23,7 @@ __all__ = ["Distribution"]
 
 
 @keras.saving.register_keras_serializable(package="gyoza")
-class Distribution(Conditional, keras.Layer):
+class Distribution(HasOptions, Conditional, keras.Layer):
     """Base class of distributions: Keras layers that know their log-density and can be sampled.
 
     Calling a distribution on events returns their log-densities, as :meth:`log_prob` does. Its

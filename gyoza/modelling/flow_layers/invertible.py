@@ -14,6 +14,7 @@ from gyoza.modelling.freezing import freeze_after
 from gyoza.modelling.functions.checks import check_choice, is_own
 from gyoza.modelling.functions.dtypes import at_least_float32, check_floating, is_floating
 from gyoza.modelling.functions.tensors import PLAIN_TYPES, fill, to_tensor
+from gyoza.modelling.options import HasOptions
 from gyoza.modelling.tables import is_frame
 from gyoza.typing import Shape, Tensor, Tensors
 
@@ -201,7 +202,7 @@ def _read(x: Tensor) -> Tensor:
     return to_tensor(x) if ops.is_tensor(x) or hasattr(x, "assign") or is_frame(x) else x
 
 
-class Invertible(Describes):
+class Invertible(HasOptions, Describes):
     """What `FlowLayer` and `FlowModel` have in common: a way back and a log-determinant.
 
     It ensures that `invert` and `compute_jacobian_determinant` are run as Keras runs `call`:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from gyoza.backend import CHANGES
 from gyoza.modelling.flow_layers.continuous import ContinuousFlow
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.functions.arguments import given
@@ -201,13 +202,14 @@ class Sampling:
             raise ValueError(
                 f"`guidance` should be a finite number. Received: guidance={guidance!r}"
             )
-        key = solver, steps, guidance is not None
-        if not self.flow.built or key == (None, None, False):
+        way = solver, steps, guidance is not None
+        if not self.flow.built or way == (None, None, False):
             yield self.flow
             return
+        key = *way, CHANGES.count
         with _LOCK:
             if key not in self._flows:
-                self._flows[key] = self._make_flow(*key)
+                self._flows[key] = self._make_flow(*way)
             flow = self._flows[key]
             flow._orders = self.flow._orders
             if guidance is not None:

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import (
+    CHANGES,
     XLA_ERRORS,
     find_unsupported,
     flatten_layers,
@@ -21,6 +22,7 @@ from gyoza.backend import (
 )
 from gyoza.modelling.functions.dtypes import keep_float64
 from gyoza.modelling.functions.warning import warn
+from gyoza.modelling.options import HasOptions
 from gyoza.modelling.training.data import TakesData
 from gyoza.modelling.training.fit import Fit, create_variables
 from gyoza.modelling.training.loss_watch import watch_loss
@@ -51,7 +53,7 @@ def _separate_averages(optimizer: keras.Optimizer) -> None:
             variable.assign(ops.copy(variable))
 
 
-class Training(TakesData):
+class Training(HasOptions, TakesData):
     """A Keras model whose `fit`, `evaluate` and `predict` suit flows.
 
     Steps of trainings that are not short are compiled by XLA on processors, too, and an execution
@@ -133,7 +135,7 @@ class Training(TakesData):
 
     def make_train_function(self, force: bool = False) -> None:
         """Makes what `fit` calls to take steps; see `keras.Model.make_train_function`."""
-        if self.train_function is None or force:
+        if self._is_outdated("train_function") or self.train_function is None or force:
             # Two of Keras, of which one is without XLA, and one that takes several steps: a model
             # may need all in turn.
             self._train_functions: dict[str, Any] = {}
@@ -156,7 +158,8 @@ class Training(TakesData):
     def make_test_function(self, force: bool = False) -> None:
         """Makes what `evaluate` calls; see `keras.Model.make_test_function`."""
         is_too_slow = self._has_short_test and self._fit is not None and not self._is_short
-        if self.test_function is None or force or is_too_slow:
+        is_outdated = self._is_outdated("test_function")
+        if is_outdated or self.test_function is None or force or is_too_slow:
             with self._leave_xla_if_short():
                 super().make_test_function(force=True)
                 self._guard("test_function")
@@ -164,9 +167,20 @@ class Training(TakesData):
 
     def make_predict_function(self, force: bool = False) -> None:
         """Makes what `predict` calls; see `keras.Model.make_predict_function`."""
-        if self.predict_function is None or force:
+        if self._is_outdated("predict_function") or self.predict_function is None or force:
             super().make_predict_function(force=True)
             self._guard("predict_function")
+
+    def _is_outdated(self, name: str) -> bool:
+        """Returns whether options have changed since a function was asked for, and notes that."""
+        seen = self._seen_changes.get(name, CHANGES.count)
+        self._seen_changes[name] = CHANGES.count
+        return seen != CHANGES.count
+
+    @functools.cached_property
+    def _seen_changes(self) -> dict[str, int]:
+        # Keras would track an attribute.
+        return {}
 
     @property
     def _is_short(self) -> bool:

@@ -1,0 +1,125 @@
+"""Options that change after functions were compiled."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from keras.ops import convert_to_numpy as to_numpy
+
+from gyoza.modelling.conditioners import MLP, VelocityMLP
+from gyoza.modelling.flow_layers import (
+    AffineCoupling,
+    ContinuousFlow,
+    FlowMatchingModel,
+    FlowModel,
+)
+
+X = np.random.default_rng(0).normal(size=[32, 2]).astype("float32")
+
+
+def draw_weights(model, scale=1.0):
+    """Sets weights that are not special, as the zeros are that networks start with."""
+    random = np.random.default_rng(1)
+    for weight in model.trainable_variables:
+        weight.assign(scale * random.normal(size=weight.shape))
+
+
+def make_coupling():
+    model = FlowModel([AffineCoupling(conditioner=MLP([4]), log_scale_bound=0.5)])
+    return model, model._flow_layers_[0], {"log_scale_bound": 3.0}
+
+
+def make_continuous():
+    model = FlowModel([ContinuousFlow(VelocityMLP([8]), step_count=2)])
+    return model, model._flow_layers_[0], {"step_count": 16}
+
+
+def make_solver():
+    model, layer, _ = make_continuous()
+    return model, layer, {"solver": "euler"}
+
+
+@pytest.mark.parametrize("make", [make_coupling, make_continuous, make_solver])
+def test_compiled_functions_know_the_last_value_of_an_option(make):
+    model, owner, options = make()
+    model.build([None, 2])
+    draw_weights(model)
+    model.compile("sgd")
+    functions = {
+        "log_prob": lambda: model.log_prob(X),
+        "sample": lambda: model.sample(3, seed=1),
+        "evaluate": lambda: model.evaluate(X, verbose=0),
+        "predict": lambda: model.predict(X, verbose=0)[1],
+    }
+    before = {name: to_numpy(run()) for name, run in functions.items()}
+    for name, value in options.items():
+        setattr(owner, name, value)
+    fresh = FlowModel.from_config(model.get_config())
+    fresh.build([None, 2])
+    fresh.set_weights(model.get_weights())
+    fresh.compile("sgd")
+    expected = {
+        "log_prob": fresh.log_prob(X),
+        "sample": fresh.sample(3, seed=1),
+        "evaluate": fresh.evaluate(X, verbose=0),
+        "predict": fresh.predict(X, verbose=0)[1],
+    }
+    for name, run in functions.items():
+        result = to_numpy(run())
+        assert np.abs(result - before[name]).max() > 1e-3, name
+        np.testing.assert_allclose(
+            result, to_numpy(expected[name]), rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+def test_training_knows_the_last_value_of_an_option():
+    losses = []
+    for later in (False, True):
+        layer = ContinuousFlow(VelocityMLP([8]), kinetic=0.0 if later else 10.0)
+        model = FlowModel([layer])
+        model.build([None, 2])
+        draw_weights(model)
+        model.compile(keras.optimizers.SGD(0.0))
+        if later:
+            before = model.fit(X, batch_size=32, verbose=0).history["loss"]
+            layer.kinetic = 10.0
+        losses.append(model.fit(X, batch_size=32, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    assert losses[1][0] > before[0] + 0.1
+    layer.kinetic = 0.0
+    np.testing.assert_allclose(model.train_on_batch(X), before[0], rtol=1e-4)
+
+
+def test_other_ways_to_solve_know_the_last_value_of_an_option():
+    model = FlowMatchingModel(VelocityMLP([8]), flow_layers=[], rtol=0.9, atol=0.9)
+    model.flow.build([None, 2])
+    draw_weights(model.flow)
+    rough = to_numpy(model.sample(8, seed=1, solver="dopri5"))
+    model.continuous_flow.rtol = model.continuous_flow.atol = 1e-6
+    fine = to_numpy(model.sample(8, seed=1, solver="dopri5"))
+    expected = to_numpy(model.sample(8, seed=1, solver="rk4", steps=100))
+    assert np.abs(rough - expected).max() > 1e-3
+    np.testing.assert_allclose(fine, expected, atol=1e-4)
+
+
+def test_nothing_is_compiled_anew_without_a_change():
+    counts = []
+
+    class Counting(AffineCoupling):
+        def call(self, inputs, context=None):
+            counts.append(1)
+            return super().call(inputs, context)
+
+    model = FlowModel([Counting(conditioner=MLP([4]))])
+    model.compile("sgd")
+    model.fit(X, verbose=0)
+    model.log_prob(X)
+    count = len(counts)
+    AffineCoupling(conditioner=MLP([4]), log_scale_bound=1.0)(ops.convert_to_tensor(X))
+    other = make_coupling()[0]
+    other.compile("sgd")
+    other.fit(X, verbose=0)
+    model.fit(X, verbose=0)
+    model.log_prob(X)
+    if keras.backend.backend() != "torch":
+        assert len(counts) == count
