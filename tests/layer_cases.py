@@ -198,7 +198,7 @@ class Twins:
         return self.run(self.exact if exact else self.layer, "invert_and_log_det", y)
 
     def draw(self, random, count, magnitudes):
-        """Draws rows, each of one magnitude. Zero stands for rows of equal entries."""
+        """Draws rows, each of one magnitude. Zero stands for rows of equal numbers."""
         chosen = random.choice(magnitudes, size=(count, *(1 for _ in self.shape)))
         x = random.normal(size=(count, *self.shape))
         x = np.where(chosen == 0, x.reshape(count, -1)[:, :1].reshape(chosen.shape), x * chosen)

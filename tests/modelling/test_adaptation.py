@@ -180,7 +180,7 @@ def test_contexts_may_be_missing_where_an_encoder_takes_them():
     FlowModel(layers, context_encoder=OptionalContext()).adapt({"inputs": x, "context": context})
 
 
-def test_generator_that_adapt_has_read_is_refused_by_fit():
+def test_generator_that_adapt_has_read_is_rejected_by_fit():
     model = FlowModel([ActivationNormalization()])
     model.compile("adam")
     batches = (draw("float32") for _ in range(2))

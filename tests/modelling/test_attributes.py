@@ -27,7 +27,7 @@ UNKNOWN = np.nan
 
 
 def make(**kwargs):
-    """Two entries of the residual, three of the shape, one of x, and two of the scale."""
+    """Two dimensions of the residual, three of the shape, one of x, and two of the scale."""
     return AttributeCode(ATTRIBUTES, **{"dimension_count": 8, "separation": 4.0, **kwargs})
 
 

@@ -1,4 +1,4 @@
-"""Conditioners: what they compute, and what they refuse."""
+"""Conditioners: what they compute, and what they reject."""
 
 import keras
 import numpy as np

@@ -35,7 +35,7 @@ class ResNet(Conditioner):
     Images are channels-last, `[batch, height, width, channels]`, of any height and width. From a
     coupling with `axes=[3]`, it is given the channels that the mask keeps. From any other, which
     splits pixels, as with a :class:`~gyoza.modelling.masks.CheckerBoardMask`, it is given whole
-    images, with zeros where the coupling changes them, and answers for all dimensions.
+    images, with zeros where the coupling changes them, and returns parameters of all dimensions.
 
     Args:
         width: The number of channels of all convolutions but the last.

@@ -105,7 +105,7 @@ def draw():
     return drawn, abs(loss + np.log(2.0 * np.pi))
 
 
-def find_refusal():
+def find_error():
     """Returns why training on two devices cannot be resumed."""
     with TWO.scope():
         flow = FlowModel([ActivationNormalization([4])])
@@ -144,7 +144,7 @@ def compare_on_arrays():
         "autoencoder": compare(make_autoencoder, X, sample_weight=WEIGHTS),
         "variational": variational,
         "samples": samples,
-        "refusal": find_refusal(),
+        "error": find_error(),
     }
 
 

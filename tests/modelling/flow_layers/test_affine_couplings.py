@@ -28,7 +28,7 @@ class Constant(Conditioner):
 
 
 def make(layer_class, values, **kwargs):
-    """A layer that keeps the last entry, with given raw log-scales and shifts of the others."""
+    """A layer that keeps the last dimension, with given raw log-scales and shifts of the others."""
     mask = np.arange(len(values) + 1) == len(values)
     return layer_class(
         compute_coupling_parameters=Constant(np.transpose(values)),
@@ -55,7 +55,7 @@ def test_contract(layer_class, case, check_contract):
     check_contract(layer, input_shape, is_further_layout=case != "vector")
 
 
-def test_affine_law_is_the_formula():
+def test_affine_transform_is_the_formula():
     layer = make(AffineCoupling, [[0.5, 3.0], [-1.0, 0.25]], log_scale_bound=0.8)
     x = np.array([[1.0, -2.0, 7.0], [0.0, 4.0, -7.0]], "float32")
     outputs, log_det = layer(x)
@@ -103,7 +103,7 @@ def test_without_a_bound_log_scales_are_what_the_network_returns():
     np.testing.assert_allclose(to_numpy(log_det), [-2.0], rtol=1e-6)
 
 
-def test_volume_preserving_law_is_the_formula():
+def test_volume_preserving_transform_is_the_formula():
     layer = make(VolumePreservingCoupling, [[0.5, 3.0], [-1.0, 0.25], [0.8, 0.0]])
     x = np.array([[1.0, -2.0, 3.0, 7.0]], "float32")
     log_scales = 2.0 * np.tanh(np.array([0.5, -1.0, 0.8]) / 2.0)
@@ -126,7 +126,7 @@ def test_volume_is_preserved_at_every_position_of_the_other_axes():
     np.testing.assert_allclose(np.log(scales).sum(axis=-1), 0.0, atol=1e-5)
 
 
-def test_single_changed_entry_is_only_shifted():
+def test_single_changed_dimension_is_only_shifted():
     layer = make(VolumePreservingCoupling, [[1.0, 3.0]])
     np.testing.assert_allclose(to_numpy(layer(np.ones([1, 2], "float32"))[0]), [[4.0, 1.0]])
 

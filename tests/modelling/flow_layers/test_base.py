@@ -159,7 +159,7 @@ def test_log_determinants_may_be_one_number(form, by_call):
     np.testing.assert_allclose(to_numpy(model(x)[1]), expected, rtol=1e-6)
 
 
-def test_columns_of_log_determinants_are_refused():
+def test_columns_of_log_determinants_are_rejected():
     layer = Stretching(lambda number, x: number * x[:, :1, 0], by_call=True)
     with pytest.raises(ValueError, match=r"should have shape \[batch\].*sum_log_det"):
         layer(np.ones([3, 4, 2], "float32"))

@@ -54,7 +54,7 @@ CASES = {
     "affine-channels": (AffineCoupling(None, [3], MLP([8])), [2, 2, 4], VECTORS),
     "affine-map": (AffineCoupling(None, [3], MLP([8])), [2, 2, 4], MAPS),
     "additive-full-shape": (AdditiveCoupling(compute_coupling_parameters=Beside()), [4], VECTORS),
-    "spline-one-entry": (
+    "spline-one-dimension": (
         RationalQuadraticSplineCoupling(compute_coupling_parameters=MLP([8]), bin_count=3),
         [1],
         VECTORS,
@@ -85,12 +85,12 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name, check_contract):
     layer, input_shape, context = CASES[name]
-    is_further = name in ("affine-channels", "affine-map", "spline-one-entry")
+    is_further = name in ("affine-channels", "affine-map", "spline-one-dimension")
     check_contract(layer, input_shape, context=context, is_further_layout=is_further)
 
 
 @pytest.mark.parametrize("cls", [AdditiveCoupling, AffineCoupling, RationalQuadraticSplineCoupling])
-def test_one_entry_is_transformed_by_weights_of_the_layer(cls, check_contract):
+def test_one_dimension_is_transformed_by_weights_of_the_layer(cls, check_contract):
     check_contract(cls(compute_coupling_parameters=MLP([8])), [1], fresh_process=False)
 
 
@@ -107,7 +107,7 @@ def make_model(**kwargs):
 
 @pytest.fixture(scope="module")
 def data():
-    """Normal vectors whose first two entries have three times the context as a mean."""
+    """Normal vectors whose first two dimensions have three times the context as a mean."""
     random = np.random.default_rng(1)
     context = random.normal(size=(512, 2)).astype("float32")
     x = random.normal(size=(512, 3)) + np.pad(3.0 * context, [(0, 0), (0, 1)])
@@ -274,7 +274,7 @@ def test_bad_input(data, model, use, error, message):
         use(model, *data)
 
 
-def test_a_model_built_without_a_context_refuses_one(data):
+def test_a_model_built_without_a_context_rejects_one(data):
     x, context = data
     model = make_model()
     model(x)

@@ -36,7 +36,7 @@ from gyoza.modelling.masks import CheckerBoardMask, HeavisideMask, Mask
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class Documented(FlowLayer):
-    """A layer that overrides the documented methods: y = exp(a) x + b, per entry along `axes`."""
+    """A layer that overrides the documented methods: y = exp(a) x + b, for each dimension."""
 
     def __init__(self, shape, axes, **kwargs):
         super().__init__(shape=shape, axes=axes, **kwargs)
@@ -70,7 +70,7 @@ class AffineByHand(Coupling):
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class ElementwiseAffine(ElementwiseCoupling):
-    """A coupling with two parameters per entry."""
+    """A coupling with two parameters per dimension."""
 
     @property
     def parameter_count(self):
@@ -88,7 +88,7 @@ class ElementwiseAffine(ElementwiseCoupling):
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 def shift_by_mean(x):
-    """A conditioner that is no Keras layer, but any callable."""
+    """A conditioner that is not a Keras layer, but any callable."""
     return ops.mean(x, axis=-1, keepdims=True) + ops.zeros_like(x)
 
 
@@ -115,7 +115,7 @@ def convolution(channels):
 
 CASES = {
     "norm-vector": (ActivationNormalization(), [5]),
-    "norm-one-entry": (ActivationNormalization(), [1]),
+    "norm-one-dimension": (ActivationNormalization(), [1]),
     "norm-channels": (ActivationNormalization(axes=[3]), [2, 3, 2]),
     "norm-pixels": (ActivationNormalization(shape=[2, 3], axes=[1, 2]), [2, 3, 2]),
     "norm-not-contiguous": (ActivationNormalization(axes=[1, 3]), [2, 3, 2]),
@@ -194,7 +194,7 @@ CASES = {
 
 # Neither dtypes nor saving depend on axes and masks: the other cases of a class are enough there.
 FURTHER_LAYOUTS = {
-    *("norm-one-entry", "norm-channels", "norm-pixels", "norm-one-element-axis"),
+    *("norm-one-dimension", "norm-channels", "norm-pixels", "norm-one-element-axis"),
     *("permutation-vector", "shuffle-vector", "heaviside-odd", "heaviside-axes"),
     *("checkerboard-odd", "checkerboard-three-axes", "linear-map-vector"),
     *("reflection-one", "reflection-reversed", "reflection-not-contiguous", "user-coupling-mlp"),

@@ -247,7 +247,7 @@ def test_inversion_moves_numbers_outside_to_the_nearest_integer():
 
 
 @pytest.mark.parametrize("value", [0.5, -1.0, 4.0, np.nan, np.inf])
-def test_other_values_are_refused_in_arrays_and_give_nan_in_tensors(value):
+def test_other_values_are_rejected_in_arrays_and_give_nan_in_tensors(value):
     layer = UniformDequantization(4)
     x = np.array([[1.0, value], [0.0, 3.0]], "float32")
     with pytest.raises(ValueError, match="should be integers from 0 to 3"):
@@ -338,7 +338,7 @@ def test_the_likelihood_of_categories_is_exact_where_noise_is_not_changed():
 
 
 @pytest.mark.parametrize("value", [[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [np.nan, 1.0]])
-def test_other_vectors_than_one_hot_ones_are_refused(value):
+def test_other_vectors_than_one_hot_ones_are_rejected(value):
     layer, x = ArgmaxDequantization(), np.array([[1.0, 0.0], value], "float32")
     with pytest.raises(ValueError, match=r"should be one-hot vectors.*first one at index \[1\]"):
         layer(x)

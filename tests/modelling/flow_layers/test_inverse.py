@@ -1,4 +1,4 @@
-"""Layers and models turned round."""
+"""Inverted layers and models."""
 
 import keras
 import numpy as np
@@ -77,7 +77,7 @@ def test_inverse_and_log_determinant_are_those_of_the_call():
 
 
 def test_flow_with_layers_in_both_directions_is_a_density_and_loads(tmp_path):
-    # exp of a standard normal, through a model whose last layer is turned round
+    # exp of a standard normal, through a model whose last layer is inverted
     model = FlowModel([TriangularAffine(), Inverse(Softplus()), Inverse(LULinear(seed=0))])
     x = 1.0 + np.abs(normal(4, 3))
     log_prob = to_numpy(model.log_prob(x))
@@ -145,7 +145,7 @@ def test_a_model_that_changes_the_shape_has_to_be_built_first():
         Inverse(FlowModel(layers))(normal(2, 2, 2, 4))
 
 
-def test_context_is_refused_where_the_layer_takes_none():
+def test_context_is_rejected_where_the_layer_takes_none():
     layer = Inverse(Softplus())
     assert not layer.accepts_context
     with pytest.raises(ValueError, match="does not take a context"):

@@ -102,7 +102,7 @@ def test_data_sets_of_inputs_alone_are_fitted(x):
     assert np.isfinite(model.fit(data_set, epochs=1, verbose=0).history["loss"][0])
 
 
-def test_data_sets_without_batches_are_refused(x):
+def test_data_sets_without_batches_are_rejected(x):
     tf = pytest.importorskip("tensorflow")
     model = FlowModel([ActivationNormalization()])
     model.compile("adam")
@@ -154,7 +154,7 @@ def test_base_distribution_is_trained_saved_and_loaded(x, tmp_path):
     assert loaded.evaluate(x, verbose=0) == pytest.approx(model.evaluate(x, verbose=0), rel=1e-6)
 
 
-def test_targets_and_what_compares_them_are_refused(x):
+def test_targets_and_what_compares_them_are_rejected(x):
     model = make_model()
     shown = r'pass `{"inputs": y\[:, None\], "context": x}`. Received: y of shape \(500,\)'
     model.compile("adam")

@@ -21,7 +21,7 @@ def randomise(layer, scale=1.0):
 
 
 def first_given_second(**options):
-    """Makes a layer that changes the first of two entries."""
+    """Makes a layer that changes the first of two dimensions."""
     mask = Mask(axes=[1], shape=[2], mask=[0, 1])
     dtype = options.get("dtype", "float32")
     return MixtureLogisticCoupling(

@@ -1,4 +1,4 @@
-"""Spline couplings: which entries they map by which parameters, and how exactly."""
+"""Spline couplings: which dimensions they map by which parameters, and how exactly."""
 
 import keras
 import numpy as np
@@ -90,7 +90,7 @@ class Enumerating(Conditioner):
 
 
 @BOTH
-def test_changed_entries_are_mapped_by_their_own_parameters_and_options(layer_class):
+def test_changed_dimensions_are_mapped_by_their_own_parameters_and_options(layer_class):
     options = {
         "bound": 3.0,
         "minimum_bin_width": 0.02,
@@ -127,9 +127,9 @@ def test_documented_methods_agree_with_call(layer_class):
         coupled = layer._couple_(changed, parameters)
         return *layer(x), coupled, layer.compute_log_stretch(changed, parameters)
 
-    outputs, log_det, coupled, log_stretch = map(to_numpy, run(ops.convert_to_tensor(x)))
+    outputs, log_det, coupled, log_derivative = map(to_numpy, run(ops.convert_to_tensor(x)))
     np.testing.assert_allclose(coupled, outputs[:, :2], rtol=1e-6)
-    np.testing.assert_allclose(log_stretch.sum(axis=1), log_det, atol=1e-6)
+    np.testing.assert_allclose(log_derivative.sum(axis=1), log_det, atol=1e-6)
 
 
 @BOTH
@@ -250,7 +250,7 @@ def test_bad_options(layer_class, option, message):
 
 
 def make_angles_and_price(permute=False):
-    """Makes a flow of two angles (entries 0 and 2) and a price between them, with its layers."""
+    """Makes a flow of two angles (dimensions 0 and 2) and a price between them, with its layers."""
     kinds = [
         (CircularSplineCoupling, [0, 1, 1]),
         (AffineCoupling, [1, 0, 1]),

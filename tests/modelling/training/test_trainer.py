@@ -87,7 +87,7 @@ def test_weights_of_an_autoencoder_need_no_targets(x, weights):
     assert weightless["loss"][0] == 0.0
 
 
-def test_targets_that_nobody_uses_are_refused(model, x):
+def test_targets_that_nobody_uses_are_rejected(model, x):
     expected = r'`\{"inputs": y, "context": x\}`. Received: y of shape \(24, 1\)'
     for run in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match=expected):
@@ -140,7 +140,7 @@ def test_lists_and_data_frames_are_data(model, x):
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "log_prob", "adapt", "__call__"])
-def test_inputs_that_are_no_batch_say_so(model, x, method):
+def test_inputs_that_are_not_a_batch_say_so(model, x, method):
     run = getattr(model, method)
     with pytest.raises(ValueError, match=r"`x\[None\]` is a batch of one.*shape \(3,\)"):
         run(x[0])
@@ -327,7 +327,7 @@ def test_what_xla_cannot_compile_runs_without_it(x):
     options = {"batch_size": 4, "shuffle": False, "epochs": 2, "verbose": 0}
     expected = make_printing_model(False).fit(x, **options).history["loss"]
     watching = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
-    for callbacks in ([], [watching]):  # several steps at once, and one by one
+    for callbacks in ([], [watching]):  # several steps per execution, and one
         model = make_printing_model("auto")
         with pytest.warns(UserWarning, match="XLA cannot compile the operation StringFormat"):
             history = model.fit(x, callbacks=callbacks, **options).history

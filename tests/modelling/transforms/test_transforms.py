@@ -230,7 +230,7 @@ def test_parameters_of_zero_make_the_identity(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "user"])
-def test_integers_are_refused_instead_of_truncated(name):
+def test_integers_are_rejected_instead_of_truncated(name):
     transform = CASES[name]
     x = ops.convert_to_tensor([1, 2], "int32")
     parameters = ops.ones((2, transform.parameter_count))
@@ -435,8 +435,8 @@ class OtherContributions(MixtureLogisticCoupling):
 
 class ShiftedTwice(VolumePreservingCoupling):
     def _couple_and_stretch_(self, inputs, coupling_parameters):
-        outputs, log_stretch = super()._couple_and_stretch_(inputs, coupling_parameters)
-        return outputs + coupling_parameters[..., 1], log_stretch
+        outputs, log_derivative = super()._couple_and_stretch_(inputs, coupling_parameters)
+        return outputs + coupling_parameters[..., 1], log_derivative
 
 
 def shift_and_scale(x):
