@@ -317,7 +317,7 @@ class Batches(keras.utils.PyDataset):
 def test_first_batch_of_a_data_set_is_looked_at(form):
     data, model = Batches(form), FlowModel([ActivationNormalization()])
     if form == "context":
-        model.add(AffineCoupling(compute_coupling_parameters=MLP([2])))
+        model.add(AffineCoupling(conditioner=MLP([2])))
     with pytest.warns(UserWarning, match="does not normalise"):
         warn_of_scales(model, data)
     warn_of_scales(model, data)

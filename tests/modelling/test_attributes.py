@@ -132,7 +132,7 @@ def test_what_is_written_is_read_through_a_flow():
     )
 
     network = MLP([8])
-    coupling = AffineCoupling(compute_coupling_parameters=network)
+    coupling = AffineCoupling(conditioner=network)
     flow = FlowModel([Reflection(reflection_count=8), coupling])
     flow.build((None, 8))
     for weight in network.trainable_weights:

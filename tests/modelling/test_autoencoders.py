@@ -138,7 +138,7 @@ def test_all_parts_are_trained_and_saved(tmp_path):
     model = make_model(
         make_encoder(context=True),
         prior=FlowModel([ActivationNormalization(), LULinear()]),
-        posterior_flow=FlowModel([AffineCoupling(compute_coupling_parameters=MLP([4]))]),
+        posterior_flow=FlowModel([AffineCoupling(conditioner=MLP([4]))]),
         entanglement_weight=0.1,
         seed=0,
     )

@@ -103,7 +103,7 @@ def test_contexts_can_be_frames():
     frame = make_frame()
     x, context = frame[["price"]].astype("float32"), frame[["rooms", "is_new"]]
     model = FlowModel(
-        [Standardize(), AffineCoupling(compute_coupling_parameters=MLP([4]))],
+        [Standardize(), AffineCoupling(conditioner=MLP([4]))],
     )
     model.adapt({"inputs": x, "context": context})
     model.compile("sgd")
@@ -221,7 +221,7 @@ def test_the_order_of_numbered_columns_and_of_rows_is_known():
     random = np.random.default_rng(0)
     x = pd.DataFrame(random.normal(size=[50, 3]).astype("float32"))
     c = pd.DataFrame(random.normal(size=[50, 2]), columns=["size", "age"]).astype("float32")
-    coupling = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    coupling = AffineCoupling(conditioner=MLP([4]))
     model = FlowModel([coupling])
     model.compile("sgd")
     model.fit({"inputs": x, "context": c}, verbose=0)

@@ -53,9 +53,7 @@ class ResNet(Conditioner):
     Example:
 
         >>> conditioner = gyoza.modelling.conditioners.ResNet(width=16, block_count=1)
-        >>> layer = gyoza.modelling.flow_layers.AffineCoupling(
-        ...     axes=[3], compute_coupling_parameters=conditioner
-        ... )
+        >>> layer = gyoza.modelling.flow_layers.AffineCoupling(axes=[3], conditioner=conditioner)
         >>> outputs, log_det = layer(np.ones([2, 8, 8, 4], "float32"))
         >>> conditioner.output_size  # log-scales and shifts of two channels
         4

@@ -34,11 +34,11 @@ CORRELATIONS = np.tile(np.array([[0.0, 0.9]], "float32"), (16, 1))
 
 def make_layers():
     network = keras.layers.Dense(4, kernel_regularizer="l2")
-    coupling = AdditiveCoupling(compute_coupling_parameters=network)
+    coupling = AdditiveCoupling(conditioner=network)
     return [
         ActivationNormalization(),
         coupling,
-        AffineCoupling(compute_coupling_parameters=MLP([4])),
+        AffineCoupling(conditioner=MLP([4])),
     ]
 
 

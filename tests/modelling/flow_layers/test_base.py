@@ -290,7 +290,7 @@ def test_bad_construction(make, error, message):
     [
         ActivationNormalization,
         Reflection,
-        lambda *args: AdditiveCoupling(*args, compute_coupling_parameters=MLP([4])),
+        lambda *args: AdditiveCoupling(*args, conditioner=MLP([4])),
     ],
 )
 def test_bad_inputs(make):
@@ -329,9 +329,9 @@ def scale(base):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: scale(AffineCoupling)(compute_coupling_parameters=MLP([4])),
+        lambda: scale(AffineCoupling)(conditioner=MLP([4])),
         lambda: scale(ActivationNormalization)(),
-        lambda: scale(FlowModel)([AffineCoupling(compute_coupling_parameters=MLP([4]))]),
+        lambda: scale(FlowModel)([AffineCoupling(conditioner=MLP([4]))]),
     ],
 )
 def test_overridden_directions_are_those_of_all_methods(make):

@@ -22,7 +22,7 @@ from gyoza.modelling.flow_layers import (
 
 
 def make_coupling():
-    return AffineCoupling(compute_coupling_parameters=MLP([4]))
+    return AffineCoupling(conditioner=MLP([4]))
 
 
 def test_contract_by_index_and_chain(check_contract):

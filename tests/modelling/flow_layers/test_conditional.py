@@ -50,19 +50,17 @@ VECTORS = RANDOM.normal(size=[4, 2])
 MAPS = RANDOM.normal(size=[4, 2, 2, 3])
 
 CASES = {
-    "affine": (AffineCoupling(compute_coupling_parameters=MLP([8])), [5], VECTORS),
+    "affine": (AffineCoupling(conditioner=MLP([8])), [5], VECTORS),
     "affine-channels": (AffineCoupling(None, [3], MLP([8])), [2, 2, 4], VECTORS),
     "affine-map": (AffineCoupling(None, [3], MLP([8])), [2, 2, 4], MAPS),
-    "additive-full-shape": (AdditiveCoupling(compute_coupling_parameters=Beside()), [4], VECTORS),
+    "additive-full-shape": (AdditiveCoupling(conditioner=Beside()), [4], VECTORS),
     "spline-one-dimension": (
-        RationalQuadraticSplineCoupling(compute_coupling_parameters=MLP([8]), bin_count=3),
+        RationalQuadraticSplineCoupling(conditioner=MLP([8]), bin_count=3),
         [1],
         VECTORS,
     ),
     "circular": (
-        CircularSplineCoupling(
-            compute_coupling_parameters=MLP([8]), bin_count=3, mask=CheckerBoardMask()
-        ),
+        CircularSplineCoupling(conditioner=MLP([8]), bin_count=3, mask=CheckerBoardMask()),
         [3],
         VECTORS,
     ),
@@ -70,9 +68,9 @@ CASES = {
         FlowModel(
             [
                 ActivationNormalization(),
-                FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))]),
+                FlowModel([AffineCoupling(conditioner=MLP([8]))]),
                 HeavisidePermutation(),
-                AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+                AdditiveCoupling(conditioner=MLP([8])),
             ],
             context_encoder=keras.layers.Dense(3),
         ),
@@ -91,15 +89,15 @@ def test_contract(name, check_contract):
 
 @pytest.mark.parametrize("cls", [AdditiveCoupling, AffineCoupling, RationalQuadraticSplineCoupling])
 def test_one_dimension_is_transformed_by_weights_of_the_layer(cls, check_contract):
-    check_contract(cls(compute_coupling_parameters=MLP([8])), [1], fresh_process=False)
+    check_contract(cls(conditioner=MLP([8])), [1], fresh_process=False)
 
 
 def make_model(**kwargs):
     return FlowModel(
         [
-            AffineCoupling(compute_coupling_parameters=MLP([8])),
+            AffineCoupling(conditioner=MLP([8])),
             HeavisidePermutation(),
-            AffineCoupling(compute_coupling_parameters=MLP([8])),
+            AffineCoupling(conditioner=MLP([8])),
         ],
         **kwargs,
     )
@@ -161,9 +159,7 @@ def test_one_context_serves_all_instances(data, model):
 
 def test_adapt_takes_a_context(data):
     x, context = data
-    model = FlowModel(
-        [AffineCoupling(compute_coupling_parameters=MLP([8])), ActivationNormalization()]
-    )
+    model = FlowModel([AffineCoupling(conditioner=MLP([8])), ActivationNormalization()])
     model.adapt({"inputs": x, "context": context})
     outputs = to_numpy(model(x, context)[0])
     np.testing.assert_allclose(outputs.mean(axis=0), 0.0, atol=1e-4)
@@ -217,7 +213,7 @@ def test_labels_choose_the_classes_of_a_mixture():
 
 def test_pairs_share_a_context(data):
     x, context = data
-    model = DisentanglingFlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))])
+    model = DisentanglingFlowModel([AffineCoupling(conditioner=MLP([8]))])
     model.compile("adam", loss=SupervisedFactorLoss([1, 2]))
     inputs = {"inputs": (x, x[::-1].copy()), "context": context}
     model.fit(inputs, np.full([len(x), 2], 0.5, "float32"), verbose=0)

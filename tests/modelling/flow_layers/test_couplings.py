@@ -75,7 +75,7 @@ def test_dimensions_that_are_kept_have_parameters_of_zero(cls, conditioner, shap
 def test_conditioners_of_couplings_in_a_functional_form_take_any_batch_size():
     inputs = keras.Input([4])
     conditioner = keras.Model(inputs, keras.layers.Dense(4)(inputs))
-    layer = AdditiveCoupling(compute_coupling_parameters=conditioner)
+    layer = AdditiveCoupling(conditioner=conditioner)
     for size in (3, 1, 7):
         assert layer(np.ones([size, 4], "float32"))[0].shape == (size, 4)
 
@@ -134,7 +134,7 @@ class OverriddenTransform(AdditiveCoupling):
 
 
 def test_documented_methods_of_a_built_in_transform_can_be_overridden():
-    layer = OverriddenTransform(compute_coupling_parameters=MLP([4]))
+    layer = OverriddenTransform(conditioner=MLP([4]))
     x = np.ones([1, 4], "float32")
     outputs, log_det = layer(x)
     np.testing.assert_allclose(to_numpy(outputs), [[1, 2, 1, 1]])
@@ -238,7 +238,7 @@ class MoreStretch(Stretch):
 
 
 def test_transforms_of_a_subclass_of_the_base_class_are_given_changed_dimensions():
-    layer = MoreStretch(compute_coupling_parameters=MLP([4]))
+    layer = MoreStretch(conditioner=MLP([4]))
     x = np.ones([1, 4], "float32")
     outputs, log_det = layer(x)
     np.testing.assert_allclose(to_numpy(outputs), [[3, 3, 1, 1]])
@@ -262,7 +262,7 @@ class OtherNameOfBuiltIn(AffineCoupling):
 
 @pytest.mark.parametrize(("cls", "expected"), [(OtherName, 2 * np.log(2)), (OtherNameOfBuiltIn, 1)])
 def test_log_determinants_have_two_names(cls, expected):
-    layer, x = cls(compute_coupling_parameters=MLP([4])), np.ones([1, 4], "float32")
+    layer, x = cls(conditioner=MLP([4])), np.ones([1, 4], "float32")
     for log_det in (
         layer(x)[1],
         layer.compute_jacobian_determinant(x=x),
@@ -273,7 +273,7 @@ def test_log_determinants_have_two_names(cls, expected):
 
 def test_volume_preserving_couplings_run_no_network_for_their_log_determinant():
     conditioner = Recorder()
-    layer = AdditiveCoupling(compute_coupling_parameters=conditioner)
+    layer = AdditiveCoupling(conditioner=conditioner)
     x = np.ones([2, 4], "float32")
     layer(x)
     del conditioner.received
@@ -343,7 +343,7 @@ class OnNumbers(keras.Model):
 def test_networks_that_cannot_be_traced_are_built_when_they_are_run():
     x = np.array([[5.0, 6.0, 1.0, 2.0]], "float32")
     for make in (lambda layer: layer, lambda layer: FlowModel([layer])):
-        layer = make(AdditiveCoupling(compute_coupling_parameters=OnNumbers()))
+        layer = make(AdditiveCoupling(conditioner=OnNumbers()))
         outputs, _ = layer(x)
         np.testing.assert_allclose(to_numpy(outputs), [[8, 9, 1, 2]])
         np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
@@ -351,13 +351,13 @@ def test_networks_that_cannot_be_traced_are_built_when_they_are_run():
 
 
 def test_networks_that_can_be_traced_are_built_with_the_layer():
-    layer = AdditiveCoupling(compute_coupling_parameters=keras.Sequential([keras.layers.Dense(4)]))
+    layer = AdditiveCoupling(conditioner=keras.Sequential([keras.layers.Dense(4)]))
     layer.build((None, 4))
     assert len(layer.weights) == 2
 
 
 def test_precision_is_that_of_the_layer_whatever_that_of_its_mask():
-    coupling = AdditiveCoupling(compute_coupling_parameters=keras.layers.Dense(4), dtype="float64")
+    coupling = AdditiveCoupling(conditioner=keras.layers.Dense(4), dtype="float64")
     x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(3, 4)), dtype="float64")
     outputs, _ = coupling(x)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
@@ -374,9 +374,7 @@ class MatrixOfLogDeterminants(Coupling):
 
 def test_training_flag_reaches_the_conditioner():
     layer = AdditiveCoupling(
-        compute_coupling_parameters=keras.Sequential(
-            [keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=0)]
-        )
+        conditioner=keras.Sequential([keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=0)])
     )
     x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
     calm = to_numpy(layer(x)[0])

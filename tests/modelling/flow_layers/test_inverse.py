@@ -34,7 +34,7 @@ def test_contract_inverse_autoregressive_flow(check_contract):
 
 
 def test_contract_conditional(check_contract):
-    layer = Inverse(AffineCoupling(compute_coupling_parameters=MLP([8], "tanh")))
+    layer = Inverse(AffineCoupling(conditioner=MLP([8], "tanh")))
     check_contract(layer, [4], context=normal(4, 2, seed=1), is_further_layout=True)
 
 
@@ -140,7 +140,7 @@ def test_a_layer_that_changes_the_shape_is_turned_round_if_its_input_shape_is_kn
 
 
 def test_a_model_that_changes_the_shape_has_to_be_built_first():
-    layers = [Squeeze(), AffineCoupling(axes=[3], compute_coupling_parameters=MLP([4]))]
+    layers = [Squeeze(), AffineCoupling(axes=[3], conditioner=MLP([4]))]
     with pytest.raises(ValueError, match="should be built before"):
         Inverse(FlowModel(layers))(normal(2, 2, 2, 4))
 

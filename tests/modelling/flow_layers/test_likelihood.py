@@ -33,7 +33,7 @@ def make_model(**kwargs):
     return FlowModel(
         [
             ActivationNormalization(),
-            AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+            AdditiveCoupling(conditioner=MLP([8])),
             Reflection(reflection_count=2),
         ],
         **kwargs,
@@ -50,7 +50,7 @@ def test_density_of_a_normalisation_is_that_of_the_normal_distribution(x):
 def test_density_integrates_to_one():
     model = FlowModel(
         [
-            AdditiveCoupling(compute_coupling_parameters=MLP([8], activation="tanh")),
+            AdditiveCoupling(conditioner=MLP([8], activation="tanh")),
             HeavisidePermutation(),
             ActivationNormalization(),
         ]
@@ -320,7 +320,7 @@ def test_log_densities_are_differentiable_by_inputs(x):
 
 @pytest.mark.parametrize("contexts", [(), (np.ones([5, 2], "float32"),)])
 def test_errors_of_log_prob_name_the_shape_that_was_given(contexts):
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))])
+    model = FlowModel([AffineCoupling(conditioner=MLP([8]))])
     model(np.ones([5, 4], "float32"), *contexts)
     with pytest.raises(ValueError, match=r"shape \(5, 3\)"):
         model.log_prob(np.ones([5, 3], "float32"), *contexts)
@@ -346,7 +346,7 @@ def test_errors_of_log_prob_name_the_shape_that_was_given(contexts):
     ],
 )
 def test_missing_data_and_layers(run, error, message):
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))], name="flow")
+    model = FlowModel([AffineCoupling(conditioner=MLP([8]))], name="flow")
     model.compile("sgd")
     model(np.ones([5, 4], "float32"))
     with pytest.raises(error, match=message):

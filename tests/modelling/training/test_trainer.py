@@ -315,9 +315,7 @@ def make_printing_model(jit_compile):
         def compute_output_shape(self, shape):
             return shape
 
-    model = FlowModel(
-        [AdditiveCoupling(compute_coupling_parameters=Printing()), ActivationNormalization()]
-    )
+    model = FlowModel([AdditiveCoupling(conditioner=Printing()), ActivationNormalization()])
     model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
     return model
 
@@ -386,7 +384,7 @@ def test_errors_of_users_are_not_taken_for_those_of_xla(model, x):
         def compute_output_shape(self, shape):
             return shape
 
-    failing = FlowModel([AdditiveCoupling(compute_coupling_parameters=Failing())])
+    failing = FlowModel([AdditiveCoupling(conditioner=Failing())])
     failing.compile("adam")
     failing(0.0 * x)
     with pytest.raises(tf.errors.InvalidArgumentError, match="assert"):
@@ -395,7 +393,7 @@ def test_errors_of_users_are_not_taken_for_those_of_xla(model, x):
 
 
 def test_models_are_cloned_after_training(x, tmp_path):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    layer = AffineCoupling(conditioner=MLP([4]))
     model, c = FlowModel([layer]), x[:, :2]
     model.compile("adam")
     model.fit({"inputs": x, "context": c}, batch_size=4, verbose=0)
@@ -419,7 +417,7 @@ class Traced(keras.layers.Dense):
 def make_traced_model(jit_compile="auto"):
     conditioner = Traced(3)
     conditioner.by_xla = []
-    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=conditioner)])
+    model = FlowModel([AdditiveCoupling(conditioner=conditioner)])
     model.build((None, 3))
     model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
     return model, conditioner.by_xla
