@@ -190,7 +190,7 @@ def create_model() -> DisentanglingFlowModel:
         layers += [
             ActivationNormalization(),
             Reflection(reflection_count=2),
-            AdditiveCoupling(compute_coupling_parameters=MLP(HIDDEN_SIZES, activation="tanh")),
+            AdditiveCoupling(conditioner=MLP(HIDDEN_SIZES, activation="tanh")),
         ]
     layers += [ActivationNormalization(), Reflection(reflection_count=2)]
     return DisentanglingFlowModel(layers)

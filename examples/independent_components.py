@@ -75,7 +75,7 @@ def make_mixer(rng: np.random.Generator) -> FlowModel:
     blocks = [Orthogonal()]
     for _ in range(BLOCK_COUNT):
         network = MLP(HIDDEN_SIZES, activation="tanh")
-        coupling = AffineCoupling(compute_coupling_parameters=network, log_scale_bound=0.5)
+        coupling = AffineCoupling(conditioner=network, log_scale_bound=0.5)
         blocks += [coupling, Orthogonal()]
     mixer = FlowModel(blocks)
     mixer.build([None, DIMENSION_COUNT])
@@ -92,7 +92,7 @@ def make_flow(x: np.ndarray, groups: np.ndarray, seed: int) -> FlowModel:
     blocks = []
     for block in range(BLOCK_COUNT):
         network = MLP(HIDDEN_SIZES, activation="tanh")
-        coupling = VolumePreservingCoupling(compute_coupling_parameters=network)
+        coupling = VolumePreservingCoupling(conditioner=network)
         blocks += [ShufflePermutation(seed=seed + block), coupling]
     rotation = Orthogonal([DIMENSION_COUNT])
     # Two equal reflections cancel, so that the rotation starts as the identity.

@@ -26,7 +26,7 @@ SCALES = np.array([[[1.0, 0.5, 2.0], [0.3, 1.0, 1.0]], [[1.0, 1.0, 1.0], [2.0, 0
 
 
 def independent(distribution):
-    """The log-density of independent entries, by SciPy."""
+    """The log-density of independent dimensions, by SciPy."""
     return lambda x: distribution.logpdf(x).sum(axis=-1)
 
 
@@ -40,7 +40,7 @@ def mixture(locations, scales):
     return log_prob
 
 
-# Distribution of three entries, and SciPy's log-density.
+# Distribution of three dimensions, and SciPy's log-density.
 CASES = {
     "StandardNormal": (lambda **kwargs: StandardNormal(**kwargs), independent(scipy.stats.norm())),
     "DiagonalNormal": (

@@ -26,12 +26,12 @@ def network():
 # A layer of each class, with the shape of its inputs and, if it is not all numbers, the interval
 # that they lie in.
 CASES = {
-    "AdditiveCoupling": (lambda c: c(compute_coupling_parameters=network()), [3]),
-    "AffineCoupling": (lambda c: c(compute_coupling_parameters=network()), [3]),
-    "VolumePreservingCoupling": (lambda c: c(compute_coupling_parameters=network()), [4]),
-    "RationalQuadraticSplineCoupling": (lambda c: c(compute_coupling_parameters=network()), [3]),
-    "CircularSplineCoupling": (lambda c: c(compute_coupling_parameters=network()), [3]),
-    "MixtureLogisticCoupling": (lambda c: c(compute_coupling_parameters=network()), [3]),
+    "AdditiveCoupling": (lambda c: c(conditioner=network()), [3]),
+    "AffineCoupling": (lambda c: c(conditioner=network()), [3]),
+    "VolumePreservingCoupling": (lambda c: c(conditioner=network()), [4]),
+    "RationalQuadraticSplineCoupling": (lambda c: c(conditioner=network()), [3]),
+    "CircularSplineCoupling": (lambda c: c(conditioner=network()), [3]),
+    "MixtureLogisticCoupling": (lambda c: c(conditioner=network()), [3]),
     "MaskedAutoregressive": (
         lambda c: c(
             conditioner=MADE([8], "tanh", order=[2, 0, 1]),
@@ -47,7 +47,7 @@ CASES = {
         lambda c: c(
             {
                 0: flow_layers.Softplus(),
-                (3, 1): flow_layers.AffineCoupling(compute_coupling_parameters=network()),
+                (3, 1): flow_layers.AffineCoupling(conditioner=network()),
             }
         ),
         [4],
@@ -91,7 +91,7 @@ CASES = {
 
 
 def noise_flow():
-    coupling = flow_layers.AffineCoupling(compute_coupling_parameters=network())
+    coupling = flow_layers.AffineCoupling(conditioner=network())
     return flow_layers.FlowModel([coupling], distributions.Logistic())
 
 
@@ -198,7 +198,7 @@ class Twins:
         return self.run(self.exact if exact else self.layer, "invert_and_log_det", y)
 
     def draw(self, random, count, magnitudes):
-        """Draws rows, each of one magnitude. Zero stands for rows of equal entries."""
+        """Draws rows, each of one magnitude. Zero stands for rows of equal numbers."""
         chosen = random.choice(magnitudes, size=(count, *(1 for _ in self.shape)))
         x = random.normal(size=(count, *self.shape))
         x = np.where(chosen == 0, x.reshape(count, -1)[:, :1].reshape(chosen.shape), x * chosen)

@@ -75,7 +75,7 @@ def make_layers(has_noise, block_count):
     for _ in range(block_count):
         network = conditioners.MLP([16])
         layers += [
-            flow_layers.AffineCoupling(compute_coupling_parameters=network),
+            flow_layers.AffineCoupling(conditioner=network),
             flow_layers.ShufflePermutation(),
             flow_layers.ActivationNormalization(),
         ]

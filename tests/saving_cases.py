@@ -28,7 +28,7 @@ def make_model():
     layers = [
         flow_layers.UniformDequantization(8),
         flow_layers.ActivationNormalization(),
-        flow_layers.AffineCoupling(compute_coupling_parameters=network),
+        flow_layers.AffineCoupling(conditioner=network),
     ]
     model = flow_layers.FlowModel(layers)
     model.build((None, 4))

@@ -186,7 +186,7 @@ def test_arguments_of_the_model_are_passed_on(name):
 
 
 @pytest.mark.parametrize("name", applications.__all__)
-def test_arguments_that_nothing_takes_are_refused(name):
+def test_arguments_that_nothing_takes_are_rejected(name):
     make = getattr(applications, name)
     first = next(iter(inspect.signature(make).parameters))
     expected = rf"`{name}` should be some of \['{first}', .*'dtype'\], .* Received: \['layers'\]"
@@ -268,7 +268,7 @@ def test_data_stay_as_exact_as_the_model():
         ("InterpretationNetwork", {"capacity": "cubic"}),
     ],
 )
-def test_numbers_out_of_range_are_refused(name, options):
+def test_numbers_out_of_range_are_rejected(name, options):
     (argument,) = options
     with pytest.raises((TypeError, ValueError), match=f"`{argument}` should be .* Received: "):
         getattr(applications, name)(**options)
@@ -421,6 +421,6 @@ def test_an_interpretation_network_starts_from_the_best_linear_answer(capacity, 
     ("options", "argument"),
     [({"kept_count": 2}, "kept_count"), ({"mixing": "shuffle"}, "mixing")],
 )
-def test_a_linear_start_that_is_not_possible_is_refused(options, argument):
+def test_a_linear_start_that_is_not_possible_is_rejected(options, argument):
     with pytest.raises(ValueError, match=f"`{argument}` should be .* Received: "):
         applications.InterpretationNetwork(1, dimensions_per_factor=[3, 2, 1], **options)

@@ -240,7 +240,7 @@ def test_a_damaged_file_raises(damage, tmp_path):
         train_arrays(callbacks=[ResumableTraining(tmp_path)])
 
 
-def test_objects_of_python_are_refused(tmp_path):
+def test_objects_of_python_are_rejected(tmp_path):
     np.savez(tmp_path / "training.npz", state=np.array([print], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         train_arrays(callbacks=[ResumableTraining(tmp_path)])

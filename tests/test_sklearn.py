@@ -139,7 +139,7 @@ def test_data_frames_of_several_kinds_are_scored_and_sampled(x):
     assert other.table_.columns == table.columns
 
 
-def test_what_does_not_fit_is_refused(x):
+def test_what_does_not_fit_is_rejected(x):
     with pytest.raises(ValueError, match="`validation_fraction` should be at least 0 and below 1"):
         FlowDensity(validation_fraction=1.0).fit(x)
     with pytest.raises(TypeError, match="should be a `FlowModel`"):
@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused(x):
 
 
 @pytest.mark.parametrize("estimator", [FlowDensity, FlowRegressor])
-def test_columns_of_strings_are_refused_with_what_encodes_them(x, estimator):
+def test_columns_of_strings_are_rejected_with_what_encodes_them(x, estimator):
     frame = pd.DataFrame({"height": x[:, 0], "city": "Bonn"})
     for data, received in [
         (frame, "'Bonn' in column 'city'"),
@@ -163,7 +163,7 @@ def test_columns_of_strings_are_refused_with_what_encodes_them(x, estimator):
             estimator().fit(data, x[:, 1])
 
 
-def test_targets_that_are_strings_are_refused(x):
+def test_targets_that_are_strings_are_rejected(x):
     y = np.where(x[:, 0] > 0, "tall", "small")
     for X, table in [(x, False), (pd.DataFrame(x, columns=["a", "b"]), True)]:
         with pytest.raises(ValueError, match=r"`y` should hold numbers. .*take a classifier"):

@@ -27,16 +27,12 @@ _SCALE = 0.4  # of weights, times the root of their number of inputs
 
 def _make_affine(dtype: str) -> list:
     network = conditioners.MLP([64], dtype=dtype)
-    return [flow_layers.AffineCoupling(compute_coupling_parameters=network, dtype=dtype)]
+    return [flow_layers.AffineCoupling(conditioner=network, dtype=dtype)]
 
 
 def _make_spline(dtype: str) -> list:
     network = conditioners.MLP([64], dtype=dtype)
-    return [
-        flow_layers.RationalQuadraticSplineCoupling(
-            compute_coupling_parameters=network, dtype=dtype
-        )
-    ]
+    return [flow_layers.RationalQuadraticSplineCoupling(conditioner=network, dtype=dtype)]
 
 
 def _make_reflected(dtype: str) -> list:

@@ -154,7 +154,7 @@ ROWS = [
     ),
     Row("torchcfm", "torchcfm", "torchcfm_flows", ("continuous", "adaptive"), "eager"),
     Row("diffrax", "diffrax", "diffrax_flows", ("adaptive",), "batch"),
-    # Its affine couplings count log-scales of all entries, so that densities are wrong.
+    # Its affine couplings count log-scales of all dimensions, so that densities are wrong.
     Row("gyoza 0.2", "earlier", "earlier_gyoza", ("additive",), "compiled", _LEGACY),
     Row("gyoza 0.2", "earlier", "earlier_gyoza", ("pairs",), "eager", _LEGACY),
     Row("loop in TensorFlow", "tfp", "loops_tensorflow", ("reflections",)),

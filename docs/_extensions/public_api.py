@@ -280,7 +280,7 @@ def skip_member(
 def keep_colons(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
-    """Gives properties an empty type, or napoleon would take what precedes a colon for it."""
+    """Adds an empty type to properties, or napoleon would take what precedes a colon for it."""
     if what == "property" and lines:
         lines[0] = f": {lines[0]}"
 

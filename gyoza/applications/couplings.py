@@ -66,7 +66,7 @@ def NICE(
     hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers = alternate(
         layer_count,
-        lambda: AdditiveCoupling(compute_coupling_parameters=MLP(hidden_sizes)),
+        lambda: AdditiveCoupling(conditioner=MLP(hidden_sizes)),
         lambda: [HeavisidePermutation()],
     )
     if base_distribution is None:
@@ -108,7 +108,7 @@ def RealNVP(
     hidden_sizes = check_positive_integers("hidden_sizes", hidden_sizes)
     layers = alternate(
         layer_count,
-        lambda: AffineCoupling(compute_coupling_parameters=MLP(hidden_sizes)),
+        lambda: AffineCoupling(conditioner=MLP(hidden_sizes)),
         lambda: [HeavisidePermutation(), ActivationNormalization()],
     )
     return FlowModel([ActivationNormalization(), *layers], **kwargs)
@@ -171,7 +171,7 @@ def Glow(
             steps += [
                 ActivationNormalization(axes=[3]),
                 InvertibleConvolution(),
-                AffineCoupling(axes=[3], compute_coupling_parameters=network),
+                AffineCoupling(axes=[3], conditioner=network),
             ]
         layers = [Squeeze(), *steps, *layers]
     if levels is not None:

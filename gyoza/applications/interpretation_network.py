@@ -119,8 +119,8 @@ def InterpretationNetwork(
     def couple() -> FlowLayer:
         network = MLP(hidden_sizes, activation="leaky_relu")
         if capacity == "spline":
-            return RationalQuadraticSplineCoupling(compute_coupling_parameters=network)
-        return AffineCoupling(compute_coupling_parameters=network, log_scale_bound=1.0)
+            return RationalQuadraticSplineCoupling(conditioner=network)
+        return AffineCoupling(conditioner=network, log_scale_bound=1.0)
 
     layers: list[FlowLayer] = []
     if dimensions_per_factor is not None:

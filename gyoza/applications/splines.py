@@ -72,7 +72,7 @@ def NeuralSplineFlow(
             )
         else:
             spline = RationalQuadraticSplineCoupling(
-                compute_coupling_parameters=MLP(hidden_sizes, residual=residual),
+                conditioner=MLP(hidden_sizes, residual=residual),
                 bin_count=bin_count,
                 bound=bound,
             )

@@ -403,7 +403,10 @@ class Edits:
     def _finish_steps(
         self, factors: dict[str, np.ndarray], changed: dict[str, Tensor], hidden: bool
     ) -> Tensors:
-        """Decodes all steps at once. Factors that change have shape `[steps, instances, size]`."""
+        """Decodes all steps in one batch.
+
+        Factors that change have shape `[steps, instances, size]`.
+        """
         step_count = len(next(iter(changed.values())))
         repeated = {
             name: np.concatenate(list(changed.get(name, [block] * step_count)))

@@ -59,7 +59,7 @@ def check_flow_layer(
     - that `from_config(get_config())` and a saved model, loaded by another process without custom
       objects, give an equal layer,
     - that it works under other dtype policies,
-    - that integer inputs are refused, or returned unchanged by a layer that moves any dtype.
+    - that integer inputs are rejected, or returned unchanged by a layer that moves any dtype.
 
     Args:
         layer: The layer, of a class registered with Keras. It is not changed, only copied.

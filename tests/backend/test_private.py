@@ -56,7 +56,7 @@ def use_all(directory):
     keras.utils.set_random_seed(0)
     layers = [
         ActivationNormalization(),
-        AffineCoupling(compute_coupling_parameters=conditioners.MLP([3])),
+        AffineCoupling(conditioner=conditioners.MLP([3])),
     ]
     model = FlowModel(layers, memory_efficient=True)
     model.compile("sgd", metrics=[metrics.BitsPerDimension()])

@@ -95,7 +95,7 @@ def test_a_variable_is_read_as_it_is(counted, values):
 
 
 @pytest.mark.parametrize("xla", [False, True])
-def test_what_is_differentiated_elsewhere_is_no_trace(counted, values, xla):
+def test_what_is_differentiated_elsewhere_is_not_a_trace(counted, values, xla):
     """XLA would compile gradients of TensorFlow's traces anew for each value of constants."""
 
     def run(x):
@@ -109,7 +109,7 @@ def test_what_is_differentiated_elsewhere_is_no_trace(counted, values, xla):
 
 
 @on_tensorflow
-def test_what_a_tape_records_within_batches_is_no_trace(counted, values):
+def test_what_a_tape_records_within_batches_is_not_a_trace(counted, values):
     import tensorflow as tf
 
     def differentiate(x):

@@ -242,7 +242,7 @@ def test_all_columns_with_problems_are_named_at_once():
         table.encode(pd.DataFrame({"a": [np.inf, 2.0], "b": [1.0, 1.0]}))
 
 
-def test_rows_that_the_table_does_not_know_are_refused(table):
+def test_rows_that_the_table_does_not_know_are_rejected(table):
     frame = make_frame(5)
     with pytest.raises(ValueError, match=r"Column 'city' should hold .*Received: \['Wien'\]"):
         table.encode(frame.assign(city="Wien"))

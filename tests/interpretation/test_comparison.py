@@ -248,7 +248,7 @@ def test_findings_say_where_there_is_nothing_to_find():
     assert last.startswith("There is nothing to find here")
 
 
-def test_controls_that_cannot_be_measured_are_no_evidence():
+def test_controls_that_cannot_be_measured_are_not_evidence():
     nan = np.nan
     rows = make_rows(
         units={"trained": [0.9, 0.9], "re-initialised": [nan, nan], "labels shuffled": [nan, 0.2]},

@@ -18,7 +18,7 @@ def make_flow(x, layer_list=()):
         [
             *layer_list,
             flow_layers.ActivationNormalization(),
-            flow_layers.AffineCoupling(compute_coupling_parameters=network),
+            flow_layers.AffineCoupling(conditioner=network),
             flow_layers.Reflection(reflection_count=4),
         ]
     )

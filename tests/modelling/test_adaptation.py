@@ -180,7 +180,7 @@ def test_contexts_may_be_missing_where_an_encoder_takes_them():
     FlowModel(layers, context_encoder=OptionalContext()).adapt({"inputs": x, "context": context})
 
 
-def test_generator_that_adapt_has_read_is_refused_by_fit():
+def test_generator_that_adapt_has_read_is_rejected_by_fit():
     model = FlowModel([ActivationNormalization()])
     model.compile("adam")
     batches = (draw("float32") for _ in range(2))
@@ -317,7 +317,7 @@ class Batches(keras.utils.PyDataset):
 def test_first_batch_of_a_data_set_is_looked_at(form):
     data, model = Batches(form), FlowModel([ActivationNormalization()])
     if form == "context":
-        model.add(AffineCoupling(compute_coupling_parameters=MLP([2])))
+        model.add(AffineCoupling(conditioner=MLP([2])))
     with pytest.warns(UserWarning, match="does not normalise"):
         warn_of_scales(model, data)
     warn_of_scales(model, data)

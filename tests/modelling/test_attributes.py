@@ -27,7 +27,7 @@ UNKNOWN = np.nan
 
 
 def make(**kwargs):
-    """Two entries of the residual, three of the shape, one of x, and two of the scale."""
+    """Two dimensions of the residual, three of the shape, one of x, and two of the scale."""
     return AttributeCode(ATTRIBUTES, **{"dimension_count": 8, "separation": 4.0, **kwargs})
 
 
@@ -132,7 +132,7 @@ def test_what_is_written_is_read_through_a_flow():
     )
 
     network = MLP([8])
-    coupling = AffineCoupling(compute_coupling_parameters=network)
+    coupling = AffineCoupling(conditioner=network)
     flow = FlowModel([Reflection(reflection_count=8), coupling])
     flow.build((None, 8))
     for weight in network.trainable_weights:

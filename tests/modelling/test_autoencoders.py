@@ -138,7 +138,7 @@ def test_all_parts_are_trained_and_saved(tmp_path):
     model = make_model(
         make_encoder(context=True),
         prior=FlowModel([ActivationNormalization(), LULinear()]),
-        posterior_flow=FlowModel([AffineCoupling(compute_coupling_parameters=MLP([4]))]),
+        posterior_flow=FlowModel([AffineCoupling(conditioner=MLP([4]))]),
         entanglement_weight=0.1,
         seed=0,
     )
@@ -161,7 +161,7 @@ def test_all_parts_are_trained_and_saved(tmp_path):
         np.testing.assert_allclose(received, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_losses_that_are_means_over_entries():
+def test_losses_that_are_means_over_dimensions():
     """The loss 0.001 KL + cross-entropy + 0.0001 entanglement, with means in place of sums."""
     inputs = keras.Input([2, 3])
     flat = keras.layers.Flatten()(inputs)

@@ -83,7 +83,7 @@ def tensors(dtype="float64"):
 
 
 def make(case, dtype="float64", **kwargs):
-    """Makes a distribution of three entries, and its plain twin without a network."""
+    """Makes a distribution of three dimensions, and its plain twin without a network."""
     cls, arguments, _ = CASES[case]
     network = MLP([4], "softplus", dtype=dtype)
     return cls(shape=[3], context_network=network, dtype=dtype, **arguments, **kwargs)
@@ -417,6 +417,6 @@ def test_context_of_another_size():
         distribution.log_prob(X, context=CONTEXT[:, :1])
 
 
-def test_network_that_is_no_layer():
+def test_network_that_is_not_a_layer():
     with pytest.raises(TypeError, match="`context_network` should be a Keras layer or model"):
         DiagonalNormal(context_network=lambda context: context)

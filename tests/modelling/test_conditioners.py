@@ -1,4 +1,4 @@
-"""Conditioners: what they compute, and what they refuse."""
+"""Conditioners: what they compute, and what they reject."""
 
 import keras
 import numpy as np
@@ -22,12 +22,12 @@ def test_mlp_is_the_composition_of_its_layers():
 
 def test_new_mlp_makes_a_coupling_the_identity():
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
-    outputs, _ = AdditiveCoupling(compute_coupling_parameters=MLP([8]))(x)
+    outputs, _ = AdditiveCoupling(conditioner=MLP([8]))(x)
     np.testing.assert_array_equal(ops.convert_to_numpy(outputs), x)
 
 
 def test_mlp_in_a_coupling_has_no_weights_for_what_is_masked():
-    layer = AdditiveCoupling(compute_coupling_parameters=MLP([8]))
+    layer = AdditiveCoupling(conditioner=MLP([8]))
     layer(np.ones([2, 7], "float32"))
     assert [tuple(weight.shape) for weight in layer.weights] == [(4, 8), (8,), (8, 3), (3,)]
 
@@ -55,7 +55,7 @@ def test_a_coupling_runs_all_that_a_conditioner_of_a_user_does():
     x = np.ones([2, 4], "float32")
     shifts = []
     for network in (MLP([5]), Halved([5])):
-        layer = AdditiveCoupling(compute_coupling_parameters=network)
+        layer = AdditiveCoupling(conditioner=network)
         layer(x)
         network.set_weights([np.full(weight.shape, 0.1) for weight in network.weights])
         shifts.append(ops.convert_to_numpy(layer(x)[0]) - x)
@@ -65,7 +65,7 @@ def test_a_coupling_runs_all_that_a_conditioner_of_a_user_does():
 
 def test_a_penalty_of_activities_is_added_in_a_coupling():
     network = MLP([5], activity_regularizer=keras.regularizers.L2(1.0))
-    layer = AdditiveCoupling(compute_coupling_parameters=network)
+    layer = AdditiveCoupling(conditioner=network)
     x = np.ones([2, 4], "float32")
     layer(x)
     network.set_weights([np.full(weight.shape, 0.1) for weight in network.weights])
@@ -83,6 +83,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="should be given `output_size`"):
         MLP([8])(np.ones([2, 3], "float32"))
     mlp = MLP([8])
-    AdditiveCoupling(compute_coupling_parameters=mlp)(np.ones([2, 4], "float32"))
+    AdditiveCoupling(conditioner=mlp)(np.ones([2, 4], "float32"))
     with pytest.raises(ValueError, match="should have 3 outputs"):
-        AdditiveCoupling(compute_coupling_parameters=mlp)(np.ones([2, 6], "float32"))
+        AdditiveCoupling(conditioner=mlp)(np.ones([2, 6], "float32"))

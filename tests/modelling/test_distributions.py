@@ -107,8 +107,8 @@ def test_densities_integrate_to_one(distribution):
 )
 def test_samples_have_the_cumulative_distribution_of_scipy(distribution, expected):
     sample = sample_of(distribution, 100_000, seed=1)
-    for entry in sample.T:
-        assert scipy.stats.kstest(entry, expected.cdf).pvalue > 1e-3
+    for dimension in sample.T:
+        assert scipy.stats.kstest(dimension, expected.cdf).pvalue > 1e-3
 
 
 @each_case

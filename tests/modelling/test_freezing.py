@@ -44,8 +44,8 @@ def make_model():
     mlp = MLP([4])
     layers = [
         ActivationNormalization(),
-        AffineCoupling(compute_coupling_parameters=MLP([4])),
-        AffineCoupling(compute_coupling_parameters=mlp),
+        AffineCoupling(conditioner=MLP([4])),
+        AffineCoupling(conditioner=mlp),
         FlowModel([Inverse(MaskedAffine(conditioner=MADE([4])))]),
         Late(),
         MaskedAffine(conditioner=MADE([4])),
@@ -98,7 +98,7 @@ def test_training_a_copy_changes_nothing_that_is_frozen(tmp_path):
 
 
 def test_networks_of_layers_that_are_made_frozen_are_frozen():
-    layer = AdditiveCoupling(axes=[3], compute_coupling_parameters=ResNet(4, 1), trainable=False)
+    layer = AdditiveCoupling(axes=[3], conditioner=ResNet(4, 1), trainable=False)
     model = FlowModel([layer, ActivationNormalization()])
     model.build((None, 4, 4, 2))
     assert len(model.trainable_weights) == 2
@@ -107,7 +107,7 @@ def test_networks_of_layers_that_are_made_frozen_are_frozen():
 @pytest.mark.parametrize("way", ["load", "deepcopy"])
 def test_parts_of_a_network_stay_frozen(way, tmp_path):
     mlp = MLP([4, 4])
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=mlp)])
+    model = FlowModel([AffineCoupling(conditioner=mlp)])
     model.build((None, 3))
     parts = [part for part in flatten_layers(mlp, include_self=False) if part.weights]
     parts[0].trainable = False

@@ -23,7 +23,7 @@ def make(size, context_size=None, seed=0, **arguments):
 
 
 def dependence(made, *inputs):
-    """Tells for each parameter on which numbers of each of the `inputs` it depends."""
+    """Returns for each parameter on which numbers of each of the `inputs` it depends."""
     inputs = [ops.convert_to_tensor(x) for x in inputs]
 
     @jit
@@ -52,7 +52,7 @@ def dependence(made, *inputs):
     ids=str,
 )
 @pytest.mark.parametrize("has_context", [False, True])
-def test_parameters_depend_on_all_entries_before_in_the_order_and_on_no_other(
+def test_parameters_depend_on_all_dimensions_before_in_the_order_and_on_no_other(
     order, options, has_context
 ):
     made = make(4, CONTEXT_SIZE if has_context else None, order=order, **options)
@@ -68,7 +68,7 @@ def test_parameters_depend_on_all_entries_before_in_the_order_and_on_no_other(
 
 
 @pytest.mark.parametrize("size", [3, 7])
-def test_smallest_hidden_layers_still_let_every_entry_depend_on_all_before(size):
+def test_smallest_hidden_layers_still_let_every_dimension_depend_on_all_before(size):
     made = make(size, hidden_sizes=[size - 1, size - 1])
     on_inputs, *_ = dependence(made, np.random.default_rng(0).normal(size=(1, size)))
     np.testing.assert_array_equal(on_inputs[:, 0], np.tri(size, k=-1, dtype=bool))
@@ -89,7 +89,7 @@ def test_parameters_without_hidden_layers_are_a_triangular_linear_map():
 
 
 @pytest.mark.parametrize("context_size", [None, CONTEXT_SIZE])
-def test_parameters_of_one_entry_are_computed_alone(context_size):
+def test_parameters_of_one_dimension_are_computed_alone(context_size):
     made = make(4, context_size, order=[1, 3, 0, 2])
     random = np.random.default_rng(1)
     x = random.normal(size=(5, 2, 4)).astype("float32")
@@ -97,10 +97,10 @@ def test_parameters_of_one_entry_are_computed_alone(context_size):
     if context_size is not None:
         arguments["context"] = random.normal(size=(5, context_size)).astype("float32")
     everything = to_numpy(made(x, **arguments))
-    for entry in range(4):
-        alone = made(x, entry=ops.convert_to_tensor(entry, dtype="int32"), **arguments)
+    for dimension in range(4):
+        alone = made(x, entry=ops.convert_to_tensor(dimension, dtype="int32"), **arguments)
         np.testing.assert_allclose(
-            to_numpy(alone), everything[:, :, entry : entry + 1], rtol=1e-5, atol=1e-5
+            to_numpy(alone), everything[:, :, dimension : dimension + 1], rtol=1e-5, atol=1e-5
         )
 
 
@@ -117,14 +117,14 @@ def test_context_can_differ_between_positions():
         made(x[:, 0], context=context)
 
 
-def test_single_entry_has_parameters_that_are_weights():
+def test_single_dimension_has_parameters_that_are_weights():
     made = make(1)
     assert [tuple(weight.shape) for weight in made.weights] == [(2,)]
     received = to_numpy(made(np.ones([3, 1], "float32")))
     np.testing.assert_allclose(received, np.broadcast_to(to_numpy(made.weights[0]), (3, 1, 2)))
 
 
-def test_single_entry_has_parameters_that_depend_on_the_context():
+def test_single_dimension_has_parameters_that_depend_on_the_context():
     made = make(1, CONTEXT_SIZE)
     on_inputs, on_context = dependence(
         made, np.ones([1, 1], "float32"), np.ones([1, CONTEXT_SIZE], "float32")
@@ -138,7 +138,7 @@ def test_new_network_returns_zeros():
     np.testing.assert_array_equal(to_numpy(made(np.ones([2, 4], "float32"))), np.zeros([2, 4, 3]))
 
 
-def test_masks_are_no_weights_and_stay_when_the_network_is_saved_and_loaded(tmp_path):
+def test_masks_are_not_weights_and_stay_when_the_network_is_saved_and_loaded(tmp_path):
     inputs = keras.Input([3])
     model = keras.Model(inputs, MADE([4], parameter_count=2, order=[1, 2, 0])(inputs))
     for weight in model.weights:

@@ -1,4 +1,4 @@
-"""Masks: which entries pass, and how tensors are arranged by them."""
+"""Masks: which dimensions pass, and how tensors are arranged by them."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def test_positive_and_negative_parts_add_up_and_follow_the_pattern(x):
     ],
     ids=str,
 )
-def test_arrangement_puts_cancelled_entries_first_and_is_undone(mask, x):
+def test_arrangement_puts_cancelled_dimensions_first_and_is_undone(mask, x):
     arranged = to_numpy(mask.arrange(x))
     first, axes = mask._axes_[0], mask._axes_
     assert arranged.ndim == x.ndim - len(axes) + 1
@@ -138,7 +138,7 @@ def test_split_and_join_are_inverse(x):
     np.testing.assert_array_equal(to_numpy(mask.join(kept, changed)), x)
 
 
-def test_entries_that_do_not_pass_are_zero_even_if_infinite():
+def test_dimensions_that_do_not_pass_are_zero_even_if_infinite():
     mask = Mask(axes=[1], shape=[3], mask=[1, 0, 0])
     masked = to_numpy(mask(np.array([[1.0, np.inf, np.nan]], "float32")))
     np.testing.assert_array_equal(masked, [[1, 0, 0]])

@@ -87,9 +87,7 @@ def test_a_shifted_image_has_shifted_parameters_away_from_borders():
 @pytest.mark.parametrize("block_count", [0, 1])
 def test_a_new_network_makes_a_coupling_the_identity(block_count):
     x = images(2, 4, 4, 3)
-    layer = AffineCoupling(
-        axes=[3], compute_coupling_parameters=ResNet(width=4, block_count=block_count)
-    )
+    layer = AffineCoupling(axes=[3], conditioner=ResNet(width=4, block_count=block_count))
     outputs, log_det = layer(x)
     np.testing.assert_array_equal(to_numpy(outputs), x)
     np.testing.assert_array_equal(to_numpy(log_det), 0.0)
@@ -97,13 +95,13 @@ def test_a_new_network_makes_a_coupling_the_identity(block_count):
 
 CASES = {
     "affine": (
-        AffineCoupling(axes=[3], compute_coupling_parameters=ResNet(4, 1, activation="tanh")),
+        AffineCoupling(axes=[3], conditioner=ResNet(4, 1, activation="tanh")),
         [4, 4, 4],
     ),
     "spline": (
         RationalQuadraticSplineCoupling(
             axes=[3],
-            compute_coupling_parameters=ResNet(4, 0, activation="tanh"),
+            conditioner=ResNet(4, 0, activation="tanh"),
             bin_count=3,
             # No steep bins, which would magnify the rounding of outputs.
             minimum_bin_width=0.1,
@@ -114,7 +112,7 @@ CASES = {
     ),
     "checkerboard": (
         AffineCoupling(
-            compute_coupling_parameters=ResNet(4, 0, activation="tanh"),
+            conditioner=ResNet(4, 0, activation="tanh"),
             mask=CheckerBoardMask(axes=[1, 2]),
         ),
         [4, 3, 1],
@@ -131,9 +129,7 @@ def test_contract(name, check_contract):
 
 def test_a_coupling_that_splits_pixels_hands_over_images():
     network = ResNet(4, 0)
-    layer = AdditiveCoupling(
-        compute_coupling_parameters=network, mask=CheckerBoardMask(axes=[1, 2])
-    )
+    layer = AdditiveCoupling(conditioner=network, mask=CheckerBoardMask(axes=[1, 2]))
     layer(images(1, 4, 4, 2))
     assert tuple(network.first.kernel.shape) == (3, 3, 2, 4)
     assert network.output_size == 2

@@ -56,6 +56,6 @@ def test_functions_that_jax_compiles_need_a_seed():
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, "0", True])
-def test_other_seeds_are_refused(seed):
+def test_other_seeds_are_rejected(seed):
     with pytest.raises(ValueError, match="`seed` should be an integer of at least 0"):
         SeedGenerator(seed)

@@ -29,7 +29,7 @@ IMAGES = random.integers(2, size=[6, 8, 8, 1]).astype("uint8")
 
 
 def make(model_type, size=None, **kwargs):
-    """Makes a model of vectors of five entries, with networks of its own."""
+    """Makes a model of vectors of five dimensions, with networks of its own."""
     size = size or (2 if model_type == "l2" else 5)
     inputs = keras.Input([5])
     encoder = keras.Model(inputs, [keras.layers.Dense(size)(inputs) for _ in range(2)])

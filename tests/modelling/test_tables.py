@@ -103,7 +103,7 @@ def test_contexts_can_be_frames():
     frame = make_frame()
     x, context = frame[["price"]].astype("float32"), frame[["rooms", "is_new"]]
     model = FlowModel(
-        [Standardize(), AffineCoupling(compute_coupling_parameters=MLP([4]))],
+        [Standardize(), AffineCoupling(conditioner=MLP([4]))],
     )
     model.adapt({"inputs": x, "context": context})
     model.compile("sgd")
@@ -145,7 +145,7 @@ def test_columns_are_chosen_by_the_names_of_the_frame_that_is_adapted_to():
     model.log_prob(frame)
 
 
-def test_columns_in_another_order_are_refused():
+def test_columns_in_another_order_are_rejected():
     frame = make_frame()
     model = FlowModel([Standardize()])
     model.adapt(frame)
@@ -159,7 +159,7 @@ def test_columns_in_another_order_are_refused():
     )
 
 
-def test_columns_of_contexts_in_another_order_are_refused():
+def test_columns_of_contexts_in_another_order_are_rejected():
     frame = make_frame()
     c = frame[["price", "rooms"]].astype("float32")
     x = np.random.default_rng(0).normal(size=[len(frame), 1]).astype("float32")
@@ -188,7 +188,7 @@ def test_columns_of_contexts_in_another_order_are_refused():
             use()
 
 
-def test_flow_matching_refuses_columns_in_another_order_in_every_method():
+def test_flow_matching_rejects_columns_in_another_order_in_every_method():
     frame = make_frame()
     c = frame[["price", "rooms"]].astype("float32")
     x = np.random.default_rng(0).normal(size=[len(frame), 2]).astype("float32")
@@ -221,7 +221,7 @@ def test_the_order_of_numbered_columns_and_of_rows_is_known():
     random = np.random.default_rng(0)
     x = pd.DataFrame(random.normal(size=[50, 3]).astype("float32"))
     c = pd.DataFrame(random.normal(size=[50, 2]), columns=["size", "age"]).astype("float32")
-    coupling = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    coupling = AffineCoupling(conditioner=MLP([4]))
     model = FlowModel([coupling])
     model.compile("sgd")
     model.fit({"inputs": x, "context": c}, verbose=0)
@@ -241,14 +241,14 @@ def test_other_columns_do_not_make_a_model_forget_those_that_it_is_trained_on():
     model.log_prob(pd.DataFrame(frame.to_numpy()))
     with pytest.raises(ValueError, match="incompatible"):
         model.log_prob(frame.assign(area=1.0))
-    refused = pytest.raises(ValueError, match="in the order in which")
-    with refused:
+    is_rejected = pytest.raises(ValueError, match="in the order in which")
+    with is_rejected:
         model.log_prob(other)
-    with refused:
+    with is_rejected:
         model.fit(frame, validation_data=other, verbose=0)
     names = {"price": "a", "rooms": "b", "is_new": "c"}
     model.fit(other.rename(columns=names), verbose=0)
-    with refused:
+    with is_rejected:
         model.log_prob(frame.rename(columns=names))
 
 
@@ -290,7 +290,7 @@ def test_adapt_names_columns_that_a_few_values_scale():
     assert not any("half of the values" in str(each.message) for each in caught)
 
 
-def test_columns_that_differ_by_more_than_rounding_are_no_repetitions():
+def test_columns_that_differ_by_more_than_rounding_are_not_repetitions():
     random = np.random.default_rng(0)
     x = random.normal(size=[100, 1])
     near = x + 1e-4 * random.normal(size=x.shape)

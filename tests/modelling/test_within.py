@@ -139,7 +139,7 @@ def test_layers_of_a_chain_are_told_whether_they_are_trained():
 
 
 @pytest.mark.parametrize("width", [1, 3, 5])
-def test_inputs_and_outputs_of_another_width_are_refused(width):
+def test_inputs_and_outputs_of_another_width_are_rejected(width):
     model, _ = make_chain()
     x = ops.convert_to_tensor(np.ones([5, width], "float32"))
     for run in (model, model.call, model.invert, model.invert_and_log_det):
@@ -148,7 +148,7 @@ def test_inputs_and_outputs_of_another_width_are_refused(width):
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int32"])
-def test_inputs_other_than_floating_point_numbers_are_refused(dtype):
+def test_inputs_other_than_floating_point_numbers_are_rejected(dtype):
     model, _ = make_chain()
     x = ops.convert_to_tensor(np.ones([5, 4], dtype))
     for run in (model, model.call, model.invert):
@@ -156,7 +156,7 @@ def test_inputs_other_than_floating_point_numbers_are_refused(dtype):
             run(x)
 
 
-def test_shapes_that_a_later_layer_was_not_built_for_are_refused():
+def test_shapes_that_a_later_layer_was_not_built_for_are_rejected():
     model = FlowModel([Flatten(), ActivationNormalization()])
     x = ops.ones([5, 2, 2])
     for _ in range(2):
@@ -182,7 +182,7 @@ def test_what_keras_casts_for_a_layer_it_casts_each_time():
         assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
 
 
-def test_a_context_where_there_was_none_is_refused():
+def test_a_context_where_there_was_none_is_rejected():
     model, _ = make_chain()
     for _ in range(2):
         model(X)

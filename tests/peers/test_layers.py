@@ -77,7 +77,7 @@ def copy_mlp(mlp, parameter_count, shift=None):
 def test_affine_coupling_is_that_of_zuko(context):
     mlp = conditioners.MLP([16, 8], "tanh", **DOUBLE)
     layer = flow_layers.AffineCoupling(
-        compute_coupling_parameters=mlp, mask=masks.Mask([1], [DIMENSIONS], MASK), **DOUBLE
+        conditioner=mlp, mask=masks.Mask([1], [DIMENSIONS], MASK), **DOUBLE
     )
     layer(X, *context)
     fill(layer)
@@ -100,7 +100,7 @@ def test_spline_coupling_is_that_of_nflows():
     bins, minimum = 5, 1e-3
     mlp = conditioners.MLP([16, 8], "tanh", **DOUBLE)
     layer = flow_layers.RationalQuadraticSplineCoupling(
-        compute_coupling_parameters=mlp,
+        conditioner=mlp,
         mask=masks.Mask([1], [DIMENSIONS], MASK),
         bin_count=bins,
         bound=2.0,

@@ -48,7 +48,7 @@ def test_calibration_of_several_targets_and_models():
         ([0.1], {"confidence": 95}, "`confidence` should be between 0 and 1"),
     ],
 )
-def test_what_is_no_probability_is_refused(probabilities, options, message):
+def test_what_is_not_a_probability_is_rejected(probabilities, options, message):
     with pytest.raises(ValueError, match=message):
         calibration(probabilities, **options)
 
@@ -77,6 +77,6 @@ def test_pairs_of_dimensions():
         ({"a": np.zeros([3, 2]), "b": np.zeros([3, 1])}, "as many dimensions each"),
     ],
 )
-def test_data_that_are_no_vectors_are_refused(data, message):
+def test_data_that_are_not_vectors_are_rejected(data, message):
     with pytest.raises(ValueError, match=message):
         pair_plot(data)

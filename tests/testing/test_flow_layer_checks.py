@@ -17,9 +17,9 @@ class Scaling(FlowLayer):
         self.a = self.add_weight(shape=(self.dimension_count,), initializer="zeros", name="a")
 
     def transform(self, inputs):
-        return inputs * ops.exp(self.a), self.log_stretch(inputs)
+        return inputs * ops.exp(self.a), self.sum_log_derivatives(inputs)
 
-    def log_stretch(self, inputs):
+    def sum_log_derivatives(self, inputs):
         return ops.sum(ops.zeros_like(inputs) + self.a, axis=-1)
 
     def inverse_transform(self, outputs):
@@ -32,8 +32,8 @@ def register(cls):
 
 @register
 class WrongSign(Scaling):
-    def log_stretch(self, inputs):
-        return -super().log_stretch(inputs)
+    def sum_log_derivatives(self, inputs):
+        return -super().sum_log_derivatives(inputs)
 
 
 @register
@@ -157,7 +157,7 @@ def test_class_that_is_not_registered_is_found_out_without_another_process():
         check_flow_layer(NotRegistered(), [3], policies=(), fresh_process=False)
 
 
-def test_class_defined_in_a_function_is_refused():
+def test_class_defined_in_a_function_is_rejected():
     class Local(Scaling):
         pass
 

@@ -113,7 +113,7 @@ def _additive(cell: Cell) -> list:
         for _ in range(cell.depth)
         for layer in (
             flow_layers.ActivationNormalization(),
-            flow_layers.AdditiveCoupling(compute_coupling_parameters=conditioners.MLP(cell.hidden)),
+            flow_layers.AdditiveCoupling(conditioner=conditioners.MLP(cell.hidden)),
             flow_layers.HeavisidePermutation(),
         )
     ]
@@ -124,7 +124,7 @@ def _affine(cell: Cell) -> list:
         layer
         for _ in range(cell.depth)
         for layer in (
-            flow_layers.AffineCoupling(compute_coupling_parameters=conditioners.MLP(cell.hidden)),
+            flow_layers.AffineCoupling(conditioner=conditioners.MLP(cell.hidden)),
             flow_layers.HeavisidePermutation(),
         )
     ]
@@ -135,9 +135,7 @@ def _spline(cell: Cell) -> list:
         layer
         for _ in range(cell.depth)
         for layer in (
-            flow_layers.RationalQuadraticSplineCoupling(
-                compute_coupling_parameters=conditioners.MLP(cell.hidden)
-            ),
+            flow_layers.RationalQuadraticSplineCoupling(conditioner=conditioners.MLP(cell.hidden)),
             flow_layers.HeavisidePermutation(),
         )
     ]
@@ -161,7 +159,7 @@ def _glow(cell: Cell) -> list:
             flow_layers.InvertibleConvolution(),
             flow_layers.AffineCoupling(
                 axes=[3],
-                compute_coupling_parameters=conditioners.ResNet(cell.hidden[0], block_count=0),
+                conditioner=conditioners.ResNet(cell.hidden[0], block_count=0),
             ),
         )
     ]

@@ -20,10 +20,10 @@ class Conditioner(HasOptions, keras.Layer):
     r"""Base class of networks that are given only what a coupling keeps, for what it changes.
 
     Any Keras layer or model can compute coupling parameters. A plain one sees tensors in their full
-    shape, with zeros where the coupling changes them, and also answers in full shape. A
-    `Conditioner` sees the kept dimensions alone, `[batch, ..., kept dimensions]`, and answers with
-    the parameters of the changed dimensions alone, `[batch, ..., output_size]`, so nothing is
-    computed and thrown away. The coupling sets `output_size` before it builds the conditioner.
+    shape, with zeros where the coupling changes them, and also returns tensors in full shape. A
+    `Conditioner` sees the kept dimensions alone, `[batch, ..., kept dimensions]`, and returns the
+    parameters of the changed dimensions alone, `[batch, ..., output_size]`, so nothing is computed
+    and thrown away. The coupling sets `output_size` before it builds the conditioner.
 
     Kept dimensions with a period :math:`T`, such as angles, are replaced by :math:`\cos (2 \pi x /
     T)` and :math:`\sin (2 \pi x / T)`, before `call`: cosines come first, then sines, then the
@@ -95,12 +95,12 @@ class Conditioner(HasOptions, keras.Layer):
         return ops.concatenate(parts, axis=-1)
 
     def sees_kept_entries(self, axes: Sequence[int]) -> bool:
-        """Returns whether a coupling along `axes` gives the conditioner what it keeps alone.
+        """Returns whether the conditioner is given only the dimensions that a coupling keeps.
 
         If it is not, because it needs to know where dimensions are, it is given the inputs in full
-        shape, with zeros where the coupling changes them, and answers for all dimensions, also
-        those that are kept: `output_size` is then the parameters of all dimensions of the last
-        axis.
+        shape, with zeros where the coupling changes them, and returns parameters in full
+        shape, also of dimensions that are kept: `output_size` is then the number of parameters of
+        all dimensions of the last axis.
 
         Args:
             axes: The axes that the coupling transforms.

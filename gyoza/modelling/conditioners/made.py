@@ -169,9 +169,9 @@ class MADE(DenseNetwork):
             columns = entry * self.parameter_count + ops.arange(self.parameter_count)
             layers[-1] = functools.partial(layers[-1], columns=columns)
         parameters = self._run_dense_layers(inputs, layers)
-        entry_count = inputs.shape[-1] if entry is None else 1
+        dimension_count = inputs.shape[-1] if entry is None else 1
         return ops.reshape(
-            parameters, (*ops.shape(parameters)[:-1], entry_count, self.parameter_count)
+            parameters, (*ops.shape(parameters)[:-1], dimension_count, self.parameter_count)
         )
 
     def compute_output_shape(self, input_shape: Shape) -> tuple[int | None, ...]:

@@ -40,9 +40,7 @@ class MLP(DenseNetwork, Conditioner):
     Example:
 
         >>> conditioner = gyoza.modelling.conditioners.MLP([64, 64])
-        >>> layer = gyoza.modelling.flow_layers.AdditiveCoupling(
-        ...     compute_coupling_parameters=conditioner
-        ... )
+        >>> layer = gyoza.modelling.flow_layers.AdditiveCoupling(conditioner=conditioner)
         >>> outputs, log_det = layer(np.ones([2, 6], "float32"))
         >>> conditioner.output_size
         3

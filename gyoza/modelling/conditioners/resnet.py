@@ -35,7 +35,7 @@ class ResNet(Conditioner):
     Images are channels-last, `[batch, height, width, channels]`, of any height and width. From a
     coupling with `axes=[3]`, it is given the channels that the mask keeps. From any other, which
     splits pixels, as with a :class:`~gyoza.modelling.masks.CheckerBoardMask`, it is given whole
-    images, with zeros where the coupling changes them, and answers for all dimensions.
+    images, with zeros where the coupling changes them, and returns parameters of all dimensions.
 
     Args:
         width: The number of channels of all convolutions but the last.
@@ -53,9 +53,7 @@ class ResNet(Conditioner):
     Example:
 
         >>> conditioner = gyoza.modelling.conditioners.ResNet(width=16, block_count=1)
-        >>> layer = gyoza.modelling.flow_layers.AffineCoupling(
-        ...     axes=[3], compute_coupling_parameters=conditioner
-        ... )
+        >>> layer = gyoza.modelling.flow_layers.AffineCoupling(axes=[3], conditioner=conditioner)
         >>> outputs, log_det = layer(np.ones([2, 8, 8, 4], "float32"))
         >>> conditioner.output_size  # log-scales and shifts of two channels
         4

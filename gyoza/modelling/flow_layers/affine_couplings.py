@@ -43,7 +43,7 @@ class AdditiveCoupling(ElementwiseCoupling):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.AdditiveCoupling(
-        ...     compute_coupling_parameters=lambda x: 10.0 + x[..., ::-1],
+        ...     conditioner=lambda x: 10.0 + x[..., ::-1],
         ...     mask=gyoza.modelling.masks.Mask(axes=[1], shape=[2], mask=[1, 0]),
         ... )
         >>> outputs, log_det = layer(np.array([[1.0, 2.0]], "float32"))
@@ -104,7 +104,7 @@ class AffineCoupling(ElementwiseCoupling):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.AffineCoupling(
-        ...     compute_coupling_parameters=gyoza.modelling.conditioners.MLP([64])
+        ...     conditioner=gyoza.modelling.conditioners.MLP([64])
         ... )
         >>> x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
         >>> outputs, log_det = layer(x)
@@ -184,7 +184,7 @@ class VolumePreservingCoupling(AffineCoupling):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.VolumePreservingCoupling(
-        ...     compute_coupling_parameters=gyoza.modelling.conditioners.MLP([64])
+        ...     conditioner=gyoza.modelling.conditioners.MLP([64])
         ... )
         >>> x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
         >>> outputs, log_det = layer(x)

@@ -138,9 +138,9 @@ class MaskedAutoregressive(AppliesTransform, ConditionalFlowLayer):
         """
         vectors = to_vectors(inputs, self._axes_, self._shape_)
         parameters = self._compute_parameters(vectors, context)
-        outputs, log_stretch = self._couple_and_stretch_(vectors, parameters)
+        outputs, log_derivative = self._couple_and_stretch_(vectors, parameters)
         outputs = from_vectors(outputs, self._axes_, self._shape_)
-        return outputs, self.sum_log_det(inputs, log_stretch, vectors)
+        return outputs, self.sum_log_det(inputs, log_derivative, vectors)
 
     def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps outputs of `call` back; runs the network once for each dimension.

@@ -121,8 +121,8 @@ class Sigmoid(_Bounded):
 
     def stretch(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the sigmoid."""
-        log_stretch = math.log(self.high - self.low) + logistic_log_density(x)
-        return _squash(x, self.low, self.high), log_stretch
+        log_derivative = math.log(self.high - self.low) + logistic_log_density(x)
+        return _squash(x, self.low, self.high), log_derivative
 
     def compress(self, y: Tensor) -> Tensor:
         """Computes the logit from the distances to both bounds."""

@@ -17,7 +17,7 @@ __all__ = ["set_periods"]
 
 
 def set_periods(layers: Sequence[Any], input_shape: Shape) -> None:
-    """Tells conditioners which dimensions are angles, in flows of angles and other numbers.
+    """Sets the periods of conditioners, in flows of angles and other numbers.
 
     Circular couplings change angles, and other couplings change other numbers. So a dimension that
     one of them changes is known in all couplings before and after it, as long as no layer in

@@ -43,7 +43,7 @@ class Columns(TakesContext, FlowLayer):
             number of columns. Or a list of such pairs of columns and layers.
         names: The names of all columns, in order. They are needed where `layers` has names as keys,
             and if omitted then, they are taken from the first data frame that the model is given
-            (before it is built). A model refuses data frames with other names.
+            (before it is built). A model rejects data frames with other names.
         **kwargs: Arguments of `keras.Layer`.
 
     Raises:

@@ -111,7 +111,7 @@ class Coupling(_TakesTransformer):
         ...     def compute_jacobian_determinant(self, x):
         ...         log_scales = self.compute_parameters(x)
         ...         return keras.ops.sum(self._mask_(log_scales, is_positive=False), axis=-1)
-        >>> layer = ScalingCoupling(compute_coupling_parameters=keras.layers.Dense(4))
+        >>> layer = ScalingCoupling(conditioner=keras.layers.Dense(4))
         >>> outputs, log_det = layer(np.ones([1, 4], "float32"))
         >>> keras.ops.convert_to_numpy(layer.invert(outputs)).round(4)
         array([[1., 1., 1., 1.]], dtype=float32)

@@ -214,9 +214,7 @@ class VariationalDequantization(UniformDequantization):
     Example:
 
         >>> from gyoza.modelling import conditioners, distributions, flow_layers
-        >>> coupling = flow_layers.AffineCoupling(
-        ...     compute_coupling_parameters=conditioners.MLP([16])
-        ... )
+        >>> coupling = flow_layers.AffineCoupling(conditioner=conditioners.MLP([16]))
         >>> noise_flow = flow_layers.FlowModel([coupling], distributions.Logistic())
         >>> layer = flow_layers.VariationalDequantization(levels=4, noise_flow=noise_flow, seed=0)
         >>> outputs, log_det = layer(np.array([[0.0, 3.0]], "float32"))

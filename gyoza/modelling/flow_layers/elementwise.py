@@ -53,8 +53,8 @@ class ElementwiseLayer(FlowLayer):
 
     def transform(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Maps each dimension; see :meth:`FlowLayer.transform`."""
-        outputs, log_stretch = self.stretch(ops.cast(inputs, self.log_det_dtype))
-        return ops.cast(outputs, inputs.dtype), ops.sum(log_stretch, axis=-1)
+        outputs, log_derivative = self.stretch(ops.cast(inputs, self.log_det_dtype))
+        return ops.cast(outputs, inputs.dtype), ops.sum(log_derivative, axis=-1)
 
     def inverse_transform(self, outputs: Tensor) -> Tensor:
         """Maps each dimension back; see :meth:`FlowLayer.inverse_transform`."""
@@ -63,9 +63,9 @@ class ElementwiseLayer(FlowLayer):
     def invert_and_log_det(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Maps each dimension back; see :meth:`FlowLayer.invert_and_log_det`."""
         vectors = ops.cast(to_vectors(outputs, self._axes_, self._shape_), self.log_det_dtype)
-        x, log_stretch = self.compress_and_stretch(vectors)
+        x, log_derivative = self.compress_and_stretch(vectors)
         inputs = from_vectors(ops.cast(x, outputs.dtype), self._axes_, self._shape_)
-        return inputs, self.sum_log_det(outputs, log_stretch)
+        return inputs, self.sum_log_det(outputs, log_derivative)
 
 
 def _check_interval(x: Tensor, interval: tuple[float, float], is_closed: bool, name: str) -> None:

@@ -39,9 +39,10 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     `compute_log_stretch`, and `_decouple_and_stretch_` as well as `_decouple_`.
 
     Parameters have a further, last axis of length `parameter_count` if that is not 1, also those of
-    a network that answers in full shape. A :class:`~gyoza.modelling.conditioners.Conditioner`
-    returns the first parameter of all dimensions, then the second of all, and so on, which is
-    faster to read than one dimension after the other.
+    a network that returns tensors in full shape. A
+    :class:`~gyoza.modelling.conditioners.Conditioner` returns the first parameter of all
+    dimensions, then the second of all, and so on, which is faster to read than one dimension after
+    the other.
 
     This holds for your own subclasses of :class:`ElementwiseCoupling`. Subclasses of gyoza's
     couplings that derive from it, such as :class:`AdditiveCoupling`, override `_couple_` and
@@ -54,9 +55,9 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
     Args:
         shape: See :class:`FlowLayer`.
         axes: See :class:`FlowLayer`.
-        compute_coupling_parameters: See :class:`Coupling`. A network that answers in full shape
-            returns a tensor of the shape of the inputs, with the further axis if there is one. All
-            axes but the first can have length 1 instead. One number holds for all.
+        compute_coupling_parameters: See :class:`Coupling`. A network that is not a `Conditioner`
+            returns a tensor in full shape, that of the inputs, with the further axis if there is
+            one. All axes but the first can have length 1 instead. One number holds for all.
         mask: See :class:`Coupling`.
         transformer: What is done to each dimension, a
             :class:`~gyoza.modelling.transforms.Transform`. Subclasses that implement the methods
@@ -135,8 +136,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         if self._is_in_full_shape:
             return self._sum_in_full_shape(x, self.compute_parameters(x, context))
         _, changed, parameters = self._split(x, context)
-        _, log_stretch = self._couple_and_stretch_(changed, parameters)
-        return self.sum_log_det(x, log_stretch, changed)
+        _, log_derivative = self._couple_and_stretch_(changed, parameters)
+        return self.sum_log_det(x, log_derivative, changed)
 
     def _compute_log_det(
         self, inputs: Tensor, context: Tensor | None, parameters: Tensor
@@ -149,11 +150,11 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         """Computes log-determinants in full shape, where parameters may broadcast."""
         if self.preserves_volume:
             return self.sum_log_det(inputs, None)
-        _, log_stretch = self._couple_and_stretch_(inputs, parameters)
-        if log_stretch is not None:
-            log_stretch = ops.broadcast_to(log_stretch, ops.shape(inputs))
-            log_stretch = self._mask_(log_stretch, is_positive=False)
-        return self.sum_log_det(inputs, log_stretch)
+        _, log_derivative = self._couple_and_stretch_(inputs, parameters)
+        if log_derivative is not None:
+            log_derivative = ops.broadcast_to(log_derivative, ops.shape(inputs))
+            log_derivative = self._mask_(log_derivative, is_positive=False)
+        return self.sum_log_det(inputs, log_derivative)
 
     def compute_parameters(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Computes the coupling parameters in full shape; see :meth:`Coupling.compute_parameters`.
@@ -207,8 +208,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         if self._is_in_full_shape:
             return super().call(inputs, context)
         kept, changed, parameters = self._split(inputs, context)
-        coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
-        log_det = self.sum_log_det(inputs, log_stretch, changed)
+        coupled, log_derivative = self._couple_and_stretch_(changed, parameters)
+        log_det = self.sum_log_det(inputs, log_derivative, changed)
         return self._mask_.join(kept, coupled), log_det
 
     def invert(self, outputs: Tensor, context: Tensor | None = None) -> Tensor:
@@ -225,8 +226,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
         if self._is_in_full_shape:
             return super().invert_and_log_det(outputs, context=context)
         kept, changed, parameters = self._split(outputs, context)
-        decoupled, log_stretch = self._decouple_and_stretch_(changed, parameters)
-        log_det = self.sum_log_det(outputs, log_stretch, changed)
+        decoupled, log_derivative = self._decouple_and_stretch_(changed, parameters)
+        log_det = self.sum_log_det(outputs, log_derivative, changed)
         return self._mask_.join(kept, decoupled), log_det
 
     def recompute(
@@ -240,8 +241,8 @@ class ElementwiseCoupling(AppliesTransform, Coupling):
             changed = self._decouple_(coupled, ops.stop_gradient(parameters))
         inputs = ops.stop_gradient(self._mask_.join(kept, changed))
         _, changed = self._mask_.split(inputs + shift)
-        coupled, log_stretch = self._couple_and_stretch_(changed, parameters)
-        log_det = self.sum_log_det(inputs, log_stretch, changed)
+        coupled, log_derivative = self._couple_and_stretch_(changed, parameters)
+        log_det = self.sum_log_det(inputs, log_derivative, changed)
         return inputs, self._mask_.join(kept, coupled), log_det
 
 

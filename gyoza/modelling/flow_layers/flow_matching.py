@@ -16,7 +16,7 @@ from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.discrete import warn_if_discrete
 from gyoza.modelling.flow_layers.elementwise import Standardize
 from gyoza.modelling.flow_layers.interpolation import COUPLINGS, PATHS, couple_optimally
-from gyoza.modelling.flow_layers.likelihood import check_rows, refuse_targets
+from gyoza.modelling.flow_layers.likelihood import check_rows, reject_targets
 from gyoza.modelling.flow_layers.models import FlowModel
 from gyoza.modelling.flow_layers.sampling import Sampling
 from gyoza.modelling.flow_layers.unadapted import warn_of_scales
@@ -401,7 +401,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
         self, y: Tensor | None, class_weight: dict[int, float] | None = None
     ) -> None:
         # Also where the base distribution takes labels, which paths do not.
-        refuse_targets(self.name, y, class_weight)
+        reject_targets(self.name, y, class_weight)
 
     def adapt(self, data: Data, batch_size: int = 4096) -> None:
         """Adapts what precedes the velocity to data; see :meth:`FlowModel.adapt`."""

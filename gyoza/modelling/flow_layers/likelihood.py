@@ -27,7 +27,7 @@ from gyoza.modelling.training import (
 )
 from gyoza.typing import Tensor
 
-__all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "refuse_targets"]
+__all__ = ["LikelihoodTraining", "not_one_array", "check_rows", "reject_targets"]
 
 
 def not_one_array(name: str, inputs: Sequence[Any]) -> ValueError:
@@ -49,7 +49,7 @@ def check_rows(inputs: Tensor, name: str, values: Tensor) -> None:
         )
 
 
-def refuse_targets(
+def reject_targets(
     name: str, y: Tensor | None, class_weight: dict[int, float] | None = None
 ) -> None:
     """Raises a `ValueError` if model `name` is given targets or weights of their classes."""
@@ -235,4 +235,4 @@ class LikelihoodTraining(ChecksCompilation, ExportsEndpoints, Training):
             self.base_distribution.check_labels(y)
         if takes_labels or self.loss is not None:
             return
-        refuse_targets(self.name, y, class_weight)
+        reject_targets(self.name, y, class_weight)

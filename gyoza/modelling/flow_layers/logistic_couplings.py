@@ -66,7 +66,7 @@ class MixtureLogisticCoupling(AffineCoupling):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.MixtureLogisticCoupling(
-        ...     compute_coupling_parameters=gyoza.modelling.conditioners.MLP([64])
+        ...     conditioner=gyoza.modelling.conditioners.MLP([64])
         ... )
         >>> x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
         >>> outputs, log_det = layer(x)

@@ -67,7 +67,7 @@ class FactorOut(ConditionalFlowLayer, Flatten):
         >>> from gyoza.modelling import conditioners, flow_layers
         >>> def step():
         ...     return flow_layers.AffineCoupling(
-        ...         axes=[3], compute_coupling_parameters=conditioners.ResNet(16, block_count=0)
+        ...         axes=[3], conditioner=conditioners.ResNet(16, block_count=0)
         ...     )
         >>> coarse = flow_layers.FlowModel([flow_layers.Squeeze(), step()])
         >>> model = flow_layers.FlowModel(

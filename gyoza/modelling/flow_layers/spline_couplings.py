@@ -57,7 +57,7 @@ class RationalQuadraticSplineCoupling(ElementwiseCoupling):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.RationalQuadraticSplineCoupling(
-        ...     compute_coupling_parameters=gyoza.modelling.conditioners.MLP([64]), bin_count=4
+        ...     conditioner=gyoza.modelling.conditioners.MLP([64]), bin_count=4
         ... )
         >>> x = np.array([[1.0, 2.0, 3.0, 4.0]], "float32")
         >>> outputs, log_det = layer(x)
@@ -135,7 +135,7 @@ class CircularSplineCoupling(RationalQuadraticSplineCoupling):
     Example:
 
         >>> layer = gyoza.modelling.flow_layers.CircularSplineCoupling(
-        ...     compute_coupling_parameters=gyoza.modelling.conditioners.MLP([64]), bin_count=4
+        ...     conditioner=gyoza.modelling.conditioners.MLP([64]), bin_count=4
         ... )
         >>> outputs, log_det = layer(np.array([[0.0, 1.0, 2.0, 3.0]], "float32"))
         >>> keras.ops.convert_to_numpy(outputs)  # a new layer is the identity

@@ -8,7 +8,7 @@ import numpy as np
 from gyoza.modelling.functions.tensors import TRACING_ERRORS
 from gyoza.typing import Data, Tensor
 
-__all__ = ["evaluate_target", "not_differentiable", "refuse_data"]
+__all__ = ["evaluate_target", "not_differentiable", "reject_data"]
 
 
 def _takes_arrays(function: Callable[..., Any], tensors: Sequence[Tensor]) -> bool:
@@ -63,7 +63,7 @@ def evaluate_target(
     return target
 
 
-def refuse_data(name: str, data: Data) -> None:
+def reject_data(name: str, data: Data) -> None:
     """Raises a `ValueError` if data are given as the argument `name`."""
     if isinstance(data, Iterable):
         what = f"of shape {tuple(data.shape)}" if hasattr(data, "shape") else f"a {type(data)}"

@@ -117,8 +117,8 @@ class AppliesTransform:
             What `_couple_` and `compute_log_stretch` return.
         """
         if self.transformer is None or self._replaced & {"_couple_", "compute_log_stretch"}:
-            log_stretch = self.compute_log_stretch(inputs, coupling_parameters)
-            return self._couple_(inputs, coupling_parameters), log_stretch
+            log_derivative = self.compute_log_stretch(inputs, coupling_parameters)
+            return self._couple_(inputs, coupling_parameters), log_derivative
         if self._lacks_axis:
             coupling_parameters = coupling_parameters[..., None]
         return self.transformer.forward(inputs, coupling_parameters)

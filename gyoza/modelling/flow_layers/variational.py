@@ -11,7 +11,7 @@ from keras import ops
 from gyoza.backend import forget_gradients, keep_values
 from gyoza.modelling.flow_layers.describing import Summarises
 from gyoza.modelling.flow_layers.models import FlowModel
-from gyoza.modelling.flow_layers.targets import evaluate_target, not_differentiable, refuse_data
+from gyoza.modelling.flow_layers.targets import evaluate_target, not_differentiable, reject_data
 from gyoza.modelling.functions import importance
 from gyoza.modelling.functions.checks import check_instance, check_integer
 from gyoza.modelling.functions.warning import warn
@@ -208,7 +208,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
             ValueError: If data are given.
         """
         for name, value in {"batch_size": batch_size, "x": kwargs.get("x")}.items():
-            refuse_data(name, value)
+            reject_data(name, value)
         if context is None:
             x = self._count_samples(batch_size, steps_per_epoch or 100)
         else:
@@ -243,7 +243,7 @@ class VariationalModel(ChecksCompilation, PreparesCallbacks, Summarises, SavesFi
         Raises:
             ValueError: If data are given.
         """
-        refuse_data("batch_size", batch_size)
+        reject_data("batch_size", batch_size)
         if "x" in kwargs:  # Keras evaluates the `validation_data` of `fit`
             return super().evaluate(batch_size=batch_size, steps=steps, **kwargs)
         if context is None:

@@ -27,7 +27,7 @@ X = np.random.default_rng(0).normal(2.0, 3.0, size=(32, 4)).astype("float32")
 
 
 def make_layers():
-    return [ActivationNormalization(), AffineCoupling(compute_coupling_parameters=MLP([4]))]
+    return [ActivationNormalization(), AffineCoupling(conditioner=MLP([4]))]
 
 
 def split_batches():

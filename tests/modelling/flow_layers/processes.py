@@ -76,7 +76,7 @@ def train_on_pairs(rows):
 def train(make, everything, x, batch_size=None, **options):
     """Returns losses, weights, densities and samples after two epochs."""
     keras.utils.set_random_seed(0)
-    coupling = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    coupling = AffineCoupling(conditioner=MLP([4]))
     model = make([ActivationNormalization(), coupling])
     model.build((None, 4))
     model.adapt(everything)

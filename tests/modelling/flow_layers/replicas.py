@@ -34,11 +34,11 @@ CORRELATIONS = np.tile(np.array([[0.0, 0.9]], "float32"), (16, 1))
 
 def make_layers():
     network = keras.layers.Dense(4, kernel_regularizer="l2")
-    coupling = AdditiveCoupling(compute_coupling_parameters=network)
+    coupling = AdditiveCoupling(conditioner=network)
     return [
         ActivationNormalization(),
         coupling,
-        AffineCoupling(compute_coupling_parameters=MLP([4])),
+        AffineCoupling(conditioner=MLP([4])),
     ]
 
 
@@ -105,7 +105,7 @@ def draw():
     return drawn, abs(loss + np.log(2.0 * np.pi))
 
 
-def find_refusal():
+def find_error():
     """Returns why training on two devices cannot be resumed."""
     with TWO.scope():
         flow = FlowModel([ActivationNormalization([4])])
@@ -144,7 +144,7 @@ def compare_on_arrays():
         "autoencoder": compare(make_autoencoder, X, sample_weight=WEIGHTS),
         "variational": variational,
         "samples": samples,
-        "refusal": find_refusal(),
+        "error": find_error(),
     }
 
 

@@ -28,10 +28,10 @@ class Constant(Conditioner):
 
 
 def make(layer_class, values, **kwargs):
-    """A layer that keeps the last entry, with given raw log-scales and shifts of the others."""
+    """A layer that keeps the last dimension, with given raw log-scales and shifts of the others."""
     mask = np.arange(len(values) + 1) == len(values)
     return layer_class(
-        compute_coupling_parameters=Constant(np.transpose(values)),
+        conditioner=Constant(np.transpose(values)),
         mask=Mask(axes=[1], shape=[len(values) + 1], mask=mask),
         **kwargs,
     )
@@ -50,12 +50,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_contract(layer_class, case, check_contract):
     arguments, input_shape = CASES[case]
-    layer = layer_class(compute_coupling_parameters=MLP([8]), **arguments)
+    layer = layer_class(conditioner=MLP([8]), **arguments)
     # Neither dtypes nor saving depend on the axes: one case is enough.
     check_contract(layer, input_shape, is_further_layout=case != "vector")
 
 
-def test_affine_law_is_the_formula():
+def test_affine_transform_is_the_formula():
     layer = make(AffineCoupling, [[0.5, 3.0], [-1.0, 0.25]], log_scale_bound=0.8)
     x = np.array([[1.0, -2.0, 7.0], [0.0, 4.0, -7.0]], "float32")
     outputs, log_det = layer(x)
@@ -67,9 +67,7 @@ def test_affine_law_is_the_formula():
 
 def test_network_in_full_shape_returns_log_scales_and_shifts_along_a_last_axis():
     layer = AffineCoupling(
-        compute_coupling_parameters=lambda x: ops.stack(
-            [ops.flip(x, axis=-1), ops.flip(x, axis=-1) + 5.0], -1
-        ),
+        conditioner=lambda x: ops.stack([ops.flip(x, axis=-1), ops.flip(x, axis=-1) + 5.0], -1),
         mask=Mask(axes=[1], shape=[2], mask=[0, 1]),
         log_scale_bound=None,
     )
@@ -81,7 +79,7 @@ def test_network_in_full_shape_returns_log_scales_and_shifts_along_a_last_axis()
 @pytest.mark.parametrize("layer_class", LAYERS)
 def test_new_layer_is_exactly_the_identity(layer_class):
     x = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
-    layer = layer_class(compute_coupling_parameters=MLP([8]))
+    layer = layer_class(conditioner=MLP([8]))
     outputs, log_det = layer(x)
     np.testing.assert_array_equal(to_numpy(outputs), x)
     np.testing.assert_array_equal(to_numpy(log_det), 0.0)
@@ -103,7 +101,7 @@ def test_without_a_bound_log_scales_are_what_the_network_returns():
     np.testing.assert_allclose(to_numpy(log_det), [-2.0], rtol=1e-6)
 
 
-def test_volume_preserving_law_is_the_formula():
+def test_volume_preserving_transform_is_the_formula():
     layer = make(VolumePreservingCoupling, [[0.5, 3.0], [-1.0, 0.25], [0.8, 0.0]])
     x = np.array([[1.0, -2.0, 3.0, 7.0]], "float32")
     log_scales = 2.0 * np.tanh(np.array([0.5, -1.0, 0.8]) / 2.0)
@@ -114,7 +112,7 @@ def test_volume_preserving_law_is_the_formula():
 
 def test_volume_is_preserved_at_every_position_of_the_other_axes():
     # Each pixel would have another log-scale; the sum is zero per pixel, not only per image.
-    layer = VolumePreservingCoupling(axes=[3], compute_coupling_parameters=MLP([8]))
+    layer = VolumePreservingCoupling(axes=[3], conditioner=MLP([8]))
     x = np.random.default_rng(0).normal(size=(3, 2, 2, 6)).astype("float32")
     layer(x)
     for weight in layer.trainable_weights:
@@ -126,7 +124,7 @@ def test_volume_is_preserved_at_every_position_of_the_other_axes():
     np.testing.assert_allclose(np.log(scales).sum(axis=-1), 0.0, atol=1e-5)
 
 
-def test_single_changed_entry_is_only_shifted():
+def test_single_changed_dimension_is_only_shifted():
     layer = make(VolumePreservingCoupling, [[1.0, 3.0]])
     np.testing.assert_allclose(to_numpy(layer(np.ones([1, 2], "float32"))[0]), [[4.0, 1.0]])
 
@@ -141,7 +139,7 @@ def test_infinite_inputs_leave_the_log_determinant_alone():
 def test_round_trip_of_eight_layers(layer_class):
     layers = []
     for _ in range(8):
-        layers += [layer_class(compute_coupling_parameters=MLP([16])), HeavisidePermutation()]
+        layers += [layer_class(conditioner=MLP([16])), HeavisidePermutation()]
     model = FlowModel(layers)
     x = np.random.default_rng(0).normal(size=(500, 6)).astype("float32")
     model.build(x.shape)
@@ -157,4 +155,4 @@ def test_round_trip_of_eight_layers(layer_class):
 @pytest.mark.parametrize("bound", [0.0, -1.0, np.nan])
 def test_bad_bound(bound):
     with pytest.raises(ValueError, match=r"`log_scale_bound`.*Received: log_scale_bound="):
-        AffineCoupling(compute_coupling_parameters=MLP([8]), log_scale_bound=bound)
+        AffineCoupling(conditioner=MLP([8]), log_scale_bound=bound)

@@ -50,7 +50,7 @@ def test_contract_axes(check_contract):
     check_contract(layer, [2, 2, 2], is_further_layout=True)
 
 
-def test_contract_one_entry(check_contract):
+def test_contract_one_dimension(check_contract):
     check_contract(MaskedAffine(), [1], is_further_layout=True)
 
 
@@ -89,13 +89,13 @@ def test_spline_transform_is_the_spline():
 
 
 @pytest.mark.parametrize("layer_class", LAYERS)
-def test_an_entry_changes_no_output_before_its_own(layer_class):
+def test_a_dimension_changes_no_output_before_its_own(layer_class):
     x = normal(5, 3)
     layer = make(layer_class, x)
     outputs = to_numpy(layer(x)[0])
-    for position, entry in enumerate([1, 2, 0]):
+    for position, dimension in enumerate([1, 2, 0]):
         moved = x.copy()
-        moved[:, entry] += 0.5
+        moved[:, dimension] += 0.5
         changes = np.any(to_numpy(layer(moved)[0]) != outputs, axis=0)
         np.testing.assert_array_equal(changes[[1, 2, 0]], np.arange(3) >= position)
 
@@ -119,7 +119,7 @@ def test_gradient_of_the_inverse_is_the_inverse_jacobian():
         def run(x, cotangents):
             return vjp(function, [x])[1](cotangents)[0]
 
-        # Under XLA, TensorFlow refuses gradients of loops that it cannot bound.
+        # Under XLA, TensorFlow rejects gradients of loops that it cannot bound.
         return jit(run, xla=True)
 
     forward, backward = differentiate(lambda x: layer(x)[0]), differentiate(layer.invert)
@@ -141,7 +141,7 @@ def test_inverse_comes_with_the_log_determinant(layer_class):
     np.testing.assert_allclose(to_numpy(received), to_numpy(log_det), atol=1e-5)
 
 
-def test_context_reaches_all_entries_and_can_differ_between_positions():
+def test_context_reaches_all_dimensions_and_can_differ_between_positions():
     x, context = normal(4, 2, 3), normal(4, 2, 5, seed=1)
     layer = make(MaskedAffine, x, context, axes=[2])
     outputs, _ = layer(x, context=context)
@@ -177,7 +177,7 @@ class Sliced(MADE):
         return parameters if entry is None else parameters[:, entry : entry + 1]
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX refuses such a slice")
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX rejects such a slice")
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_networks_may_return_a_slice_for_one_dimension(jit_compile):
     if jit_compile and keras.backend.backend() == "torch":

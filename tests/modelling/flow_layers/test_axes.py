@@ -40,7 +40,7 @@ def takes_axes(name):
 def make_layer(name, **arguments):
     arguments = {**ARGUMENTS.get(name, dict)(), **arguments}
     if name.endswith("Coupling"):
-        arguments["compute_coupling_parameters"] = MLP([4])
+        arguments["conditioner"] = MLP([4])
     return getattr(flow_layers, name)(**arguments)
 
 

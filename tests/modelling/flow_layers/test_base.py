@@ -159,7 +159,7 @@ def test_log_determinants_may_be_one_number(form, by_call):
     np.testing.assert_allclose(to_numpy(model(x)[1]), expected, rtol=1e-6)
 
 
-def test_columns_of_log_determinants_are_refused():
+def test_columns_of_log_determinants_are_rejected():
     layer = Stretching(lambda number, x: number * x[:, :1, 0], by_call=True)
     with pytest.raises(ValueError, match=r"should have shape \[batch\].*sum_log_det"):
         layer(np.ones([3, 4, 2], "float32"))
@@ -290,7 +290,7 @@ def test_bad_construction(make, error, message):
     [
         ActivationNormalization,
         Reflection,
-        lambda *args: AdditiveCoupling(*args, compute_coupling_parameters=MLP([4])),
+        lambda *args: AdditiveCoupling(*args, conditioner=MLP([4])),
     ],
 )
 def test_bad_inputs(make):
@@ -329,9 +329,9 @@ def scale(base):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: scale(AffineCoupling)(compute_coupling_parameters=MLP([4])),
+        lambda: scale(AffineCoupling)(conditioner=MLP([4])),
         lambda: scale(ActivationNormalization)(),
-        lambda: scale(FlowModel)([AffineCoupling(compute_coupling_parameters=MLP([4]))]),
+        lambda: scale(FlowModel)([AffineCoupling(conditioner=MLP([4]))]),
     ],
 )
 def test_overridden_directions_are_those_of_all_methods(make):

@@ -44,7 +44,7 @@ def x():
     ("method", "most"), [("__call__", 14), ("invert", 25), ("invert_and_log_det", 25)]
 )
 def test_few_functions_stand_between_a_tensor_and_its_formula(x, method, most):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer = AffineCoupling(conditioner=MLP([8]))
     run = getattr(layer, method)
     layer(x)
     run(x)
@@ -54,7 +54,7 @@ def test_few_functions_stand_between_a_tensor_and_its_formula(x, method, most):
 
 def test_few_functions_stand_between_a_tensor_and_a_chain_of_formulas(x):
     layers = [
-        AffineCoupling(compute_coupling_parameters=MLP([8])),
+        AffineCoupling(conditioner=MLP([8])),
         ActivationNormalization(),
     ]
     model = FlowModel(layers)
@@ -66,7 +66,7 @@ def test_few_functions_stand_between_a_tensor_and_a_chain_of_formulas(x):
 
 
 def test_a_layer_is_inverted_by_what_was_made_at_first(x):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer = AffineCoupling(conditioner=MLP([8]))
     layer(x)
     layer.invert(x)
     calls = list_calls(layer.invert, x)
@@ -75,7 +75,7 @@ def test_a_layer_is_inverted_by_what_was_made_at_first(x):
 
 
 def test_an_inversion_follows_the_precision_of_its_layer(x):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer = AffineCoupling(conditioner=MLP([8]))
     layer(x)
     layer.invert(x)
     layer.dtype_policy = "bfloat16"
@@ -90,7 +90,7 @@ def test_a_distribution_without_a_context_asks_for_none(x):
 
 
 def test_both_names_of_the_log_determinant_give_what_call_does(x):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([8]))
+    layer = AffineCoupling(conditioner=MLP([8]))
     layer(x)
     network = layer._compute_coupling_parameters_
     network.set_weights([np.full(w.shape, 0.1) for w in network.weights])
@@ -101,7 +101,7 @@ def test_both_names_of_the_log_determinant_give_what_call_does(x):
 
 
 def test_errors_name_the_layer_and_the_method(x):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([8]), name="first")
+    layer = AffineCoupling(conditioner=MLP([8]), name="first")
     layer(x)
     for method, name in (
         ("invert", "first_invert"),
@@ -114,7 +114,7 @@ def test_errors_name_the_layer_and_the_method(x):
 
 
 def test_a_functional_model_goes_through_an_inverse_twice(x, tmp_path):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([8]), name="twice")
+    layer = AffineCoupling(conditioner=MLP([8]), name="twice")
     layer(x)
     for weight in layer.trainable_weights:
         weight.assign(0.3 * np.random.default_rng(1).normal(size=weight.shape))

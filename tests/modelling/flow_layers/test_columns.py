@@ -22,7 +22,7 @@ from gyoza.modelling.flow_layers import (
 
 
 def make_coupling():
-    return AffineCoupling(compute_coupling_parameters=MLP([4]))
+    return AffineCoupling(conditioner=MLP([4]))
 
 
 def test_contract_by_index_and_chain(check_contract):
@@ -113,12 +113,12 @@ def test_saved_models_know_their_columns(tmp_path):
         ({(0, 1): Reshape([2, 1])}, None, ValueError, "keep the shape.*columns 0, 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(layers, names, error, message):
+def test_what_does_not_fit_is_rejected(layers, names, error, message):
     with pytest.raises(error, match=message):
         Columns(layers, names=names)(np.ones([2, 3], "float32"))
 
 
-def test_contexts_that_no_layer_takes_are_refused():
+def test_contexts_that_no_layer_takes_are_rejected():
     with pytest.raises(ValueError, match="has no layers that take a context"):
         Columns({0: Softplus()})(np.ones([2, 3]), context=np.ones([2, 1]))
     with pytest.raises(ValueError, match="a last axis of known length"):

@@ -50,19 +50,17 @@ VECTORS = RANDOM.normal(size=[4, 2])
 MAPS = RANDOM.normal(size=[4, 2, 2, 3])
 
 CASES = {
-    "affine": (AffineCoupling(compute_coupling_parameters=MLP([8])), [5], VECTORS),
+    "affine": (AffineCoupling(conditioner=MLP([8])), [5], VECTORS),
     "affine-channels": (AffineCoupling(None, [3], MLP([8])), [2, 2, 4], VECTORS),
     "affine-map": (AffineCoupling(None, [3], MLP([8])), [2, 2, 4], MAPS),
-    "additive-full-shape": (AdditiveCoupling(compute_coupling_parameters=Beside()), [4], VECTORS),
-    "spline-one-entry": (
-        RationalQuadraticSplineCoupling(compute_coupling_parameters=MLP([8]), bin_count=3),
+    "additive-full-shape": (AdditiveCoupling(conditioner=Beside()), [4], VECTORS),
+    "spline-one-dimension": (
+        RationalQuadraticSplineCoupling(conditioner=MLP([8]), bin_count=3),
         [1],
         VECTORS,
     ),
     "circular": (
-        CircularSplineCoupling(
-            compute_coupling_parameters=MLP([8]), bin_count=3, mask=CheckerBoardMask()
-        ),
+        CircularSplineCoupling(conditioner=MLP([8]), bin_count=3, mask=CheckerBoardMask()),
         [3],
         VECTORS,
     ),
@@ -70,9 +68,9 @@ CASES = {
         FlowModel(
             [
                 ActivationNormalization(),
-                FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))]),
+                FlowModel([AffineCoupling(conditioner=MLP([8]))]),
                 HeavisidePermutation(),
-                AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+                AdditiveCoupling(conditioner=MLP([8])),
             ],
             context_encoder=keras.layers.Dense(3),
         ),
@@ -85,21 +83,21 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name, check_contract):
     layer, input_shape, context = CASES[name]
-    is_further = name in ("affine-channels", "affine-map", "spline-one-entry")
+    is_further = name in ("affine-channels", "affine-map", "spline-one-dimension")
     check_contract(layer, input_shape, context=context, is_further_layout=is_further)
 
 
 @pytest.mark.parametrize("cls", [AdditiveCoupling, AffineCoupling, RationalQuadraticSplineCoupling])
-def test_one_entry_is_transformed_by_weights_of_the_layer(cls, check_contract):
-    check_contract(cls(compute_coupling_parameters=MLP([8])), [1], fresh_process=False)
+def test_one_dimension_is_transformed_by_weights_of_the_layer(cls, check_contract):
+    check_contract(cls(conditioner=MLP([8])), [1], fresh_process=False)
 
 
 def make_model(**kwargs):
     return FlowModel(
         [
-            AffineCoupling(compute_coupling_parameters=MLP([8])),
+            AffineCoupling(conditioner=MLP([8])),
             HeavisidePermutation(),
-            AffineCoupling(compute_coupling_parameters=MLP([8])),
+            AffineCoupling(conditioner=MLP([8])),
         ],
         **kwargs,
     )
@@ -107,7 +105,7 @@ def make_model(**kwargs):
 
 @pytest.fixture(scope="module")
 def data():
-    """Normal vectors whose first two entries have three times the context as a mean."""
+    """Normal vectors whose first two dimensions have three times the context as a mean."""
     random = np.random.default_rng(1)
     context = random.normal(size=(512, 2)).astype("float32")
     x = random.normal(size=(512, 3)) + np.pad(3.0 * context, [(0, 0), (0, 1)])
@@ -161,9 +159,7 @@ def test_one_context_serves_all_instances(data, model):
 
 def test_adapt_takes_a_context(data):
     x, context = data
-    model = FlowModel(
-        [AffineCoupling(compute_coupling_parameters=MLP([8])), ActivationNormalization()]
-    )
+    model = FlowModel([AffineCoupling(conditioner=MLP([8])), ActivationNormalization()])
     model.adapt({"inputs": x, "context": context})
     outputs = to_numpy(model(x, context)[0])
     np.testing.assert_allclose(outputs.mean(axis=0), 0.0, atol=1e-4)
@@ -217,7 +213,7 @@ def test_labels_choose_the_classes_of_a_mixture():
 
 def test_pairs_share_a_context(data):
     x, context = data
-    model = DisentanglingFlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))])
+    model = DisentanglingFlowModel([AffineCoupling(conditioner=MLP([8]))])
     model.compile("adam", loss=SupervisedFactorLoss([1, 2]))
     inputs = {"inputs": (x, x[::-1].copy()), "context": context}
     model.fit(inputs, np.full([len(x), 2], 0.5, "float32"), verbose=0)
@@ -274,7 +270,7 @@ def test_bad_input(data, model, use, error, message):
         use(model, *data)
 
 
-def test_a_model_built_without_a_context_refuses_one(data):
+def test_a_model_built_without_a_context_rejects_one(data):
     x, context = data
     model = make_model()
     model(x)

@@ -36,7 +36,7 @@ from gyoza.modelling.masks import CheckerBoardMask, HeavisideMask, Mask
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class Documented(FlowLayer):
-    """A layer that overrides the documented methods: y = exp(a) x + b, per entry along `axes`."""
+    """A layer that overrides the documented methods: y = exp(a) x + b, for each dimension."""
 
     def __init__(self, shape, axes, **kwargs):
         super().__init__(shape=shape, axes=axes, **kwargs)
@@ -70,7 +70,7 @@ class AffineByHand(Coupling):
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class ElementwiseAffine(ElementwiseCoupling):
-    """A coupling with two parameters per entry."""
+    """A coupling with two parameters per dimension."""
 
     @property
     def parameter_count(self):
@@ -88,7 +88,7 @@ class ElementwiseAffine(ElementwiseCoupling):
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 def shift_by_mean(x):
-    """A conditioner that is no Keras layer, but any callable."""
+    """A conditioner that is not a Keras layer, but any callable."""
     return ops.mean(x, axis=-1, keepdims=True) + ops.zeros_like(x)
 
 
@@ -115,7 +115,7 @@ def convolution(channels):
 
 CASES = {
     "norm-vector": (ActivationNormalization(), [5]),
-    "norm-one-entry": (ActivationNormalization(), [1]),
+    "norm-one-dimension": (ActivationNormalization(), [1]),
     "norm-channels": (ActivationNormalization(axes=[3]), [2, 3, 2]),
     "norm-pixels": (ActivationNormalization(shape=[2, 3], axes=[1, 2]), [2, 3, 2]),
     "norm-not-contiguous": (ActivationNormalization(axes=[1, 3]), [2, 3, 2]),
@@ -134,33 +134,31 @@ CASES = {
     "reflection-many": (Reflection(reflection_count=7), [4]),
     "reflection-reversed": (Reflection(reflection_count=3, inverse_mode=True), [4]),
     "reflection-not-contiguous": (Reflection(axes=[1, 3], reflection_count=3), [2, 2, 2]),
-    "additive-mlp": (AdditiveCoupling(compute_coupling_parameters=MLP([8])), [5]),
+    "additive-mlp": (AdditiveCoupling(conditioner=MLP([8])), [5]),
     "additive-full-shape": (
         AdditiveCoupling([5], [1], dense(5), HeavisideMask(axes=[1], shape=[5])),
         [5],
     ),
-    "additive-callable": (AdditiveCoupling(compute_coupling_parameters=shift_by_mean), [4]),
+    "additive-callable": (AdditiveCoupling(conditioner=shift_by_mean), [4]),
     "additive-checkerboard": (
         AdditiveCoupling(None, [1, 2], convolution(2), CheckerBoardMask(axes=[1, 2])),
         [3, 3, 2],
     ),
     "additive-checkerboard-vector": (
-        AdditiveCoupling(compute_coupling_parameters=MLP([8]), mask=CheckerBoardMask()),
+        AdditiveCoupling(conditioner=MLP([8]), mask=CheckerBoardMask()),
         [5],
     ),
     "additive-channels": (AdditiveCoupling(None, [3], MLP([8])), [2, 2, 4]),
     "additive-not-contiguous": (AdditiveCoupling(None, [1, 3], MLP([8])), [3, 2, 1]),
     "additive-mask": (
         AdditiveCoupling(
-            compute_coupling_parameters=MLP([8]),
+            conditioner=MLP([8]),
             mask=Mask(axes=[1], shape=[5], mask=[1, 1, 0, 0, 1]),
         ),
         [5],
     ),
     "additive-keeps-first": (
-        AdditiveCoupling(
-            compute_coupling_parameters=MLP([8]), mask=Mask(axes=[1], shape=[3], mask=[1, 0, 0])
-        ),
+        AdditiveCoupling(conditioner=MLP([8]), mask=Mask(axes=[1], shape=[3], mask=[1, 0, 0])),
         [3],
     ),
     "linear-map-vector": (Mixed(), [4]),
@@ -169,15 +167,15 @@ CASES = {
     "pair-axes": (PairAxes({"residual": 2, "shape": 1}, shrinkage=0.1), [3]),
     "user-layer": (Documented([3, 2], [1, 2]), [3, 2]),
     "user-coupling": (AffineByHand([4], [1], dense(4), HeavisideMask([1], [4])), [4]),
-    "user-coupling-mlp": (AffineByHand(compute_coupling_parameters=MLP([8])), [3, 3]),
-    "user-elementwise": (ElementwiseAffine(compute_coupling_parameters=MLP([8])), [5]),
+    "user-coupling-mlp": (AffineByHand(conditioner=MLP([8])), [3, 3]),
+    "user-elementwise": (ElementwiseAffine(conditioner=MLP([8])), [5]),
     "model": (
         FlowModel(
             [
                 ActivationNormalization(),
-                ElementwiseAffine(compute_coupling_parameters=MLP([8])),
+                ElementwiseAffine(conditioner=MLP([8])),
                 HeavisidePermutation(),
-                FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))]),
+                FlowModel([AdditiveCoupling(conditioner=MLP([8]))]),
                 Reflection(reflection_count=2),
             ]
         ),
@@ -194,7 +192,7 @@ CASES = {
 
 # Neither dtypes nor saving depend on axes and masks: the other cases of a class are enough there.
 FURTHER_LAYOUTS = {
-    *("norm-one-entry", "norm-channels", "norm-pixels", "norm-one-element-axis"),
+    *("norm-one-dimension", "norm-channels", "norm-pixels", "norm-one-element-axis"),
     *("permutation-vector", "shuffle-vector", "heaviside-odd", "heaviside-axes"),
     *("checkerboard-odd", "checkerboard-three-axes", "linear-map-vector"),
     *("reflection-one", "reflection-reversed", "reflection-not-contiguous", "user-coupling-mlp"),
@@ -217,7 +215,7 @@ def test_contract(name, check_contract):
         ShufflePermutation(seed=0),
         HeavisidePermutation(),
         Reflection(),
-        AdditiveCoupling(compute_coupling_parameters=MLP([4])),
+        AdditiveCoupling(conditioner=MLP([4])),
     ],
     ids=lambda layer: type(layer).__name__,
 )
@@ -230,11 +228,9 @@ def test_infinite_inputs_leave_the_log_determinant_of_volume_preserving_layers_a
 KINDS = {
     "norm": lambda **shape: ActivationNormalization(**shape),
     "batch-norm": lambda **shape: BatchNormalization(**shape),
-    "additive": lambda **shape: AdditiveCoupling(compute_coupling_parameters=MLP([2]), **shape),
-    "affine": lambda **shape: AffineCoupling(compute_coupling_parameters=MLP([2]), **shape),
-    "dense": lambda **shape: AdditiveCoupling(
-        compute_coupling_parameters=keras.layers.Dense(4), **shape
-    ),
+    "additive": lambda **shape: AdditiveCoupling(conditioner=MLP([2]), **shape),
+    "affine": lambda **shape: AffineCoupling(conditioner=MLP([2]), **shape),
+    "dense": lambda **shape: AdditiveCoupling(conditioner=keras.layers.Dense(4), **shape),
     "autoregressive": lambda **shape: MaskedAffine(**shape),
     "residual": lambda **shape: Residual(hidden_sizes=[2], **shape),
     "linear": lambda **shape: LULinear(**shape),
@@ -330,7 +326,7 @@ def test_call_of_a_model_may_compute_the_log_determinant():
 
 
 def test_shape_and_axes_are_needed_where_there_are_no_inputs():
-    for make in (LULinear, Flatten, lambda: AdditiveCoupling(compute_coupling_parameters=MLP())):
+    for make in (LULinear, Flatten, lambda: AdditiveCoupling(conditioner=MLP())):
         with pytest.raises(ValueError, match=r"`input_shape` should be given.*input_shape=None"):
             make().build(None)
 

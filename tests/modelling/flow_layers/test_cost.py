@@ -18,9 +18,7 @@ on_tensorflow = pytest.mark.skipif(BACKEND != "tensorflow", reason="reads Tensor
 
 
 def make_coupling(**kwargs):
-    return flow_layers.AffineCoupling(
-        compute_coupling_parameters=conditioners.MLP([16, 16]), **kwargs
-    )
+    return flow_layers.AffineCoupling(conditioner=conditioners.MLP([16, 16]), **kwargs)
 
 
 def make_data(count=96, size=6):
@@ -162,9 +160,7 @@ def test_models_are_compiled_by_xla_unless_they_are_told_otherwise():
         (flow_layers.ShufflePermutation, 0, 1),
         (flow_layers.MaskedAffine, 3, 0),
         (
-            lambda: flow_layers.RationalQuadraticSplineCoupling(
-                compute_coupling_parameters=conditioners.MLP([16])
-            ),
+            lambda: flow_layers.RationalQuadraticSplineCoupling(conditioner=conditioners.MLP([16])),
             2,
             6,  # two bins with starts and sizes, and two slopes
         ),
@@ -212,7 +208,7 @@ def test_activations_are_kept_once():
         for _ in range(depth):
             network = conditioners.MLP([width, width])
             layers += [
-                flow_layers.AffineCoupling(compute_coupling_parameters=network),
+                flow_layers.AffineCoupling(conditioner=network),
                 flow_layers.HeavisidePermutation(),
             ]
         model = flow_layers.FlowModel(layers)

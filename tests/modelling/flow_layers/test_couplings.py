@@ -40,7 +40,7 @@ class Recorder(keras.layers.Layer):
     ],
     ids=lambda mask: type(mask).__name__,
 )
-def test_changed_entries_are_shifted_by_what_the_conditioner_makes_of_the_kept_ones(mask):
+def test_changed_dimensions_are_shifted_by_what_the_conditioner_makes_of_the_kept_ones(mask):
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 2)).astype("float32")
     conditioner = Recorder()
     outputs = to_numpy(AdditiveCoupling([3, 4], [1, 2], conditioner, mask)(x)[0])
@@ -75,12 +75,12 @@ def test_dimensions_that_are_kept_have_parameters_of_zero(cls, conditioner, shap
 def test_conditioners_of_couplings_in_a_functional_form_take_any_batch_size():
     inputs = keras.Input([4])
     conditioner = keras.Model(inputs, keras.layers.Dense(4)(inputs))
-    layer = AdditiveCoupling(compute_coupling_parameters=conditioner)
+    layer = AdditiveCoupling(conditioner=conditioner)
     for size in (3, 1, 7):
         assert layer(np.ones([size, 4], "float32"))[0].shape == (size, 4)
 
 
-def test_law_is_applied_through_the_documented_methods():
+def test_transform_is_applied_through_the_documented_methods():
     layer = AdditiveCoupling([2], [1], MLP([4]))
     x, shift = np.array([[1.0, 2.0]]), np.array([[3.0, 5.0]])
     np.testing.assert_array_equal(layer._couple_(x, shift), x + shift)
@@ -90,7 +90,7 @@ def test_law_is_applied_through_the_documented_methods():
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
-class ListLaw(Coupling):
+class ListTransform(Coupling):
     """A coupling whose parameters are a list of tensors of another shape than the inputs."""
 
     def _couple_(self, inputs, coupling_parameters):
@@ -107,7 +107,7 @@ class ListLaw(Coupling):
 
 
 def test_coupling_parameters_may_be_a_list():
-    layer = ListLaw(
+    layer = ListTransform(
         [3],
         [1],
         lambda x: [ops.sum(x, axis=1), ops.max(x, axis=1)],
@@ -120,7 +120,7 @@ def test_coupling_parameters_may_be_a_list():
     np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, rtol=1e-6)
 
 
-class OverriddenLaw(AdditiveCoupling):
+class OverriddenTransform(AdditiveCoupling):
     """A built-in coupling of which a user overrides the documented methods, in full shape."""
 
     def _couple_(self, inputs, coupling_parameters):
@@ -133,8 +133,8 @@ class OverriddenLaw(AdditiveCoupling):
         return ops.full(ops.shape(x)[:1], np.log(2.0))
 
 
-def test_documented_methods_of_a_built_in_law_can_be_overridden():
-    layer = OverriddenLaw(compute_coupling_parameters=MLP([4]))
+def test_documented_methods_of_a_built_in_transform_can_be_overridden():
+    layer = OverriddenTransform(conditioner=MLP([4]))
     x = np.ones([1, 4], "float32")
     outputs, log_det = layer(x)
     np.testing.assert_allclose(to_numpy(outputs), [[1, 2, 1, 1]])
@@ -142,14 +142,14 @@ def test_documented_methods_of_a_built_in_law_can_be_overridden():
     np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
 
 
-def answer_in_full_shape(count):
+def make_network_in_full_shape(count):
     """Returns a network that is not a conditioner, but a function of inputs for all parameters."""
 
-    def answer(x):
+    def network(x):
         x = 0.3 * (x - ops.flip(x, axis=1))
         return x if count == 1 else ops.stack([x * (-0.9) ** k for k in range(count)], axis=-1)
 
-    return answer
+    return network
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_overridden_couplings_are_given_full_shapes(cls, is_compact):
     jump_tensor = ops.convert_to_tensor(jump)
 
     class Jumping(cls):
-        """Adds another number to each entry, and sees where entries are."""
+        """Adds another number to each dimension, and sees where dimensions are."""
 
         def _couple_(self, inputs, coupling_parameters):
             assert tuple(inputs.shape) == x.shape
@@ -184,7 +184,7 @@ def test_overridden_couplings_are_given_full_shapes(cls, is_compact):
         mask = CheckerBoardMask([1, 2], [2, 3])
         layer = cls([2, 3], [1, 2], MLP([4]), mask)
         if not is_compact:
-            layer = cls([2, 3], [1, 2], answer_in_full_shape(layer.parameter_count), mask)
+            layer = cls([2, 3], [1, 2], make_network_in_full_shape(layer.parameter_count), mask)
         layer.build(x.shape)
         return layer
 
@@ -237,8 +237,8 @@ class MoreStretch(Stretch):
         return super()._decouple_(outputs - 1, coupling_parameters)
 
 
-def test_laws_of_a_subclass_of_the_base_class_are_given_changed_entries():
-    layer = MoreStretch(compute_coupling_parameters=MLP([4]))
+def test_transforms_of_a_subclass_of_the_base_class_are_given_changed_dimensions():
+    layer = MoreStretch(conditioner=MLP([4]))
     x = np.ones([1, 4], "float32")
     outputs, log_det = layer(x)
     np.testing.assert_allclose(to_numpy(outputs), [[3, 3, 1, 1]])
@@ -262,7 +262,7 @@ class OtherNameOfBuiltIn(AffineCoupling):
 
 @pytest.mark.parametrize(("cls", "expected"), [(OtherName, 2 * np.log(2)), (OtherNameOfBuiltIn, 1)])
 def test_log_determinants_have_two_names(cls, expected):
-    layer, x = cls(compute_coupling_parameters=MLP([4])), np.ones([1, 4], "float32")
+    layer, x = cls(conditioner=MLP([4])), np.ones([1, 4], "float32")
     for log_det in (
         layer(x)[1],
         layer.compute_jacobian_determinant(x=x),
@@ -273,7 +273,7 @@ def test_log_determinants_have_two_names(cls, expected):
 
 def test_volume_preserving_couplings_run_no_network_for_their_log_determinant():
     conditioner = Recorder()
-    layer = AdditiveCoupling(compute_coupling_parameters=conditioner)
+    layer = AdditiveCoupling(conditioner=conditioner)
     x = np.ones([2, 4], "float32")
     layer(x)
     del conditioner.received
@@ -282,7 +282,7 @@ def test_volume_preserving_couplings_run_no_network_for_their_log_determinant():
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "network",
     [
         lambda x: ops.sum(x, axis=(1, 2), keepdims=True),
         lambda x: 3.0,
@@ -290,14 +290,14 @@ def test_volume_preserving_couplings_run_no_network_for_their_log_determinant():
         lambda x: ops.sum(x, axis=2, keepdims=True),
     ],
 )
-def test_parameters_may_broadcast(answer):
+def test_parameters_may_broadcast(network):
     x = np.random.default_rng(0).normal(size=(1, 4, 3)).astype("float32")
     mask = HeavisideMask([1], [4])
     kept = to_numpy(mask(x))
-    expected = x + np.broadcast_to(to_numpy(answer(ops.convert_to_tensor(kept))), x.shape) * (
+    expected = x + np.broadcast_to(to_numpy(network(ops.convert_to_tensor(kept))), x.shape) * (
         np.arange(4) < 2
     ).reshape(1, 4, 1)
-    layer = AdditiveCoupling([4], [1], answer, mask)
+    layer = AdditiveCoupling([4], [1], network, mask)
     outputs, _ = layer(x)
     np.testing.assert_allclose(to_numpy(outputs), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x, atol=1e-5)
@@ -310,7 +310,7 @@ def test_parameters_may_broadcast(answer):
 
 
 @pytest.mark.parametrize(
-    ("cls", "answer", "message"),
+    ("cls", "network", "message"),
     [
         (AdditiveCoupling, lambda x: x[:, :1, 0], r"shape \(4, 1\)"),
         (AdditiveCoupling, lambda x: x[0], r"shape \(4, 3\)"),
@@ -318,8 +318,8 @@ def test_parameters_may_broadcast(answer):
         (AffineCoupling, lambda x: x[..., :1, :1], r"shape \(4, 1, 1\)"),
     ],
 )
-def test_parameters_that_broadcast_have_all_axes(cls, answer, message):
-    layer = cls([4], [1], answer, HeavisideMask([1], [4]))
+def test_parameters_that_broadcast_have_all_axes(cls, network, message):
+    layer = cls([4], [1], network, HeavisideMask([1], [4]))
     x = np.random.default_rng(0).normal(size=(4, 4, 3)).astype("float32")
     with pytest.raises(
         ValueError, match=f"should return a tensor of shape .*Received: a.*{message}"
@@ -343,7 +343,7 @@ class OnNumbers(keras.Model):
 def test_networks_that_cannot_be_traced_are_built_when_they_are_run():
     x = np.array([[5.0, 6.0, 1.0, 2.0]], "float32")
     for make in (lambda layer: layer, lambda layer: FlowModel([layer])):
-        layer = make(AdditiveCoupling(compute_coupling_parameters=OnNumbers()))
+        layer = make(AdditiveCoupling(conditioner=OnNumbers()))
         outputs, _ = layer(x)
         np.testing.assert_allclose(to_numpy(outputs), [[8, 9, 1, 2]])
         np.testing.assert_allclose(to_numpy(layer.invert(outputs)), x)
@@ -351,13 +351,13 @@ def test_networks_that_cannot_be_traced_are_built_when_they_are_run():
 
 
 def test_networks_that_can_be_traced_are_built_with_the_layer():
-    layer = AdditiveCoupling(compute_coupling_parameters=keras.Sequential([keras.layers.Dense(4)]))
+    layer = AdditiveCoupling(conditioner=keras.Sequential([keras.layers.Dense(4)]))
     layer.build((None, 4))
     assert len(layer.weights) == 2
 
 
 def test_precision_is_that_of_the_layer_whatever_that_of_its_mask():
-    coupling = AdditiveCoupling(compute_coupling_parameters=keras.layers.Dense(4), dtype="float64")
+    coupling = AdditiveCoupling(conditioner=keras.layers.Dense(4), dtype="float64")
     x = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(3, 4)), dtype="float64")
     outputs, _ = coupling(x)
     assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
@@ -374,9 +374,7 @@ class MatrixOfLogDeterminants(Coupling):
 
 def test_training_flag_reaches_the_conditioner():
     layer = AdditiveCoupling(
-        compute_coupling_parameters=keras.Sequential(
-            [keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=0)]
-        )
+        conditioner=keras.Sequential([keras.layers.Dense(4), keras.layers.Dropout(0.5, seed=0)])
     )
     x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
     calm = to_numpy(layer(x)[0])

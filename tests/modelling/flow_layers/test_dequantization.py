@@ -39,7 +39,7 @@ def randomise(layer, scale=0.5):
 
 
 def make_noise_flow():
-    coupling = AffineCoupling(compute_coupling_parameters=MLP([8], "tanh"))
+    coupling = AffineCoupling(conditioner=MLP([8], "tanh"))
     return FlowModel([coupling, Reflection()], Logistic())
 
 
@@ -152,7 +152,7 @@ def test_variational_noise_of_a_flow_that_is_the_identity_is_uniform():
 
 def make_conditional_noise():
     """Makes a layer for one integer, whose noise depends on it, and gives noise and densities."""
-    coupling = AffineCoupling(compute_coupling_parameters=MLP([8], "tanh"))
+    coupling = AffineCoupling(conditioner=MLP([8], "tanh"))
     layer = VariationalDequantization(4, FlowModel([coupling], Logistic()), seed=0)
     layer.build((None, 1))
     randomise(coupling)
@@ -182,7 +182,7 @@ def test_variational_noise_has_the_density_that_is_charged_for_it():
 def test_the_likelihood_of_integers_is_a_lower_bound(is_variational):
     layer = UniformDequantization(3, seed=0)
     if is_variational:
-        coupling = AffineCoupling(compute_coupling_parameters=MLP([4], "tanh"))
+        coupling = AffineCoupling(conditioner=MLP([4], "tanh"))
         layer = VariationalDequantization(3, FlowModel([coupling], Logistic()), seed=0)
     model = FlowModel([layer, Logit(), Affine(scale=2.5, shift=0.3)], Logistic())
     x = np.repeat([[0.0], [1.0], [2.0]], 5000, axis=0).astype("float32")
@@ -218,7 +218,7 @@ def test_both_flows_are_trained_saved_and_loaded(tmp_path):
 
 
 def test_noise_of_images_from_convolutions():
-    coupling = AffineCoupling(axes=[3], compute_coupling_parameters=ResNet(4, 0))
+    coupling = AffineCoupling(axes=[3], conditioner=ResNet(4, 0))
     layer = VariationalDequantization(4, FlowModel([coupling], Logistic()), axes=[3])
     x = integers(3, 4, 4, 2)
     outputs, log_det = layer(x)
@@ -247,7 +247,7 @@ def test_inversion_moves_numbers_outside_to_the_nearest_integer():
 
 
 @pytest.mark.parametrize("value", [0.5, -1.0, 4.0, np.nan, np.inf])
-def test_other_values_are_refused_in_arrays_and_give_nan_in_tensors(value):
+def test_other_values_are_rejected_in_arrays_and_give_nan_in_tensors(value):
     layer = UniformDequantization(4)
     x = np.array([[1.0, value], [0.0, 3.0]], "float32")
     with pytest.raises(ValueError, match="should be integers from 0 to 3"):
@@ -338,7 +338,7 @@ def test_the_likelihood_of_categories_is_exact_where_noise_is_not_changed():
 
 
 @pytest.mark.parametrize("value", [[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [np.nan, 1.0]])
-def test_other_vectors_than_one_hot_ones_are_refused(value):
+def test_other_vectors_than_one_hot_ones_are_rejected(value):
     layer, x = ArgmaxDequantization(), np.array([[1.0, 0.0], value], "float32")
     with pytest.raises(ValueError, match=r"should be one-hot vectors.*first one at index \[1\]"):
         layer(x)

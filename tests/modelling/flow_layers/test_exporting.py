@@ -135,7 +135,7 @@ def check_saved(found, model, x, *context):
 
 
 def make_conditional():
-    layers = [ActivationNormalization(), AffineCoupling(compute_coupling_parameters=MLP([4]))]
+    layers = [ActivationNormalization(), AffineCoupling(conditioner=MLP([4]))]
     base = DiagonalNormal(context_network=MLP([3]))
     model = FlowModel(layers, base, context_encoder=keras.layers.Dense(2))
     model.adapt({"inputs": X, "context": CONTEXT})
@@ -180,12 +180,10 @@ def make_flow(name):
         return FlowMatchingModel(VelocityMLP([8]), step_count=4)
     if name == "memory-efficient":
         networks = [MLP([4]), MLP([4])]
-        layers = [AffineCoupling(compute_coupling_parameters=network) for network in networks]
+        layers = [AffineCoupling(conditioner=network) for network in networks]
         return FlowModel(layers, memory_efficient=True)
     if name in COUPLINGS:
-        first, second = (
-            getattr(flow_layers, name)(compute_coupling_parameters=MLP([4])) for _ in range(2)
-        )
+        first, second = (getattr(flow_layers, name)(conditioner=MLP([4])) for _ in range(2))
         return FlowModel([ActivationNormalization(), first, ShufflePermutation(), second])
     if name == "InterpretationNetwork":
         return applications.InterpretationNetwork(block_count=2, hidden_sizes=[8])

@@ -44,7 +44,7 @@ def test_other_layers_know_their_arguments():
     assert Permutation([1, 0], axes=[2])._shape_ is None
 
 
-def test_what_is_given_twice_is_refused():
+def test_what_is_given_twice_is_rejected():
     for make in (
         lambda: AffineCoupling(MLP([8]), compute_coupling_parameters=MLP([8])),
         lambda: MaskedAffine(MADE([8]), conditioner=MADE([8])),

@@ -108,7 +108,7 @@ def test_compiled_models_keep_their_metrics_to_themselves(kind):
     inner = FlowModel([ActivationNormalization()])
     inner.compile("sgd")
     inner.fit(x, verbose=0)
-    layer = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    layer = AffineCoupling(conditioner=MLP([4]))
     model = (
         FlowModel([layer], inner) if kind == "base distribution" else FlowModel([Inverse(inner)])
     )

@@ -69,7 +69,7 @@ def test_flow_matching_takes_neither_a_loss_nor_targets():
             model.fit({"inputs": normal(8, 2), name: normal(5, 2)}, verbose=0)
 
 
-def test_targets_are_refused_whatever_they_come_in():
+def test_targets_are_rejected_whatever_they_come_in():
     """As batches, and where the base distribution takes labels, which paths cannot."""
     model = FlowMatchingModel(VelocityMLP([8]), base_distribution=GaussianMixture(2))
     model.compile("sgd")

@@ -53,7 +53,7 @@ def test_contract(name, check_contract):
     check_contract(layer, input_shape, is_further_layout=is_further)
 
 
-def test_squeeze_moves_each_entry_where_the_formula_says():
+def test_squeeze_moves_each_dimension_where_the_formula_says():
     x = images(2, 4, 6, 3)
     outputs, log_det = Squeeze()(x)
     expected = np.empty([2, 2, 3, 12])
@@ -158,7 +158,7 @@ def test_bad_shapes():
 
 
 @pytest.mark.parametrize("layer", [Flatten(), Squeeze()], ids=["flatten", "squeeze"])
-def test_inputs_of_another_shape_are_refused(layer):
+def test_inputs_of_another_shape_are_rejected(layer):
     outputs = layer(images(1, 2, 2, 3))[0]
     with pytest.raises(ValueError, match=r"expected shape=\(None, 2, 2, 3\)"):
         layer(images(1, 2, 4, 3))

@@ -1,4 +1,4 @@
-"""Layers and models turned round."""
+"""Inverted layers and models."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def test_contract_inverse_autoregressive_flow(check_contract):
 
 
 def test_contract_conditional(check_contract):
-    layer = Inverse(AffineCoupling(compute_coupling_parameters=MLP([8], "tanh")))
+    layer = Inverse(AffineCoupling(conditioner=MLP([8], "tanh")))
     check_contract(layer, [4], context=normal(4, 2, seed=1), is_further_layout=True)
 
 
@@ -77,7 +77,7 @@ def test_inverse_and_log_determinant_are_those_of_the_call():
 
 
 def test_flow_with_layers_in_both_directions_is_a_density_and_loads(tmp_path):
-    # exp of a standard normal, through a model whose last layer is turned round
+    # exp of a standard normal, through a model whose last layer is inverted
     model = FlowModel([TriangularAffine(), Inverse(Softplus()), Inverse(LULinear(seed=0))])
     x = 1.0 + np.abs(normal(4, 3))
     log_prob = to_numpy(model.log_prob(x))
@@ -140,12 +140,12 @@ def test_a_layer_that_changes_the_shape_is_turned_round_if_its_input_shape_is_kn
 
 
 def test_a_model_that_changes_the_shape_has_to_be_built_first():
-    layers = [Squeeze(), AffineCoupling(axes=[3], compute_coupling_parameters=MLP([4]))]
+    layers = [Squeeze(), AffineCoupling(axes=[3], conditioner=MLP([4]))]
     with pytest.raises(ValueError, match="should be built before"):
         Inverse(FlowModel(layers))(normal(2, 2, 2, 4))
 
 
-def test_context_is_refused_where_the_layer_takes_none():
+def test_context_is_rejected_where_the_layer_takes_none():
     layer = Inverse(Softplus())
     assert not layer.accepts_context
     with pytest.raises(ValueError, match="does not take a context"):

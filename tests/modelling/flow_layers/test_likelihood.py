@@ -33,7 +33,7 @@ def make_model(**kwargs):
     return FlowModel(
         [
             ActivationNormalization(),
-            AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+            AdditiveCoupling(conditioner=MLP([8])),
             Reflection(reflection_count=2),
         ],
         **kwargs,
@@ -50,7 +50,7 @@ def test_density_of_a_normalisation_is_that_of_the_normal_distribution(x):
 def test_density_integrates_to_one():
     model = FlowModel(
         [
-            AdditiveCoupling(compute_coupling_parameters=MLP([8], activation="tanh")),
+            AdditiveCoupling(conditioner=MLP([8], activation="tanh")),
             HeavisidePermutation(),
             ActivationNormalization(),
         ]
@@ -102,7 +102,7 @@ def test_data_sets_of_inputs_alone_are_fitted(x):
     assert np.isfinite(model.fit(data_set, epochs=1, verbose=0).history["loss"][0])
 
 
-def test_data_sets_without_batches_are_refused(x):
+def test_data_sets_without_batches_are_rejected(x):
     tf = pytest.importorskip("tensorflow")
     model = FlowModel([ActivationNormalization()])
     model.compile("adam")
@@ -154,7 +154,7 @@ def test_base_distribution_is_trained_saved_and_loaded(x, tmp_path):
     assert loaded.evaluate(x, verbose=0) == pytest.approx(model.evaluate(x, verbose=0), rel=1e-6)
 
 
-def test_targets_and_what_compares_them_are_refused(x):
+def test_targets_and_what_compares_them_are_rejected(x):
     model = make_model()
     shown = r'pass `{"inputs": y\[:, None\], "context": x}`. Received: y of shape \(500,\)'
     model.compile("adam")
@@ -320,7 +320,7 @@ def test_log_densities_are_differentiable_by_inputs(x):
 
 @pytest.mark.parametrize("contexts", [(), (np.ones([5, 2], "float32"),)])
 def test_errors_of_log_prob_name_the_shape_that_was_given(contexts):
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))])
+    model = FlowModel([AffineCoupling(conditioner=MLP([8]))])
     model(np.ones([5, 4], "float32"), *contexts)
     with pytest.raises(ValueError, match=r"shape \(5, 3\)"):
         model.log_prob(np.ones([5, 3], "float32"), *contexts)
@@ -346,7 +346,7 @@ def test_errors_of_log_prob_name_the_shape_that_was_given(contexts):
     ],
 )
 def test_missing_data_and_layers(run, error, message):
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([8]))], name="flow")
+    model = FlowModel([AffineCoupling(conditioner=MLP([8]))], name="flow")
     model.compile("sgd")
     model(np.ones([5, 4], "float32"))
     with pytest.raises(error, match=message):

@@ -21,7 +21,7 @@ def randomise(layer, seed=0):
 
 CASES = {
     "lu-vector": (LULinear(seed=1), [5]),
-    "lu-one-entry": (LULinear(seed=1), [1]),
+    "lu-one-dimension": (LULinear(seed=1), [1]),
     "lu-from-identity": (LULinear(initializer="identity"), [4]),
     "lu-without-bias": (LULinear([4], [1], use_bias=False, seed=2), [4]),
     "lu-not-contiguous": (LULinear(axes=[1, 3], seed=3), [2, 3, 2]),
@@ -29,7 +29,7 @@ CASES = {
     "convolution-vector": (InvertibleConvolution([3], seed=4), [3]),
     "convolution-channels-first": (InvertibleConvolution(axes=[1], seed=4), [3, 2, 2]),
     "triangular-vector": (TriangularAffine(), [4]),
-    "triangular-one-entry": (TriangularAffine([1]), [1]),
+    "triangular-one-dimension": (TriangularAffine([1]), [1]),
     "triangular-channels": (TriangularAffine(axes=[3]), [2, 2, 3]),
 }
 

@@ -48,7 +48,7 @@ def test_a_map_is_set_with_its_inverse_and_its_determinant():
         (np.full(3, np.nan), np.eye(3), "finite"),
     ],
 )
-def test_what_is_no_map_is_refused(location, matrix, message):
+def test_what_is_not_a_map_is_rejected(location, matrix, message):
     layer = LinearMap(shape=[3])
     with pytest.raises(ValueError, match=message):
         layer.set_map(location, matrix)
@@ -118,7 +118,7 @@ def test_fewer_instances_than_dimensions_and_constants_are_no_problem():
 
 
 @pytest.mark.parametrize("data", [np.zeros([4, 2]), np.full([4, 2], np.nan), np.zeros([0, 2])])
-def test_data_without_axes_are_refused(data):
+def test_data_without_axes_are_rejected(data):
     layer = PrincipalRotation(shape=[2])
     with pytest.raises(ValueError, match="Received: "):
         layer.adapt(data)

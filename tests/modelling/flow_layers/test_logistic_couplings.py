@@ -21,12 +21,10 @@ def randomise(layer, scale=1.0):
 
 
 def first_given_second(**options):
-    """Makes a layer that changes the first of two entries."""
+    """Makes a layer that changes the first of two dimensions."""
     mask = Mask(axes=[1], shape=[2], mask=[0, 1])
     dtype = options.get("dtype", "float32")
-    return MixtureLogisticCoupling(
-        compute_coupling_parameters=MLP([8], "tanh", dtype=dtype), mask=mask, **options
-    )
+    return MixtureLogisticCoupling(conditioner=MLP([8], "tanh", dtype=dtype), mask=mask, **options)
 
 
 CASES = {
@@ -46,9 +44,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_contract(name, check_contract):
     arguments, input_shape = CASES[name]
-    layer = MixtureLogisticCoupling(
-        compute_coupling_parameters=MLP([4], activation="tanh"), **arguments
-    )
+    layer = MixtureLogisticCoupling(conditioner=MLP([4], activation="tanh"), **arguments)
     # Neither dtypes nor saving depend on the axes: one case is enough.
     check_contract(layer, input_shape, tolerance=1e-4, is_further_layout=name != "vector")
 
@@ -103,7 +99,7 @@ def test_volume_is_kept():
 
 
 def test_documented_methods_agree_with_call():
-    layer = MixtureLogisticCoupling(compute_coupling_parameters=MLP([8]), component_count=2)
+    layer = MixtureLogisticCoupling(conditioner=MLP([8]), component_count=2)
     x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
     layer(x)
     randomise(layer, 0.3)
@@ -141,4 +137,4 @@ def test_documented_methods_agree_with_call():
 )
 def test_bad_options(option, message):
     with pytest.raises(ValueError, match=message):
-        MixtureLogisticCoupling(compute_coupling_parameters=MLP([8]), **option)
+        MixtureLogisticCoupling(conditioner=MLP([8]), **option)

@@ -34,9 +34,9 @@ pytestmark = pytest.mark.usefixtures("without_xla")
 def layers():
     return [
         ActivationNormalization(),
-        AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+        AdditiveCoupling(conditioner=MLP([8])),
         HeavisidePermutation(),
-        AdditiveCoupling(compute_coupling_parameters=MLP([8])),
+        AdditiveCoupling(conditioner=MLP([8])),
         ShufflePermutation(seed=0),
         Reflection(reflection_count=2),
     ]
@@ -195,7 +195,7 @@ print("losses:" + json.dumps(losses))
 
 
 def test_flow_of_one_dimension_that_fit_builds_is_saved(tmp_path):
-    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))])
+    model = FlowModel([AdditiveCoupling(conditioner=MLP([8]))])
     model.compile()
     x = np.random.default_rng(0).normal(size=[64, 1]).astype("float32")
     model.fit(x, verbose=0)
@@ -237,7 +237,7 @@ def test_model_that_is_not_built_is_fitted(pairs, jit_compile):
 
 def test_network_shared_by_couplings_is_shared_after_loading(tmp_path):
     network = MLP([8])
-    couplings = [AdditiveCoupling(compute_coupling_parameters=network) for _ in range(2)]
+    couplings = [AdditiveCoupling(conditioner=network) for _ in range(2)]
     model = FlowModel([couplings[0], HeavisidePermutation(), couplings[1]])
     x = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     model(x)
@@ -356,7 +356,7 @@ def test_bad_input(pairs):
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_a_failure_leaves_the_weights(method):
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([8]))])
+    model = FlowModel([AdditiveCoupling(conditioner=MLP([8]))])
     model.compile("adam")
     model.fit(x, verbose=0)
     expected = to_numpy(model.log_prob(x))
@@ -388,7 +388,7 @@ def test_variables_come_in_the_order_of_layers():
 def test_rows_of_the_summary_add_up_to_parameters():
     """Counted by hand, with a state of the optimizer and indices of permutations."""
     base = DiagonalNormal(shape=[4])
-    coupling = AdditiveCoupling(compute_coupling_parameters=MLP([8]))  # (2·8 + 8) + (8·2 + 2) = 42
+    coupling = AdditiveCoupling(conditioner=MLP([8]))  # (2·8 + 8) + (8·2 + 2) = 42
     inner = FlowModel([ShufflePermutation(), Inverse(coupling)])
     model = FlowModel([ShufflePermutation(shape=[4]), LULinear(), inner], base, name="flow")
     assert "Total params: 0 " in printed_summary(model)  # as its rows say

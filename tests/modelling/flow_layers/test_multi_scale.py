@@ -32,7 +32,7 @@ def images(*shape):
 def make_step():
     return [
         ActivationNormalization(axes=[3]),
-        AffineCoupling(axes=[3], compute_coupling_parameters=MLP([4], activation="tanh")),
+        AffineCoupling(axes=[3], conditioner=MLP([4], activation="tanh")),
         HeavisidePermutation(axes=[3]),
     ]
 
@@ -51,7 +51,7 @@ def randomise(layer):
 
 
 CASES = {
-    "layer": (FactorOut(AffineCoupling(compute_coupling_parameters=MLP([4], "tanh"))), [5]),
+    "layer": (FactorOut(AffineCoupling(conditioner=MLP([4], "tanh"))), [5]),
     "count": (FactorOut(FlowModel([Reflection(axes=[2])]), kept_count=2), [2, 5]),
     "nested": (
         FlowModel([Squeeze(), FactorOut(FlowModel([*make_step(), FactorOut(Reflection())]))]),
@@ -144,7 +144,7 @@ def test_it_can_be_adapted_on_its_own_and_needs_no_layer_that_can():
 
 
 def make_conditional():
-    coupling = AffineCoupling(axes=[3], compute_coupling_parameters=ResNet(4, 0))
+    coupling = AffineCoupling(axes=[3], conditioner=ResNet(4, 0))
     return FlowModel([Squeeze(), FactorOut(FlowModel([coupling]))])
 
 

@@ -41,7 +41,7 @@ def test_contract_conditional_axes(check_contract):
     )
 
 
-def test_contract_one_entry(check_contract):
+def test_contract_one_dimension(check_contract):
     layer = BlockNeuralAutoregressive(shape=[1], hidden_sizes=[4])
     check_contract(layer, [1], is_further_layout=True)
 
@@ -53,7 +53,8 @@ def test_layer_is_the_formula(context_size):
     kernels, log_diagonals = map(to_numpy, layer.kernels), map(to_numpy, layer.log_diagonals)
     biases, gates = [to_numpy(bias) for bias in layer.biases], to_numpy(layer.gates)
     (first, last), (first_diagonal, last_diagonal) = kernels, log_diagonals
-    w1, w2 = np.zeros([2, 2, 3]), np.zeros([2, 3, 2])  # from entry, (from unit,) to entry, unit
+    # From dimension, (from unit,) to dimension, unit.
+    w1, w2 = np.zeros([2, 2, 3]), np.zeros([2, 3, 2])
     w1[0, 1] = first.reshape(2, 2, 3)[0, 1]
     w2[0, :, 1] = last.reshape(2, 3, 2)[0, :, 1]
     for i in range(2):
@@ -108,7 +109,7 @@ def test_gradients_are_finite_for_the_steepest_and_flattest_networks(gate, log_s
         assert np.all(np.isfinite(to_numpy(gradient)))
 
 
-def test_outputs_increase_with_their_entry_and_depend_on_none_after_it():
+def test_outputs_increase_with_their_dimension_and_depend_on_none_after_it():
     layer = make(3, hidden_sizes=[4])
     x = np.repeat(normal(1, 3), 50, axis=0)
     for i in range(3):

@@ -147,7 +147,7 @@ def test_correlations_of_either_sign_tell_factors_apart():
     np.testing.assert_allclose(correlations, [[0.8, -0.8], [-0.8, 0.8]], atol=0.1)
 
 
-def test_pairs_that_cannot_tell_factors_apart_are_refused():
+def test_pairs_that_cannot_tell_factors_apart_are_rejected():
     random = np.random.default_rng(0)
     factors = random.normal(size=[100, 2])
     pairs = ContinuousPairs(random.normal(size=[100, 4]), factors, 0.8, seed=0)
@@ -187,7 +187,7 @@ def test_pairs_of_images_are_pairs_at_each_position():
         ([np.zeros([2, 9, 3]), np.zeros([2, 9, 4])], "instances of the same shape"),
     ],
 )
-def test_other_data_than_pairs_are_refused(pairs, message):
+def test_other_data_than_pairs_are_rejected(pairs, message):
     with pytest.raises(ValueError, match=message):
         PairAxes([2, 1]).adapt(pairs)
 
@@ -195,7 +195,7 @@ def test_other_data_than_pairs_are_refused(pairs, message):
 @pytest.mark.parametrize(
     ("sizes", "shrinkage"), [([2, -1], None), ([2, 2], None), ([2, 1], 1.5), ([0], None)]
 )
-def test_sizes_and_shrinkage_out_of_range_are_refused(sizes, shrinkage):
+def test_sizes_and_shrinkage_out_of_range_are_rejected(sizes, shrinkage):
     with pytest.raises(ValueError, match=r"`(dimensions_per_factor|shrinkage)` should"):
         PairAxes(sizes, shrinkage, shape=[3])
 

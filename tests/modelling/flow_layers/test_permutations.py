@@ -103,12 +103,12 @@ def test_shuffle_is_reproducible_by_the_seed_of_keras():
 @pytest.mark.parametrize(
     "permutation", [[0, 0, 1], [1, 2, 3], [0, 2], [[0, 1]], [0.0, 1.0], [-1, 0], "ba"]
 )
-def test_what_is_not_a_permutation_is_refused(permutation):
+def test_what_is_not_a_permutation_is_rejected(permutation):
     with pytest.raises(ValueError, match="every index from 0"):
         Permutation(permutation=permutation)
 
 
-def test_permutation_that_does_not_fit_is_refused():
+def test_permutation_that_does_not_fit_is_rejected():
     with pytest.raises(ValueError, match="one index for each dimension"):
         Permutation([4], [1], [1, 0, 2])
     with pytest.raises(ValueError, match="`permutation` should be given"):

@@ -286,9 +286,7 @@ WIDE = {
         lambda c: c(
             {
                 0: flow_layers.Softplus(),
-                tuple(range(4095, 7, -2)): flow_layers.AffineCoupling(
-                    compute_coupling_parameters=network()
-                ),
+                tuple(range(4095, 7, -2)): flow_layers.AffineCoupling(conditioner=network()),
             }
         ),
         [4096],

@@ -42,9 +42,9 @@ def make_scalar_flow(x, context, base=None):
     model = FlowModel(
         [
             Standardize(shape=[1], location=1.0, scale=2.0),
-            RationalQuadraticSplineCoupling(compute_coupling_parameters=MLP([8])),
+            RationalQuadraticSplineCoupling(conditioner=MLP([8])),
             Reflection(reflection_count=1),
-            AffineCoupling(compute_coupling_parameters=MLP([8])),
+            AffineCoupling(conditioner=MLP([8])),
         ],
         base,
     )
@@ -156,7 +156,7 @@ def test_transformed_data_have_the_density_of_the_flow():
 @runs_eagerly
 def test_what_has_no_distribution_function_says_so():
     x = np.random.default_rng(0).normal(size=[5, 2]).astype("float32")
-    mixed = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([4])), LULinear()])
+    mixed = FlowModel([AffineCoupling(conditioner=MLP([4])), LULinear()])
     mixed(x)
     move_weights(mixed, np.random.default_rng(1))
     with pytest.raises(ValueError, match=r"The flow should be triangular.*by later dimensions"):

@@ -22,13 +22,13 @@ def mlp(**kwargs):
 def make_vector_layers():
     return [
         flow_layers.ActivationNormalization(),
-        flow_layers.AdditiveCoupling(compute_coupling_parameters=mlp()),
+        flow_layers.AdditiveCoupling(conditioner=mlp()),
         flow_layers.Reflection(reflection_count=2),
-        flow_layers.AffineCoupling(compute_coupling_parameters=mlp()),
+        flow_layers.AffineCoupling(conditioner=mlp()),
         flow_layers.LULinear(),
-        flow_layers.VolumePreservingCoupling(compute_coupling_parameters=mlp()),
+        flow_layers.VolumePreservingCoupling(conditioner=mlp()),
         flow_layers.TriangularAffine(),
-        flow_layers.RationalQuadraticSplineCoupling(compute_coupling_parameters=mlp()),
+        flow_layers.RationalQuadraticSplineCoupling(conditioner=mlp()),
         flow_layers.ShufflePermutation(seed=0),
         flow_layers.YeoJohnson(),
     ]
@@ -41,9 +41,7 @@ def make_few_layers():
 def make_image_layers():
     inner = flow_layers.FlowModel(
         [
-            flow_layers.AffineCoupling(
-                axes=[3], compute_coupling_parameters=conditioners.ResNet(4, block_count=0)
-            ),
+            flow_layers.AffineCoupling(axes=[3], conditioner=conditioners.ResNet(4, block_count=0)),
             flow_layers.Squeeze(),
         ]
     )
@@ -56,7 +54,7 @@ def make_image_layers():
 
 def make_stored_layers():
     return [
-        flow_layers.AffineCoupling(compute_coupling_parameters=mlp()),
+        flow_layers.AffineCoupling(conditioner=mlp()),
         flow_layers.HeavisidePermutation(),
         flow_layers.MaskedAffine(conditioner=conditioners.MADE([6])),
         flow_layers.Tanh(),
@@ -130,9 +128,9 @@ def test_gradients_with_a_context():
 
     def make():
         return [
-            flow_layers.AffineCoupling(compute_coupling_parameters=mlp()),
+            flow_layers.AffineCoupling(conditioner=mlp()),
             flow_layers.HeavisidePermutation(),
-            flow_layers.AdditiveCoupling(compute_coupling_parameters=mlp()),
+            flow_layers.AdditiveCoupling(conditioner=mlp()),
         ]
 
     assert_gradients_equal(make_twins(make, x, context), x, context)
@@ -206,8 +204,8 @@ def test_layers_that_cannot_be_recomputed_are_stored():
     dropout = keras.Sequential([keras.layers.Dropout(0.5), keras.layers.Dense(2)])
     statistics = keras.Sequential([keras.layers.BatchNormalization(), keras.layers.Dense(2)])
     stored = [
-        flow_layers.AdditiveCoupling(compute_coupling_parameters=dropout),
-        flow_layers.AdditiveCoupling(compute_coupling_parameters=statistics),
+        flow_layers.AdditiveCoupling(conditioner=dropout),
+        flow_layers.AdditiveCoupling(conditioner=statistics),
         flow_layers.BatchNormalization(),
         flow_layers.MaskedAffine(),
         flow_layers.Inverse(flow_layers.MaskedAffine()),
@@ -259,7 +257,7 @@ def test_memory_does_not_grow_with_depth():
         for _ in range(depth):
             network = conditioners.MLP([64])
             layers += [
-                flow_layers.AffineCoupling(compute_coupling_parameters=network),
+                flow_layers.AffineCoupling(conditioner=network),
                 flow_layers.HeavisidePermutation(),
             ]
         model = flow_layers.FlowModel(layers, memory_efficient=memory_efficient)

@@ -41,7 +41,7 @@ def test_layer_reflects_by_its_normals_in_order():
 
 
 class Mirrored(Reflection):
-    """Reflects, and then changes the sign of the first entry, or the other way round."""
+    """Reflects, and then changes the sign of the first dimension, or the other way round."""
 
     def _reflect_(self, x):
         signs = ops.convert_to_tensor([-1.0, 1.0, 1.0])

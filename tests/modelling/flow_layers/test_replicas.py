@@ -58,7 +58,7 @@ def test_two_devices_train_as_one_does_and_draw_different_samples():
     results = run("replicas.py", "arrays")
     first, second = map(np.asarray, results.pop("samples"))
     assert np.all(first != second)
-    assert "BackupAndRestore" in results.pop("refusal")
+    assert "BackupAndRestore" in results.pop("error")
     assert len(results) == 5
     # Memory-efficient models compute activations anew, with other rounding errors.
     assert max(results.values()) < 1e-4, results

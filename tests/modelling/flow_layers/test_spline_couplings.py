@@ -1,4 +1,4 @@
-"""Spline couplings: which entries they map by which parameters, and how exactly."""
+"""Spline couplings: which dimensions they map by which parameters, and how exactly."""
 
 import keras
 import numpy as np
@@ -58,7 +58,7 @@ CASES = {
 )
 def test_contract(layer_class, case, check_contract):
     arguments, input_shape = CASES[case]
-    layer = layer_class(compute_coupling_parameters=MLP([8]), **arguments)
+    layer = layer_class(conditioner=MLP([8]), **arguments)
     # Neither dtypes nor saving depend on the axes: one case is enough.
     check_contract(layer, input_shape, tolerance=1e-4, is_further_layout=case != "vector")
 
@@ -67,7 +67,7 @@ def test_contract(layer_class, case, check_contract):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_new_layer_is_exactly_the_identity(layer_class, dtype):
     x = np.random.default_rng(0).uniform(-7, 7, size=(100, 6)).astype(dtype)
-    layer = layer_class(compute_coupling_parameters=MLP([8], dtype=dtype), dtype=dtype)
+    layer = layer_class(conditioner=MLP([8], dtype=dtype), dtype=dtype)
     layer.build(x.shape)
 
     @fast
@@ -90,14 +90,14 @@ class Enumerating(Conditioner):
 
 
 @BOTH
-def test_changed_entries_are_mapped_by_their_own_parameters_and_options(layer_class):
+def test_changed_dimensions_are_mapped_by_their_own_parameters_and_options(layer_class):
     options = {
         "bound": 3.0,
         "minimum_bin_width": 0.02,
         "minimum_bin_height": 0.01,
         "minimum_slope": 0.1,
     }
-    layer = layer_class(compute_coupling_parameters=Enumerating(), bin_count=4, **options)
+    layer = layer_class(conditioner=Enumerating(), bin_count=4, **options)
     x = np.array([[0.3, -1.2, 2.0, 0.5, 0.7]], "float32")  # the last three are kept
     kept = x[0, 2:]
     if layer_class is CircularSplineCoupling:
@@ -116,7 +116,7 @@ def test_changed_entries_are_mapped_by_their_own_parameters_and_options(layer_cl
 
 @BOTH
 def test_documented_methods_agree_with_call(layer_class):
-    layer = layer_class(compute_coupling_parameters=MLP([8]))
+    layer = layer_class(conditioner=MLP([8]))
     x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
     layer.build(x.shape)
     randomise(layer)
@@ -127,9 +127,9 @@ def test_documented_methods_agree_with_call(layer_class):
         coupled = layer._couple_(changed, parameters)
         return *layer(x), coupled, layer.compute_log_stretch(changed, parameters)
 
-    outputs, log_det, coupled, log_stretch = map(to_numpy, run(ops.convert_to_tensor(x)))
+    outputs, log_det, coupled, log_derivative = map(to_numpy, run(ops.convert_to_tensor(x)))
     np.testing.assert_allclose(coupled, outputs[:, :2], rtol=1e-6)
-    np.testing.assert_allclose(log_stretch.sum(axis=1), log_det, atol=1e-6)
+    np.testing.assert_allclose(log_derivative.sum(axis=1), log_det, atol=1e-6)
 
 
 @BOTH
@@ -138,7 +138,7 @@ def test_round_trip_of_eight_layers(layer_class, dtype, tolerance):
     layers = []
     for _ in range(8):
         conditioner = MLP([16], dtype=dtype)
-        layers.append(layer_class(compute_coupling_parameters=conditioner, dtype=dtype))
+        layers.append(layer_class(conditioner=conditioner, dtype=dtype))
         layers.append(HeavisidePermutation(dtype=dtype))
     model = FlowModel(layers, dtype=dtype)
     x = np.random.default_rng(0).normal(size=(1000, 6)).astype(dtype)
@@ -153,9 +153,7 @@ def test_round_trip_of_eight_layers(layer_class, dtype, tolerance):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_batch_in_the_tails(dtype):
-    layer = RationalQuadraticSplineCoupling(
-        compute_coupling_parameters=MLP([8], dtype=dtype), dtype=dtype
-    )
+    layer = RationalQuadraticSplineCoupling(conditioner=MLP([8], dtype=dtype), dtype=dtype)
     x = np.array([[1000.0, -1000.0, 0.1, 0.2], [-5.0, 5.0, 0.3, -0.4]], dtype)
     layer.build(x.shape)
     randomise(layer)
@@ -179,7 +177,7 @@ def test_batch_in_the_tails(dtype):
 
 
 def test_circular_coupling_does_not_tell_coordinates_of_the_same_point_apart():
-    layer = CircularSplineCoupling(compute_coupling_parameters=MLP([8]), bound=2.0)
+    layer = CircularSplineCoupling(conditioner=MLP([8]), bound=2.0)
     x = np.random.default_rng(0).uniform(-2, 2, size=(50, 4)).astype("float32")
     layer.build(x.shape)
     randomise(layer)
@@ -195,7 +193,7 @@ def test_circular_coupling_does_not_tell_coordinates_of_the_same_point_apart():
 def test_volume_over_the_interval_is_kept():
     # A density on the interval stays one: the slopes integrate to the interval's length.
     layer = RationalQuadraticSplineCoupling(
-        compute_coupling_parameters=MLP([8]), mask=Mask(axes=[1], shape=[2], mask=[0, 1]), bound=2.0
+        conditioner=MLP([8]), mask=Mask(axes=[1], shape=[2], mask=[0, 1]), bound=2.0
     )
     x = np.stack([np.linspace(-2, 2, 40001), np.full(40001, 0.7)], axis=1).astype("float32")
     layer.build(x.shape)
@@ -211,7 +209,7 @@ def test_network_in_full_shape_returns_parameters_along_a_last_axis(layer_class)
         return ops.stack([0.1 * (i + 1) * ops.flip(x, axis=-1) for i in range(count)], axis=-1)
 
     mask = Mask(axes=[1], shape=[2], mask=[0, 1])
-    layer = layer_class(compute_coupling_parameters=network, mask=mask, bin_count=2)
+    layer = layer_class(conditioner=network, mask=mask, bin_count=2)
     count = layer.parameter_count
     numbers = (0.1 * (np.arange(count) + 1) * 3.0).reshape(1, count).astype("float32")
     expected, _ = fast(lambda *v: SPLINES[layer_class](*v, bound=layer.bound))(
@@ -225,7 +223,7 @@ def test_network_in_full_shape_returns_parameters_along_a_last_axis(layer_class)
 @BOTH
 def test_any_batch_size(layer_class):
     inputs = keras.Input([4])
-    outputs, log_det = layer_class(compute_coupling_parameters=MLP([8]))(inputs)
+    outputs, log_det = layer_class(conditioner=MLP([8]))(inputs)
     model = keras.Model(inputs, [outputs, log_det])
     x = np.random.default_rng(0).normal(size=(7, 4)).astype("float32")
     outputs, log_det = model.predict(x, batch_size=3, verbose=0)
@@ -246,11 +244,11 @@ def test_any_batch_size(layer_class):
 )
 def test_bad_options(layer_class, option, message):
     with pytest.raises(ValueError, match=message):
-        layer_class(compute_coupling_parameters=MLP([8]), **option)
+        layer_class(conditioner=MLP([8]), **option)
 
 
 def make_angles_and_price(permute=False):
-    """Makes a flow of two angles (entries 0 and 2) and a price between them, with its layers."""
+    """Makes a flow of two angles (dimensions 0 and 2) and a price between them, with its layers."""
     kinds = [
         (CircularSplineCoupling, [0, 1, 1]),
         (AffineCoupling, [1, 0, 1]),
@@ -262,7 +260,7 @@ def make_angles_and_price(permute=False):
         if permute and len(layers) == 2:
             layers.append(Permutation(permutation=[1, 2, 0]))
         mask = np.array(mask)[[1, 2, 0]] if permute and len(layers) > 2 else mask
-        layers.append(kind(compute_coupling_parameters=MLP([4]), mask=Mask([1], [3], mask)))
+        layers.append(kind(conditioner=MLP([4]), mask=Mask([1], [3], mask)))
     model = FlowModel([*layers, LULinear()])
     model.build((None, 3))
     randomise(model)
@@ -298,7 +296,7 @@ def test_copies_know_what_is_periodic():
 
 def test_periods_can_be_given():
     mlp = MLP([4], periods=[None, 24.0])
-    layer = AffineCoupling(compute_coupling_parameters=mlp, mask=Mask([1], [3], [1, 1, 0]))
+    layer = AffineCoupling(conditioner=mlp, mask=Mask([1], [3], [1, 1, 0]))
     layer.build((None, 3))
     randomise(layer)
     x = np.array([[0.5, 3.0, 1.0], [0.5, 27.0, 1.0], [24.5, 3.0, 1.0]], "float32")

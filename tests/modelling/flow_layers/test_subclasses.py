@@ -81,9 +81,9 @@ class OneParameter(AffineCoupling):
 @pytest.mark.parametrize(
     "layer",
     [
-        Power(compute_coupling_parameters=MLP([3])),
+        Power(conditioner=MLP([3])),
         Steep(conditioner=MADE([3])),
-        OneParameter(compute_coupling_parameters=MLP([3])),
+        OneParameter(conditioner=MLP([3])),
     ],
     ids=lambda layer: type(layer).__name__,
 )

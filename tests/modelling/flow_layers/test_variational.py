@@ -347,7 +347,7 @@ def test_amortised_model_is_saved(amortised, tmp_path):
     assert tuple(loaded(CONTEXTS).shape) == (3,)
 
 
-def test_losses_and_metrics_of_predictions_are_refused_and_own_metrics_are_not(tmp_path):
+def test_losses_and_metrics_of_predictions_are_rejected_and_own_metrics_are_not(tmp_path):
     trainer = VariationalModel(make_flow(), registered_target)
     for loss in ("mse", keras.losses.MeanSquaredError(), lambda y, y_pred: y_pred):
         with pytest.raises(ValueError, match=r"has a loss of its own.* Received: loss="):
@@ -376,7 +376,7 @@ def mean_contribution(y, y_pred):
 
 
 @pytest.mark.parametrize("given", [np.zeros([50, 2], "float32"), [[0.0, 1.0]]])
-def test_data_are_refused(given):
+def test_data_are_rejected(given):
     trainer = VariationalModel(make_flow(), target)
     trainer.compile("sgd")
     received = r"of shape \(50, 2\)$" if hasattr(given, "shape") else "a <class 'list'>$"

@@ -16,7 +16,7 @@ def test_what_is_missing_is_not_given():
         (abs, None, None, (None, abs)),
         ([3], None, None, ([3], None)),
         (abs, 1, 1, (None, abs)),
-        (abs, 2, 1, (abs, 2)),  # both were given: the first one is refused elsewhere
+        (abs, 2, 1, (abs, 2)),  # both were given: the first one is rejected elsewhere
     ],
 )
 def test_the_main_argument_may_come_first(first, value, default, expected):

@@ -1,4 +1,4 @@
-"""Arguments are accepted as they are meant, or refused with what was expected and what came."""
+"""Arguments are accepted as they are meant, or rejected with what was expected and what came."""
 
 import fractions
 
@@ -88,7 +88,7 @@ def test_what_is_wrong_is_named(check, value, error, message):
 
 
 @pytest.mark.parametrize("dtype", ["O", "S1", "U1", "M8[s]", "m8[s]"])
-def test_arrays_of_anything_but_numbers_are_refused_with_advice(dtype):
+def test_arrays_of_anything_but_numbers_are_rejected_with_advice(dtype):
     with pytest.raises(TypeError) as caught:
         checks.check_numbers("it", np.zeros(2, dtype))
     assert str(caught.value) == (
@@ -99,7 +99,7 @@ def test_arrays_of_anything_but_numbers_are_refused_with_advice(dtype):
 
 
 @pytest.mark.parametrize("values", [np.zeros(2), np.zeros(2, int), np.zeros(2, bool), ["a"], None])
-def test_arrays_of_numbers_and_what_is_no_array_pass(values):
+def test_arrays_of_numbers_and_what_is_not_an_array_pass(values):
     checks.check_numbers("it", values)
 
 

@@ -1,4 +1,4 @@
-"""Numbers that are not floating-point ones are refused, with the way to cast them."""
+"""Numbers that are not floating-point ones are rejected, with the way to cast them."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ def test_floating_point_numbers_and_what_has_no_dtype_pass(x):
     check_floating(x, "it")
 
 
-def test_integers_are_refused_with_advice():
+def test_integers_are_rejected_with_advice():
     integers = ops.ones([2], "int32")
     with pytest.raises(TypeError) as caught:
         check_floating(integers, "it")

@@ -78,7 +78,7 @@ if keras.backend.backend() == "tensorflow":
         [
             lambda: applications.NeuralSplineFlow(1, [4]),
             lambda: applications.NeuralSplineFlow(1, [4], autoregressive=True),
-            lambda: flow_layers.CircularSplineCoupling(compute_coupling_parameters=MLP([4])),
+            lambda: flow_layers.CircularSplineCoupling(conditioner=MLP([4])),
             lambda: applications.GaussianizationFlow(2, 2),
             lambda: applications.ResidualFlow(1, [4]),
             lambda: flow_layers.YeoJohnson(),

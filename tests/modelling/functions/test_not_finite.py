@@ -28,16 +28,14 @@ def concatenate_and(network):
 
 
 MODELS = {
-    "mlp": lambda: FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([4]))]),
-    "tanh": lambda: FlowModel([AdditiveCoupling(compute_coupling_parameters=MLP([4], "tanh"))]),
-    "keras": lambda: FlowModel(
-        [AdditiveCoupling(compute_coupling_parameters=concatenate_and(dense(3)))]
-    ),
+    "mlp": lambda: FlowModel([AdditiveCoupling(conditioner=MLP([4]))]),
+    "tanh": lambda: FlowModel([AdditiveCoupling(conditioner=MLP([4], "tanh"))]),
+    "keras": lambda: FlowModel([AdditiveCoupling(conditioner=concatenate_and(dense(3)))]),
     "made": lambda: FlowModel([MaskedAffine(conditioner=MADE([4]))]),
     "inverse-made": lambda: FlowModel([Inverse(MaskedAffine(conditioner=MADE([4])))]),
     "block": lambda: FlowModel([BlockNeuralAutoregressive(hidden_sizes=[2])]),
     "encoder": lambda: FlowModel(
-        [AdditiveCoupling(compute_coupling_parameters=MLP([4]))], context_encoder=dense(2)
+        [AdditiveCoupling(conditioner=MLP([4]))], context_encoder=dense(2)
     ),
     "base": lambda: FlowModel(
         [Reflection()],

@@ -210,7 +210,7 @@ def test_accuracy():
 
 
 def gaussian_term(mean, variance, prior_mean, prior_variance):
-    """The expectation of -2 ln N(z | prior) - ln 2π over the posterior, entry by entry."""
+    """The expectation of -2 ln N(z | prior) - ln 2π over the posterior, dimension by dimension."""
     return np.log(prior_variance) + (variance + (mean - prior_mean) ** 2) / prior_variance
 
 

@@ -23,7 +23,7 @@ def pairs(count=16, seed=0):
 
 
 def formula(y_true, y_pred):
-    """The loss in NumPy, entry by entry."""
+    """The loss in NumPy, pair by pair."""
     losses = []
     for correlations, prediction in zip(y_true, y_pred, strict=True):
         rho = np.repeat(correlations, DIMENSIONS).clip(-1 + 1e-6, 1 - 1e-6).astype("float32")

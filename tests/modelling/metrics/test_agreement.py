@@ -58,7 +58,7 @@ def test_a_code_within_another_agrees_in_part(codes):
 
 
 def test_blocks_may_be_empty_or_thin(codes):
-    doubled = codes[:, [0, 1, 0, 2]]  # the first entry twice
+    doubled = codes[:, [0, 1, 0, 2]]  # the first dimension twice
     scores = agreement(doubled, codes[:, [1, 0, 3, 2]], [0, 3, 1])
     assert np.all(scores[0] == 0)
     assert np.all(scores[:, 0] == 0)

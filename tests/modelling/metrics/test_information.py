@@ -98,7 +98,7 @@ def test_outliers_do_not_hide_what_others_know():
         assert modularity(codes, truth) == pytest.approx(modularity(labels, labels), abs=0.01)
 
 
-def test_dimensions_that_seldom_vary_are_no_outliers():
+def test_dimensions_that_seldom_vary_are_not_outliers():
     """A rare pulse, and a fifth of values far from the rest, are seen as they are."""
     pulse = np.zeros(1000)
     pulse[:3] = 1.0
@@ -121,7 +121,7 @@ def test_gap_of_constructed_codes():
     random = np.random.default_rng(0)
     noise = random.normal(size=[20_000, 2])
     assert mutual_information_gap(noise, random.integers(4, size=[20_000, 2])) < 0.01
-    # One of two bits of the first label, in the first entry alone.
+    # One of two bits of the first label, in the first dimension alone.
     coarse = np.stack([LABELS[:, 0] // 2, LABELS[:, 1]], axis=1)
     assert mutual_information_gap(coarse, LABELS) == pytest.approx(0.75)
 
@@ -132,7 +132,7 @@ def test_modularity_of_constructed_codes():
     assert modularity(np.concatenate([constant, LABELS], axis=1), LABELS) == pytest.approx(1.0)
     assert modularity(grid(4, 4) @ ROTATION, grid(4, 4)) == pytest.approx(0.0, abs=1e-9)
     assert modularity(np.zeros([12, 2]), LABELS) == 0.0
-    # An entry that holds all labels knows ln 4 of the first and ln 3 of the second.
+    # A dimension that holds all labels knows ln 4 of the first and ln 3 of the second.
     both = LABELS @ [[3], [1]]
     expected = 1 - (np.log(3) / np.log(4)) ** 2
     assert modularity(both, LABELS, ranks=False) == pytest.approx(expected)
@@ -146,7 +146,7 @@ def test_scores_do_not_depend_on_order_sign_and_scale(score):
     expected = score(codes, labels)
     assert 0.05 < expected < 0.95
     assert score(codes[:, [2, 0, 1]] * [2.0, 1.0, 3.0] + 1.0, labels) == pytest.approx(expected)
-    # Bins are closed on one side, and no entry lies on an edge but the extremes.
+    # Bins are closed on one side, and no number lies on an edge but the extremes.
     assert score(-codes, labels) == pytest.approx(expected, abs=0.01)
     assert score(codes, labels[:, ::-1]) == pytest.approx(expected)
 

@@ -15,7 +15,7 @@ NOISE = RANDOM.normal(size=[3000, 3])
 def test_score_of_constructed_codes():
     assert factor_vae_score(LABELS, LABELS) == 1.0
     assert factor_vae_score(LABELS[:, [2, 0, 1, 0]] * [1.0, -2.0, 3.0, 1.0], LABELS) == 1.0
-    padded = np.pad(LABELS, [(0, 0), (1, 0)])  # a constant entry is nobody's
+    padded = np.pad(LABELS, [(0, 0), (1, 0)])  # a constant dimension is nobody's
     assert factor_vae_score(padded, LABELS) == 1.0
     assert factor_vae_score(NOISE, LABELS) == pytest.approx(1 / 3, abs=0.06)
     assert factor_vae_score(np.zeros([3000, 2]), LABELS) == pytest.approx(1 / 3)

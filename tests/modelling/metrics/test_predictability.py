@@ -93,7 +93,7 @@ def test_disentanglement_completeness_and_informativeness_of_constructed_codes()
     assert informative == 1.0
     together = score(copies, labels, [3, 1], estimator="random_forest")
     np.testing.assert_allclose(together, 1.0, atol=0.01)
-    # One entry that holds both labels is complete but not disentangled.
+    # One dimension that holds both labels is complete but not disentangled.
     both = np.stack([labels @ [3, 1], np.zeros(200)], axis=1)
     np.testing.assert_allclose(score(both, labels), [0.0, 1.0, 1.0], atol=1e-6)
     real = make_noise(200, 2)
@@ -180,12 +180,12 @@ def test_bad_input(function, arguments, message):
 
 
 def test_a_missing_library_is_named(monkeypatch):
-    def refuse(name, *args, **kwargs):
+    def fail(name, *args, **kwargs):
         if name.startswith("sklearn"):
             raise ImportError(name)
         return import_module(name, *args, **kwargs)
 
     import_module = builtins.__import__
-    monkeypatch.setattr("importlib.import_module", refuse)
+    monkeypatch.setattr("importlib.import_module", fail)
     with pytest.raises(ImportError, match=r'scikit-learn.*pip install "gyoza\[metrics\]"'):
         leakage(make_noise(600, 2), make_labels())

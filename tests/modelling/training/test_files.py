@@ -51,7 +51,7 @@ def make_random_flow():
     layers = [
         UniformDequantization(8),
         ActivationNormalization(),
-        AffineCoupling(compute_coupling_parameters=network),
+        AffineCoupling(conditioner=network),
     ]
     model = FlowModel(layers)
     model.compile("adam")
@@ -184,7 +184,7 @@ class FullDisk(keras.layers.Dense):
 @pytest.mark.parametrize("name", NAMES)
 def test_old_files_outlive_a_failure(name, tmp_path, monkeypatch):
     network = keras.Sequential([FullDisk(4), keras.layers.Reshape([2, 2])])
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=network)])
+    model = FlowModel([AffineCoupling(conditioner=network)])
     model.build((None, 2))
     save = model.save if name.endswith("keras") else model.save_weights
     save(tmp_path / name)
@@ -346,7 +346,7 @@ KEYS = {
 
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory):
-    model = FlowModel([AffineCoupling(compute_coupling_parameters=MLP([]))])
+    model = FlowModel([AffineCoupling(conditioner=MLP([]))])
     model.build((None, 2))
     path = tmp_path_factory.mktemp("small") / "model.keras"
     model.save(path)

@@ -44,7 +44,7 @@ def make_model(**kwargs):
     model = flow_layers.FlowModel(
         [
             flow_layers.ActivationNormalization(),
-            flow_layers.AffineCoupling(compute_coupling_parameters=conditioner),
+            flow_layers.AffineCoupling(conditioner=conditioner),
         ]
     )
     model.compile(keras.optimizers.Adam(0.01), **kwargs)
@@ -200,7 +200,7 @@ def test_a_fit_within_a_fit_leaves_it_all_its_steps(inner):
 def test_convolutions_are_not_put_into_a_loop():
     # XLA computes them there without the library that it uses elsewhere.
     coupling = flow_layers.AffineCoupling(
-        axes=[3], compute_coupling_parameters=conditioners.ResNet(2, block_count=0)
+        axes=[3], conditioner=conditioners.ResNet(2, block_count=0)
     )
     model, counting = flow_layers.FlowModel([coupling]), Counting()
     model.compile("adam")

@@ -87,7 +87,7 @@ def test_weights_of_an_autoencoder_need_no_targets(x, weights):
     assert weightless["loss"][0] == 0.0
 
 
-def test_targets_that_nobody_uses_are_refused(model, x):
+def test_targets_that_nobody_uses_are_rejected(model, x):
     expected = r'`\{"inputs": y, "context": x\}`. Received: y of shape \(24, 1\)'
     for run in (model.fit, model.evaluate):
         with pytest.raises(ValueError, match=expected):
@@ -140,7 +140,7 @@ def test_lists_and_data_frames_are_data(model, x):
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "log_prob", "adapt", "__call__"])
-def test_inputs_that_are_no_batch_say_so(model, x, method):
+def test_inputs_that_are_not_a_batch_say_so(model, x, method):
     run = getattr(model, method)
     with pytest.raises(ValueError, match=r"`x\[None\]` is a batch of one.*shape \(3,\)"):
         run(x[0])
@@ -315,9 +315,7 @@ def make_printing_model(jit_compile):
         def compute_output_shape(self, shape):
             return shape
 
-    model = FlowModel(
-        [AdditiveCoupling(compute_coupling_parameters=Printing()), ActivationNormalization()]
-    )
+    model = FlowModel([AdditiveCoupling(conditioner=Printing()), ActivationNormalization()])
     model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
     return model
 
@@ -327,7 +325,7 @@ def test_what_xla_cannot_compile_runs_without_it(x):
     options = {"batch_size": 4, "shuffle": False, "epochs": 2, "verbose": 0}
     expected = make_printing_model(False).fit(x, **options).history["loss"]
     watching = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: None)
-    for callbacks in ([], [watching]):  # several steps at once, and one by one
+    for callbacks in ([], [watching]):  # several steps per execution, and one
         model = make_printing_model("auto")
         with pytest.warns(UserWarning, match="XLA cannot compile the operation StringFormat"):
             history = model.fit(x, callbacks=callbacks, **options).history
@@ -386,7 +384,7 @@ def test_errors_of_users_are_not_taken_for_those_of_xla(model, x):
         def compute_output_shape(self, shape):
             return shape
 
-    failing = FlowModel([AdditiveCoupling(compute_coupling_parameters=Failing())])
+    failing = FlowModel([AdditiveCoupling(conditioner=Failing())])
     failing.compile("adam")
     failing(0.0 * x)
     with pytest.raises(tf.errors.InvalidArgumentError, match="assert"):
@@ -395,7 +393,7 @@ def test_errors_of_users_are_not_taken_for_those_of_xla(model, x):
 
 
 def test_models_are_cloned_after_training(x, tmp_path):
-    layer = AffineCoupling(compute_coupling_parameters=MLP([4]))
+    layer = AffineCoupling(conditioner=MLP([4]))
     model, c = FlowModel([layer]), x[:, :2]
     model.compile("adam")
     model.fit({"inputs": x, "context": c}, batch_size=4, verbose=0)
@@ -419,7 +417,7 @@ class Traced(keras.layers.Dense):
 def make_traced_model(jit_compile="auto"):
     conditioner = Traced(3)
     conditioner.by_xla = []
-    model = FlowModel([AdditiveCoupling(compute_coupling_parameters=conditioner)])
+    model = FlowModel([AdditiveCoupling(conditioner=conditioner)])
     model.build((None, 3))
     model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
     return model, conditioner.by_xla

@@ -230,7 +230,7 @@ def test_parameters_of_zero_make_the_identity(name):
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "user"])
-def test_integers_are_refused_instead_of_truncated(name):
+def test_integers_are_rejected_instead_of_truncated(name):
     transform = CASES[name]
     x = ops.convert_to_tensor([1, 2], "int32")
     parameters = ops.ones((2, transform.parameter_count))
@@ -347,11 +347,11 @@ def test_an_autoregressive_layer_can_shift():
 
 
 def test_configurations_hold_options_or_a_transform():
-    options = AffineCoupling(compute_coupling_parameters=MLP(), log_scale_bound=0.3).get_config()
+    options = AffineCoupling(conditioner=MLP(), log_scale_bound=0.3).get_config()
     assert options["log_scale_bound"] == 0.3
     assert "transformer" not in options
     assert "conditioner" not in options
-    assert "transformer" not in AdditiveCoupling(compute_coupling_parameters=MLP()).get_config()
+    assert "transformer" not in AdditiveCoupling(conditioner=MLP()).get_config()
     assert "transformer" not in MaskedAffine().get_config()
     given = ElementwiseCoupling(conditioner=MLP(), transformer=SinhArcsinh(0.3)).get_config()
     assert given["transformer"]["config"] == {"bound": 0.3}
@@ -435,8 +435,8 @@ class OtherContributions(MixtureLogisticCoupling):
 
 class ShiftedTwice(VolumePreservingCoupling):
     def _couple_and_stretch_(self, inputs, coupling_parameters):
-        outputs, log_stretch = super()._couple_and_stretch_(inputs, coupling_parameters)
-        return outputs + coupling_parameters[..., 1], log_stretch
+        outputs, log_derivative = super()._couple_and_stretch_(inputs, coupling_parameters)
+        return outputs + coupling_parameters[..., 1], log_derivative
 
 
 def shift_and_scale(x):
@@ -453,7 +453,7 @@ def shift_and_scale(x):
 )
 def test_subclasses_can_replace_one_hook(cls, count, options, expected, monkeypatch):
     monkeypatch.setattr(shift_and_scale, "count", count, raising=False)
-    layer = cls(compute_coupling_parameters=shift_and_scale, **options)
+    layer = cls(conditioner=shift_and_scale, **options)
     outputs, log_det = layer(np.array([[2.0, 1.0]], "float32"))
     if expected[0] is not None:
         np.testing.assert_allclose(to_numpy(outputs), [[expected[0], 1.0]], rtol=1e-5)
@@ -461,7 +461,7 @@ def test_subclasses_can_replace_one_hook(cls, count, options, expected, monkeypa
 
 
 def test_options_of_layers_are_those_of_their_transforms():
-    layer = AffineCoupling(compute_coupling_parameters=MLP(), log_scale_bound=0.3)
+    layer = AffineCoupling(conditioner=MLP(), log_scale_bound=0.3)
     assert layer.log_scale_bound == 0.3
     layer.log_scale_bound = 0.5
     assert layer.get_config()["log_scale_bound"] == layer.transformer.log_scale_bound == 0.5
