@@ -56,15 +56,16 @@ def run_densities(words):
             x = density.sample(100_000, seed=0)
             layer = getattr(model, "flow", model)._flow_layers_[-1]
             integrals = []
-            for layer.solver in SOLVERS:
+            for solver in SOLVERS:
+                layer.solver = solver
                 integrals.append(f"{integrate(model, x):.4f}")
             divergence = f"{gaps.mean():.3f} ± {gaps.std() / len(gaps) ** 0.5:.3f}"
             rows.append([name, label, f"{seconds:.0f} s", divergence, *integrals])
             print(*rows[-1], flush=True)
     note = (
         "Divergences in nats, with standard errors. Densities are those of `log_prob` with exact "
-        "traces and the default number of steps, 16 for flow matching and 8 for FFJORD, by RK4, the "
-        "default solver, and by the others of fixed steps. They are summed over "
+        "traces and the default number of steps, 16 for flow matching and 8 for FFJORD, by RK4, "
+        "which is the default, and by the other solvers of fixed steps. They are summed over "
         f"{GRID_SIZES[2]}×{GRID_SIZES[2]} points in the plane, and {GRID_SIZES[1]} on the line."
     )
     header = ["flow", "data", "training", "divergence", "integral of the density", *SOLVERS[1:]]
