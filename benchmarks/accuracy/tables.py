@@ -234,11 +234,11 @@ def run(seeds, words):
         f"{WIDTH} units, and are trained for {steps} steps of {BATCH_SIZE} instances; the weights "
         f"that are best on validation data are kept. Flow matching takes {steps} steps of "
         f"{VELOCITY_BATCH} instances, with a velocity of three hidden layers that has as many "
-        f"weights as the spline flow of proteins. Likelihood takes {LIKELIHOOD_STEPS} steps of {BATCH_SIZE} instances, "
-        "with the same widths, and log-determinants that are estimated, also of test data; with "
-        "defaults, the widths are [64, 64, 64], and log-determinants exact. "
-        "Velocities of gyoza see data that `adapt` has made uncorrelated, those of torchcfm and "
-        "zuko standardised ones, unless they are called white. "
-        "Noise makes the one column of integers, of proteins, continuous."
+        "weights as the spline flow of proteins. Likelihood takes "
+        f"{LIKELIHOOD_STEPS} steps of {BATCH_SIZE} instances, with the same widths, and "
+        "log-determinants that are estimated, also of test data; with defaults, the widths are "
+        "[64, 64, 64], and log-determinants exact. Velocities of gyoza see data that `adapt` has "
+        "made uncorrelated, those of torchcfm and zuko standardised ones, unless they are called "
+        "white. Noise makes the one column of integers, of proteins, continuous."
     )
     write_table("tables", ["table", "density", *seeds, "mean", "time"], rows, note, words)
