@@ -12,7 +12,7 @@ the best possible assignment of one to the other, which SciPy finds. Two samples
 have one, too, and no model can do better on average. Points that stay where they are, and data that
 are turned by half the angle between two Gaussians, show that the measure tells a difference.
 
-Run it with `python examples/transport.py`; it takes two minutes on two cores.
+Run it with `python examples/transport.py`; it takes three minutes on two cores.
 
 References:
     - Tong, A. et al. (2023). "Improving and generalizing flow-based generative models with

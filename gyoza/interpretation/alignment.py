@@ -14,7 +14,7 @@ from gyoza.interpretation.parts import create_variables
 from gyoza.modelling.factors import index_factors
 from gyoza.modelling.flow_layers import FlowModel
 from gyoza.modelling.freezing import TrainsPart, leave_out
-from gyoza.modelling.functions.checks import check_not_negative
+from gyoza.modelling.functions.checks import check_number_not_negative
 from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.losses import SupervisedFactorLoss
 from gyoza.modelling.training import PreparesCallbacks
@@ -111,7 +111,7 @@ class SwapTraining(PreparesCallbacks, TrainsPart, keras.Model):
         self.dimensions_per_factor = name_factors(dimensions_per_factor)
         check_sizes(flow, self.dimensions_per_factor)
         self.flow, self.tail = flow, tail
-        self.likelihood_weight = float(check_not_negative("likelihood_weight", likelihood_weight))
+        self.likelihood_weight = check_number_not_negative("likelihood_weight", likelihood_weight)
         self.built = True
 
     @property

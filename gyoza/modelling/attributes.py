@@ -20,7 +20,7 @@ from gyoza.modelling.distributions.tools import (
     class_penalty,
     to_classes,
 )
-from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.checks import check_integer, check_positive_number
 from gyoza.typing import DType, Tensor
 
 __all__ = ["AttributeCode"]
@@ -107,7 +107,7 @@ class AttributeCode:
             dimension_count = sum(sizes)
         dimension_count = check_integer("dimension_count", dimension_count, minimum=sum(sizes))
         self.dimensions_per_factor = [dimension_count - sum(sizes), *sizes]
-        self.separation = float(check_positive("separation", separation))
+        self.separation = check_positive_number("separation", separation)
 
     @property
     def dimension_count(self) -> int:

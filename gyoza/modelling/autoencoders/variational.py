@@ -11,7 +11,11 @@ from gyoza.backend import draw_normal
 from gyoza.modelling.distributions import Distribution, StandardNormal
 from gyoza.modelling.flow_layers.density import Density
 from gyoza.modelling.flow_layers.invertible import Invertible
-from gyoza.modelling.functions.checks import check_instance, check_integer, check_positive
+from gyoza.modelling.functions.checks import (
+    check_instance,
+    check_integer,
+    check_positive_number,
+)
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.normal import standard_normal_log_density
 from gyoza.modelling.losses import (
@@ -146,7 +150,7 @@ class VariationalAutoencoder(TakesData):
         self.prior = prior
         self.posterior_flow = posterior_flow
         self.likelihood = likelihood
-        self.variance = float(check_positive("variance", variance))
+        self.variance = check_positive_number("variance", variance)
         self.kl_weight = float(kl_weight)
         self.entanglement_weight = float(entanglement_weight)
         self.seed = seed

@@ -87,9 +87,9 @@ class Empirical(Distribution):
     def compute_log_prob(self, x: Tensor) -> Tensor:
         """Raises a `ValueError`, since a data set does not have a density."""
         raise ValueError(
-            f"Distribution '{self.name}' has samples, but no density: use a distribution with a "
-            "density for `log_prob`; a model with this base should be a `FlowMatchingModel`, which "
-            f"needs none. Received: x of shape {tuple(x.shape)}"
+            f"Distribution '{self.name}' has samples, but no density. A flow should have a base "
+            "distribution with a density for `log_prob`; a `FlowMatchingModel` is trained and "
+            f"sampled without one. Received: x of shape {tuple(x.shape)}"
         )
 
     def draw(self, sample_count: int | Tensor, seed: Seed) -> Tensor:

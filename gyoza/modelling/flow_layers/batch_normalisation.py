@@ -8,7 +8,7 @@ from keras import ops
 
 from gyoza.modelling.axes import align
 from gyoza.modelling.flow_layers.base import FlowLayer
-from gyoza.modelling.functions.checks import check_positive
+from gyoza.modelling.functions.checks import check_positive_number
 from gyoza.modelling.functions.tensors import count_positions, mean
 from gyoza.typing import Tensor
 
@@ -88,7 +88,7 @@ class BatchNormalization(FlowLayer):
             raise ValueError(f"`momentum` should be from 0 to 1. Received: momentum={momentum}")
         super().__init__(shape=shape, axes=axes, **kwargs)
         self.momentum = float(momentum)
-        self.epsilon = float(check_positive("epsilon", epsilon))
+        self.epsilon = check_positive_number("epsilon", epsilon)
         self._create_weights_once()
 
     def create_weights(self) -> None:

@@ -19,8 +19,8 @@ from gyoza.modelling.functions.arguments import make_parts
 from gyoza.modelling.functions.checks import (
     check_instance,
     check_integer,
-    check_not_negative,
-    check_positive,
+    check_number_not_negative,
+    check_positive_number,
     check_time,
 )
 from gyoza.modelling.functions.not_finite import mark_rows
@@ -151,14 +151,14 @@ class ContinuousFlow(ConditionalFlowLayer):
         self.velocity = velocity
         self.solver = check_solver(solver)
         self.step_count = check_integer("step_count", step_count, minimum=1)
-        self.rtol = float(check_positive("rtol", rtol))
-        self.atol = float(check_positive("atol", atol))
+        self.rtol = check_positive_number("rtol", rtol)
+        self.atol = check_positive_number("atol", atol)
         self.max_step_count = check_integer("max_step_count", max_step_count, minimum=1)
         self.exact_limit = check_integer("exact_limit", exact_limit)
         self.probe = probe
         self.probe_count = check_integer("probe_count", probe_count, minimum=1)
-        self.kinetic = float(check_not_negative("kinetic", kinetic))
-        self.jacobian = float(check_not_negative("jacobian", jacobian))
+        self.kinetic = check_number_not_negative("kinetic", kinetic)
+        self.jacobian = check_number_not_negative("jacobian", jacobian)
         self.seed = seed
         self.seed_generator = SeedGenerator(seed)
 
@@ -179,13 +179,13 @@ class ContinuousFlow(ConditionalFlowLayer):
             parts.append(keras.KerasTensor((None, *self.context_shape), self.compute_dtype))
         try:
             outputs = self.velocity(parts)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 "`velocity` should be a layer of the list [x, time], or [x, time, context]. "
                 f"Received: velocity={self.velocity}, which raises: {error}"
             ) from error
         received = getattr(outputs, "shape", None)
-        if received is None or tuple(received)[1:] != tuple(self._shape_):
+        if received is None or tuple(received) != tuple(x.shape):
             raise ValueError(
                 f"`velocity` should have outputs of the shape of its inputs, {tuple(x.shape)}. "
                 f"Received: outputs of shape {received}"

@@ -205,7 +205,7 @@ class Density(Quantiles):
         if not self.built:
             raise ValueError(
                 f"Model '{self.name}' should be built before it is sampled: call or fit it on "
-                "data, or call `build` with their shape."
+                "data, or call `build` with their shape. Received: built=False"
             )
         context = self._spread(context, count)
         if seed is None and not ops.is_tensor(count):

@@ -329,10 +329,11 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
 
         Paths of a flow do not cross, as those between independent pairs do, so that the velocity
         has less to average over, and the paths of the new flow are straighter: few steps suffice
-        for samples. With many steps, they are no better than those that it was trained on.
+        for samples. With many steps, they are no better than those that it was trained on. Layers
+        before the velocity that add noise, such as a :class:`UniformDequantization`, add it anew.
 
         Args:
-            sample_count: The number of pairs.
+            sample_count: The number of pairs, at least 1.
             seed: See :meth:`sample`.
             context: See :meth:`sample`.
             steps: See :meth:`sample`.
@@ -351,6 +352,7 @@ class FlowMatchingModel(Sampling, Summarises, Training, TrainsPart, keras.Model)
               transfer data with rectified flow." `arXiv:2209.03003
               <https://arxiv.org/abs/2209.03003>`_
         """
+        check_integer("sample_count", sample_count, minimum=1)
         if not self.compiled:
             raise ValueError(
                 f"Model '{self.name}' should be compiled before it is trained on its own pairs. "

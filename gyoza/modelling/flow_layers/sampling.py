@@ -86,6 +86,12 @@ class Sampling:
         """Maps latents to data; see :meth:`FlowModel.invert`."""
         return self.flow.invert(outputs, context)
 
+    def check_steps(
+        self, x: Tensor, context: Tensor | None = None, tolerance: float | None = None
+    ) -> float:
+        """Compares densities with those by shorter steps; see :meth:`FlowModel.check_steps`."""
+        return self.flow.check_steps(x, context, tolerance)
+
     def probability_integral_transform(
         self, x: Tensor, context: Tensor | None = None, **kwargs: Any
     ) -> Tensor:

@@ -22,6 +22,8 @@ __all__ = [
     "check_finite",
     "check_positive",
     "check_not_negative",
+    "check_positive_number",
+    "check_number_not_negative",
     "check_time",
 ]
 
@@ -90,7 +92,7 @@ def check_positive_integers(name: str, values: Iterable[int], least_count: int =
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
     """Raises a `ValueError` unless a value is one of the choices, or returns it."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")
     return value
 
@@ -132,6 +134,23 @@ def check_not_negative(name: str, values: Tensor) -> Array:
     if not np.all(array >= 0.0):
         raise ValueError(f"`{name}` should not be negative. Received: {name}={values}")
     return array
+
+
+def check_positive_number(name: str, value: Any) -> float:
+    """Returns one number, or raises a `ValueError` if it is not positive and finite."""
+    _check_one(name, value)
+    return float(check_positive(name, value))
+
+
+def check_number_not_negative(name: str, value: Any) -> float:
+    """Returns one number, or raises a `ValueError` if it is negative or not finite."""
+    _check_one(name, value)
+    return float(check_not_negative(name, value))
+
+
+def _check_one(name: str, value: Any) -> None:
+    if np.ndim(value) > 0:
+        raise ValueError(f"`{name}` should be one number. Received: {name}={value}")
 
 
 def check_time(name: str, time: Tensor, is_one: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.functions.checks import check_integer, check_positive
+from gyoza.modelling.functions.checks import check_choice, check_integer, check_positive
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.tensors import larger, mean, smaller, to_rows
 from gyoza.typing import Tensor
@@ -55,9 +55,7 @@ Field = Callable[..., State]
 
 def check_solver(solver: str) -> str:
     """Raises a `ValueError` unless there is such a solver, `"dopri5"` included."""
-    names = [*SOLVERS, "dopri5"]
-    if solver not in names:
-        raise ValueError(f"`solver` should be one of {names}. Received: solver={solver!r}")
+    check_choice("solver", solver, [*SOLVERS, "dopri5"])
     return solver
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.functions.checks import check_positive
+from gyoza.modelling.functions.checks import check_positive_number
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.normal import LOG_2_PI
 from gyoza.typing import DType, Tensor
@@ -147,7 +147,7 @@ class NormalLoss(keras.losses.Loss):
         dtype: DType = None,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.variance = float(check_positive("variance", variance))
+        self.variance = check_positive_number("variance", variance)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Computes the loss of each example.

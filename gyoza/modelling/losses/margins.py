@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gyoza.modelling.functions.checks import check_positive
+from gyoza.modelling.functions.checks import check_positive_number
 from gyoza.modelling.functions.dtypes import at_least_float32
 from gyoza.modelling.functions.tensors import larger, mean
 from gyoza.typing import DType, Tensor
@@ -25,7 +25,7 @@ class _Margin(keras.losses.Loss):
         dtype: DType,
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.delta = float(check_positive("delta", delta))
+        self.delta = check_positive_number("delta", delta)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, from which `from_config` makes an equal loss."""

@@ -347,6 +347,13 @@ def build(layer):
     return layer
 
 
+class OneRow(keras.layers.Layer):
+    """A velocity for all points at once, which would be repeated for each."""
+
+    def call(self, inputs):
+        return ops.ones((1, 3))
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -416,6 +423,16 @@ def build(layer):
             lambda: ContinuousFlow(VelocityMLP(), rtol="a"),
             ValueError,
             "`rtol` should be a number, or an array of numbers. Received: rtol='a'",
+        ),
+        (
+            lambda: ContinuousFlow(VelocityMLP(), atol=np.array([1e-5])),
+            ValueError,
+            r"`atol` should be one number. Received: atol=\[1.e-05\]",
+        ),
+        (
+            lambda: ContinuousFlow(OneRow())(np.ones([2, 3], "float32")),
+            ValueError,
+            r"outputs of the shape of its inputs, \(None, 3\). Received: .*\(1, 3\)",
         ),
         (
             lambda: ContinuousFlow(keras.layers.Concatenate())(np.ones([2, 3], "float32")),

@@ -69,6 +69,21 @@ def test_errors_of_few_steps_are_those_of_their_polynomial():
 
 
 @pytest.mark.compiled_by("tensorflow")
+def test_more_steps_count_once_they_are_set():
+    model = make(step_count=4)
+    model.log_prob(DATA)
+    model.layers[0].step_count = 40
+    np.testing.assert_allclose(to_numpy(model.log_prob(DATA)), expected_log_prob(DATA, 40), 1e-4)
+
+
+def test_a_flow_matching_model_checks_the_steps_of_its_flow():
+    model = FlowMatchingModel(Decay(), flow_layers=[], step_count=4)
+    error = np.mean(np.abs(expected_log_prob(DATA, 4) - expected_log_prob(DATA, 8)))
+    with pytest.warns(UserWarning, match="by 4 steps of 'rk4'"):
+        assert model.check_steps(DATA) == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.compiled_by("tensorflow")
 @pytest.mark.parametrize("options", [{"step_count": 32}, {"solver": "dopri5", "atol": 1e-10}])
 def test_fine_steps_are_silent(options):
     model = make(**options)
