@@ -118,6 +118,8 @@ def test_reflow_draws_nothing_for_a_model_that_is_not_compiled():
     before = to_numpy(seeds.state).tolist()
     with pytest.raises(ValueError, match="should be compiled before it is trained on its own"):
         model.reflow(8)
+    with pytest.raises(ValueError, match=r"`sample_count` should be .*Received: sample_count=0"):
+        model.reflow(0)
     assert to_numpy(seeds.state).tolist() == before
 
 
