@@ -3,16 +3,23 @@
 import inspect
 from typing import Any
 
+import keras
+from keras import ops
+
 from gyoza.backend import CHANGES
 
 __all__ = ["HasOptions"]
+
+# What Keras itself knows of, such as `trainable`.
+_OF_KERAS = frozenset(inspect.signature(keras.Layer.__init__).parameters)
 
 
 class HasOptions:
     """A Keras layer or model whose compiled functions are made anew when an option changes.
 
-    Options are the attributes that are named like arguments of the constructor. What has been
-    compiled has their values in it, not those that they are assigned later.
+    Options are the attributes that are named like arguments of the constructor, but for those of
+    `keras.Layer`. What has been compiled has their values in it, not those that they are assigned
+    later.
     """
 
     built: bool
@@ -20,9 +27,16 @@ class HasOptions:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._options = frozenset(inspect.signature(cls.__init__).parameters)
+        cls._options = frozenset(inspect.signature(cls.__init__).parameters) - _OF_KERAS
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
         if name in self._options and getattr(self, "built", False):
-            CHANGES.count += 1
+            CHANGES.count += _is_another(getattr(self, name, None), value)
+        super().__setattr__(name, value)
+
+
+def _is_another(old: Any, new: Any) -> bool:
+    """Returns whether a value is not an old one, and not one that a call has computed."""
+    if isinstance(new, bool | int | float | str):
+        return type(old) is not type(new) or old != new
+    return old is not new and not (ops.is_tensor(new) or isinstance(new, keras.KerasTensor))
