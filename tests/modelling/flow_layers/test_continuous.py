@@ -202,27 +202,37 @@ class Box:
     tensor: object
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="asks PyTorch what it keeps")
-def test_what_is_kept_does_not_grow_with_the_network():
+def count_kept(hidden_sizes, **options):
+    """Returns how many numbers besides weights PyTorch keeps for the gradient of 256 points."""
     torch = pytest.importorskip("torch")
-    sizes = []
-    for hidden_sizes in ([8], [64] * 6):
-        layer = ContinuousFlow(VelocityMLP(hidden_sizes), step_count=4)
-        x = torch.ones(256, 2, requires_grad=True)
-        layer(x)
-        packed = weakref.WeakSet()
+    layer = ContinuousFlow(VelocityMLP(hidden_sizes), **options)
+    x = torch.ones(256, 2, requires_grad=True)
+    layer(x)
+    for seed, weight in enumerate(layer.trainable_weights):
+        weight.assign(normal(*weight.shape, seed=seed))  # a new velocity is zero
+    packed = weakref.WeakSet()
 
-        def pack(tensor, packed=packed):
-            box = Box(tensor)
-            packed.add(box)
-            return box
+    def pack(tensor):
+        box = Box(tensor)
+        packed.add(box)
+        return box
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
-            log_det = layer(x)[1]
-        weights = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
-        sizes.append(sum(box.tensor.numel() for box in packed) - weights)
-        assert log_det.requires_grad
-    assert sizes[0] == sizes[1]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+        log_det = layer(x)[1]
+    weights = sum(int(np.prod(weight.shape)) for weight in layer.trainable_weights)
+    count = sum(box.tensor.numel() for box in packed) - weights
+    assert log_det.requires_grad
+    return count
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="asks PyTorch what it keeps")
+def test_what_is_kept_grows_with_neither_the_network_nor_adaptive_steps():
+    few = count_kept([8], step_count=4)
+    assert count_kept([64] * 6, step_count=4) == few
+    # One point, with its log-determinant, for each step more.
+    assert count_kept([8], step_count=16) - few == 12 * 256 * 3
+    adaptive = {"solver": "dopri5", "atol": 1e-9}
+    assert count_kept([8], rtol=1e-7, **adaptive) == count_kept([8], rtol=1e-1, **adaptive) < few
 
 
 def test_penalties_are_those_of_a_rotation():
