@@ -23,14 +23,17 @@ class HasOptions:
     """
 
     built: bool
-    _options: frozenset[str] = frozenset()
+    _option_names: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._options = frozenset(inspect.signature(cls.__init__).parameters) - _OF_KERAS
+        names = set(inspect.signature(cls.__init__).parameters)
+        # A constructor may pass on others that it does not name.
+        names.update(*(vars(base).get("_option_names", ()) for base in cls.__mro__))
+        cls._option_names = frozenset(names - _OF_KERAS)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._options and getattr(self, "built", False):
+        if name in type(self)._option_names and getattr(self, "built", False):
             CHANGES.count += _is_another(getattr(self, name, None), value)
         super().__setattr__(name, value)
 

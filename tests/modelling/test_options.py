@@ -1,10 +1,14 @@
 """Options that change after functions were compiled."""
 
+import copy
+
 import keras
 import numpy as np
 from keras import ops
 from keras.ops import convert_to_numpy as to_numpy
 
+from gyoza import applications
+from gyoza.backend import CHANGES
 from gyoza.modelling.conditioners import MLP, VelocityMLP
 from gyoza.modelling.flow_layers import (
     AffineCoupling,
@@ -68,6 +72,14 @@ def test_training_knows_the_last_value_of_an_option():
     layer.kinetic = 0.0
     np.testing.assert_allclose(model.train_on_batch(X), before[0], rtol=1e-4)
 
+    class Raise(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            layer.kinetic = 10.0 * epoch
+
+    for batch_size in (32, 8):  # in several steps per execution, too
+        history = model.fit(X, batch_size=batch_size, epochs=2, verbose=0, callbacks=[Raise()])
+        np.testing.assert_allclose(history.history["loss"], [*before, *losses[0]], rtol=1e-3)
+
 
 def test_other_ways_to_solve_know_the_last_value_of_an_option():
     model = FlowMatchingModel(VelocityMLP([8]), flow_layers=[], rtol=0.9, atol=0.9)
@@ -79,6 +91,33 @@ def test_other_ways_to_solve_know_the_last_value_of_an_option():
     expected = to_numpy(model.sample(8, seed=1, solver="rk4", steps=100))
     assert np.abs(rough - expected).max() > 1e-3
     np.testing.assert_allclose(fine, expected, atol=1e-4)
+    assert len(model._flows) == 2  # those of old options are forgotten
+
+
+def test_options_that_a_constructor_passes_on_count():
+    class Passing(AffineCoupling):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+
+    layer = Passing(conditioner=MLP([4]), log_scale_bound=0.5)
+    layer(X)
+    count = CHANGES.count
+    layer.log_scale_bound = 3.0
+    assert CHANGES.count == count + 1
+
+
+def test_copies_and_files_change_no_option(tmp_path):
+    flow = applications.RealNVP(layer_count=2, hidden_sizes=[4])
+    autoregressive = applications.MAF(layer_count=2, hidden_sizes=[4])
+    count = CHANGES.count
+    for model in (flow, autoregressive):
+        model.adapt(X)
+        model.compile("sgd")
+        model.fit(X, verbose=0)
+        copy.deepcopy(model)
+        model.save(tmp_path / "model.keras")
+        keras.saving.load_model(tmp_path / "model.keras")
+    assert CHANGES.count == count
 
 
 def test_nothing_is_compiled_anew_without_a_change():

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from gyoza.backend import cos_and_sin, flatten_layers, list_interceptors
-from gyoza.modelling.functions.checks import check_positive, is_own
+from gyoza.modelling.functions.checks import check_positive_number, is_own
 from gyoza.modelling.options import HasOptions
 from gyoza.typing import Shape, Tensor, Tensors
 
@@ -51,7 +51,9 @@ class Conditioner(HasOptions, keras.Layer):
         super().__init__(**kwargs)
         self.output_size = output_size
         self.periods = None if periods is None else list(periods)
-        check_positive("periods", [period for period in self.periods or [] if period is not None])
+        for period in self.periods or []:
+            if period is not None:
+                check_positive_number("periods", period)
 
     def set_output_size(self, output_size: int) -> None:
         """Fixes the number of outputs; called by the coupling before it builds the conditioner.

@@ -59,7 +59,7 @@ class DenseNetwork(HasOptions, keras.Layer):
             size = layer.units
 
     def _run_dense_layers(
-        self, inputs: Tensor, layers: Sequence[keras.Layer] | None = None
+        self, inputs: Tensor, *, layers: Sequence[keras.Layer] | None = None
     ) -> Tensor:
         """Runs the layers.
 

@@ -168,7 +168,7 @@ class MADE(DenseNetwork):
         if entry is not None:
             columns = entry * self.parameter_count + ops.arange(self.parameter_count)
             layers[-1] = functools.partial(layers[-1], columns=columns)
-        parameters = self._run_dense_layers(inputs, layers)
+        parameters = self._run_dense_layers(inputs, layers=layers)
         dimension_count = inputs.shape[-1] if entry is None else 1
         return ops.reshape(
             parameters, (*ops.shape(parameters)[:-1], dimension_count, self.parameter_count)

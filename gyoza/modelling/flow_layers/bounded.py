@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from gyoza.backend import tanh
 from gyoza.modelling.flow_layers.elementwise import ElementwiseLayer
 from gyoza.modelling.functions.exponentials import expm1, log1p
 from gyoza.modelling.functions.logistic import logistic_log_density
+from gyoza.modelling.functions.tangents import tanh
 from gyoza.typing import Tensor
 
 __all__ = ["Softplus", "Sigmoid", "Logit", "Tanh", "Arctanh"]

@@ -406,7 +406,8 @@ class Coupling(_TakesTransformer):
         Returns:
             A layer with the same configuration and weights of its own.
         """
-        return cls(**make_parts(config, "compute_coupling_parameters", "conditioner", "mask"))
+        names = "compute_coupling_parameters", "conditioner", "mask", "transformer"
+        return cls(**make_parts(config, *names))
 
 
 def fits(received: Shape, expected: Shape) -> bool:

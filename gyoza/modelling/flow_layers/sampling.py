@@ -215,6 +215,8 @@ class Sampling:
         key = *way, CHANGES.count
         with _LOCK:
             if key not in self._flows:
+                for old in [old for old in self._flows if old[-1] != CHANGES.count]:
+                    del self._flows[old]
                 self._flows[key] = self._make_flow(*way)
             flow = self._flows[key]
             flow._orders = self.flow._orders

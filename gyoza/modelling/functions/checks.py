@@ -90,7 +90,7 @@ def check_positive_integers(name: str, values: Iterable[int], least_count: int =
     return integers
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> Any:
+def check_choice(name: str, value: Any, choices: Iterable[str | None]) -> Any:
     """Raises a `ValueError` unless a value is one of the choices, or returns it."""
     if not isinstance(value, str | None) or value not in choices:
         raise ValueError(f"`{name}` should be one of {[*choices]}. Received: {name}={value!r}")

@@ -152,8 +152,21 @@ class Training(HasOptions, TakesData):
                 super().make_train_function(force=True)
                 self._guard("train_function")
             made[name] = self.train_function
+        self.train_function = self._keep_up(self.train_function)
         if fit is not None:
             fit.has_begun = True
+
+    def _keep_up(self, take_steps: Callable[..., Any]) -> Callable[..., Any]:
+        """Lets steps be made anew where a callback has changed an option."""
+        seen = CHANGES.count
+
+        def take_latest_steps(*arguments: Any) -> Any:
+            if seen == CHANGES.count:
+                return take_steps(*arguments)
+            self.make_train_function()
+            return self.train_function(*arguments)
+
+        return take_latest_steps
 
     def make_test_function(self, force: bool = False) -> None:
         """Makes what `evaluate` calls; see `keras.Model.make_test_function`."""

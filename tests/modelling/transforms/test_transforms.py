@@ -287,6 +287,7 @@ def test_any_transform_can_be_given_to_a_coupling(name):
     transform = CASES[name]
     layer = Coupling(conditioner=MLP([4], "tanh"), transformer=transform)
     assert type(layer) is ElementwiseCoupling
+    assert type(Coupling.from_config(layer.get_config()).transformer) is type(transform)
     x = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
     layer(x)
     random = np.random.default_rng(1)
