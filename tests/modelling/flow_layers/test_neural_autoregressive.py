@@ -117,7 +117,7 @@ def test_outputs_increase_with_their_dimension_and_depend_on_none_after_it():
         moved[:, i] = np.linspace(-5.0, 5.0, 50)
         outputs = to_numpy(layer(moved)[0])
         assert np.all(np.diff(outputs[:, i]) > 0.0)
-        assert np.all(np.ptp(outputs[:, :i], axis=0) == 0.0)
+        assert np.all(np.ptp(outputs[:, :i], axis=0) < 1e-6)  # PyTorch rounds rows differently
         assert np.all(np.ptp(outputs[:, i + 1 :], axis=0) > 1e-3)
 
 
