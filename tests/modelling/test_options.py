@@ -124,18 +124,20 @@ def test_nothing_is_compiled_anew_without_a_change():
     counts = []
 
     class Counting(AffineCoupling):
-        def __init__(self, trainable=True, last=None, **kwargs):
+        def __init__(self, trainable=True, last=None, scale=1.0, **kwargs):
             super().__init__(trainable=trainable, **kwargs)
-            self.last = last
+            self.last, self.scale = last, scale
 
         def call(self, inputs, context=None):
             counts.append(1)
-            self.last = ops.sum(inputs)  # which is not an option that somebody chose
+            self.last, self.scale = ops.sum(inputs), 2.0  # as a call may do
             return super().call(inputs, context)
 
     layer = Counting(conditioner=MLP([4]))
     model = FlowModel([layer])
     model.compile("sgd")
+    model.fit(X, verbose=0)
+    model.log_prob(X)
     model.fit(X, verbose=0)
     model.log_prob(X)
     count = len(counts)
