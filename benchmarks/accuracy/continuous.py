@@ -68,7 +68,7 @@ def run_densities(words):
         "which is the default, and by the other solvers of fixed steps. They are summed over "
         f"{GRID_SIZES[2]}×{GRID_SIZES[2]} points in the plane, and {GRID_SIZES[1]} on the line."
     )
-    header = ["flow", "data", "training", "divergence", "integral of the density", *SOLVERS[1:]]
+    header = ["flow", "data", "training", "divergence", *(f"integral, {s}" for s in SOLVERS)]
     write_table("continuous", header, rows, note, words)
 
 
