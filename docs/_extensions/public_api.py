@@ -260,12 +260,19 @@ def show_constructors(app: Sphinx) -> None:
 
 def hide_private_bases(app: Sphinx, name: str, obj: type, options: Any, bases: list[Any]) -> None:
     """Shows the bases of private base classes in their place."""
-    private = get_private_bases(obj)
-    while any(base in private for base in bases):
+
+    def is_private(base: type) -> bool:
+        return base.__module__.split(".")[0] == PACKAGE and base not in PUBLIC.values()
+
+    while any(map(is_private, bases)):
         shown = [
-            other for base in bases for other in (base.__bases__ if base in private else [base])
+            other for base in bases for other in (base.__bases__ if is_private(base) else [base])
         ]
-        bases[:] = [base for base in dict.fromkeys(shown) if base is not object]
+        bases[:] = [
+            base
+            for base in dict.fromkeys(shown)
+            if not any(issubclass(other, base) and other is not base for other in shown)
+        ]
 
 
 def skip_member(

@@ -177,7 +177,7 @@ class Table:
 
     def __init__(
         self,
-        frame: Frame,
+        frame: Any,
         kinds: Mapping[str, str] | None = None,
         bounds: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
@@ -236,7 +236,7 @@ class Table:
         )
         return [(self.columns[name], x[:, None]) for name, x in encoded.items()]
 
-    def decode(self, x: Tensor) -> Frame:
+    def decode(self, x: Tensor) -> Any:
         """Returns encoded rows, such as samples of a flow, as a data frame of pandas.
 
         Args:
