@@ -151,16 +151,19 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def jit_step(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = _get_options()
-    if options is None:
-        return function
-    return jax.jit(function, donate_argnums=0, compiler_options=options)
+    return jax.jit(_renew(function), donate_argnums=0, compiler_options=_get_options())
+
+
+def _renew(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is equal to no other, for which JAX has traces."""
+    function = getattr(function, "__wrapped__", function)  # what Keras has compiled
+    return lambda *arguments: function(*arguments)
 
 
 def jit_steps(
     function: Callable[..., Any], leave_xla: Callable[..., contextlib.AbstractContextManager]
 ) -> Callable[..., Any]:
-    step = jax.jit(function)
+    step = jax.jit(_renew(function))
 
     def run(state: Any, batches: Tensors, count: Tensor) -> Any:
         def take_step(carry: Any) -> Any:

@@ -12,7 +12,6 @@ from gyoza.backend import CHANGES
 from gyoza.modelling.conditioners import MLP, VelocityMLP
 from gyoza.modelling.flow_layers import (
     AffineCoupling,
-    ContinuousFlow,
     FlowMatchingModel,
     FlowModel,
 )
@@ -56,29 +55,28 @@ def test_compiled_functions_know_the_last_value_of_an_option():
 
 
 def test_training_knows_the_last_value_of_an_option():
+    def fit(batch_size=32, **options):
+        return model.fit(X, batch_size=batch_size, verbose=0, **options).history["loss"]
+
     losses = []
-    for later in (False, True):
-        layer = ContinuousFlow(VelocityMLP([8]), kinetic=0.0 if later else 10.0)
-        model = FlowModel([layer])
-        model.build([None, 2])
-        draw_weights(model)
+    for bound in (0.5, 3.0):
+        model = make_coupling(bound)
         model.compile(keras.optimizers.SGD(0.0))
-        if later:
-            before = model.fit(X, batch_size=32, verbose=0).history["loss"]
-            layer.kinetic = 10.0
-        losses.append(model.fit(X, batch_size=32, verbose=0).history["loss"])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
-    assert losses[1][0] > before[0] + 0.1
-    layer.kinetic = 0.0
-    np.testing.assert_allclose(model.train_on_batch(X), before[0], rtol=1e-4)
+        losses += fit()
+    assert np.abs(np.diff(losses)) > 0.1
+    layer = model._flow_layers_[0]
+    layer.log_scale_bound = 0.5
+    np.testing.assert_allclose(fit(), losses[:1], rtol=1e-4)
+    layer.log_scale_bound = 3.0
+    np.testing.assert_allclose(model.train_on_batch(X), losses[1], rtol=1e-4)
 
     class Raise(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
-            layer.kinetic = 10.0 * epoch
+            layer.log_scale_bound = [0.5, 3.0][epoch]
 
     for batch_size in (32, 8):  # in several steps per execution, too
-        history = model.fit(X, batch_size=batch_size, epochs=2, verbose=0, callbacks=[Raise()])
-        np.testing.assert_allclose(history.history["loss"], [*before, *losses[0]], rtol=1e-3)
+        history = fit(batch_size, epochs=2, callbacks=[Raise()])
+        np.testing.assert_allclose(history, losses, rtol=1e-3)
 
 
 def test_other_ways_to_solve_know_the_last_value_of_an_option():
