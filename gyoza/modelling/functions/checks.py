@@ -80,7 +80,7 @@ def check_integers(name: str, values: Iterable[int]) -> list[int]:
 
 
 def check_positive_integers(name: str, values: Iterable[int], least_count: int = 0) -> list[int]:
-    """Makes a list of positive integers, of which there may have to be some, or raises an error."""
+    """Makes a list of at least `least_count` positive integers, or raises an error."""
     integers = check_integers(name, values)
     if len(integers) < least_count or any(integer < 1 for integer in integers):
         count = f", at least {least_count} of them" if least_count else ""
