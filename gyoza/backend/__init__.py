@@ -37,6 +37,7 @@ __all__ = [
     "add_product",
     "jit",
     "trace_once",
+    "isolate",
     "jit_batches",
     "CHANGES",
     "jit_step",
@@ -175,6 +176,15 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
         what is like a tensor or a number, but is none.
     """
     return _in_use.trace_once(function)
+
+
+def isolate(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function as the body of a loop has to be.
+
+    Where TensorFlow compiles without XLA, it saves memory by variables for sums of many tensors,
+    and fails where they stand in a loop (`AlreadyExistsError`), but not in a function of its own.
+    """
+    return _in_use.isolate(function)
 
 
 def jit_batches(

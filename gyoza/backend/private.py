@@ -37,6 +37,7 @@ __all__ = [
     "is_within_xla",
     "is_recording",
     "find_xla_operation",
+    "stay_apart",
 ]
 
 _ALL = ("tensorflow", "jax", "torch")
@@ -53,7 +54,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("in_stateless_scope", "trace_state_clean"), ("jax",)),
     **dict.fromkeys(("_default_save_signature", "draw_seed", "ArrayDataAdapter"), ("tensorflow",)),
     **dict.fromkeys(("GraphOrParentsInXlaContext", "could_possibly_record"), ("tensorflow",)),
-    **dict.fromkeys(("optimization_barrier", "reduce_precision"), ("tensorflow",)),
+    **dict.fromkeys(("optimization_barrier", "reduce_precision", "NO_INLINE"), ("tensorflow",)),
 }
 
 
@@ -439,3 +440,14 @@ def find_xla_operation(name: str) -> Any:
     """
     module = _import("tensorflow.compiler.tf2xla.python.xla")
     return getattr(module, name) if _has(module, name) else None
+
+
+def stay_apart() -> dict[str, Any]:
+    """Returns the arguments of `tf.function` by which a function is no part of those that call it.
+
+    Without a name for it, large loops may fail without XLA; see `gyoza.backend.isolate`.
+    """
+    module = _import("tensorflow.python.eager.polymorphic_function.attributes")
+    if not _has(module, "NO_INLINE"):
+        return {}
+    return {"experimental_attributes": {module.NO_INLINE: True}}

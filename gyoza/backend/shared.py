@@ -25,6 +25,7 @@ __all__ = [
     "tanh",
     "add_product",
     "trace_once",
+    "isolate",
     "run_in_batches",
     "suits_one_trace",
     "jit_step",
@@ -56,6 +57,10 @@ def add_product(offset: Tensor, vectors: Tensor, matrix: Tensor) -> Tensor:
 
 
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+def isolate(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "add_product",
     "jit",
     "trace_once",
+    "isolate",
     "jit_batches",
     "jit_step",
     "jit_steps",
@@ -143,6 +144,12 @@ def make_zeros(shape: Shape, dtype: str) -> Tensor:
 def jit(function: Callable[..., Any], xla: bool = False) -> Callable[..., Any]:
     # TensorFlow counts traces by code, and would warn of methods compiled for several objects.
     return tf.function(functools.partial(function), jit_compile=xla, autograph=False)
+
+
+def isolate(function: Callable[..., Any]) -> Callable[..., Any]:
+    if tf.executing_eagerly() or _is_within_xla():
+        return function
+    return tf.function(functools.partial(function), autograph=False, **private.stay_apart())
 
 
 def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Copies of layers, with other dtypes and other weights."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from gyoza.modelling.flow_layers import FlowLayer
 from gyoza.typing import Tensor
 
 __all__ = ["copy_layer", "make_symbolic", "move_weights", "to_lists"]
+
+# Width of a matrix above which noise is made smaller.
+_NARROW = 8
 
 
 def copy_layer(layer: FlowLayer, policy: str, like: Sequence[np.ndarray] = ()) -> FlowLayer:
@@ -37,9 +41,14 @@ def copy_layer(layer: FlowLayer, policy: str, like: Sequence[np.ndarray] = ()) -
 
 
 def move_weights(layer: FlowLayer, random: np.random.Generator) -> None:
-    """Adds normal noise to all trainable weights, and keeps to their constraints."""
+    """Adds normal noise to all trainable weights, and keeps to their constraints.
+
+    Noise of wide matrices is smaller, so that what they return is not larger than elsewhere.
+    """
     for weight in layer.trainable_weights:
-        value = to_numpy(weight) + 0.3 * random.normal(size=weight.shape)
+        width = math.prod(weight.shape[:-1])
+        scale = 0.3 / math.sqrt(max(1.0, width / _NARROW))
+        value = to_numpy(weight) + scale * random.normal(size=weight.shape)
         if weight.constraint is not None:
             value = weight.constraint(ops.convert_to_tensor(value, dtype=weight.dtype))
         weight.assign(value)

@@ -61,6 +61,9 @@ def check_flow_layer(
     - that it works under other dtype policies,
     - that integer inputs are rejected, or returned unchanged by a layer that moves any dtype.
 
+    Where a layer solves an equation by steps, as :class:`ContinuousFlow` does, results may also be
+    apart by ten times what steps half as long change.
+
     Args:
         layer: The layer, of a class registered with Keras. It is not changed, only copied.
         input_shape: Shape of one instance, without the batch axis.
@@ -78,8 +81,9 @@ def check_flow_layer(
         seed: Seed for inputs and weights.
 
     Raises:
-        AssertionError: If the layer breaks the contract. The message says in what way, with the
-            numbers, and where to look.
+        AssertionError: If the layer breaks the contract, its steps are too long to tell, or its
+            log-determinants are estimated. The message says in what way, with the numbers, and
+            where to look.
 
     Example:
 

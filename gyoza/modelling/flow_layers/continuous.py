@@ -63,8 +63,7 @@ class ContinuousFlow(ConditionalFlowLayer):
 
     The inverse solves the same equation from 0 to 1. Any network can be the velocity, as solutions
     do not cross; the smoother it is, the fewer steps suffice. Inverses are exact up to the error of
-    the solver, and not up to rounding as in other layers: :func:`~gyoza.testing.check_flow_layer`,
-    which compares them to more than the digits of float32, needs some 100 steps of `"rk4"`.
+    the solver, and not up to rounding as in other layers.
 
     Up to `exact_limit` dimensions, the trace is exact: the network is differentiated along each
     dimension. Beyond, it is estimated without bias from random vectors (Hutchinson's estimator),

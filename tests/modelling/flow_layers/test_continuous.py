@@ -12,6 +12,7 @@ from scipy.linalg import expm
 
 from gyoza.interpretation import Interpreter
 from gyoza.modelling.conditioners import VelocityMLP
+from gyoza.modelling.distributions import StandardNormal
 from gyoza.modelling.flow_layers import (
     ActivationNormalization,
     ContinuousFlow,
@@ -62,20 +63,60 @@ def test_contract(check_contract):
     check_contract(layer, [3])
 
 
-@pytest.mark.long
+@pytest.mark.compiled_by("torch")
 @pytest.mark.parametrize(
-    ("options", "tolerances"),
+    "options", [{}, {"solver": "dopri5"}, {"solver": "midpoint"}], ids=["rk4", "dopri5", "midpoint"]
+)
+def test_contract_with_defaults(options):
+    check_flow_layer(ContinuousFlow(VelocityMLP(), **options), [3], fresh_process=False)
+
+
+@pytest.fixture
+def optimised_graphs():
+    """Lets TensorFlow optimise graphs, as it does for users: tests are spared it."""
+    options = pytest.importorskip("tensorflow").config.optimizer
+    given = options.get_experimental_options()
+    options.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    options.set_experimental_options(given)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="optimises graphs")
+def test_large_batches_are_trained_without_xla(optimised_graphs):
+    """TensorFlow would use variables for sums of large tensors, and fail at those of loops."""
+    model = FlowModel([ContinuousFlow(VelocityMLP([128, 128, 128]), step_count=2)])
+    model.compile("adam", jit_compile=False)
+    x = normal(1000, 9)
+    loss, _ = model.fit(x, batch_size=1000, epochs=2, verbose=0).history["loss"]
+    expected = -np.mean(to_numpy(StandardNormal().log_prob(x)))  # as a new velocity is zero
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class WrongLogDet(ContinuousFlow):
+    def call(self, inputs, **kwargs):
+        outputs, log_det = super().call(inputs, **kwargs)
+        return outputs, 0.9 * log_det
+
+
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class WrongInverse(ContinuousFlow):
+    def invert(self, outputs, **kwargs):
+        return super().invert(0.99 * outputs, **kwargs)
+
+
+@pytest.mark.compiled_by("torch")
+@pytest.mark.parametrize(
+    ("layer", "message"),
     [
-        ({"step_count": 100}, {}),
-        # Half precision never reaches such tolerances.
-        (
-            {"solver": "dopri5", "rtol": 1e-9, "atol": 1e-9},
-            {"policies": ["float64"], "tolerance": 1e-4},
-        ),
+        (WrongLogDet(VelocityMLP([8])), "log-determinants"),
+        (WrongInverse(VelocityMLP([8])), "invert"),
+        (ContinuousFlow(VelocityMLP([8]), solver="euler", step_count=2), "short enough"),
     ],
 )
-def test_contract_where_errors_of_the_solver_are_small(options, tolerances):
-    check_flow_layer(ContinuousFlow(VelocityMLP([8]), **options), [3], **tolerances)
+def test_contract_finds_more_than_errors_of_solvers(layer, message):
+    with pytest.raises(AssertionError, match=message):
+        check_flow_layer(layer, [3], fresh_process=False)
 
 
 def test_contract_of_further_axes_with_a_context(check_contract):
