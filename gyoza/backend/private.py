@@ -433,10 +433,7 @@ def is_recording() -> bool:
 def find_xla_operation(name: str) -> Any:
     """Returns an operation that TensorFlow has only for XLA, or `None` if it has not.
 
-    Without them, compiled code needs more memory.
-
-    Args:
-        name: `"optimization_barrier"` or `"reduce_precision"`.
+    Without `"optimization_barrier"` and `"reduce_precision"`, compiled code needs more memory.
     """
     module = _import("tensorflow.compiler.tf2xla.python.xla")
     return getattr(module, name) if _has(module, name) else None
