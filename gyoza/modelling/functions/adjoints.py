@@ -16,6 +16,12 @@ __all__ = ["solve_with_adjoint", "solve_with_recomputation"]
 Values = Sequence[Any]
 # Of the time, the values and the state.
 ParametricField = Callable[[Tensor, Values, State], State]
+# A function of its index, the state and the values.
+Step = Callable[[Tensor, State, Values], State]
+
+# The most states of one solution that are kept. Few would be enough where networks are large, but
+# blocks of steps are taken once more each.
+_MOST_KEPT = 64
 
 
 def solve_with_recomputation(
@@ -27,10 +33,11 @@ def solve_with_recomputation(
     solver: str,
     step_count: int,
 ) -> State:
-    """Does what :func:`solve` does, and keeps for the gradient no more than the states.
+    """Does what :func:`solve` does, and keeps for the gradient no more than 64 states.
 
     The backward pass takes each step again, the last one first, and differentiates it there. So
-    gradients are those of :func:`solve`, and what is computed within a step is not kept.
+    gradients are those of :func:`solve`, and what is computed within a step is not kept. Of more
+    than 64 steps, states are kept before blocks of them, and the same is done within each block.
 
     Args:
         field: A function :math:`f` of the time, a scalar tensor, of `values`, and of the tensors of
@@ -63,13 +70,43 @@ def solve_with_recomputation(
         options = start, stop, solver, step_count
         return solve(lambda time, *state: field(time, values, state), state, *options)
     check_integer("step_count", step_count, minimum=1)
-    count = len(state)
 
     def take_step(index: Tensor, state: State, values: Values) -> State:
         advance = make_step(
             lambda time, *state: field(time, values, state), start, stop, solver, step_count
         )
         return advance(index, state)
+
+    return _take_steps(take_step, state, values, step_count)
+
+
+def _take_steps(take_step: Step, state: State, values: Values, step_count: int) -> State:
+    """Takes steps, and keeps the states before them: of many steps, those before each block."""
+    if step_count <= _MOST_KEPT:
+        return _take_kept_steps(take_step, state, values, step_count)
+    length = -(-step_count // _MOST_KEPT)
+    block_count, rest = divmod(step_count, length)
+
+    def take_block(block: Tensor, state: State, values: Values) -> State:
+        def take_one(index: Tensor, state: State, values: Values) -> State:
+            *values, done = values
+            done = ops.stop_gradient(done)
+            return take_step(done + ops.cast(index, done.dtype), state, values)
+
+        # What is differentiated on JAX must not refer to the index of another loop.
+        done = ops.cast(block * length, state[0].dtype)
+        return _take_steps(take_one, state, [*values, done], length)
+
+    state = _take_kept_steps(take_block, state, values, block_count)
+    if not rest:
+        return state
+    done = block_count * length
+    return _take_steps(lambda index, *y: take_step(done + index, *y), state, values, rest)
+
+
+def _take_kept_steps(take_step: Step, state: State, values: Values, step_count: int) -> State:
+    """Takes steps, and keeps the states before them."""
+    count = len(state)
 
     def forward(*arguments: Any) -> State:
         state, values = arguments[:count], arguments[count:]

@@ -267,11 +267,12 @@ def count_kept(hidden_sizes, **options):
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="asks PyTorch what it keeps")
-def test_what_is_kept_grows_with_neither_the_network_nor_adaptive_steps():
+def test_what_is_kept_grows_with_neither_the_network_nor_the_number_of_steps():
     few = count_kept([8], step_count=4)
     assert count_kept([64] * 6, step_count=4) == few
-    # One point, with its log-determinant, for each step more.
+    # One point, with its log-determinant, for each step more, up to 64 of them.
     assert count_kept([8], step_count=16) - few == 12 * 256 * 3
+    assert count_kept([8], step_count=129) < count_kept([8], step_count=64)
     adaptive = {"solver": "dopri5", "atol": 1e-9}
     assert count_kept([8], rtol=1e-7, **adaptive) == count_kept([8], rtol=1e-1, **adaptive) < few
 

@@ -11,6 +11,7 @@ from scipy.linalg import expm, expm_frechet
 
 from gyoza.backend import forget_gradients, jit, vjp
 from gyoza.modelling.functions import (
+    adjoints,
     compute_products,
     compute_quadratic_forms,
     make_units,
@@ -170,12 +171,27 @@ def test_too_few_steps_give_nan(most):
     assert int(step_count) == most
 
 
+@pytest.fixture
+def few_kept(monkeypatch):
+    """Lets three states be kept: of 22 steps, those before blocks of eight, three and two."""
+    monkeypatch.setattr(adjoints, "_MOST_KEPT", 3)
+
+
 @pytest.mark.parametrize(
     ("run", "options"),
     [(solve_with_recomputation, ("rk4", 24)), (solve_with_adjoint, (1e-6, 1e-6))],
 )
 @pytest.mark.parametrize("compiled", [False, True])
 def test_gradients_are_those_of_matrix_exponentials(run, options, compiled):
+    check_matrix_exponentials(run, options, compiled)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_are_the_same_where_few_states_are_kept(few_kept, compiled):
+    check_matrix_exponentials(solve_with_recomputation, ("rk4", 22), compiled)
+
+
+def check_matrix_exponentials(run, options, compiled):
     weights = np.random.default_rng(0).normal(size=START.shape)
 
     def compute(start, matrix):
@@ -253,6 +269,14 @@ def test_results_are_those_of_solve_also_where_no_gradients_are_kept():
     ],
 )
 def test_gradients_can_be_differentiated(run, options):
+    check_second_derivatives(run, options)
+
+
+def test_gradients_can_be_differentiated_where_few_states_are_kept(few_kept):
+    check_second_derivatives(solve_with_recomputation, ("rk4", 22))
+
+
+def check_second_derivatives(run, options):
     starts = np.array([[0.5], [0.25]])
     x, rate = (ops.convert_to_tensor(value, dtype="float32") for value in (starts, 0.7))
 
