@@ -71,8 +71,8 @@ class ContinuousFlow(ConditionalFlowLayer):
     see :meth:`estimate_log_det`.
 
     Gradients need little memory, however deep the network and many the steps: with steps of equal
-    length, up to 64 points are kept, and steps are taken again, those of more than 64 twice. With
-    `"dopri5"`, gradients solve the adjoint equation, keep the result alone, and have errors like the
+    length, up to 64 points are kept, and steps are taken again, those of more than 64 twice. Those
+    of `"dopri5"` solve the adjoint equation, keep the result alone, and have errors like the
     solution; JAX cannot differentiate them again.
 
     The velocity is the same function throughout a solution: dropout, for example, acts where
