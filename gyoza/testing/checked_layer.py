@@ -39,7 +39,7 @@ class CheckedLayer:
         seed: int,
     ) -> None:
         self.name = type(layer).__name__
-        self.inputs, self.contexts = inputs, contexts
+        self.tolerance, self.inputs, self.contexts = tolerance, inputs, contexts
         self.random = np.random.default_rng(seed)
         self.layer = copy_layer(layer, "float32")
         self.layer(*make_symbolic(inputs, *contexts))
@@ -47,7 +47,6 @@ class CheckedLayer:
         self.outputs, self.log_det = map(to_numpy, self.call(self.layer))
         self.compiled = jit(there_and_back(self.layer))
         self.solver_error = self._measure_solver_error()
-        self.tolerance = tolerance + self.solver_error
 
     def fail(self, message: str) -> NoReturn:
         """Raises the error that names the layer."""
@@ -76,7 +75,7 @@ class CheckedLayer:
         if not np.all(np.isfinite(received)):
             self.fail(f"{what}: {np.sum(~np.isfinite(received))} elements are not finite.")
         gap = measure_gap(expected, received)
-        if gap > (self.tolerance if tolerance is None else tolerance + self.solver_error):
+        if gap > (self.tolerance if tolerance is None else tolerance) + self.solver_error:
             index = np.unravel_index(np.argmax(np.abs(expected - received)), expected.shape)
             self.fail(
                 f"{what}: expected {expected[index]} at index {tuple(map(int, index))}. "

@@ -30,7 +30,7 @@ class Convolution(keras.layers.Conv2D):
         size, _, channels, filters = kernel.shape
         few, many = sorted((channels, filters))
         if size**2 * few > 2 * many or not has_slow_convolutions():
-            return super().convolution_op(inputs, kernel)
+            return super().convolution_op(inputs, _lay_out(kernel))
         offsets = range(-(size // 2), size // 2 + 1)
         if channels <= filters:
             for axis in (2, 1):
@@ -42,6 +42,16 @@ class Convolution(keras.layers.Conv2D):
             parts = ops.split(outputs, size, axis=-1)
             outputs = sum(_shift(part, axis, k) for part, k in zip(parts, offsets, strict=True))
         return outputs
+
+
+def _lay_out(kernel: Tensor) -> Tensor:
+    """Returns the kernel, laid out in memory as PyTorch needs it for second derivatives."""
+    is_double = keras.backend.standardize_dtype(kernel.dtype) == "float64"
+    if not is_double or keras.backend.backend() != "torch":
+        return kernel
+    kernel = ops.transpose(kernel, (3, 2, 0, 1))
+    kernel = ops.reshape(ops.reshape(kernel, (-1,)), kernel.shape)
+    return ops.transpose(kernel, (2, 3, 1, 0))
 
 
 def _shift(images: Tensor, axis: int, offset: int) -> Tensor:

@@ -10,6 +10,8 @@ from keras import ops
 from gyoza.modelling.conditioners.convolutions import Convolution
 from gyoza.modelling.conditioners.velocity import check_parts, count_features, merge_features
 from gyoza.modelling.functions.checks import check_integer, check_positive_integers, is_between
+from gyoza.modelling.functions.dtypes import at_least_float32
+from gyoza.modelling.functions.products import multiply
 from gyoza.modelling.functions.tensors import mean
 from gyoza.modelling.options import HasOptions
 from gyoza.typing import DType, Shape, Tensor
@@ -100,7 +102,7 @@ class VelocityUNet(HasOptions, keras.Layer):
                 f"known size. Received: images of shape {tuple(images)}"
             )
         widths, size, dtype = self.widths, 4 * self.widths[0], self.dtype_policy
-        self.embedding = keras.layers.Dense(size, self.activation, dtype=dtype)
+        self.embedding = _Dense(size, self.activation, dtype=dtype)
         self.embedding.build((None, count_features(others, self.frequency_count)))
         self.first = _make_convolution(images[3], widths[0], 3, dtype)
         self.blocks = [
@@ -158,6 +160,13 @@ class VelocityUNet(HasOptions, keras.Layer):
         }
 
 
+class _Dense(keras.layers.Dense):
+    """A `keras.layers.Dense` that keeps float64, which Keras's rounds to float32 on PyTorch."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        return self.activation(multiply(inputs, self.kernel) + self.bias)
+
+
 class _Block(keras.Layer):
     """A residual block: two convolutions, scaled and shifted in between by an embedding."""
 
@@ -173,7 +182,7 @@ class _Block(keras.Layer):
         dtype = self.dtype_policy
         self.activation = activation
         self.convolutions = [_make_convolution(width, width, 3, dtype) for _ in range(2)]
-        self.modulation = keras.layers.Dense(2 * width, dtype=dtype)
+        self.modulation = _Dense(2 * width, dtype=dtype)
         self.modulation.build((None, embedding_size))
         self.dropout = keras.layers.Dropout(dropout, dtype=dtype)
         self.built = True
@@ -200,8 +209,7 @@ def _normalise(x: Tensor) -> Tensor:
     """Standardises the channels of each pixel, in at least float32."""
     # Layers of Keras have wrong second derivatives on TensorFlow, whose moments hide from the
     # variance that the mean depends on `x`.
-    dtype = keras.backend.result_type(x.dtype, "float32")
-    centred = ops.cast(x, dtype)
+    centred = ops.cast(x, at_least_float32(x.dtype))
     centred = centred - mean(centred, -1, keepdims=True)
     variance = mean(ops.square(centred), -1, keepdims=True)
     return ops.cast(centred * ops.rsqrt(variance + _EPSILON), x.dtype)

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from gyoza.backend import keeps_gradients, vjp, with_gradient
+from gyoza.backend import isolate, keeps_gradients, vjp, with_gradient
 from gyoza.modelling.functions.checks import check_integer
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.solvers import State, make_step, solve, solve_adaptively
@@ -140,7 +140,7 @@ def _take_kept_steps(take_step: Step, state: State, values: Values, step_count: 
             return tuple(a + b for a, b in zip(products, others, strict=True))
 
         zeros = [ops.zeros_like(value) for value in values]
-        return list(repeat(go_back, (*cotangents[:count], *zeros), step_count))
+        return list(repeat(isolate(go_back), (*cotangents[:count], *zeros), step_count))
 
     return tuple(with_gradient(forward, backward)(*state, *values)[:count])
 

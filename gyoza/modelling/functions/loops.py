@@ -5,7 +5,6 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from gyoza.backend import isolate
 from gyoza.typing import Tensor
 
 __all__ = ["repeat"]
@@ -34,7 +33,7 @@ def repeat(body: Callable[[Tensor, Tensor], Tensor], state: Tensor, count: int) 
     # Under XLA, TensorFlow can differentiate only loops of known length.
     return ops.while_loop(
         lambda index, _: index < count,
-        isolate(lambda index, state: (index + 1, body(index, state))),
+        lambda index, state: (index + 1, body(index, state)),
         (0, state),
         maximum_iterations=count,
     )[1]

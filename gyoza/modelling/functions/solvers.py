@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from gyoza.backend import isolate
 from gyoza.modelling.functions.checks import check_choice, check_integer, check_positive
 from gyoza.modelling.functions.loops import repeat
 from gyoza.modelling.functions.tensors import larger, mean, smaller, to_rows
@@ -233,7 +232,7 @@ def solve_adaptively(
     step = _guess_step(scaled, state, slope, measured, rtol, atol)
     progress, _, step_count, *values = ops.while_loop(
         is_left,
-        isolate(advance),
+        advance,
         (ops.zeros((), dtype), step, ops.zeros((), "int32"), *state, *slope),
         maximum_iterations=max_step_count,
     )

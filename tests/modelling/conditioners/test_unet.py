@@ -11,6 +11,7 @@ from keras.ops import convert_to_numpy as to_numpy
 from gyoza.backend import jit, vjp
 from gyoza.modelling.conditioners import VelocityUNet
 from gyoza.modelling.flow_layers import ContinuousFlow, FlowMatchingModel, FlowModel
+from gyoza.testing.functions import has_float64
 
 pytestmark = [
     pytest.mark.usefixtures("without_xla"),
@@ -151,6 +152,26 @@ def test_mixed_precision_is_nearly_as_exact():
     outputs = run(network, *inputs)
     assert outputs.dtype == "float16"
     np.testing.assert_allclose(outputs, run(reference, *inputs), atol=0.03)
+
+
+@pytest.mark.skipif(not has_float64(), reason="has float32 alone")
+def test_second_derivatives_in_float64_are_finite_differences_of_the_first():
+    network = make_random([(4, 4, 1), (1,)], widths=[4, 4], block_count=1, dtype="float64")
+    x, time, ones = (ops.convert_to_tensor(a, "float64") for a in (draw(2, 4, 4, 1), 0.3, 1.0))
+    time, kernel = ops.broadcast_to(time, (2, 1)), network.trainable_weights[0]
+
+    def measure_slope(value):
+        def run(x):
+            with keras.StatelessScope(state_mapping=[(kernel, value)]):
+                return ops.sum(network([x, time]))
+
+        return ops.sum(ops.square(vjp(run, [x])[1](ones)[0]))
+
+    value, direction = (ops.convert_to_tensor(a, "float64") for a in (kernel, draw(*kernel.shape)))
+    (gradient,) = vjp(measure_slope, [value])[1](ones)
+    above, below = (measure_slope(value + step * direction) for step in (1e-5, -1e-5))
+    expected = float(above - below) / 2e-5
+    assert float(ops.sum(gradient * direction)) == pytest.approx(expected, rel=1e-6)
 
 
 def test_densities_of_images_are_exact_ones(tmp_path):

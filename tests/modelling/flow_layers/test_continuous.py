@@ -68,6 +68,7 @@ def test_contract(check_contract):
     "options", [{}, {"solver": "dopri5"}, {"solver": "midpoint"}], ids=["rk4", "dopri5", "midpoint"]
 )
 def test_contract_with_defaults(options):
+    keras.utils.set_random_seed(0)
     check_flow_layer(ContinuousFlow(VelocityMLP(), **options), [3], fresh_process=False)
 
 
@@ -94,9 +95,9 @@ def test_large_batches_are_trained_without_xla(optimised_graphs):
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
 class WrongLogDet(ContinuousFlow):
-    def call(self, inputs, **kwargs):
-        outputs, log_det = super().call(inputs, **kwargs)
-        return outputs, 0.9 * log_det
+    def _follow(self, *args, **kwargs):
+        x, *log_dets = super()._follow(*args, **kwargs)
+        return x, *(0.97 * log_det for log_det in log_dets)
 
 
 @keras.saving.register_keras_serializable(package="gyoza_tests")
@@ -105,11 +106,18 @@ class WrongInverse(ContinuousFlow):
         return super().invert(0.99 * outputs, **kwargs)
 
 
+@keras.saving.register_keras_serializable(package="gyoza_tests")
+class WrongGradient(ContinuousFlow):
+    def invert(self, outputs, **kwargs):
+        return ops.stop_gradient(super().invert(outputs, **kwargs)) + 0.0 * outputs
+
+
 @pytest.mark.compiled_by("torch")
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (WrongLogDet(VelocityMLP([8])), "log-determinants"),
+        (WrongLogDet(VelocityMLP([8])), "Jacobian matrix"),
+        (WrongGradient(VelocityMLP([8]), solver="midpoint"), "gradient of `invert`"),
         (WrongInverse(VelocityMLP([8])), "invert"),
         (ContinuousFlow(VelocityMLP([8]), solver="euler", step_count=2), "short enough"),
     ],
