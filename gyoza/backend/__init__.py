@@ -179,11 +179,11 @@ def trace_once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def isolate(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function with gradients in it as the body of a loop has to be.
+    """Returns a function that computes gradients, such that it can be the body of a loop.
 
     Where TensorFlow compiles without XLA, it saves memory by variables for sums of many tensors,
     and fails where they stand in a loop (`AlreadyExistsError`), but not in a function of its own.
-    Loops that are exported must not have such, as LiteRT knows none.
+    Loops that are exported must have no such functions, which LiteRT cannot run.
     """
     return _in_use.isolate(function)
 

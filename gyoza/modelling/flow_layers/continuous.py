@@ -71,9 +71,9 @@ class ContinuousFlow(ConditionalFlowLayer):
     see :meth:`estimate_log_det`.
 
     Gradients need little memory, however deep the network and many the steps: with steps of equal
-    length, up to 64 points are kept, and steps are taken again, those of more than 64 twice. Those
-    of `"dopri5"` solve the adjoint equation, keep the result alone, and have errors like the
-    solution; JAX cannot differentiate them again.
+    length, some hundred points are kept at most, and steps are taken again, twice if there are more
+    than 64. Gradients of `"dopri5"` solve the adjoint equation, keep the result alone, and have
+    errors like the solution; JAX cannot differentiate them again.
 
     The velocity is the same function throughout a solution: dropout, for example, acts where
     :class:`FlowMatchingModel` trains it, and nowhere else. Training by likelihood needs its second

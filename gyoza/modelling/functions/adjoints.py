@@ -19,8 +19,7 @@ ParametricField = Callable[[Tensor, Values, State], State]
 # A function of its index, the state and the values.
 Step = Callable[[Tensor, State, Values], State]
 
-# The most states of one solution that are kept. Few would be enough where networks are large, but
-# blocks of steps are taken once more each.
+# The most states that are kept before steps, or blocks of steps, which are taken once more then.
 _MOST_KEPT = 64
 
 
@@ -33,7 +32,7 @@ def solve_with_recomputation(
     solver: str,
     step_count: int,
 ) -> State:
-    """Does what :func:`solve` does, and keeps for the gradient no more than 64 states.
+    """Does what :func:`solve` does, and keeps few states for the gradient.
 
     The backward pass takes each step again, the last one first, and differentiates it there. So
     gradients are those of :func:`solve`, and what is computed within a step is not kept. Of more
