@@ -61,8 +61,9 @@ def check_flow_layer(
     - that it works under other dtype policies,
     - that integer inputs are rejected, or returned unchanged by a layer that moves any dtype.
 
-    Where a layer solves an equation by steps, as :class:`ContinuousFlow` does, results may also be
-    apart by ten times what steps half as long change.
+    Where a layer solves an equation by steps, as a
+    :class:`~gyoza.modelling.flow_layers.ContinuousFlow` does, results may also be apart by ten
+    times what steps half as long change.
 
     Args:
         layer: The layer, of a class registered with Keras. It is not changed, only copied.
