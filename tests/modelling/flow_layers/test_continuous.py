@@ -65,9 +65,15 @@ def test_contract(check_contract):
 
 @pytest.mark.compiled_by("torch")
 @pytest.mark.parametrize(
-    "options", [{}, {"solver": "dopri5"}, {"solver": "midpoint"}], ids=["rk4", "dopri5", "midpoint"]
+    "options",
+    [
+        pytest.param({}, id="rk4"),
+        pytest.param({"solver": "midpoint"}, id="midpoint"),
+        pytest.param({"solver": "dopri5"}, id="dopri5"),
+        pytest.param({"step_count": 100}, id="many steps", marks=pytest.mark.long),
+    ],
 )
-def test_contract_with_defaults(options):
+def test_contract_of_solvers(options):
     keras.utils.set_random_seed(0)
     check_flow_layer(ContinuousFlow(VelocityMLP(), **options), [3], fresh_process=False)
 
